@@ -1,0 +1,1 @@
+//! A Proxmox-shaped host on real LXC, in private namespaces, for the end-to-end tests.
