@@ -1,0 +1,1 @@
+//! The conf of a container: document, device pairs, store.

@@ -1,0 +1,156 @@
+//! The exit codes of the requirements, and the error that carries one.
+//!
+//! An error gets its code where it happens: [`Fault`] is put into the
+//! `anyhow` chain there, and [`code_of`] reads it where the process ends.
+
+use std::fmt;
+
+/// Exit codes, as the requirements document lists them, and 10 for `plan`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Code {
+    /// Everything is as the settings say.
+    Success = 0,
+    /// What none of the others names: not root, say.
+    General = 1,
+    /// Arguments or settings that cannot be read.
+    Input = 2,
+    /// No such container on this node.
+    NoContainer = 3,
+    /// The host's side: device nodes, mount entries, the conf.
+    Passthrough = 4,
+    /// The container's side: driver, CUDA, verification.
+    Software = 5,
+    /// The container did not stop or start in time.
+    Restart = 6,
+    /// `plan` only: there is something to do.
+    Pending = 10,
+}
+
+impl Code {
+    /// Every code, in the order of the table in the man page.
+    pub const ALL: [Code; 8] = [
+        Code::Success,
+        Code::General,
+        Code::Input,
+        Code::NoContainer,
+        Code::Passthrough,
+        Code::Software,
+        Code::Restart,
+        Code::Pending,
+    ];
+
+    /// One phrase for help, man page and log.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Code::Success => "success",
+            Code::General => "general error",
+            Code::Input => "invalid input or arguments",
+            Code::NoContainer => "the container does not exist",
+            Code::Passthrough => "host GPU passthrough configuration error",
+            Code::Software => "NVIDIA software installation or configuration error",
+            Code::Restart => "container restart failed",
+            Code::Pending => "plan: changes are pending",
+        }
+    }
+}
+
+impl From<Code> for std::process::ExitCode {
+    fn from(code: Code) -> Self {
+        std::process::ExitCode::from(code as u8)
+    }
+}
+
+/// An error that knows its exit code and, where there is one, the command
+/// that mends it.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// What the process exits with.
+    pub code: Code,
+    /// What failed, on what.
+    pub message: String,
+    /// What to do: a command, or the place of the setting.
+    pub remedy: Option<String>,
+}
+
+impl Fault {
+    /// A fault without a remedy.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Fault { code, message: message.into(), remedy: None }
+    }
+
+    /// Adds what mends it.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Gives the error of a result its exit code, and says what was being done.
+pub trait Context<T> {
+    /// On error: the fault that `fault` makes, with the error as its cause.
+    fn fault(self, fault: impl FnOnce() -> Fault) -> anyhow::Result<T>;
+}
+
+impl<T, E> Context<T> for Result<T, E>
+where
+    E: Into<anyhow::Error>,
+{
+    fn fault(self, fault: impl FnOnce() -> Fault) -> anyhow::Result<T> {
+        self.map_err(|error| error.into().context(fault()))
+    }
+}
+
+/// The code of the outermost [`Fault`] in the chain; [`Code::General`] if
+/// there is none.
+pub fn code_of(error: &anyhow::Error) -> Code {
+    error.downcast_ref::<Fault>().map_or(Code::General, |fault| fault.code)
+}
+
+/// The outermost remedy in the chain.
+pub fn remedy_of(error: &anyhow::Error) -> Option<&str> {
+    let outer = error.downcast_ref::<Fault>().and_then(|f| f.remedy.as_deref());
+    outer.or_else(|| error.chain().find_map(|e| e.downcast_ref::<Fault>().and_then(|f| f.remedy.as_deref())))
+}
+
+/// The error in one line, causes after colons.
+pub fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_are_those_of_the_requirements() {
+        let table: Vec<u8> = Code::ALL.iter().map(|c| *c as u8).collect();
+        assert_eq!(table, [0, 1, 2, 3, 4, 5, 6, 10]);
+    }
+
+    #[test]
+    fn the_outermost_fault_decides_the_code() {
+        let inner = anyhow::anyhow!("EACCES").context(Fault::new(Code::Passthrough, "conf"));
+        assert_eq!(code_of(&inner), Code::Passthrough);
+        let outer = inner.context("while configuring").context(Fault::new(Code::Restart, "start"));
+        assert_eq!(code_of(&outer), Code::Restart);
+        assert_eq!(one_line(&outer), "start: while configuring: conf: EACCES");
+        assert_eq!(code_of(&anyhow::anyhow!("plain")), Code::General);
+    }
+
+    #[test]
+    fn a_remedy_further_in_is_still_found() {
+        let error = anyhow::Error::new(Fault::new(Code::Input, "a").remedy("do this"))
+            .context(Fault::new(Code::Software, "b"));
+        assert_eq!(remedy_of(&error), Some("do this"));
+    }
+}

@@ -1,0 +1,1 @@
+//! The container: running commands in it, and its NVIDIA user space.

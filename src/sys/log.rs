@@ -1,0 +1,177 @@
+//! Where messages go: stderr (in a hook, the task log), syslog, and for an
+//! install that runs by itself its own file.
+//!
+//! No destination can hold a start: syslog has a write timeout and is given up
+//! after the first one, stderr is only written while somebody takes it.
+
+use super::text;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Mutex;
+use std::time::Duration;
+use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
+
+/// How long one message may wait for a syslog daemon that does not read.
+const SYSLOG_PATIENCE: Duration = Duration::from_millis(250);
+/// How long one message may wait for a reader of stderr, in milliseconds.
+const STDERR_PATIENCE_MS: u16 = 1000;
+const SOCKET: &str = "/dev/log";
+
+/// What the log is told at the start.
+#[derive(Default)]
+pub struct Options {
+    /// Stands in every line: the container's number.
+    pub subject: Option<String>,
+    /// Debug messages on stderr too.
+    pub verbose: bool,
+    /// A further destination, with times.
+    pub file: Option<File>,
+    /// Nothing on stderr but errors (for commands whose result is on stdout).
+    pub quiet: bool,
+}
+
+/// Sets up the process's log. Later calls change nothing.
+pub fn init(options: Options) {
+    let sink = Sink {
+        subject: options.subject,
+        stderr: match (options.verbose, options.quiet) {
+            (true, _) => LevelFilter::Debug,
+            (false, true) => LevelFilter::Warn,
+            (false, false) => LevelFilter::Info,
+        },
+        state: Mutex::new(State { syslog: connect(), file: options.file, stderr_blocked: false }),
+    };
+    if log::set_boxed_logger(Box::new(sink)).is_ok() {
+        log::set_max_level(LevelFilter::Debug);
+    }
+}
+
+struct Sink {
+    subject: Option<String>,
+    stderr: LevelFilter,
+    state: Mutex<State>,
+}
+
+struct State {
+    syslog: Option<Logger<LoggerBackend, Formatter3164>>,
+    file: Option<File>,
+    stderr_blocked: bool,
+}
+
+/// A connection to the local syslog, or none: a missing /dev/log is no error.
+fn connect() -> Option<Logger<LoggerBackend, Formatter3164>> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_write_timeout(Some(SYSLOG_PATIENCE)).ok()?;
+    socket.connect(SOCKET).ok()?;
+    let formatter = Formatter3164 {
+        facility: Facility::LOG_DAEMON,
+        hostname: None,
+        process: "phoenix-nvidia".into(),
+        pid: std::process::id(),
+    };
+    Some(Logger::new(LoggerBackend::Unix(socket), formatter))
+}
+
+impl Log for Sink {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // What libraries have to say (ureq, rustls) is not our story.
+        metadata.target().starts_with("phoenix_nvidia")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let Ok(mut state) = self.state.lock() else { return };
+        for message in record.args().to_string().lines() {
+            let line = self.line(record.level(), message);
+            if record.level() <= self.stderr {
+                state.stderr(&format!("phoenix-nvidia{line}\n"));
+            }
+            state.syslog(record.level(), line.trim_start_matches([' ', ':']));
+            state.append(&line);
+        }
+    }
+
+    fn flush(&self) {
+        if let Ok(mut state) = self.state.lock() {
+            if let Some(file) = &mut state.file {
+                let _ = file.sync_data();
+            }
+        }
+    }
+}
+
+impl Sink {
+    /// ` 101: WARNING: text`, one line whatever the text holds.
+    fn line(&self, level: Level, message: &str) -> String {
+        let mark = match level {
+            Level::Error => "ERROR: ",
+            Level::Warn => "WARNING: ",
+            _ => "",
+        };
+        let message = text::line(message.as_bytes());
+        match &self.subject {
+            Some(subject) => format!(" {subject}: {mark}{message}"),
+            None => format!(": {mark}{message}"),
+        }
+    }
+}
+
+impl State {
+    fn stderr(&mut self, line: &str) {
+        let stderr = std::io::stderr();
+        if self.stderr_blocked || !writable(&stderr.as_fd()) {
+            self.stderr_blocked = true;
+            return;
+        }
+        // A closed stderr must not end a start.
+        let _ = stderr.lock().write_all(line.as_bytes());
+    }
+
+    fn syslog(&mut self, level: Level, message: &str) {
+        let Some(syslog) = &mut self.syslog else { return };
+        let sent = match level {
+            Level::Error => syslog.err(message),
+            Level::Warn => syslog.warning(message),
+            Level::Info => syslog.info(message),
+            Level::Debug | Level::Trace => syslog.debug(message),
+        };
+        if sent.is_err() {
+            self.syslog = None;
+        }
+    }
+
+    fn append(&mut self, line: &str) {
+        let Some(file) = &mut self.file else { return };
+        let _ = file.write_all(format!("phoenix-nvidia{line}\n").as_bytes());
+    }
+}
+
+/// Whether a line can be written now: a pipe that says so takes 4096 bytes
+/// whole.
+fn writable(fd: &std::os::fd::BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(*fd, PollFlags::POLLOUT)];
+    matches!(poll(&mut fds, PollTimeout::from(STDERR_PATIENCE_MS)), Ok(n) if n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sink(subject: Option<&str>) -> Sink {
+        let state = State { syslog: None, file: None, stderr_blocked: false };
+        Sink { subject: subject.map(Into::into), stderr: LevelFilter::Info, state: Mutex::new(state) }
+    }
+
+    #[test]
+    fn every_line_names_the_container_and_marks_what_is_wrong() {
+        assert_eq!(sink(Some("101")).line(Level::Info, "done"), " 101: done");
+        assert_eq!(sink(Some("101")).line(Level::Warn, "x\u{1b}y"), " 101: WARNING: x\\u{1b}y");
+        assert_eq!(sink(None).line(Level::Error, "no"), ": ERROR: no");
+    }
+}

@@ -1,0 +1,500 @@
+//! The one function that runs programs.
+//!
+//! Every child has an absolute path, a cleared environment, a stated stdin,
+//! a process group of its own, a deadline, and output that is read apart from
+//! ours and bounded. When the deadline passes, the whole group goes: a
+//! grandchild that kept the pipe open would hold us for as long as it lives.
+
+use super::signal::{self, Interrupted};
+use super::text;
+use super::time::{Deadline, human};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a child finds in its environment besides what the call adds.
+const ENVIRONMENT: [(&str, &str); 5] = [
+    ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("LC_ALL", "C"),
+    ("LANG", "C.UTF-8"),
+    ("HOME", "/root"),
+    ("TERM", "dumb"),
+];
+
+/// After TERM, a group has this long until KILL.
+const GRACE: Duration = Duration::from_millis(700);
+/// After KILL, a child in D state is abandoned after this long.
+const REAP: Duration = Duration::from_secs(1);
+/// How much of each stream is kept unless the call says otherwise, in bytes.
+const KEEP: usize = 256 * 1024;
+/// What a pipe to a child is enlarged to, in bytes: fewer wake-ups on 400 MB.
+const PIPE: i32 = 1 << 20;
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Code(code) => write!(f, "exit code {code}"),
+            Ended::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+        }
+    }
+}
+
+impl From<ExitStatus> for Ended {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Ended::Code(code),
+            (None, signal) => Ended::Signal(signal.unwrap_or_default()),
+        }
+    }
+}
+
+/// What a child left behind.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub ended: Ended,
+    /// Its stdout; of more than the limit, the beginning and the end.
+    pub stdout: Vec<u8>,
+    /// Its stderr, likewise.
+    pub stderr: Vec<u8>,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+impl Output {
+    /// Whether it exited with 0.
+    pub fn success(&self) -> bool {
+        self.ended == Ended::Code(0)
+    }
+
+    /// Its exit code, or `None` for a signal.
+    pub fn code(&self) -> Option<i32> {
+        match self.ended {
+            Ended::Code(code) => Some(code),
+            Ended::Signal(_) => None,
+        }
+    }
+
+    /// The last `count` lines of both streams, safe to show; stderr last.
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
+        let mut lines = text::last_lines(&self.stdout, count);
+        lines.extend(text::last_lines(&self.stderr, count));
+        lines.split_off(lines.len().saturating_sub(count))
+    }
+
+    /// stdout as text, invalid UTF-8 replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// Why a program gave no [`Output`].
+#[derive(Debug)]
+pub enum Failure {
+    /// There is no such program.
+    Missing(PathBuf),
+    /// It could not be started.
+    Spawn(PathBuf, std::io::Error),
+    /// It did not end in time; its group was killed.
+    TimedOut {
+        /// The program.
+        program: PathBuf,
+        /// The time it had.
+        after: Duration,
+        /// What it last printed, safe to show.
+        last: Vec<String>,
+        /// Not even KILL ended it (D state), and it was left behind.
+        abandoned: bool,
+    },
+    /// We were told to stop; its group was killed.
+    Interrupted(Interrupted),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Missing(program) => write!(f, "{} is not installed", program.display()),
+            Failure::Spawn(program, error) => {
+                write!(f, "{} cannot be started: {error}", program.display())
+            }
+            Failure::TimedOut { program, after, last, abandoned } => {
+                write!(f, "{} did not end within {}", program.display(), human(*after))?;
+                if *abandoned {
+                    f.write_str(", cannot be killed (uninterruptible) and was left behind")?;
+                }
+                match last.as_slice() {
+                    [] => f.write_str("; it printed nothing"),
+                    lines => write!(f, "; it last printed: {}", lines.join(" | ")),
+                }
+            }
+            Failure::Interrupted(signal) => signal.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What a child reads.
+enum Input {
+    Null,
+    /// Pumped through a pipe, never handed over as a file: a privileged
+    /// container could open a file on its stdin again for writing.
+    Pipe(Box<dyn Read>),
+}
+
+/// A program to run. `Cmd::new("/usr/sbin/pct").args(["status", "101"]).run(&deadline)`.
+pub struct Cmd {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    input: Input,
+    keep: usize,
+}
+
+impl Cmd {
+    /// A program by its absolute path.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        debug_assert!(program.is_absolute(), "{program:?}");
+        Cmd { program, args: Vec::new(), env: Vec::new(), input: Input::Null, keep: KEEP }
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// One more variable in its otherwise bare environment.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// What it reads on stdin, through a pipe; nothing otherwise.
+    #[must_use]
+    pub fn stdin(mut self, reader: impl Read + 'static) -> Self {
+        self.input = Input::Pipe(Box::new(reader));
+        self
+    }
+
+    /// How much of each stream is kept, in bytes.
+    #[must_use]
+    pub fn keep(mut self, bytes: usize) -> Self {
+        self.keep = bytes;
+        self
+    }
+
+    /// Runs it to its end, or to the deadline, or to a signal of ours.
+    ///
+    /// # Errors
+    /// [`Failure`]; an exit code other than 0 is none, the caller judges that.
+    pub fn run(self, deadline: &Deadline) -> Result<Output, Failure> {
+        signal::check().map_err(Failure::Interrupted)?;
+        let program = self.program.clone();
+        let started = Instant::now();
+        let line = self.shown();
+        let mut child = self.spawn()?;
+        let mut pump = Pump::new(&mut child, self.input, self.keep);
+        let verdict = pump.wait(&mut child, deadline);
+        let took = started.elapsed();
+        let ended = match verdict {
+            Ok(status) => Ended::from(status),
+            Err(why) => {
+                let abandoned = !end_group(&mut child);
+                pump.drain();
+                let last = pump.last_lines();
+                log::debug!("{line}: {why:?} after {}", human(took));
+                return Err(match why {
+                    Why::Deadline => Failure::TimedOut { program, after: deadline.span(), last, abandoned },
+                    Why::Signal(signal) => Failure::Interrupted(signal),
+                    Why::Wait(error) => Failure::Spawn(program, error),
+                });
+            }
+        };
+        log::debug!("{line}: {ended}, {}", human(took));
+        let (stdout, stderr) = pump.finish();
+        Ok(Output { ended, stdout, stderr, took })
+    }
+
+    /// The command line, safe to log.
+    fn shown(&self) -> String {
+        let words = std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(|a| a.as_os_str()));
+        let line: Vec<_> = words.map(|w| w.to_string_lossy()).collect();
+        text::line(line.join(" ").as_bytes())
+    }
+
+    fn spawn(&self) -> Result<Child, Failure> {
+        #[allow(clippy::disallowed_methods)] // this is the one room
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args)
+            .env_clear()
+            .envs(ENVIRONMENT)
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .current_dir("/")
+            .stdin(if matches!(self.input, Input::Null) { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        super::raw::die_with_parent(&mut command);
+        command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::Missing(self.program.clone()),
+            _ => Failure::Spawn(self.program.clone(), error),
+        })
+    }
+}
+
+/// Why waiting ended early.
+#[derive(Debug)]
+enum Why {
+    Deadline,
+    Signal(Interrupted),
+    Wait(std::io::Error),
+}
+
+/// The pipes of a running child.
+struct Pump {
+    input: Option<(Box<dyn Read>, ChildStdin)>,
+    pending: Vec<u8>,
+    stdout: Capture,
+    stderr: Capture,
+}
+
+impl Pump {
+    fn new(child: &mut Child, input: Input, keep: usize) -> Self {
+        let input = match (input, child.stdin.take()) {
+            (Input::Pipe(reader), Some(pipe)) => {
+                nonblocking(&pipe);
+                // Failing to enlarge it only costs wake-ups.
+                let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
+                Some((reader, pipe))
+            }
+            _ => None,
+        };
+        let stdout = Capture::new(child.stdout.take().map(|p| Box::new(p) as Box<dyn ReadFd>), keep);
+        let stderr = Capture::new(child.stderr.take().map(|p| Box::new(p) as Box<dyn ReadFd>), keep);
+        Pump { input, pending: Vec::new(), stdout, stderr }
+    }
+
+    /// Moves data until the child has ended. A grandchild that still holds
+    /// the pipes is not waited for.
+    fn wait(&mut self, child: &mut Child, deadline: &Deadline) -> Result<ExitStatus, Why> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(status) = child.try_wait().map_err(Why::Wait)? {
+                self.drain();
+                return Ok(status);
+            }
+            signal::check().map_err(Why::Signal)?;
+            if deadline.passed() {
+                return Err(Why::Deadline);
+            }
+            if self.stdout.closed() && self.stderr.closed() && self.input.is_none() {
+                // Nothing left to poll: it is about to exit, or it closed
+                // its output and goes on.
+                std::thread::sleep(pause.min(deadline.remaining()));
+                pause = (pause * 2).min(Duration::from_millis(50));
+            } else {
+                self.turn(deadline.remaining().min(Duration::from_millis(50)));
+            }
+        }
+    }
+
+    /// One poll, and what it allows.
+    fn turn(&mut self, timeout: Duration) {
+        let mut fds: Vec<PollFd> = Vec::with_capacity(3);
+        for capture in [&self.stdout, &self.stderr] {
+            if let Some(pipe) = &capture.pipe {
+                fds.push(PollFd::new(pipe.fd(), PollFlags::POLLIN));
+            }
+        }
+        if let Some((_, pipe)) = &self.input {
+            fds.push(PollFd::new(pipe.as_fd(), PollFlags::POLLOUT));
+        }
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+        if matches!(poll(&mut fds, timeout), Ok(n) if n > 0) {
+            drop(fds);
+            self.stdout.read_some();
+            self.stderr.read_some();
+            self.feed();
+        }
+    }
+
+    /// Writes what the pipe takes now.
+    fn feed(&mut self) {
+        let Some((reader, pipe)) = &mut self.input else { return };
+        loop {
+            if self.pending.is_empty() {
+                self.pending.resize(PIPE as usize, 0);
+                let read = reader.read(&mut self.pending).unwrap_or(0);
+                self.pending.truncate(read);
+            }
+            if self.pending.is_empty() {
+                break; // end of input: close the pipe
+            }
+            match pipe.write(&self.pending) {
+                Ok(n) => drop(self.pending.drain(..n)),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => break, // nobody reads any more; its exit code tells why
+            }
+        }
+        self.input = None;
+    }
+
+    /// Takes what is in the pipes now, without waiting for their end.
+    fn drain(&mut self) {
+        self.stdout.read_some();
+        self.stderr.read_some();
+    }
+
+    fn last_lines(&self) -> Vec<String> {
+        let mut lines = text::last_lines(&self.stdout.kept, 3);
+        lines.extend(text::last_lines(&self.stderr.kept, 3));
+        lines
+    }
+
+    fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
+        (self.stdout.take(), self.stderr.take())
+    }
+}
+
+/// A pipe that can be read and polled.
+trait ReadFd: Read {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
+}
+
+impl<T: Read + AsFd> ReadFd for T {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+/// One output stream: its beginning and its end, however long it was.
+struct Capture {
+    pipe: Option<Box<dyn ReadFd>>,
+    kept: Vec<u8>,
+    keep: usize,
+    cut: bool,
+}
+
+impl Capture {
+    fn new(pipe: Option<Box<dyn ReadFd>>, keep: usize) -> Self {
+        if let Some(pipe) = &pipe {
+            nonblocking(&pipe.fd());
+        }
+        Capture { pipe, kept: Vec::new(), keep, cut: false }
+    }
+
+    fn closed(&self) -> bool {
+        self.pipe.is_none()
+    }
+
+    /// Reads what is there, at most a few hundred kilobytes, so that a child
+    /// that prints without end cannot keep us from looking at the clock.
+    fn read_some(&mut self) {
+        let mut buffer = [0u8; 64 * 1024];
+        for _ in 0..8 {
+            let Some(pipe) = &mut self.pipe else { return };
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(n) => self.push(&buffer[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => self.pipe = None,
+            }
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.kept.extend_from_slice(bytes);
+        if self.kept.len() > self.keep * 2 {
+            self.cut_middle();
+        }
+    }
+
+    fn cut_middle(&mut self) {
+        let half = self.keep / 2;
+        let end = self.kept.len() - half;
+        self.kept.drain(half..end);
+        self.cut = true;
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        if self.kept.len() > self.keep {
+            self.cut_middle();
+        }
+        if self.cut {
+            let half = self.keep / 2;
+            self.kept.splice(half..half, *b"\n[... cut ...]\n");
+        }
+        std::mem::take(&mut self.kept)
+    }
+}
+
+fn nonblocking(fd: &impl AsFd) {
+    // Only fails for a closed descriptor, which this is not.
+    let _ = fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+}
+
+/// TERM, then KILL, to the whole group. False when the child is still there.
+fn end_group(child: &mut Child) -> bool {
+    let group = Pid::from_raw(child.id() as i32);
+    for (signal, time) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, REAP)] {
+        match killpg(group, signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => log::debug!("killpg {group} {signal}: {error}"),
+        }
+        let until = Deadline::after(time);
+        while !until.passed() {
+            if matches!(child.try_wait(), Ok(Some(_))) {
+                // The leader is gone; what it left of its group goes too.
+                let _ = killpg(group, Signal::SIGKILL);
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    false
+}
+
+/// Whether a program is there to be run.
+pub fn installed(program: impl AsRef<Path>) -> bool {
+    nix::unistd::access(program.as_ref(), nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

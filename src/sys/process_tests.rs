@@ -1,0 +1,74 @@
+use super::*;
+
+fn sh(script: &str) -> Cmd {
+    Cmd::new("/bin/sh").args(["-c", script])
+}
+
+#[test]
+fn output_and_exit_code_come_back() {
+    let out = sh("echo out; echo err >&2; exit 3").run(&Deadline::secs(10)).unwrap();
+    assert_eq!((out.ended, &*out.stdout, &*out.stderr), (Ended::Code(3), &b"out\n"[..], &b"err\n"[..]));
+    assert!(!out.success());
+}
+
+#[test]
+fn a_signal_is_told_from_an_exit_code() {
+    let out = sh("kill -9 $$").run(&Deadline::secs(10)).unwrap();
+    assert_eq!(out.ended, Ended::Signal(9));
+    assert_eq!(out.ended.to_string(), "killed by SIGKILL");
+}
+
+#[test]
+fn the_environment_is_bare() {
+    let out = sh("export -p").env("EXTRA", "1").run(&Deadline::secs(10)).unwrap().text();
+    assert!(out.contains("EXTRA") && out.contains("LC_ALL='C'"), "{out}");
+    assert!(!out.contains("CARGO"), "{out}");
+}
+
+#[test]
+fn a_hanging_child_that_ignores_term_is_killed_with_its_group() {
+    let started = Instant::now();
+    let failure = sh("trap '' TERM; echo busy; sleep 1000 & sleep 1000; wait")
+        .run(&Deadline::after(Duration::from_millis(200)))
+        .unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let shown = failure.to_string();
+    assert_eq!(shown, "/bin/sh did not end within 200 ms; it last printed: busy");
+}
+
+#[test]
+fn a_grandchild_that_holds_the_pipe_is_not_waited_for() {
+    let started = Instant::now();
+    let out = sh("sleep 30 & echo $!").run(&Deadline::secs(60)).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(20));
+    let pid = out.text().trim().parse().unwrap();
+    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn endless_output_is_bounded_and_ends_at_the_deadline() {
+    let failure = sh("exec yes").keep(4096).run(&Deadline::after(Duration::from_millis(300))).unwrap_err();
+    assert!(failure.to_string().contains("it last printed: y | y | y"), "{failure}");
+    let out = sh("echo first; yes | head -c 3000000; echo last").keep(4096).run(&Deadline::secs(30)).unwrap();
+    assert!(out.stdout.len() < 5000 && out.stdout.starts_with(b"first\n") && out.stdout.ends_with(b"last\n"));
+}
+
+#[test]
+fn stdin_is_streamed_through_a_pipe() {
+    let data = vec![7u8; 5_000_000];
+    let out =
+        sh("test -p /dev/stdin && wc -c").stdin(std::io::Cursor::new(data)).run(&Deadline::secs(30)).unwrap();
+    assert_eq!(out.text().trim(), "5000000");
+}
+
+#[test]
+fn a_child_that_does_not_read_its_stdin_is_no_hang() {
+    let out = sh("exec <&-; exit 4").stdin(std::io::repeat(0)).run(&Deadline::secs(10)).unwrap();
+    assert_eq!(out.ended, Ended::Code(4));
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let failure = Cmd::new("/nonexistent/pct").run(&Deadline::secs(1)).unwrap_err();
+    assert_eq!(failure.to_string(), "/nonexistent/pct is not installed");
+}

@@ -1,0 +1,94 @@
+//! The one function that replaces a file.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+/// Replaces `path` by `contents`, whole or not at all: `temp`, which must lie
+/// in the same directory, is created exclusively, written and synced, then
+/// renamed over it, and the directory is synced.
+///
+/// `mode` is what the file gets where the file system allows it (pmxcfs
+/// answers EPERM to any but its own, which is no failure).
+///
+/// # Errors
+/// The first thing that failed; `temp` is then gone and `path` as it was. A
+/// failed sync of the directory after the rename is an error too: the new
+/// file is in place, but may not outlive a power cut.
+pub fn replace(path: &Path, temp: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temp)?;
+    let written = (|| {
+        file.write_all(contents)?;
+        set_mode(&file, mode)?;
+        file.sync_all()?;
+        #[allow(clippy::disallowed_methods)] // this is the one room
+        std::fs::rename(temp, path)
+    })();
+    if written.is_err() {
+        // Its name is ours alone (created exclusively above).
+        let _ = std::fs::remove_file(temp);
+        return written;
+    }
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+/// chmod, unless it is right already or the file system fixes it.
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & 0o7777 == mode {
+        return Ok(());
+    }
+    match file.set_permissions(Permissions::from_mode(mode)) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => Ok(()),
+        other => other,
+    }
+}
+
+/// [`replace`] for files of our own: the temp name is made from the path's
+/// and the process id, and a leftover of that name is overwritten.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_own(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temp = path.with_file_name(name);
+    let _ = std::fs::remove_file(&temp);
+    replace(path, &temp, contents, mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_new_whole_and_has_the_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        replace_own(&path, b"one", 0o640).unwrap();
+        replace_own(&path, b"two", 0o640).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_file_and_no_temp_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::create_dir_all(path.join("full")).unwrap(); // rename over it fails
+        let temp = dir.path().join("f.tmp");
+        assert!(replace(&path, &temp, b"x", 0o600).is_err());
+        assert!(!temp.exists() && path.is_dir());
+    }
+
+    #[test]
+    fn an_existing_temp_file_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let temp = dir.path().join("f.tmp");
+        File::create(&temp).unwrap().write_all(b"theirs").unwrap();
+        assert!(replace(&dir.path().join("f"), &temp, b"x", 0o600).is_err());
+        assert_eq!(std::fs::read(&temp).unwrap(), b"theirs");
+    }
+}
