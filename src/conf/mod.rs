@@ -1,1 +1,10 @@
-//! The conf of a container: document, device pairs, store.
+//! The container's conf: lossless, semantic, atomic, and right beside
+//! Proxmox's own writers.
+//!
+//! [`document`] keeps every byte, [`devices`] works out the wanted pairs
+//! (pure), `store` locks, reads and replaces the file.
+
+pub mod devices;
+pub mod document;
+mod line;
+mod reconcile;

@@ -1,0 +1,187 @@
+//! Wanted devices against the pairs that are there. Pure.
+
+use super::devices::{
+    DevicePath, ENTRY, Flaw, Kind, Number, Present, RULE, Wanted, find, passed_by_dev_lines,
+};
+use super::document::{Document, Form, Patch};
+use std::fmt;
+
+/// What a document becomes, and what was done to it.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    /// The new document.
+    pub document: Document,
+    /// At least one.
+    pub changes: Vec<Change>,
+}
+
+/// One thing that was done, to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A pair was added.
+    Added(DevicePath, Number),
+    /// An entry was removed, and its rule where it had one.
+    Removed(DevicePath, Option<Number>),
+    /// One of several entries for one device was removed.
+    Doubled(DevicePath),
+    /// An entry was rewritten in its place.
+    Entry(DevicePath, Flaw),
+    /// A rule was put right (old and new), or added.
+    Rule(DevicePath, Option<Number>, Number),
+    /// A pair was put where it belongs among the pairs.
+    Moved(DevicePath),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Added(source, number) => write!(f, "added {source} ({number})"),
+            Change::Removed(source, Some(number)) => write!(f, "removed {source} ({number})"),
+            Change::Removed(source, None) => write!(f, "removed {source}"),
+            Change::Doubled(source) => write!(f, "removed a second entry for {source}"),
+            Change::Entry(source, flaw) => write!(f, "repaired the entry of {source}: {flaw}"),
+            Change::Rule(source, Some(old), new) => {
+                write!(f, "repaired the device rule of {source}: {old} is now {new}")
+            }
+            Change::Rule(source, None, new) => {
+                write!(f, "added the missing device rule of {source} ({new})")
+            }
+            Change::Moved(source) => write!(f, "moved {source} to its place among the pairs"),
+        }
+    }
+}
+
+/// Makes the pairs of the main section those of `wanted`, in their order;
+/// `None` when they are already so. Devices that a `devN:` line of this
+/// document passes on get no pair: both at once make LXC fail.
+pub fn reconcile(document: &Document, wanted: &[Wanted], form: Form) -> Option<Edit> {
+    let wanted = in_order(without_passed(document, wanted));
+    let there = find(document, &wanted, form);
+    let right = |(present, wanted): (&Present, &Wanted)| {
+        present.source == wanted.source
+            && present.rule == Some(wanted.number())
+            && present.flaw.is_none()
+    };
+    if there.len() == wanted.len() && there.iter().zip(&wanted).all(right) {
+        return None;
+    }
+    let mut work = Work { patch: Patch::of(document), kept: Vec::new(), changes: Vec::new(), form };
+    let moved: Vec<&DevicePath> = there.iter().filter_map(|p| work.settle(p, &wanted)).collect();
+    for (n, new) in wanted.iter().enumerate() {
+        if !work.kept.iter().any(|(kept, _)| *kept == n) {
+            let is_moved = moved.contains(&&new.source);
+            work.add(document, &wanted, n, is_moved);
+        }
+    }
+    Some(Edit { document: work.patch.apply(), changes: work.changes })
+}
+
+/// Those of `wanted` that no `devN:` line of `conf` passes on. The generated
+/// config has no such lines: what it is to have is worked out with the conf's.
+pub fn without_passed(conf: &Document, wanted: &[Wanted]) -> Vec<Wanted> {
+    let passed = passed_by_dev_lines(conf);
+    let is_passed = |source: &DevicePath| {
+        let below = |path: &String| {
+            source.kind() == Kind::Caps && path.starts_with("/dev/nvidia-caps/")
+        };
+        passed.iter().any(|path| path == source.as_str() || below(path))
+    };
+    wanted.iter().filter(|w| !is_passed(&w.source)).cloned().collect()
+}
+
+/// In the order of the pairs, each device once.
+fn in_order(mut wanted: Vec<Wanted>) -> Vec<Wanted> {
+    wanted.sort_by_key(|w| w.source.rank());
+    wanted.dedup_by(|later, first| later.source == first.source);
+    wanted
+}
+
+/// A reconciliation under way.
+struct Work<'a> {
+    patch: Patch<'a>,
+    /// What stays where it is: the index in the wanted list and the line
+    /// behind the pair. Both ascend.
+    kept: Vec<(usize, (usize, usize))>,
+    changes: Vec<Change>,
+    form: Form,
+}
+
+impl Work<'_> {
+    /// Keeps (and repairs) or removes what is there; returns the device when
+    /// it has to come back in another place.
+    fn settle<'p>(&mut self, present: &'p Present, wanted: &[Wanted]) -> Option<&'p DevicePath> {
+        let place = wanted.iter().position(|w| w.source == present.source);
+        let last = self.kept.last().map(|(n, _)| *n);
+        match place {
+            Some(n) if last.is_none_or(|last| n > last) => {
+                self.keep(present, n, &wanted[n]);
+                return None;
+            }
+            Some(n) if self.kept.iter().any(|(kept, _)| *kept == n) => {
+                self.changes.push(Change::Doubled(present.source.clone()));
+            }
+            Some(_) => {
+                self.remove(present);
+                return Some(&present.source);
+            }
+            None => {
+                let change = Change::Removed(present.source.clone(), present.rule);
+                self.changes.push(change);
+            }
+        }
+        self.remove(present);
+        None
+    }
+
+    fn remove(&mut self, present: &Present) {
+        self.patch.remove(present.index());
+        if present.rule.is_some() {
+            self.patch.remove(present.index() + 1);
+        }
+    }
+
+    fn keep(&mut self, present: &Present, n: usize, wanted: &Wanted) {
+        let index = present.index();
+        let source = || present.source.clone();
+        if let Some(flaw) = present.flaw {
+            self.patch.replace(index, self.entry(wanted));
+            self.changes.push(Change::Entry(source(), flaw));
+        }
+        let number = wanted.number();
+        if present.rule != Some(number) {
+            match present.rule {
+                Some(_) => self.patch.replace(index + 1, self.rule(wanted)),
+                None => self.patch.insert(index + 1, vec![self.rule(wanted)]),
+            }
+            self.changes.push(Change::Rule(source(), present.rule, number));
+        }
+        let end = index + 1 + usize::from(present.rule.is_some());
+        self.kept.push((n, (index, end)));
+    }
+
+    /// Puts a pair behind the last kept one that comes before it, or else
+    /// before the first that comes after it, or else where new lines go.
+    fn add(&mut self, document: &Document, wanted: &[Wanted], n: usize, moved: bool) {
+        let before = self.kept.iter().rev().find(|(kept, _)| *kept < n);
+        let after = self.kept.iter().find(|(kept, _)| *kept > n);
+        let place = match (before, after) {
+            (Some((_, (_, end))), _) => *end,
+            (None, Some((_, (start, _)))) => *start,
+            (None, None) => document.end_of_lxc_lines(),
+        };
+        let new = &wanted[n];
+        self.patch.insert(place, vec![self.entry(new), self.rule(new)]);
+        let source = new.source.clone();
+        let change =
+            if moved { Change::Moved(source) } else { Change::Added(source, new.number()) };
+        self.changes.push(change);
+    }
+
+    fn entry(&self, wanted: &Wanted) -> String {
+        self.form.write(ENTRY, &wanted.source.entry_value())
+    }
+
+    fn rule(&self, wanted: &Wanted) -> String {
+        self.form.write(RULE, &format!("{} rwm", wanted.number()))
+    }
+}
