@@ -10,5 +10,6 @@ pub mod conf;
 pub mod exit;
 pub mod guest;
 pub mod host;
+pub mod settings;
 pub mod sys;
 pub mod types;

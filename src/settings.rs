@@ -1,0 +1,315 @@
+//! The settings, and where each came from.
+//!
+//! Nearer wins: the container's conf, the cluster's file, the node's file.
+//! The process environment comes first by hand and last in a hook phase,
+//! where it is only what leaked from the shell that ran `pct start`.
+
+pub mod envfile;
+pub mod keys;
+
+use crate::exit::{Code, Fault};
+use crate::types::Ctid;
+use keys::Key;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The cluster's settings file.
+pub const CLUSTER_FILE: &str = "etc/pve/phoenix-nvidia/default.env";
+/// The node's settings file, the package's conffile.
+pub const NODE_FILE: &str = "etc/default/phoenix-nvidia";
+/// Set by a call by hand for the `pct` that it runs, to the CTID: the hook of
+/// that start then knows that the environment is the orchestrator's.
+pub const MARK: &str = "PHOENIX_NVIDIA_CTID";
+/// A settings file larger than this is not read, in bytes.
+const MAX_FILE: u64 = 256 * 1024;
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of a file; lines count from 1.
+    File(PathBuf, usize),
+    /// The process environment.
+    Environment,
+    /// Nowhere: it is the default.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::File(path, line) => write!(f, "{} line {line}", path.display()),
+            Origin::Environment => f.write_str("the environment"),
+            Origin::Default => f.write_str("the default"),
+        }
+    }
+}
+
+/// How this process came to run: decides where the environment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// By a person or an orchestrator.
+    ByHand,
+    /// By Proxmox, at a start.
+    Hook,
+}
+
+/// One `KEY=VALUE` of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The name.
+    pub key: String,
+    /// The text.
+    pub value: String,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// Something that cannot be read or is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting's name, or the unknown one.
+    pub key: String,
+    /// One sentence with the place.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// All settings of one container, as text with origins; typed on request.
+#[derive(Debug, Default)]
+pub struct Settings {
+    values: BTreeMap<&'static str, Given>,
+    /// Values of the process environment that win by hand over other ones
+    /// that the files have: the next start will not know them.
+    pub overridden: Vec<(Given, Given)>,
+    /// Unknown keys and unreadable lines.
+    pub problems: Vec<Problem>,
+}
+
+impl Settings {
+    /// Joins the sources, the nearest first.
+    fn join(sources: Vec<Vec<Given>>) -> Settings {
+        let mut settings = Settings::default();
+        for given in sources.into_iter().flatten() {
+            let Some(key) = keys::by_name(&given.key) else { continue };
+            match settings.values.get(key.name) {
+                None => drop(settings.values.insert(key.name, given)),
+                Some(nearer) if nearer.origin == Origin::Environment && nearer.value != given.value => {
+                    if !settings.overridden.iter().any(|(n, _)| n.key == given.key) {
+                        settings.overridden.push((nearer.clone(), given));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        settings
+    }
+
+    /// Reads the files below `root` and joins them with the conf's lines and
+    /// the environment. An unreadable file is a problem, not an error: the
+    /// cluster's can be out of reach while the container's settings suffice.
+    pub fn load(
+        root: &Path,
+        call: Call,
+        conf: Vec<Given>,
+        environment: Vec<(String, String)>,
+        ctid: Option<Ctid>,
+    ) -> Settings {
+        let mut problems = Vec::new();
+        near_misses(&conf, &mut problems);
+        let cluster = read_file(root, CLUSTER_FILE, &mut problems);
+        let node = read_file(root, NODE_FILE, &mut problems);
+        let ours = environment.iter().any(|(k, v)| k == MARK && ctid.is_some_and(|c| *v == c.to_string()));
+        let environment: Vec<Given> = environment
+            .into_iter()
+            // An empty variable is what a shell leaves behind, not a value.
+            .filter(|(key, value)| keys::by_name(key).is_some() && !value.is_empty())
+            .map(|(key, value)| Given { key, value, origin: Origin::Environment })
+            .collect();
+        let mut settings = Settings::join(match call {
+            Call::ByHand => vec![environment, conf, cluster, node],
+            Call::Hook if ours => vec![environment, conf, cluster, node],
+            Call::Hook => vec![conf, cluster, node, environment],
+        });
+        if call == Call::Hook {
+            settings.overridden.clear();
+        }
+        settings.problems = problems;
+        settings
+    }
+
+    /// The text of a setting and its origin; `None` if it is required and
+    /// stands nowhere. Empty counts as not set.
+    pub fn text(&self, key: &Key) -> Option<(&str, Origin)> {
+        match self.values.get(key.name) {
+            Some(given) if !given.value.is_empty() => Some((&given.value, given.origin.clone())),
+            _ => key.default.map(|text| (text, Origin::Default)),
+        }
+    }
+
+    /// A setting as its type.
+    ///
+    /// # Errors
+    /// [`Problem`]: it is required and missing, or cannot be read.
+    pub fn get<T: FromStr>(&self, key: &Key) -> Result<T, Problem>
+    where
+        T::Err: fmt::Display,
+    {
+        self.parse(key, |text| text.parse().map_err(|e: T::Err| format!("{e:#}")))
+    }
+
+    /// Like [`Settings::get`], `None` where the value is empty.
+    ///
+    /// # Errors
+    /// As [`Settings::get`].
+    pub fn optional<T: FromStr>(&self, key: &Key) -> Result<Option<T>, Problem>
+    where
+        T::Err: fmt::Display,
+    {
+        match self.text(key) {
+            None | Some(("", _)) => Ok(None),
+            Some(_) => self.get(key).map(Some),
+        }
+    }
+
+    /// A setting in seconds.
+    ///
+    /// # Errors
+    /// As [`Settings::get`].
+    pub fn seconds(&self, key: &Key) -> Result<Duration, Problem> {
+        self.parse(key, |text| crate::types::seconds(text).map_err(|e| format!("{e:#}")))
+    }
+
+    /// A time limit for places that need one in any case: the default where
+    /// the value cannot be read (which is told as a problem elsewhere).
+    pub fn limit(&self, key: &Key) -> Duration {
+        self.seconds(key).unwrap_or_else(|_| {
+            crate::types::seconds(key.default.unwrap_or_default()).unwrap_or(Duration::from_secs(60))
+        })
+    }
+
+    /// A setting that is one of two words; true for the first.
+    ///
+    /// # Errors
+    /// As [`Settings::get`].
+    pub fn choice(&self, key: &Key, yes: &str, no: &str) -> Result<bool, Problem> {
+        self.parse(key, |text| match text {
+            t if t.eq_ignore_ascii_case(yes) => Ok(true),
+            t if t.eq_ignore_ascii_case(no) => Ok(false),
+            _ => Err(format!("must be {yes} or {no}")),
+        })
+    }
+
+    /// The general form of the above.
+    ///
+    /// # Errors
+    /// As [`Settings::get`].
+    pub fn parse<T>(&self, key: &Key, read: impl FnOnce(&str) -> Result<T, String>) -> Result<T, Problem> {
+        let problem = |message| Problem { key: key.name.to_owned(), message };
+        let (text, origin) = self.text(key).ok_or_else(|| problem(format!("{} is not set", key.name)))?;
+        read(text).map_err(|why| {
+            let shown = crate::sys::text::line(text.as_bytes());
+            problem(format!("{}={shown} ({origin}): {why}", key.name))
+        })
+    }
+}
+
+/// The exit-2 fault for problems by hand, with the places where the first
+/// one's setting may stand.
+pub fn fault(problems: &[Problem], ctid: Ctid) -> anyhow::Error {
+    let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let key = problems.first().and_then(|p| keys::by_name(&p.key)).unwrap_or(keys::GPU_ASSIGNMENT);
+    Fault::new(Code::Input, message)
+        .remedy(format!(
+            "set {name} in the environment, as a line \"lxc.environment: {name}={example}\" in /etc/pve/lxc/{ctid}.conf, \
+             in /{CLUSTER_FILE} or in /{NODE_FILE}; see phoenix-nvidia.env(5)",
+            name = key.name,
+            example = if key.example.is_empty() { "..." } else { key.example },
+        ))
+        .into()
+}
+
+/// Names in a conf that were surely meant to be ours. Others are the
+/// container's own business.
+fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
+    for given in conf.iter().filter(|g| keys::by_name(&g.key).is_none()) {
+        if let Some(key) = keys::nearest(&given.key) {
+            problems.push(Problem {
+                key: given.key.clone(),
+                message: format!(
+                    "unknown setting {} ({}): did you mean {}?",
+                    given.key, given.origin, key.name
+                ),
+            });
+        }
+    }
+}
+
+/// A settings file; nothing if there is none.
+fn read_file(root: &Path, relative: &str, problems: &mut Vec<Problem>) -> Vec<Given> {
+    let shown = Path::new("/").join(relative);
+    let mut problem = |key: &str, message: String| problems.push(Problem { key: key.to_owned(), message });
+    let bytes = match read_bounded(&root.join(relative)) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Vec::new(),
+        Err(error) => {
+            problem("", format!("{} cannot be read: {error}", shown.display()));
+            return Vec::new();
+        }
+    };
+    let mut given = Vec::new();
+    for entry in envfile::parse(&bytes) {
+        match entry {
+            envfile::Entry::Bad { line } => {
+                problem("", format!("{} line {line}: not KEY=VALUE", shown.display()))
+            }
+            envfile::Entry::Set { key, value, line } if keys::by_name(&key).is_some() => {
+                // A later line of the same file wins, as with systemd.
+                given.insert(0, Given { key, value, origin: Origin::File(shown.clone(), line) });
+            }
+            envfile::Entry::Set { key, line, .. } => {
+                let hint = keys::nearest(&key).map_or_else(
+                    || "; phoenix-nvidia.env(5) lists all".to_owned(),
+                    |k| format!(": did you mean {}?", k.name),
+                );
+                problem(&key, format!("unknown setting {key} ({} line {line}){hint}", shown.display()));
+            }
+        }
+    }
+    given
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    use std::io::Read as _;
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(std::io::Error::other("larger than 256 KiB"));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+#[path = "settings/tests.rs"]
+mod tests;
