@@ -235,12 +235,7 @@ fn source_of(setting: &Setting<'_>) -> Option<DevicePath> {
 }
 
 /// The rule directly after an entry, if it can be its device's.
-fn rule_after(
-    document: &Document,
-    index: usize,
-    source: &DevicePath,
-    wanted: &[Wanted],
-) -> Option<Number> {
+fn rule_after(document: &Document, index: usize, source: &DevicePath, wanted: &[Wanted]) -> Option<Number> {
     if index + 1 >= document.main_len() {
         return None;
     }
@@ -272,8 +267,7 @@ fn flaw_of(setting: &Setting<'_>, source: &DevicePath, form: Form) -> Option<Fla
     let mut fields = words(setting.value).skip(1);
     let target = fields.next().unwrap_or_default();
     let kind = fields.next().unwrap_or_default();
-    let mut options: Vec<&[u8]> =
-        fields.next().unwrap_or_default().split(|b| *b == b',').collect();
+    let mut options: Vec<&[u8]> = fields.next().unwrap_or_default().split(|b| *b == b',').collect();
     options.sort_unstable();
     let create: &[u8] = if source.kind == Kind::Caps { b"create=dir" } else { b"create=file" };
     let path = source.path.as_bytes();

@@ -94,7 +94,10 @@ mod tests {
         assert_eq!(read("lxc.mount.entry=/dev/c dev/c none bind\n"), entry);
         assert_eq!(read("lxc.mount.entry \t=\t/dev/c dev/c none bind\n"), entry);
         assert_eq!(read("unprivileged: 1\r\n"), Some(("unprivileged", "1")));
-        assert_eq!(read("net0: name=eth0,hwaddr=BC:24:11:00:00:01"), Some(("net0", "name=eth0,hwaddr=BC:24:11:00:00:01")));
+        assert_eq!(
+            read("net0: name=eth0,hwaddr=BC:24:11:00:00:01"),
+            Some(("net0", "name=eth0,hwaddr=BC:24:11:00:00:01"))
+        );
         assert_eq!(read("lxc.cap.drop:\n"), Some(("lxc.cap.drop", "")));
     }
 

@@ -58,9 +58,7 @@ pub fn reconcile(document: &Document, wanted: &[Wanted], form: Form) -> Option<E
     let wanted = in_order(without_passed(document, wanted));
     let there = find(document, &wanted, form);
     let right = |(present, wanted): (&Present, &Wanted)| {
-        present.source == wanted.source
-            && present.rule == Some(wanted.number())
-            && present.flaw.is_none()
+        present.source == wanted.source && present.rule == Some(wanted.number()) && present.flaw.is_none()
     };
     if there.len() == wanted.len() && there.iter().zip(&wanted).all(right) {
         return None;
@@ -81,9 +79,7 @@ pub fn reconcile(document: &Document, wanted: &[Wanted], form: Form) -> Option<E
 pub fn without_passed(conf: &Document, wanted: &[Wanted]) -> Vec<Wanted> {
     let passed = passed_by_dev_lines(conf);
     let is_passed = |source: &DevicePath| {
-        let below = |path: &String| {
-            source.kind() == Kind::Caps && path.starts_with("/dev/nvidia-caps/")
-        };
+        let below = |path: &String| source.kind() == Kind::Caps && path.starts_with("/dev/nvidia-caps/");
         passed.iter().any(|path| path == source.as_str() || below(path))
     };
     wanted.iter().filter(|w| !is_passed(&w.source)).cloned().collect()
@@ -172,8 +168,7 @@ impl Work<'_> {
         let new = &wanted[n];
         self.patch.insert(place, vec![self.entry(new), self.rule(new)]);
         let source = new.source.clone();
-        let change =
-            if moved { Change::Moved(source) } else { Change::Added(source, new.number()) };
+        let change = if moved { Change::Moved(source) } else { Change::Added(source, new.number()) };
         self.changes.push(change);
     }
 

@@ -1,0 +1,217 @@
+//! The texts that the kernel driver shows under /proc, parsed. Pure.
+
+use super::pci::PciAddress;
+
+/// `/proc/driver/nvidia/gpus/<address>/information`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Information {
+    /// What the driver calls the card.
+    pub model: Option<String>,
+    /// Missing, or all question marks, until the card was first used.
+    pub uuid: Option<String>,
+    /// Where it sits.
+    pub bus: Option<PciAddress>,
+    /// The N of `/dev/nvidiaN`. The only place that says so.
+    pub minor: Option<u32>,
+    /// The driver was told to leave the card alone.
+    pub excluded: bool,
+}
+
+/// Reads an `information` file; fields are found by name, since their number
+/// differs from branch to branch.
+pub fn information(text: &str) -> Information {
+    let mut info = Information::default();
+    for (key, value) in fields(text) {
+        match key {
+            "Model" => info.model = Some(value.to_owned()),
+            "GPU UUID" => {
+                info.uuid =
+                    Some(value.to_ascii_lowercase().replacen("gpu-", "GPU-", 1)).filter(|u| !u.contains('?'))
+            }
+            "Bus Location" => info.bus = value.parse().ok(),
+            "Device Minor" => info.minor = value.parse().ok(),
+            "GPU Excluded" => info.excluded = value == "Yes",
+            _ => {}
+        }
+    }
+    info
+}
+
+/// `Key: value` lines, trimmed, those without a value left out.
+fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.trim(), value.trim()))
+        .filter(|(_, value)| !value.is_empty())
+}
+
+/// The major numbers of the character devices, from `/proc/devices`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Majors {
+    table: Vec<(u32, String)>,
+}
+
+/// The fixed major of the GPU nodes, of nvidiactl and of nvidia-modeset.
+pub const NVIDIA_MAJOR: u32 = 195;
+
+/// The ranges from which the kernel gives out majors to those who ask for any.
+pub fn is_dynamic(major: u32) -> bool {
+    matches!(major, 234..=254 | 384..=511)
+}
+
+impl Majors {
+    /// Reads `/proc/devices`; only its character devices count.
+    pub fn parse(text: &str) -> Majors {
+        let mut table = Vec::new();
+        let mut character = false;
+        for line in text.lines() {
+            match line.trim() {
+                "Character devices:" => character = true,
+                "Block devices:" => character = false,
+                line if character => {
+                    let entry = line
+                        .split_once(' ')
+                        .and_then(|(n, name)| Some((n.parse().ok()?, name.trim().to_owned())));
+                    table.extend(entry);
+                }
+                _ => {}
+            }
+        }
+        Majors { table }
+    }
+
+    /// The major that the driver `name` has now.
+    pub fn of(&self, name: &str) -> Option<u32> {
+        self.table.iter().find(|(_, n)| n == name).map(|(major, _)| *major)
+    }
+
+    /// Whether nothing is known: the kernel always lists something.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Who has this major now.
+    pub fn owner(&self, major: u32) -> Option<&str> {
+        self.table.iter().find(|(m, _)| *m == major).map(|(_, name)| name.as_str())
+    }
+
+    /// Whether the kernel driver is there: its names were `nvidia-frontend`
+    /// up to 535, and are several later (`nvidia`, `nvidiactl`, …).
+    pub fn has_nvidia(&self) -> bool {
+        self.table.iter().any(|(major, name)| *major == NVIDIA_MAJOR && name.starts_with("nvidia"))
+    }
+
+    /// The dynamic major of nvidia-uvm and nvidia-uvm-tools.
+    pub fn uvm(&self) -> Option<u32> {
+        self.of("nvidia-uvm")
+    }
+
+    /// The dynamic major of the capability nodes.
+    pub fn caps(&self) -> Option<u32> {
+        self.of("nvidia-caps")
+    }
+
+    /// Whether nvidia-modeset is loaded. Up to 535 the front end held major
+    /// 195 alone, and then nothing here tells.
+    pub fn has_modeset(&self) -> bool {
+        self.of("nvidia-modeset").is_some()
+    }
+}
+
+/// The part of `/proc/driver/nvidia/params` that is about device files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Params {
+    /// Permission bits of new nodes.
+    pub mode: u32,
+    /// Their owner.
+    pub uid: u32,
+    /// Their group.
+    pub gid: u32,
+    /// `ModifyDeviceFiles: 0`: the administrator makes the nodes, nobody else.
+    pub modify: bool,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Params { mode: 0o666, uid: 0, gid: 0, modify: true }
+    }
+}
+
+/// Reads `params`, or a capability's `access` file, which says the same of
+/// one node (`DeviceFileModify`).
+pub fn params(text: &str) -> Params {
+    let mut params = Params::default();
+    for (key, value) in fields(text) {
+        let Ok(number) = value.parse::<u32>() else { continue };
+        match key {
+            "DeviceFileMode" => params.mode = number & 0o777,
+            "DeviceFileUID" => params.uid = number,
+            "DeviceFileGID" => params.gid = number,
+            "ModifyDeviceFiles" | "DeviceFileModify" => params.modify = number == 1,
+            _ => {}
+        }
+    }
+    params
+}
+
+/// `DeviceFileMinor` of a capability's `access` file.
+pub fn capability_minor(text: &str) -> Option<u32> {
+    fields(text).find(|(key, _)| *key == "DeviceFileMinor").and_then(|(_, value)| value.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn information_is_read_by_name() {
+        let text = "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 177\nGPU UUID: \t GPU-8F3C2A10-1111-2222-3333-444455556666\n\
+                    Video BIOS: \t 95.02.3c.40.b8\nBus Location: \t 0000:01:00.0\nDevice Minor: \t 3\nGPU Excluded:\t No\n";
+        let info = information(text);
+        assert_eq!(info.model.as_deref(), Some("NVIDIA GeForce RTX 4090"));
+        assert_eq!(info.uuid.as_deref(), Some("GPU-8f3c2a10-1111-2222-3333-444455556666"));
+        assert_eq!(info.bus.unwrap().to_string(), "0000:01:00.0");
+        assert_eq!((info.minor, info.excluded), (Some(3), false));
+    }
+
+    #[test]
+    fn an_unknown_uuid_is_none() {
+        for line in ["GPU UUID: \t GPU-????????-????-????-????-????????????\n", "GPU UUID: \n", ""] {
+            assert_eq!(information(line).uuid, None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn majors_of_every_branch_are_found() {
+        let old = "Character devices:\n  1 mem\n195 nvidia-frontend\n506 nvidia-nvswitch\n508 nvidia-uvm\n509 nvidia-caps\n\nBlock devices:\n508 blk\n";
+        let new = "Character devices:\n195 nvidia\n195 nvidia-modeset\n195 nvidiactl\n234 nvidia-caps-imex-channels\n235 nvidia-caps\n511 nvidia-uvm\n";
+        let (old, new) = (Majors::parse(old), Majors::parse(new));
+        assert_eq!(
+            (old.uvm(), old.caps(), old.has_nvidia(), old.has_modeset()),
+            (Some(508), Some(509), true, false)
+        );
+        assert_eq!(
+            (new.uvm(), new.caps(), new.has_nvidia(), new.has_modeset()),
+            (Some(511), Some(235), true, true)
+        );
+        assert_eq!((old.owner(1), old.owner(2)), (Some("mem"), None));
+        let none = Majors::parse("Character devices:\n  1 mem\n");
+        assert!(!none.has_nvidia() && none.uvm().is_none());
+    }
+
+    #[test]
+    fn modes_in_params_are_decimal() {
+        let text = "ResmanDebugLevel: 4294967295\nModifyDeviceFiles: 0\nDeviceFileUID: 0\nDeviceFileGID: 44\nDeviceFileMode: 432\n\
+                    GpuBlacklist: \"\"\nRegistryDwords: \"\"\n";
+        assert_eq!(params(text), Params { mode: 0o660, uid: 0, gid: 44, modify: false });
+        assert_eq!(params(""), Params { mode: 0o666, uid: 0, gid: 0, modify: true });
+    }
+
+    #[test]
+    fn a_capability_says_its_minor() {
+        let text = "DeviceFileMinor: 12\nDeviceFileMode: 292\nDeviceFileModify: 1\n";
+        assert_eq!(capability_minor(text), Some(12));
+        assert_eq!(params(text).mode, 0o444);
+        assert_eq!(capability_minor("x"), None);
+    }
+}

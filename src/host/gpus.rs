@@ -1,0 +1,326 @@
+//! The inventory: which GPUs this host has, and what the driver made of them.
+
+use super::driver::{self, Driver};
+use super::facts::{self, Information, Majors, NVIDIA_MAJOR};
+use super::look::Look;
+use super::mig::{self, MigInstance};
+use super::pci::PciAddress;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What stands at a path under /dev.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// Nothing.
+    Absent,
+    /// A character device.
+    Device {
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// Something else: a regular file, a directory.
+    Other(&'static str),
+    /// It could not be looked at; why is in the problems.
+    Unknown,
+}
+
+impl Node {
+    /// Whether it is the character device with these numbers.
+    pub fn is(&self, major: u32, minor: u32) -> bool {
+        matches!(self, Node::Device { major: a, minor: i, .. } if (*a, *i) == (major, minor))
+    }
+}
+
+/// One NVIDIA card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Its place; unknown where the driver does not list its cards.
+    pub pci: Option<PciAddress>,
+    /// Unknown until the card was first used.
+    pub uuid: Option<String>,
+    /// The driver's name of it, or its PCI ids.
+    pub model: String,
+    /// The N of `/dev/nvidiaN`; none when the NVIDIA driver doesn't have the card.
+    pub minor: Option<u32>,
+    /// The kernel driver bound to it (`nvidia`, `vfio-pci`, `nouveau`); none when unbound or not looked at.
+    pub bound_to: Option<String>,
+    /// The driver was told to leave it alone.
+    pub excluded: bool,
+    /// Its DRM nodes, card and render, when they were asked for.
+    pub dri: Vec<DriNode>,
+}
+
+impl Gpu {
+    /// The path of its node.
+    pub fn path(&self) -> Option<String> {
+        self.minor.map(gpu_path)
+    }
+}
+
+/// A DRM node of a card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriNode {
+    /// `/dev/dri/card1`.
+    pub path: String,
+    /// Its major number, 226.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+}
+
+/// `/dev/nvidiaN`.
+pub fn gpu_path(minor: u32) -> String {
+    format!("/dev/nvidia{minor}")
+}
+
+/// `/dev/nvidia-caps/nvidia-capN`.
+pub fn cap_path(minor: u32) -> String {
+    format!("{CAPS_DIR}/nvidia-cap{minor}")
+}
+
+/// The directory of the capability nodes.
+pub const CAPS_DIR: &str = "/dev/nvidia-caps";
+/// The control device.
+pub const CTL: &str = "/dev/nvidiactl";
+/// Its minor.
+pub const CTL_MINOR: u32 = 255;
+/// Mode setting, for graphics.
+pub const MODESET: &str = "/dev/nvidia-modeset";
+/// Its minor.
+pub const MODESET_MINOR: u32 = 254;
+/// Unified memory.
+pub const UVM: &str = "/dev/nvidia-uvm";
+/// The same, for profilers.
+pub const UVM_TOOLS: &str = "/dev/nvidia-uvm-tools";
+
+/// What this host has.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// The kernel driver; none when it isn't loaded.
+    pub driver: Option<Driver>,
+    /// The cards, by minor, those that the driver doesn't have last.
+    pub gpus: Vec<Gpu>,
+    /// Character device majors.
+    pub majors: Majors,
+    /// MIG compute instances, by card, GPU instance, compute instance.
+    pub mig: Vec<MigInstance>,
+    /// Minor of the capability to monitor MIG, the one that is passed for the caps directory.
+    pub monitor: Option<u32>,
+    /// VMs by the cards that their hostpci lines name (see [`super::vms`]); not read by default.
+    pub vms: BTreeMap<PciAddress, Vec<u32>>,
+    /// What could not be looked at. It is not known to be missing.
+    pub problems: Vec<String>,
+    /// Whether the driver lists its cards; if not, a node under /dev is all there is to go by.
+    pub listed: bool,
+    /// The nodes that were looked at.
+    pub nodes: BTreeMap<String, Node>,
+}
+
+impl Inventory {
+    /// Everything, for those who have time: also the cards that another
+    /// driver has, and the DRM nodes. Runs no program and touches no card.
+    pub fn read(root: &Path) -> Inventory {
+        let mut inventory = Inventory::read_for(root, true);
+        let mut look = Look::new(root);
+        inventory.add_other_cards(&mut look);
+        inventory.problems.append(&mut look.problems);
+        inventory
+    }
+
+    /// What a start needs, with as few system calls as that takes: the
+    /// driver, its cards, their nodes; mode setting and DRM for `display`.
+    pub fn read_for(root: &Path, display: bool) -> Inventory {
+        let mut look = Look::new(root);
+        let mut inventory = Inventory { driver: loaded_driver(&mut look), ..Inventory::default() };
+        inventory.majors = look.text("/proc/devices").map(|t| Majors::parse(&t)).unwrap_or_default();
+        inventory.read_cards(&mut look);
+        inventory.read_capabilities(&mut look);
+        if display {
+            inventory.read_display(&mut look);
+        }
+        inventory.read_nodes(&mut look, display);
+        inventory.problems = look.problems;
+        inventory
+    }
+
+    /// What stands at `path`; a path that was not looked at is unknown.
+    pub fn node(&self, path: &str) -> &Node {
+        self.nodes.get(path).unwrap_or(&Node::Unknown)
+    }
+
+    /// The card with this minor.
+    pub fn by_minor(&self, minor: u32) -> Option<&Gpu> {
+        self.gpus.iter().find(|gpu| gpu.minor == Some(minor))
+    }
+
+    fn read_cards(&mut self, look: &mut Look) {
+        match look.names("/proc/driver/nvidia/gpus") {
+            Some(names) => {
+                self.listed = true;
+                for name in names {
+                    let text = look.text(&format!("/proc/driver/nvidia/gpus/{name}/information"));
+                    self.gpus.extend(text.map(|t| card(&name, facts::information(&t))));
+                }
+            }
+            // A driver that doesn't show its cards: believe the nodes.
+            None if self.driver.is_some() => {
+                let minors = look.names("/dev").into_iter().flatten().filter_map(|name| minor_of_name(&name));
+                self.gpus.extend(minors.map(|minor| Gpu { minor: Some(minor), ..unknown_card() }));
+            }
+            None => {}
+        }
+        self.sort();
+    }
+
+    fn read_capabilities(&mut self, look: &mut Look) {
+        if self.majors.caps().is_none() {
+            return;
+        }
+        let text = look.text("/proc/driver/nvidia/capabilities/mig/monitor");
+        self.monitor = text.and_then(|t| facts::capability_minor(&t));
+        let minors: Vec<u32> = self.gpus.iter().filter_map(|gpu| gpu.minor).collect();
+        self.mig = minors.into_iter().flat_map(|minor| mig::read(look, minor)).collect();
+    }
+
+    fn read_display(&mut self, look: &mut Look) {
+        for gpu in &mut self.gpus {
+            if let Some(pci) = gpu.pci {
+                gpu.dri = dri_nodes(look, pci);
+            }
+        }
+    }
+
+    fn read_nodes(&mut self, look: &mut Look, display: bool) {
+        let mut paths: Vec<String> = self.gpus.iter().filter_map(Gpu::path).collect();
+        paths.extend([CTL, UVM, UVM_TOOLS].map(String::from));
+        paths.extend(self.monitor.map(cap_path));
+        paths.extend(self.mig.iter().flat_map(|m| [cap_path(m.gi_minor), cap_path(m.ci_minor)]));
+        if display {
+            paths.push(MODESET.to_owned());
+            paths.extend(self.gpus.iter().flat_map(|gpu| &gpu.dri).map(|dri| dri.path.clone()));
+        }
+        for path in paths {
+            self.nodes.entry(path).or_insert_with_key(|path| look.node(path));
+        }
+    }
+
+    /// Adds the cards on the PCI bus that the NVIDIA driver doesn't have, and
+    /// tells of all who has them.
+    pub(super) fn add_other_cards(&mut self, look: &mut Look) {
+        for address in look.names("/sys/bus/pci/devices").unwrap_or_default() {
+            let Ok(pci) = address.parse::<PciAddress>() else { continue };
+            let known = self.gpus.iter().position(|gpu| gpu.pci == Some(pci));
+            let device = format!("/sys/bus/pci/devices/{address}");
+            if known.is_none() && !is_nvidia_display(look, &device) {
+                continue;
+            }
+            let bound_to = look.link_name(&format!("{device}/driver"));
+            match known.and_then(|i| self.gpus.get_mut(i)) {
+                Some(gpu) => gpu.bound_to = bound_to,
+                None => {
+                    let id = look.text(&format!("{device}/device")).unwrap_or_default();
+                    let model = format!("NVIDIA card 10de:{}", id.trim().trim_start_matches("0x"));
+                    self.gpus.push(Gpu { pci: Some(pci), model, bound_to, ..unknown_card() });
+                }
+            }
+        }
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.gpus.sort_by_key(|gpu| (gpu.minor.is_none(), gpu.minor, gpu.pci));
+    }
+}
+
+fn loaded_driver(look: &mut Look) -> Option<Driver> {
+    if let Some(text) = look.text("/proc/driver/nvidia/version") {
+        let driver = driver::parse_version(&text);
+        if driver.is_some() {
+            return driver;
+        }
+    }
+    let version = look.text("/sys/module/nvidia/version")?.trim().parse().ok()?;
+    Some(Driver { version, kind: None })
+}
+
+fn card(name: &str, info: Information) -> Gpu {
+    Gpu {
+        pci: info.bus.or_else(|| name.parse().ok()),
+        uuid: info.uuid,
+        model: info.model.unwrap_or_else(|| "NVIDIA card".to_owned()),
+        minor: info.minor,
+        bound_to: Some("nvidia".to_owned()),
+        excluded: info.excluded,
+        dri: Vec::new(),
+    }
+}
+
+fn unknown_card() -> Gpu {
+    Gpu {
+        pci: None,
+        uuid: None,
+        model: "NVIDIA card".into(),
+        minor: None,
+        bound_to: None,
+        excluded: false,
+        dri: Vec::new(),
+    }
+}
+
+/// N of `nvidiaN`, but not of nvidiactl's or nvidia-modeset's minor.
+fn minor_of_name(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("nvidia")?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|minor| *minor < MODESET_MINOR)
+}
+
+/// VGA (0300) and 3D (0302) controllers; a card's sound function is none.
+fn is_nvidia_display(look: &mut Look, device: &str) -> bool {
+    let is = |text: Option<String>, start: &str| text.is_some_and(|t| t.starts_with(start));
+    is(look.text(&format!("{device}/vendor")), "0x10de") && is(look.text(&format!("{device}/class")), "0x03")
+}
+
+fn dri_nodes(look: &mut Look, pci: PciAddress) -> Vec<DriNode> {
+    let drm = format!("/sys/bus/pci/devices/{pci}/drm");
+    let mut names = look.names(&drm).unwrap_or_default();
+    names.retain(|name| name.starts_with("card") || name.starts_with("renderD"));
+    let node = |look: &mut Look, name: &str| {
+        let numbers = look.text(&format!("{drm}/{name}/dev"))?;
+        let (major, minor) = numbers.trim().split_once(':')?;
+        Some(DriNode {
+            path: format!("/dev/dri/{name}"),
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
+    };
+    names.iter().filter_map(|name| node(look, name)).collect()
+}
+
+/// The numbers that the node at `path` ought to have on this host; none when
+/// the driver that would own it isn't loaded.
+pub fn expected(inventory: &Inventory, path: &str) -> Option<(u32, u32)> {
+    let majors = &inventory.majors;
+    match path {
+        CTL => Some((NVIDIA_MAJOR, CTL_MINOR)),
+        MODESET => Some((NVIDIA_MAJOR, MODESET_MINOR)),
+        UVM => majors.uvm().map(|major| (major, 0)),
+        UVM_TOOLS => majors.uvm().map(|major| (major, 1)),
+        _ => {
+            if let Some(minor) = path.strip_prefix("/dev/").and_then(minor_of_name) {
+                return Some((NVIDIA_MAJOR, minor));
+            }
+            let minor = path.strip_prefix(CAPS_DIR)?.strip_prefix("/nvidia-cap")?.parse().ok()?;
+            majors.caps().map(|major| (major, minor))
+        }
+    }
+}
