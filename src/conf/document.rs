@@ -197,6 +197,12 @@ impl From<Vec<u8>> for Document {
     }
 }
 
+impl AsRef<Document> for Document {
+    fn as_ref(&self) -> &Document {
+        self
+    }
+}
+
 impl fmt::Debug for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Document({:?})", String::from_utf8_lossy(&self.bytes))

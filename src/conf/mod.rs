@@ -2,9 +2,11 @@
 //! Proxmox's own writers.
 //!
 //! [`document`] keeps every byte, [`devices`] works out the wanted pairs
-//! (pure), `store` locks, reads and replaces the file.
+//! (pure), [`store`] locks, reads and replaces the file.
 
 pub mod devices;
 pub mod document;
 mod line;
+mod open;
 mod reconcile;
+pub mod store;

@@ -15,6 +15,12 @@ pub struct Edit {
     pub changes: Vec<Change>,
 }
 
+impl AsRef<Document> for Edit {
+    fn as_ref(&self) -> &Document {
+        &self.document
+    }
+}
+
 /// One thing that was done, to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {

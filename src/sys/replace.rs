@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// Replaces `path` by `contents`, whole or not at all: `temp`, which must lie
@@ -17,11 +17,38 @@ use std::path::Path;
 /// failed sync of the directory after the rename is an error too: the new
 /// file is in place, but may not outlive a power cut.
 pub fn replace(path: &Path, temp: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    replace_if(path, temp, contents, Attributes { mode, owner: None }, || Ok(()))
+}
+
+/// What the new file gets, where the file system allows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes {
+    /// The permission bits.
+    pub mode: u32,
+    /// User and group, if not those of this process.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// [`replace`] with an owner, and `check` as the last thing before the rename:
+/// an error of its leaves everything as it was.
+///
+/// # Errors
+/// As [`replace`], and that of `check`.
+pub fn replace_if(
+    path: &Path,
+    temp: &Path,
+    contents: &[u8],
+    attributes: Attributes,
+    check: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let mode = attributes.mode;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temp)?;
     let written = (|| {
         file.write_all(contents)?;
+        set_owner(&file, attributes.owner)?;
         set_mode(&file, mode)?;
         file.sync_all()?;
+        check()?;
         #[allow(clippy::disallowed_methods)] // this is the one room
         std::fs::rename(temp, path)
     })();
@@ -32,6 +59,19 @@ pub fn replace(path: &Path, temp: &Path, contents: &[u8], mode: u32) -> io::Resu
     }
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
+}
+
+/// chown, unless it is right already or the file system fixes it.
+fn set_owner(file: &File, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let Some((user, group)) = owner else { return Ok(()) };
+    let now = file.metadata()?;
+    if (now.uid(), now.gid()) == (user, group) {
+        return Ok(());
+    }
+    match std::os::unix::fs::fchown(file, Some(user), Some(group)) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => Ok(()),
+        other => other,
+    }
 }
 
 /// chmod, unless it is right already or the file system fixes it.

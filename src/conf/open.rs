@@ -1,0 +1,128 @@
+//! Opening and reading a file that may be replaced at any moment, or be
+//! something else than a file.
+
+use crate::sys::lock::{self, LockError};
+use crate::sys::signal;
+use crate::sys::time::Deadline;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+/// The most that a file under /etc/pve can hold.
+pub(super) const MAX_SIZE: usize = 1 << 20;
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// It is not there, also not a moment later.
+    Missing,
+    /// It is a symlink, a directory, … (what it is).
+    NotAFile(&'static str),
+    /// It holds more than [`MAX_SIZE`].
+    TooLarge,
+    /// Anything else.
+    Io(io::Error),
+}
+
+/// Opens for reading, following no symlink and waiting for no fifo. While
+/// somebody replaces a file on pmxcfs its name may be missing for a moment, so
+/// that is looked at again `retries` times before it is believed.
+pub(super) fn open(path: &Path, retries: u32) -> Result<(File, Metadata), OpenError> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let mut pause = Duration::from_millis(2);
+    for left in (0..=retries).rev() {
+        match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            Ok(file) => {
+                let meta = file.metadata().map_err(OpenError::Io)?;
+                let kind = meta.file_type();
+                return match kind.is_file() {
+                    true => Ok((file, meta)),
+                    false if kind.is_dir() => Err(OpenError::NotAFile("a directory")),
+                    false => Err(OpenError::NotAFile("no regular file")),
+                };
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && left > 0 => {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            Err(error) => {
+                return Err(match error.raw_os_error() {
+                    Some(nix::libc::ENOENT) => OpenError::Missing,
+                    Some(nix::libc::ELOOP) => OpenError::NotAFile("a symlink"),
+                    _ => OpenError::Io(error),
+                });
+            }
+        }
+    }
+    Err(OpenError::Missing)
+}
+
+/// The whole file from its start.
+pub(super) fn read(mut file: &File) -> Result<Vec<u8>, OpenError> {
+    let mut bytes = Vec::new();
+    let most = MAX_SIZE as u64 + 1;
+    file.by_ref().take(most).read_to_end(&mut bytes).map_err(OpenError::Io)?;
+    if bytes.len() > MAX_SIZE { Err(OpenError::TooLarge) } else { Ok(bytes) }
+}
+
+/// Whether the path still leads to this very file.
+pub(super) fn is_at(meta: &Metadata, path: &Path) -> bool {
+    std::fs::symlink_metadata(path)
+        .is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
+}
+
+/// Why [`lock_at`] has no lock.
+#[derive(Debug)]
+pub(super) enum TakeError {
+    /// Opening failed.
+    Open(OpenError),
+    /// Locking failed.
+    Lock(LockError),
+}
+
+/// Locks the file that is at `path`: a lock on one that was replaced meanwhile
+/// holds nothing, so it is let go and the new one taken. `None`: an ancestor
+/// of this process holds the lock, on our behalf.
+pub(super) fn lock_at(
+    path: &Path,
+    deadline: &Deadline,
+    open: impl Fn() -> Result<File, TakeError>,
+) -> Result<Option<File>, TakeError> {
+    let mut pause = Duration::from_millis(2);
+    let mut told = false;
+    loop {
+        let file = open()?;
+        let meta = file.metadata().map_err(|e| TakeError::Open(OpenError::Io(e)))?;
+        if lock::try_exclusive(&file, path).map_err(TakeError::Lock)? {
+            if is_at(&meta, path) {
+                return Ok(Some(file));
+            }
+        } else {
+            let late = deadline.passed();
+            // Reading /proc/locks and the ancestry at every round would cost
+            // more than the wait; an ancestor's lock is there from the start.
+            let holder = if late || !told { lock::holder_of(&file) } else { None };
+            if holder.as_ref().is_some_and(|h| lock::is_ancestor(h.pid)) {
+                return Ok(None);
+            }
+            if late {
+                let (path, after) = (path.to_owned(), deadline.span());
+                return Err(TakeError::Lock(LockError::Busy { path, after, holder }));
+            }
+            if pause > Duration::from_millis(50) && !told {
+                let by = holder.map(|h| format!(" held by {h}")).unwrap_or_default();
+                log::info!("waiting for the lock {}{by}", path.display());
+                told = true;
+            }
+        }
+        if deadline.passed() {
+            let (path, after) = (path.to_owned(), deadline.span());
+            return Err(TakeError::Lock(LockError::Busy { path, after, holder: None }));
+        }
+        let interrupted = |s| TakeError::Lock(LockError::Interrupted(s));
+        signal::sleep(pause.min(deadline.remaining())).map_err(interrupted)?;
+        pause = (pause * 2).min(Duration::from_millis(64));
+    }
+}
