@@ -1,0 +1,24 @@
+//! `lab-web BASE ADDRESS…`: serves the site at BASE on each ADDRESS (`192.0.2.1:80`), in the network namespace that it
+//! is started in. Prints `listening` once clients can connect, and serves until it is killed.
+
+use anyhow::{Context, Result, bail};
+use phoenix_lab::web::{Site, serve};
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((base, addresses)) = arguments.split_first() else {
+        bail!("usage: lab-web BASE ADDRESS…");
+    };
+    let listeners = addresses
+        .iter()
+        .map(|address| {
+            TcpListener::bind(address).with_context(|| format!("listening on {address}"))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let site = Site::create(Path::new(base))?;
+    writeln!(std::io::stdout(), "listening").context("telling that the server is ready")?;
+    serve(listeners, site)
+}

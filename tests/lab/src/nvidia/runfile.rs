@@ -1,0 +1,258 @@
+//! `NVIDIA-Linux-<arch>-<version>.run`, made in milliseconds.
+
+use super::cksum::cksum;
+use super::elf::shared_object;
+use super::options::Options;
+use super::tar::Tar;
+use crate::cache;
+use crate::web::Site;
+use anyhow::{Context, Result, bail};
+use md5::{Digest, Md5};
+use sha2::Sha256;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const STUB: &str = include_str!("stub.sh");
+const INSTALLER: &str = include_str!("installer.sh");
+const SMI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nvidia-smi"));
+const STAMP: &[u8] = b"lab nvidia-smi stamp:...........................";
+const ARCH: &str = std::env::consts::ARCH;
+
+/// The libraries of a driver: the name before `.so`, and the number of its SONAME.
+const LIBRARIES: [(&str, &str); 8] = [
+    ("libnvidia-ml", "1"),
+    ("libcuda", "1"),
+    ("libnvidia-ptxjitcompiler", "1"),
+    ("libnvidia-encode", "1"),
+    ("libnvcuvid", "1"),
+    ("libnvidia-opencl", "1"),
+    ("libnvidia-cfg", "1"),
+    ("libGLX_nvidia", "0"),
+];
+
+/// What goes wrong with an installer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It takes this many seconds more, in a child process, as the real one's unpacking does.
+    Slow(u32),
+    /// It ends with 0 and has installed nothing.
+    NothingInstalled,
+    /// It ends with 1 and a message.
+    Fails,
+    /// It prints without end.
+    Endless,
+    /// It dies of SIGBUS half way, as on a full disk.
+    HalfInstalled,
+    /// It installs another version than its name says.
+    Installs(String),
+    /// A byte of it is not what its sums say.
+    Damaged,
+}
+
+/// What a runfile is to be like.
+#[derive(Debug, Clone)]
+pub struct Runfile {
+    version: String,
+    fault: Option<Fault>,
+    size: u64,
+}
+
+impl Runfile {
+    /// A good one.
+    pub fn new(version: &str) -> Self {
+        Self {
+            version: version.to_owned(),
+            fault: None,
+            size: 0,
+        }
+    }
+
+    /// One that fails.
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+
+    /// One of at least this many bytes.
+    pub fn size(mut self, bytes: u64) -> Self {
+        self.size = bytes;
+        self
+    }
+
+    /// Its file name.
+    pub fn name(&self) -> String {
+        format!("NVIDIA-Linux-{ARCH}-{}.run", self.version)
+    }
+
+    /// The path of its URL at NVIDIA's server.
+    pub fn url_path(&self) -> String {
+        format!("/XFree86/Linux-{ARCH}/{}/{}", self.version, self.name())
+    }
+
+    /// Makes it, or takes it from the cache, and returns where it lies.
+    pub fn build(&self) -> Result<PathBuf> {
+        let mut key = Sha256::new();
+        for part in [
+            STUB.as_bytes(),
+            INSTALLER.as_bytes(),
+            SMI,
+            format!("{self:?}").as_bytes(),
+        ] {
+            key.update(part);
+        }
+        let key = hex(&key.finalize()[..8]);
+        let dir = cache::once(&format!("runfiles/{key}"), |fresh| {
+            fs::create_dir(fresh).with_context(|| format!("making {}", fresh.display()))?;
+            let file = fresh.join(self.name());
+            fs::write(&file, self.bytes()?).with_context(|| format!("writing {}", file.display()))
+        })?;
+        Ok(dir.join(self.name()))
+    }
+
+    /// Puts it on a site at NVIDIA's path, with its `.sha256sum` beside it, and returns that path.
+    pub fn publish(&self, site: &Site) -> Result<String> {
+        let (file, path) = (self.build()?, self.url_path());
+        site.put(&format!("{path}.sha256sum"), sha256sum(&file)?.as_bytes())?;
+        site.put_file(&path, &file)?;
+        Ok(path)
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let payload = self.payload()?;
+        // The sums cover the line with the payload's place and all behind it, so they come last.
+        let lines = STUB.lines().count();
+        let need = payload.len() / 1024 + 1024;
+        let stub = STUB
+            .replace("@SKIP@", &(lines + 1).to_string())
+            .replace("@NEED@", &need.to_string())
+            .replace("@VERSION@", &self.version)
+            .replace("@ARCH@", ARCH);
+        let Some((third, _)) = stub.match_indices('\n').nth(2) else {
+            bail!("the stub of a runfile has fewer than three lines");
+        };
+        let (top, rest) = stub.split_at(third + 1);
+        let mut covered = rest.as_bytes().to_vec();
+        covered.extend(payload);
+        let top = top
+            .replace("@CRC@", &cksum(&covered).to_string())
+            .replace("@MD5@", &hex(&Md5::digest(&covered)));
+        if self.fault == Some(Fault::Damaged) {
+            let middle = covered.len() / 2;
+            covered[middle] ^= 1;
+        }
+        Ok([top.as_bytes(), &covered].concat())
+    }
+
+    fn payload(&self) -> Result<Vec<u8>> {
+        let installed = match &self.fault {
+            Some(Fault::Installs(other)) => other,
+            _ => &self.version,
+        };
+        let mut tar = Tar::default();
+        let mut manifest = String::new();
+        tar.file(
+            "nvidia-installer",
+            0o755,
+            self.installer(installed).as_bytes(),
+        );
+        for (at, (library, number)) in LIBRARIES.iter().enumerate() {
+            let soname = format!("{library}.so.{number}");
+            let file = format!("{library}.so.{installed}");
+            tar.file(&file, 0o755, &shared_object(&soname, installed));
+            let _ = write!(
+                manifest,
+                "lib {file}\nlink {soname} {file}\nlink {library}.so {soname}\n"
+            );
+            if at == 2 {
+                manifest.push_str("half\n");
+            }
+        }
+        tar.file("nvidia-smi", 0o755, &smi(installed)?);
+        manifest.push_str(
+            "bin nvidia-smi\nbin nvidia-installer\nbinlink nvidia-uninstall nvidia-installer\n",
+        );
+        tar.file("manifest", 0o644, manifest.as_bytes());
+        let missing = usize::try_from(self.size)?.saturating_sub(tar.size());
+        if missing > 0 {
+            tar.file("padding", 0o644, &noise(missing));
+        }
+        Ok(tar.finish())
+    }
+
+    fn installer(&self, version: &str) -> String {
+        let options = Options::of(version);
+        let fault = match &self.fault {
+            Some(Fault::Slow(seconds)) => format!("sleep {seconds}"),
+            Some(Fault::NothingInstalled) => "exit 0".to_owned(),
+            Some(Fault::Fails) => "fail \"The installer was told to fail.\"".to_owned(),
+            Some(Fault::Endless) => "while :; do echo 'WARNING: and so on'; done".to_owned(),
+            _ => String::new(),
+        };
+        let half = if self.fault == Some(Fault::HalfInstalled) {
+            "kill -BUS $$"
+        } else {
+            ":"
+        };
+        INSTALLER
+            .replace("@VERSION@", version)
+            .replace("@ARCH@", ARCH)
+            .replace("@PLURAL@", options.plural)
+            .replace("@GLVND@", options.glvnd)
+            .replace("@GLVND_CHOICE@", options.glvnd_choice)
+            .replace("@ALTERNATES@", options.alternates)
+            .replace("@VALUES@", &options.values)
+            .replace("@VALUES_JOINED@", &options.values_joined)
+            .replace("@FLAGS@", &options.flags)
+            .replace("@FAULT@", &fault)
+            .replace("@HALF@", half)
+    }
+}
+
+/// An nvidia-smi of a version: a static program that runs in every container, and on the lab's host.
+pub fn smi(version: &str) -> Result<Vec<u8>> {
+    let mut program = SMI.to_vec();
+    let Some(at) = program
+        .windows(STAMP.len())
+        .position(|window| window == STAMP)
+    else {
+        bail!("the lab's nvidia-smi has no place for its version");
+    };
+    let text_at = at + STAMP.len() - STAMP.iter().rev().take_while(|&&byte| byte == b'.').count();
+    let room = at + STAMP.len() - text_at;
+    if version.len() > room {
+        bail!("a version of more than {room} characters: {version}");
+    }
+    program[text_at..text_at + version.len()].copy_from_slice(version.as_bytes());
+    Ok(program)
+}
+
+/// The line of a `.sha256sum` file for a file.
+pub fn sha256sum(file: &Path) -> Result<String> {
+    let bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    Ok(format!("{}  {name}\n", hex(&Sha256::digest(&bytes))))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Bytes that no compression and no resumed download at the wrong place would give again.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let mut bytes: Vec<u8> = words.take(length / 8 + 1).flatten().collect();
+    bytes.truncate(length);
+    bytes
+}
+
+#[cfg(test)]
+mod tests;
