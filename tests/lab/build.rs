@@ -20,14 +20,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let program = PathBuf::from(variable("OUT_DIR")).join("nvidia-smi");
     let status = Command::new(variable("RUSTC"))
-        .args([
-            "--crate-name",
-            "nvidia_smi",
-            "--edition",
-            "2024",
-            "--cap-lints",
-            "allow",
-        ])
+        .args(["--crate-name", "nvidia_smi", "--edition", "2024", "--cap-lints", "allow"])
         .args(["--target", &variable("TARGET")])
         .args(["-C", "target-feature=+crt-static", "-C", "panic=abort"])
         .args(["-C", "opt-level=s", "-C", "strip=symbols", "-o"])

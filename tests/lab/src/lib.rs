@@ -2,4 +2,5 @@
 
 pub mod cache;
 pub mod nvidia;
+pub mod repo;
 pub mod web;

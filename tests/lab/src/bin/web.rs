@@ -14,9 +14,7 @@ fn main() -> Result<()> {
     };
     let listeners = addresses
         .iter()
-        .map(|address| {
-            TcpListener::bind(address).with_context(|| format!("listening on {address}"))
-        })
+        .map(|address| TcpListener::bind(address).with_context(|| format!("listening on {address}")))
         .collect::<Result<Vec<_>>>()?;
     let site = Site::create(Path::new(base))?;
     writeln!(std::io::stdout(), "listening").context("telling that the server is ready")?;

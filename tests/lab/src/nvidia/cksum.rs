@@ -12,11 +12,7 @@ const fn tables() -> [[u32; 256]; 8] {
         let mut crc = (byte as u32) << 24;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 0x8000_0000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ POLYNOMIAL
-            };
+            crc = if crc & 0x8000_0000 == 0 { crc << 1 } else { (crc << 1) ^ POLYNOMIAL };
             bit += 1;
         }
         tables[0][byte] = crc;
@@ -69,18 +65,13 @@ mod tests {
     #[test]
     fn it_is_what_the_program_says() -> std::io::Result<()> {
         assert_eq!(cksum(b""), 4_294_967_295);
-        let bytes: Vec<u8> = (0..100_003_u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
-            .collect();
+        let bytes: Vec<u8> = (0..100_003_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let file = tempfile::NamedTempFile::new()?;
         for length in [1, 7, 8, 9, 255, 256, 65_537, bytes.len()] {
             std::fs::write(file.path(), &bytes[..length])?;
             let output = Command::new("cksum").arg(file.path()).output()?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert_eq!(
-                text.split(' ').next(),
-                Some(cksum(&bytes[..length]).to_string().as_str())
-            );
+            assert_eq!(text.split(' ').next(), Some(cksum(&bytes[..length]).to_string().as_str()));
         }
         Ok(())
     }

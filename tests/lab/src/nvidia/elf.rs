@@ -12,20 +12,9 @@ pub(crate) fn shared_object(soname: &str, version: &str) -> Vec<u8> {
     let hash_at = symbols_at + 24;
     let dynamic_at = (hash_at + 16).next_multiple_of(16);
     // The tags of the dynamic section: HASH, STRTAB, SYMTAB, STRSZ, SYMENT, SONAME, NULL.
-    let dynamic: [[usize; 2]; 7] = [
-        [4, hash_at],
-        [5, strings_at],
-        [6, symbols_at],
-        [10, strings.len()],
-        [11, 24],
-        [14, 1],
-        [0, 0],
-    ];
-    let dynamic: Vec<u8> = dynamic
-        .iter()
-        .flatten()
-        .flat_map(|&word| (word as u64).to_le_bytes())
-        .collect();
+    let dynamic: [[usize; 2]; 7] =
+        [[4, hash_at], [5, strings_at], [6, symbols_at], [10, strings.len()], [11, 24], [14, 1], [0, 0]];
+    let dynamic: Vec<u8> = dynamic.iter().flatten().flat_map(|&word| (word as u64).to_le_bytes()).collect();
     let text = format!("lab nvidia library {version}\0");
     let size = dynamic_at + dynamic.len() + text.len();
 
@@ -45,11 +34,7 @@ pub(crate) fn shared_object(soname: &str, version: &str) -> Vec<u8> {
 }
 
 fn header() -> Vec<u8> {
-    let machine: u16 = if cfg!(target_arch = "aarch64") {
-        183
-    } else {
-        62
-    };
+    let machine: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     let shared_object: u16 = 3;
     file.extend(shared_object.to_le_bytes());
@@ -58,26 +43,15 @@ fn header() -> Vec<u8> {
     // Entry, program headers, section headers.
     file.extend([0_u64, 64, 0].iter().flat_map(|word| word.to_le_bytes()));
     file.extend(0_u32.to_le_bytes());
-    file.extend(
-        [64_u16, 56, 3, 64, 0, 0]
-            .iter()
-            .flat_map(|word| word.to_le_bytes()),
-    );
+    file.extend([64_u16, 56, 3, 64, 0, 0].iter().flat_map(|word| word.to_le_bytes()));
     file
 }
 
 /// A program header; address and place in the file are the same.
 fn segment(kind: u32, flags: u32, at: usize, size: usize, align: u64) -> Vec<u8> {
-    let mut bytes = [kind, flags]
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .collect::<Vec<_>>();
+    let mut bytes = [kind, flags].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
     let [at, size] = [at as u64, size as u64];
-    bytes.extend(
-        [at, at, at, size, size, align]
-            .iter()
-            .flat_map(|word| word.to_le_bytes()),
-    );
+    bytes.extend([at, at, at, size, size, align].iter().flat_map(|word| word.to_le_bytes()));
     bytes
 }
 
@@ -91,16 +65,11 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let library = dir.path().join("libnvidia-ml.so.580.95.05");
         std::fs::write(&library, shared_object("libnvidia-ml.so.1", "580.95.05"))?;
-        let loaded = Command::new("/bin/true")
-            .env("LD_PRELOAD", &library)
-            .output()?;
+        let loaded = Command::new("/bin/true").env("LD_PRELOAD", &library).output()?;
         assert!(loaded.status.success(), "{loaded:?}");
         // What can't be loaded is named on stderr and ignored.
         assert_eq!(String::from_utf8_lossy(&loaded.stderr), "");
-        let linked = Command::new("/sbin/ldconfig")
-            .arg("-n")
-            .arg(dir.path())
-            .output()?;
+        let linked = Command::new("/sbin/ldconfig").arg("-n").arg(dir.path()).output()?;
         assert!(linked.status.success(), "{linked:?}");
         let link = std::fs::read_link(dir.path().join("libnvidia-ml.so.1"))?;
         assert_eq!(link.to_str(), Some("libnvidia-ml.so.580.95.05"));

@@ -9,3 +9,5 @@ mod elf;
 mod options;
 pub mod runfile;
 mod tar;
+
+pub(crate) use elf::shared_object;

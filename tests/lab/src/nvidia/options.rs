@@ -62,21 +62,14 @@ impl Options {
     pub(crate) fn of(version: &str) -> Self {
         let since = |first: &str| numbers(version) >= numbers(first);
         let gated = |first: &str, pattern| if since(first) { pattern } else { NOTHING };
-        let flags: Vec<&str> = FLAGS
-            .iter()
-            .filter(|(_, first)| since(first))
-            .map(|&(name, _)| name)
-            .collect();
+        let flags: Vec<&str> =
+            FLAGS.iter().filter(|(_, first)| since(first)).map(|&(name, _)| name).collect();
         let joined: Vec<String> = VALUES.iter().map(|name| format!("{name}=*")).collect();
         Self {
             flags: flags.join(" | "),
             values: VALUES.join(" | "),
             values_joined: joined.join(" | "),
-            plural: if since("515.43.04") {
-                " | --no-kernel-modules"
-            } else {
-                ""
-            },
+            plural: if since("515.43.04") { " | --no-kernel-modules" } else { "" },
             glvnd: gated("361.16", "--install-libglvnd | --no-install-libglvnd"),
             glvnd_choice: if since("361.16") { "yes" } else { "" },
             alternates: gated("325.08", "--no-check-for-alternate-installs"),
@@ -86,10 +79,7 @@ impl Options {
 
 /// A version's numbers, to compare; the empty one is before all.
 pub(crate) fn numbers(version: &str) -> Vec<u32> {
-    version
-        .split('.')
-        .filter_map(|number| number.parse().ok())
-        .collect()
+    version.split('.').filter_map(|number| number.parse().ok()).collect()
 }
 
 #[cfg(test)]

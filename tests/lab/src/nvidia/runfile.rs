@@ -61,11 +61,7 @@ pub struct Runfile {
 impl Runfile {
     /// A good one.
     pub fn new(version: &str) -> Self {
-        Self {
-            version: version.to_owned(),
-            fault: None,
-            size: 0,
-        }
+        Self { version: version.to_owned(), fault: None, size: 0 }
     }
 
     /// One that fails.
@@ -93,12 +89,7 @@ impl Runfile {
     /// Makes it, or takes it from the cache, and returns where it lies.
     pub fn build(&self) -> Result<PathBuf> {
         let mut key = Sha256::new();
-        for part in [
-            STUB.as_bytes(),
-            INSTALLER.as_bytes(),
-            SMI,
-            format!("{self:?}").as_bytes(),
-        ] {
+        for part in [STUB.as_bytes(), INSTALLER.as_bytes(), SMI, format!("{self:?}").as_bytes()] {
             key.update(part);
         }
         let key = hex(&key.finalize()[..8]);
@@ -134,9 +125,8 @@ impl Runfile {
         let (top, rest) = stub.split_at(third + 1);
         let mut covered = rest.as_bytes().to_vec();
         covered.extend(payload);
-        let top = top
-            .replace("@CRC@", &cksum(&covered).to_string())
-            .replace("@MD5@", &hex(&Md5::digest(&covered)));
+        let top =
+            top.replace("@CRC@", &cksum(&covered).to_string()).replace("@MD5@", &hex(&Md5::digest(&covered)));
         if self.fault == Some(Fault::Damaged) {
             let middle = covered.len() / 2;
             covered[middle] ^= 1;
@@ -151,27 +141,19 @@ impl Runfile {
         };
         let mut tar = Tar::default();
         let mut manifest = String::new();
-        tar.file(
-            "nvidia-installer",
-            0o755,
-            self.installer(installed).as_bytes(),
-        );
+        tar.file("nvidia-installer", 0o755, self.installer(installed).as_bytes());
         for (at, (library, number)) in LIBRARIES.iter().enumerate() {
             let soname = format!("{library}.so.{number}");
             let file = format!("{library}.so.{installed}");
             tar.file(&file, 0o755, &shared_object(&soname, installed));
-            let _ = write!(
-                manifest,
-                "lib {file}\nlink {soname} {file}\nlink {library}.so {soname}\n"
-            );
+            let _ = write!(manifest, "lib {file}\nlink {soname} {file}\nlink {library}.so {soname}\n");
             if at == 2 {
                 manifest.push_str("half\n");
             }
         }
         tar.file("nvidia-smi", 0o755, &smi(installed)?);
-        manifest.push_str(
-            "bin nvidia-smi\nbin nvidia-installer\nbinlink nvidia-uninstall nvidia-installer\n",
-        );
+        manifest
+            .push_str("bin nvidia-smi\nbin nvidia-installer\nbinlink nvidia-uninstall nvidia-installer\n");
         tar.file("manifest", 0o644, manifest.as_bytes());
         let missing = usize::try_from(self.size)?.saturating_sub(tar.size());
         if missing > 0 {
@@ -189,11 +171,7 @@ impl Runfile {
             Some(Fault::Endless) => "while :; do echo 'WARNING: and so on'; done".to_owned(),
             _ => String::new(),
         };
-        let half = if self.fault == Some(Fault::HalfInstalled) {
-            "kill -BUS $$"
-        } else {
-            ":"
-        };
+        let half = if self.fault == Some(Fault::HalfInstalled) { "kill -BUS $$" } else { ":" };
         INSTALLER
             .replace("@VERSION@", version)
             .replace("@ARCH@", ARCH)
@@ -212,10 +190,7 @@ impl Runfile {
 /// An nvidia-smi of a version: a static program that runs in every container, and on the lab's host.
 pub fn smi(version: &str) -> Result<Vec<u8>> {
     let mut program = SMI.to_vec();
-    let Some(at) = program
-        .windows(STAMP.len())
-        .position(|window| window == STAMP)
-    else {
+    let Some(at) = program.windows(STAMP.len()).position(|window| window == STAMP) else {
         bail!("the lab's nvidia-smi has no place for its version");
     };
     let text_at = at + STAMP.len() - STAMP.iter().rev().take_while(|&&byte| byte == b'.').count();
@@ -235,9 +210,7 @@ pub fn sha256sum(file: &Path) -> Result<String> {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Bytes that no compression and no resumed download at the wrong place would give again.

@@ -55,16 +55,8 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let archive = dir.path().join("t.tar");
         std::fs::write(&archive, tar.finish())?;
-        let unpacked = Command::new("tar")
-            .arg("-xf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(dir.path())
-            .output()?;
-        assert!(
-            unpacked.status.success() && unpacked.stderr.is_empty(),
-            "{unpacked:?}"
-        );
+        let unpacked = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(dir.path()).output()?;
+        assert!(unpacked.status.success() && unpacked.stderr.is_empty(), "{unpacked:?}");
         assert_eq!(std::fs::read(dir.path().join("a"))?, b"first");
         assert_eq!(std::fs::read(dir.path().join("b.so.1"))?, [7; 1024]);
         assert_eq!(std::fs::read(dir.path().join("empty"))?, b"");

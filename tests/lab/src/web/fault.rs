@@ -51,17 +51,9 @@ impl Fault {
 
     fn read(text: &str) -> Result<Self> {
         let (name, argument) = text.split_once(' ').unwrap_or((text, ""));
-        let number = || {
-            argument
-                .parse::<u64>()
-                .with_context(|| format!("fault {text:?}"))
-        };
+        let number = || argument.parse::<u64>().with_context(|| format!("fault {text:?}"));
         Ok(match name {
-            "status" => Self::Status(
-                argument
-                    .parse()
-                    .with_context(|| format!("fault {text:?}"))?,
-            ),
+            "status" => Self::Status(argument.parse().with_context(|| format!("fault {text:?}"))?),
             "silent" => Self::Silent,
             "stall" => Self::Stall(number()?),
             "cut" => Self::Cut(number()?),
@@ -96,12 +88,7 @@ impl Rule {
 
     fn write(&self) -> String {
         let times = self.times.map_or("-".to_owned(), |times| times.to_string());
-        format!(
-            "{}\t{}\t{times}\t{}\n",
-            self.id,
-            self.pattern,
-            self.fault.write()
-        )
+        format!("{}\t{}\t{times}\t{}\n", self.id, self.pattern, self.fault.write())
     }
 
     fn read(line: &str) -> Result<Self> {
@@ -111,19 +98,10 @@ impl Rule {
         };
         let times = match times {
             "-" => None,
-            number => Some(
-                number
-                    .parse()
-                    .with_context(|| format!("fault rule {line:?}"))?,
-            ),
+            number => Some(number.parse().with_context(|| format!("fault rule {line:?}"))?),
         };
         let (id, pattern) = (id.to_owned(), pattern.to_owned());
-        Ok(Self {
-            id,
-            pattern,
-            times,
-            fault: Fault::read(fault)?,
-        })
+        Ok(Self { id, pattern, times, fault: Fault::read(fault)? })
     }
 }
 
@@ -134,9 +112,7 @@ fn glob(pattern: &str, text: &str) -> bool {
             let Some(rest) = text.strip_prefix(head) else {
                 return false;
             };
-            (0..=rest.len())
-                .filter(|&at| rest.is_char_boundary(at))
-                .any(|at| glob(tail, &rest[at..]))
+            (0..=rest.len()).filter(|&at| rest.is_char_boundary(at)).any(|at| glob(tail, &rest[at..]))
         }
     }
 }
@@ -174,17 +150,8 @@ impl Faults {
 
     fn add(&self, pattern: &str, times: Option<u64>, fault: Fault) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let id = format!(
-            "{}.{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let rule = Rule {
-            id,
-            pattern: pattern.to_owned(),
-            times,
-            fault,
-        };
+        let id = format!("{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let rule = Rule { id, pattern: pattern.to_owned(), times, fault };
         let text = self.text()? + &rule.write();
         self.replace(&text)
     }

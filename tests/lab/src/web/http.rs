@@ -58,42 +58,25 @@ impl Head {
 
     /// The value of a header; the name in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether the client will ask again on this connection.
     pub(crate) fn keep_alive(&self) -> bool {
-        let connection = self
-            .header("connection")
-            .unwrap_or_default()
-            .to_ascii_lowercase();
-        if self.http_1_0 {
-            connection == "keep-alive"
-        } else {
-            connection != "close"
-        }
+        let connection = self.header("connection").unwrap_or_default().to_ascii_lowercase();
+        if self.http_1_0 { connection == "keep-alive" } else { connection != "close" }
     }
 }
 
 /// The path that a request target names.
 fn decode(target: &str) -> String {
-    let without_host = target
-        .strip_prefix("http://")
-        .map_or(target, |rest| rest.find('/').map_or("/", |at| &rest[at..]));
-    let path = without_host
-        .split(['?', '#'])
-        .next()
-        .unwrap_or_default()
-        .as_bytes();
+    let without_host =
+        target.strip_prefix("http://").map_or(target, |rest| rest.find('/').map_or("/", |at| &rest[at..]));
+    let path = without_host.split(['?', '#']).next().unwrap_or_default().as_bytes();
     let mut bytes = Vec::with_capacity(path.len());
     let mut at = 0;
     while at < path.len() {
-        let hex = path
-            .get(at + 1..at + 3)
-            .and_then(|pair| std::str::from_utf8(pair).ok());
+        let hex = path.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok());
         let byte = hex.and_then(|pair| u8::from_str_radix(pair, 16).ok());
         match (path[at], byte) {
             (b'%', Some(byte)) => {
@@ -124,11 +107,7 @@ pub(crate) fn range(header: Option<&str>, size: u64) -> Result<Option<(u64, u64)
         (Err(_), Ok(count)) if first.is_empty() => (size.saturating_sub(count), u64::MAX),
         _ => return Ok(None),
     };
-    if first >= size {
-        Err(())
-    } else {
-        Ok(Some((first, last.min(size - 1))))
-    }
+    if first >= size { Err(()) } else { Ok(Some((first, last.min(size - 1)))) }
 }
 
 #[cfg(test)]
@@ -140,16 +119,10 @@ mod tests {
         let mut wire: &[u8] =
             b"GET /a%2bb?x=1 HTTP/1.1\r\nHost: h\r\nRange: bytes=1-\r\n\r\nHEAD http://h/c HTTP/1.0\r\n\r\n";
         let first = Head::read(&mut wire)?.ok_or_else(|| anyhow::anyhow!("no first"))?;
-        assert_eq!(
-            (first.path.as_str(), first.header("range")),
-            ("/a+b", Some("bytes=1-"))
-        );
+        assert_eq!((first.path.as_str(), first.header("range")), ("/a+b", Some("bytes=1-")));
         assert!(first.keep_alive());
         let second = Head::read(&mut wire)?.ok_or_else(|| anyhow::anyhow!("no second"))?;
-        assert_eq!(
-            (second.method.as_str(), second.path.as_str()),
-            ("HEAD", "/c")
-        );
+        assert_eq!((second.method.as_str(), second.path.as_str()), ("HEAD", "/c"));
         assert!(!second.keep_alive());
         assert_eq!(Head::read(&mut wire)?, None);
         Ok(())

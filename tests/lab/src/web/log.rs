@@ -69,18 +69,12 @@ impl Requests {
 
     /// The requests for one path.
     pub fn of(&self, path: &str) -> Vec<&Request> {
-        self.0
-            .iter()
-            .filter(|request| request.path == path)
-            .collect()
+        self.0.iter().filter(|request| request.path == path).collect()
     }
 
     /// The requests for paths that end so, `.run` for example.
     pub fn ending(&self, suffix: &str) -> Vec<&Request> {
-        self.0
-            .iter()
-            .filter(|request| request.path.ends_with(suffix))
-            .collect()
+        self.0.iter().filter(|request| request.path.ends_with(suffix)).collect()
     }
 
     /// Every request.
@@ -104,10 +98,7 @@ impl Writer {
     pub(crate) fn open(log: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(log);
         let file = file.with_context(|| format!("opening {}", log.display()))?;
-        Ok(Self {
-            file,
-            count: AtomicU64::new(0),
-        })
+        Ok(Self { file, count: AtomicU64::new(0) })
     }
 
     /// Notes a request and returns the id for its answer. The process id keeps a restarted server's ids apart.
@@ -118,16 +109,10 @@ impl Writer {
         range: Option<&str>,
         agent: Option<&str>,
     ) -> String {
-        let id = format!(
-            "{}.{}",
-            std::process::id(),
-            self.count.fetch_add(1, Ordering::Relaxed)
-        );
+        let id = format!("{}.{}", std::process::id(), self.count.fetch_add(1, Ordering::Relaxed));
         let [path, range, agent] =
             [path, range.unwrap_or("-"), agent.unwrap_or("-")].map(|text| text.replace('\t', " "));
-        self.line(&format!(
-            "{id}\trequest\t{method}\t{path}\t{range}\t{agent}\n"
-        ));
+        self.line(&format!("{id}\trequest\t{method}\t{path}\t{range}\t{agent}\n"));
         id
     }
 
@@ -152,16 +137,9 @@ mod tests {
             "9.0\trequest\tGET\t/a b\t-\tWget\n9.1\trequest\tHEAD\t/b.run\tbytes=5-\t-\n9.1\tanswer\t206\t7\n",
         );
         assert_eq!(log.all().len(), 2);
-        let [first] = log.of("/a b")[..] else {
-            panic!("{log:?}")
-        };
+        let [first] = log.of("/a b")[..] else { panic!("{log:?}") };
         assert!(!first.ended && first.status.is_none() && first.agent.as_deref() == Some("Wget"));
-        let [second] = log.ending(".run")[..] else {
-            panic!("{log:?}")
-        };
-        assert_eq!(
-            (second.status, second.sent, second.range.as_deref()),
-            (Some(206), 7, Some("bytes=5-"))
-        );
+        let [second] = log.ending(".run")[..] else { panic!("{log:?}") };
+        assert_eq!((second.status, second.sent, second.range.as_deref()), (Some(206), 7, Some("bytes=5-")));
     }
 }

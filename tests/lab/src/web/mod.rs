@@ -26,6 +26,7 @@ mod respond;
 mod server;
 mod site;
 
+pub(crate) use date::format as http_date;
 pub use fault::{Fault, Faults};
 pub use log::{Request, Requests};
 pub use server::{Server, serve};

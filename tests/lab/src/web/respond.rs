@@ -29,27 +29,11 @@ pub(crate) fn respond(
     outcome: &mut Outcome,
 ) -> io::Result<()> {
     if !matches!(head.method.as_str(), "GET" | "HEAD") {
-        return page(
-            head,
-            to,
-            outcome,
-            405,
-            "",
-            "text/plain",
-            "only GET and HEAD\n",
-        );
+        return page(head, to, outcome, 405, "", "text/plain", "only GET and HEAD\n");
     }
     match fault {
         Some(Fault::Status(code)) => {
-            return page(
-                head,
-                to,
-                outcome,
-                *code,
-                "",
-                "text/plain",
-                "a fault on demand\n",
-            );
+            return page(head, to, outcome, *code, "", "text/plain", "a fault on demand\n");
         }
         Some(Fault::Redirect(url)) => {
             let location = format!("Location: {url}\r\n");
@@ -72,13 +56,7 @@ pub(crate) fn respond(
     let document = site.file(&head.path).and_then(|path| File::open(path).ok());
     let found = document.and_then(|file| file.metadata().ok().map(|data| (file, data)));
     match found {
-        Some((file, data)) if data.is_file() => Document {
-            head,
-            file,
-            data,
-            fault,
-        }
-        .send(to, outcome),
+        Some((file, data)) if data.is_file() => Document { head, file, data, fault }.send(to, outcome),
         _ => page(head, to, outcome, 404, "", "text/plain", "not found\n"),
     }
 }
@@ -118,11 +96,7 @@ fn top(head: &Head, status: u16, lines: &str) -> String {
         503 => "Service Unavailable",
         _ => "Whatever",
     };
-    let connection = if head.keep_alive() {
-        "keep-alive"
-    } else {
-        "close"
-    };
+    let connection = if head.keep_alive() { "keep-alive" } else { "close" };
     format!("HTTP/1.1 {status} {reason}\r\nServer: lab\r\nConnection: {connection}\r\n{lines}\r\n")
 }
 
@@ -138,9 +112,7 @@ impl Document<'_> {
     fn send(mut self, to: &mut TcpStream, outcome: &mut Outcome) -> io::Result<()> {
         let modified = self.data.modified().unwrap_or(UNIX_EPOCH);
         let date = date::format(modified, "GMT");
-        let nanoseconds = modified
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos());
+        let nanoseconds = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let tag = format!("\"{:x}-{nanoseconds:x}\"", self.data.len());
         let mut lines = format!("Last-Modified: {date}\r\nETag: {tag}\r\n");
         if self.unchanged(&date, &tag) {
@@ -169,11 +141,7 @@ impl Document<'_> {
         } else {
             lines += &format!("Content-Length: {length}\r\n");
         }
-        let ranges = if self.fault == Some(&Fault::NoRange) {
-            "none"
-        } else {
-            "bytes"
-        };
+        let ranges = if self.fault == Some(&Fault::NoRange) { "none" } else { "bytes" };
         lines += &format!("Accept-Ranges: {ranges}\r\nContent-Type: application/octet-stream\r\n");
         to.write_all(top(self.head, outcome.status.unwrap_or(200), &lines).as_bytes())?;
         if self.head.method == "HEAD" {
@@ -193,10 +161,7 @@ impl Document<'_> {
 
     /// The range to send. `If-Range` with another version's mark asks for the whole.
     fn wanted(&self, date: &str, tag: &str) -> Result<Option<(u64, u64)>, ()> {
-        let same = self
-            .head
-            .header("if-range")
-            .is_none_or(|mark| mark == date || mark == tag);
+        let same = self.head.header("if-range").is_none_or(|mark| mark == date || mark == tag);
         if !same || self.fault == Some(&Fault::NoRange) {
             return Ok(None);
         }

@@ -29,12 +29,7 @@ struct Shared {
 impl Shared {
     fn new(site: Site) -> Result<Self> {
         let log = Writer::open(&site.log())?;
-        Ok(Self {
-            site,
-            log,
-            struck: Mutex::default(),
-            stop: AtomicBool::new(false),
-        })
+        Ok(Self { site, log, struck: Mutex::default(), stop: AtomicBool::new(false) })
     }
 
     /// The fault for a request. A rule file that can't be read is a fault too: the test is to see it, not to pass.
@@ -42,10 +37,7 @@ impl Shared {
         let Ok(rules) = self.site.faults().rules() else {
             return Some(Fault::Status(500));
         };
-        let mut struck = self
-            .struck
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut struck = self.struck.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for rule in rules.into_iter().filter(|rule| rule.matches(path)) {
             let count = struck.entry(rule.id).or_insert(0);
             if rule.times.is_none_or(|times| *count < times) {
@@ -63,9 +55,7 @@ impl Shared {
         let mut from = BufReader::new(stream);
         while let Some(head) = Head::read(&mut from)? {
             let range = head.header("range");
-            let id = self
-                .log
-                .request(&head.method, &head.path, range, head.header("user-agent"));
+            let id = self.log.request(&head.method, &head.path, range, head.header("user-agent"));
             let fault = self.fault(&head.path);
             let mut outcome = Outcome::default();
             let sent = respond(&head, &self.site, fault.as_ref(), &mut to, &mut outcome);
@@ -123,26 +113,18 @@ pub struct Server {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("site", &self.site)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("site", &self.site).finish_non_exhaustive()
     }
 }
 
 impl Server {
     /// Serves a site on a listener.
     pub fn start(listener: TcpListener, site: Site) -> Result<Self> {
-        let address = listener
-            .local_addr()
-            .context("asking a listener for its address")?;
+        let address = listener.local_addr().context("asking a listener for its address")?;
         let shared = Arc::new(Shared::new(site)?);
         let for_loop = Arc::clone(&shared);
         let accepting = thread::spawn(move || accept(&listener, &for_loop));
-        Ok(Self {
-            address,
-            shared,
-            accepting: Some(accepting),
-        })
+        Ok(Self { address, shared, accepting: Some(accepting) })
     }
 
     /// Where it listens.

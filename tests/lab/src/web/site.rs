@@ -16,9 +16,7 @@ impl Site {
     pub fn create(base: &Path) -> Result<Self> {
         let www = base.join("www");
         fs::create_dir_all(&www).with_context(|| format!("making {}", www.display()))?;
-        Ok(Self {
-            base: base.to_owned(),
-        })
+        Ok(Self { base: base.to_owned() })
     }
 
     /// The directory given to [`Site::create`].
@@ -49,9 +47,7 @@ impl Site {
     /// The file behind a URL path, or nothing when the path would lead out of the site.
     pub fn file(&self, url_path: &str) -> Option<PathBuf> {
         let relative = Path::new(url_path.trim_start_matches('/'));
-        let inside = relative
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
+        let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
         inside.then(|| self.www().join(relative))
     }
 

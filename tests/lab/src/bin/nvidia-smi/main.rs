@@ -32,10 +32,7 @@ fn own_version() -> String {
 
 /// Everything but the printing: what to print and the exit code.
 fn run(arguments: &[String], version: &str, root: &Path) -> (String, u8) {
-    if arguments
-        .iter()
-        .any(|argument| argument == "-h" || argument == "--help")
-    {
+    if arguments.iter().any(|argument| argument == "-h" || argument == "--help") {
         return (print::help(version), 0);
     }
     let done = Nvml::init(root).and_then(|nvml| answer(arguments, version, &nvml));
@@ -47,11 +44,7 @@ fn run(arguments: &[String], version: &str, root: &Path) -> (String, u8) {
 
 /// The first number of a version: `580` of `580.95.05`.
 fn branch(version: &str) -> u32 {
-    version
-        .split('.')
-        .next()
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
+    version.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// What one call asks for.
@@ -97,24 +90,17 @@ fn parse(arguments: &[String], version: &str) -> Result<(Ask, Option<String>), F
             ("-i", _) => only = Some(rest.next().ok_or_else(unknown)?.clone()),
             (_, Some(("--id", value))) => only = Some(value.to_owned()),
             (_, Some(("--query-gpu", value))) => {
-                let fields = value
-                    .split(',')
-                    .map(|field| field.trim().to_owned())
-                    .collect();
-                ask = Some(Ask::Query {
-                    fields,
-                    header: true,
-                });
+                let fields = value.split(',').map(|field| field.trim().to_owned()).collect();
+                ask = Some(Ask::Query { fields, header: true });
             }
             (_, Some(("--format", value))) => format = Some(value.to_owned()),
             _ => return Err(unknown()),
         }
     }
     let ask = match (ask.unwrap_or(Ask::Table), format) {
-        (Ask::Query { fields, .. }, Some(format)) if format.starts_with("csv") => Ask::Query {
-            fields,
-            header: !format.split(',').any(|word| word == "noheader"),
-        },
+        (Ask::Query { fields, .. }, Some(format)) if format.starts_with("csv") => {
+            Ask::Query { fields, header: !format.split(',').any(|word| word == "noheader") }
+        }
         (Ask::Query { .. }, _) => return Err(Failure::NoFormat),
         (_, Some(_)) => return Err(Failure::BadOption("--format".to_owned())),
         (other, None) => other,

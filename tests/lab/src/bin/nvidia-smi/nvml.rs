@@ -120,11 +120,7 @@ impl Nvml {
         if library != kernel {
             return Err(Failure::Mismatch { library });
         }
-        Ok(Self {
-            root: root.to_owned(),
-            library,
-            kernel,
-        })
+        Ok(Self { root: root.to_owned(), library, kernel })
     }
 
     /// The GPUs that the driver has and whose nodes are here, in PCI order.
@@ -143,10 +139,7 @@ impl Nvml {
                 Node::Works => {}
                 failed => {
                     let denied = matches!(failed, Node::Denied);
-                    return Err(Failure::Device {
-                        address: gpu.address,
-                        denied,
-                    });
+                    return Err(Failure::Device { address: gpu.address, denied });
                 }
             }
             gpu.index = found.len();
@@ -158,9 +151,7 @@ impl Nvml {
 
 fn children(directory: &Path) -> Vec<PathBuf> {
     let listing = fs::read_dir(directory).into_iter().flatten();
-    let mut all: Vec<PathBuf> = listing
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
+    let mut all: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
     all.sort();
     all
 }
@@ -169,9 +160,7 @@ fn children(directory: &Path) -> Vec<PathBuf> {
 fn information(directory: &Path) -> Option<Gpu> {
     let text = fs::read_to_string(directory.join("information")).ok()?;
     let field = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'));
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'));
         line.map(|value| value.trim().to_owned())
     };
     let address = directory.file_name()?.to_str()?.to_ascii_uppercase();
@@ -201,12 +190,7 @@ fn open(path: &Path, minor: u64) -> Node {
     }
     const EPERM: i32 = 1;
     const EACCES: i32 = 13;
-    match File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|error| error.raw_os_error())
-    {
+    match File::options().read(true).write(true).open(path).map_err(|error| error.raw_os_error()) {
         Err(Some(EPERM)) => Node::Denied,
         Err(Some(EACCES)) => Node::NoPermission,
         // ENXIO: allowed, and no driver behind it, which is the lab's working node.
@@ -228,28 +212,19 @@ fn make_nodes(root: &Path, minor: u64) {
     }
     let mut helper = Command::new("/usr/bin/nvidia-modprobe");
     helper.args(["-c", &minor.to_string()]);
-    let _ = helper
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let _ = helper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// The version of the kernel driver. Where it stands in the line depends on the kind of module.
 fn kernel(root: &Path) -> Option<String> {
     let text = fs::read_to_string(root.join("proc/driver/nvidia/version")).ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("NVRM version:"))?;
-    line.split_whitespace()
-        .find(|word| looks_like_version(word))
-        .map(str::to_owned)
+    let line = text.lines().find(|line| line.starts_with("NVRM version:"))?;
+    line.split_whitespace().find(|word| looks_like_version(word)).map(str::to_owned)
 }
 
 fn looks_like_version(word: &str) -> bool {
     let numbers: Vec<&str> = word.split('.').collect();
-    let digits =
-        |number: &&str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = |number: &&str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     matches!(numbers.len(), 2 | 3) && numbers[0].len() == 3 && numbers.iter().all(digits)
 }
 
@@ -257,9 +232,7 @@ fn looks_like_version(word: &str) -> bool {
 fn library(root: &Path) -> Option<String> {
     directories(root).into_iter().find_map(|directory| {
         let bytes = fs::read(directory.join("libnvidia-ml.so.1")).ok()?;
-        let at = bytes
-            .windows(LIBRARY_MARK.len())
-            .position(|window| window == LIBRARY_MARK)?;
+        let at = bytes.windows(LIBRARY_MARK.len()).position(|window| window == LIBRARY_MARK)?;
         let text = &bytes[at + LIBRARY_MARK.len()..];
         let end = text.iter().position(|&byte| byte == 0)?;
         String::from_utf8(text[..end].to_vec()).ok()
@@ -271,11 +244,7 @@ fn directories(root: &Path) -> Vec<PathBuf> {
     let mut all: Vec<String> = from_environment.split(':').map(str::to_owned).collect();
     for file in children(&root.join("etc/ld.so.conf.d")) {
         let text = fs::read_to_string(file).unwrap_or_default();
-        all.extend(
-            text.lines()
-                .filter(|line| line.starts_with('/'))
-                .map(str::to_owned),
-        );
+        all.extend(text.lines().filter(|line| line.starts_with('/')).map(str::to_owned));
     }
     let arch = std::env::consts::ARCH;
     for directory in ["/lib", "/usr/lib"] {
@@ -283,8 +252,6 @@ fn directories(root: &Path) -> Vec<PathBuf> {
         all.push(format!("{directory}64"));
         all.push(directory.to_owned());
     }
-    let absolute = all
-        .iter()
-        .filter_map(|directory| directory.strip_prefix('/'));
+    let absolute = all.iter().filter_map(|directory| directory.strip_prefix('/'));
     absolute.map(|directory| root.join(directory)).collect()
 }

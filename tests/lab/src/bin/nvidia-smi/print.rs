@@ -35,10 +35,7 @@ pub(crate) fn help(version: &str) -> String {
 /// `--version`; from 610 on the driver's line only points to another.
 pub(crate) fn version(version: &str, nvml: &Nvml) -> String {
     let branch = branch(version);
-    let head = format!(
-        "NVIDIA-SMI version  : {version}\nNVML version        : {}\n",
-        short(&nvml.library)
-    );
+    let head = format!("NVIDIA-SMI version  : {version}\nNVML version        : {}\n", short(&nvml.library));
     if branch < 610 {
         return format!(
             "{head}DRIVER version      : {}\nCUDA Version        : {}\n",
@@ -77,12 +74,7 @@ pub(crate) fn details(gpus: &[Gpu], version: &str, nvml: &Nvml) -> String {
     text
 }
 
-pub(crate) fn query(
-    gpus: &[Gpu],
-    fields: &[String],
-    header: bool,
-    nvml: &Nvml,
-) -> Result<String, Failure> {
+pub(crate) fn query(gpus: &[Gpu], fields: &[String], header: bool, nvml: &Nvml) -> Result<String, Failure> {
     let value = |gpu: &Gpu, field: &String| match field.as_str() {
         "index" => Ok(gpu.index.to_string()),
         "uuid" | "gpu_uuid" => Ok(gpu.uuid.clone()),
@@ -97,10 +89,7 @@ pub(crate) fn query(
         text = fields.join(", ") + "\n";
     }
     for gpu in gpus {
-        let values = fields
-            .iter()
-            .map(|field| value(gpu, field))
-            .collect::<Result<Vec<_>, _>>()?;
+        let values = fields.iter().map(|field| value(gpu, field)).collect::<Result<Vec<_>, _>>()?;
         text += &(values.join(", ") + "\n");
     }
     Ok(text)

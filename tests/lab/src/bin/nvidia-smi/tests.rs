@@ -9,7 +9,9 @@ impl Host {
         let host = Self(tempfile::tempdir().unwrap());
         host.write(
             "proc/driver/nvidia/version",
-            &format!("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {kernel}  Release Build  (a@b)\n"),
+            &format!(
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {kernel}  Release Build  (a@b)\n"
+            ),
         );
         host.write(
             "proc/driver/nvidia/gpus/0000:01:00.0/information",
@@ -35,10 +37,7 @@ impl Host {
     fn node(&self, name: &str, minor: &str) -> bool {
         fs::create_dir_all(self.0.path().join("dev")).unwrap();
         let path = self.0.path().join("dev").join(name);
-        let mknod = std::process::Command::new("mknod")
-            .arg(path)
-            .args(["c", "195", minor])
-            .status();
+        let mknod = std::process::Command::new("mknod").arg(path).args(["c", "195", minor]).status();
         mknod.is_ok_and(|status| status.success())
     }
 
@@ -51,10 +50,7 @@ impl Host {
 #[test]
 fn the_stamp_is_empty_until_a_runfile_is_built() {
     assert_eq!(own_version(), "");
-    assert_eq!(
-        STAMP.iter().filter(|&&byte| byte == b'.').count(),
-        48 - STAMP_TEXT_AT
-    );
+    assert_eq!(STAMP.iter().filter(|&&byte| byte == b'.').count(), 48 - STAMP_TEXT_AT);
 }
 
 #[test]
@@ -81,16 +77,10 @@ fn with_nodes_it_answers_as_its_branch_does() {
         text,
         "NVIDIA-SMI version  : 580.95.05\nNVML version        : 580.95\nDRIVER version      : 580.95.05\nCUDA Version        : 13.0\n"
     );
-    assert_eq!(
-        host.run(&[], "580.95.05"),
-        ("No devices were found\n".to_owned(), 6)
-    );
+    assert_eq!(host.run(&[], "580.95.05"), ("No devices were found\n".to_owned(), 6));
     assert_eq!(host.run(&["-L"], "580.95.05").1, 0);
     assert!(host.node("nvidia1", "1"));
-    let query = [
-        "--query-gpu=index,uuid,pci.bus_id,driver_version",
-        "--format=csv,noheader",
-    ];
+    let query = ["--query-gpu=index,uuid,pci.bus_id,driver_version", "--format=csv,noheader"];
     let expected = "0, GPU-11111111-2222-3333-4444-555555555555, 00000000:01:00.0, 580.95.05\n";
     assert_eq!(host.run(&query, "580.95.05"), (expected.to_owned(), 0));
     let (table, code) = host.run(&[], "580.95.05");
@@ -98,11 +88,7 @@ fn with_nodes_it_answers_as_its_branch_does() {
     assert_eq!(host.run(&["-i", "3"], "580.95.05").1, 6);
     assert_eq!(host.run(&["--nonsense"], "580.95.05").1, 255);
     assert_eq!(host.run(&["--query-gpu=index"], "580.95.05").1, 2);
-    assert_eq!(
-        host.run(&["--query-gpu=shoe.size", "--format=csv"], "580.95.05")
-            .1,
-        2
-    );
+    assert_eq!(host.run(&["--query-gpu=shoe.size", "--format=csv"], "580.95.05").1, 2);
 }
 
 #[test]
@@ -120,14 +106,8 @@ fn a_mismatch_and_old_options_go_by_branch() {
     let host = Host::new("615.71.09", "615.71.09");
     assert!(host.node("nvidiactl", "255"));
     let (text, code) = host.run(&["--version"], "615.71.09");
-    assert!(
-        code == 0 && text.contains("KMD version         : 615.71.09\n"),
-        "{text}"
-    );
-    assert!(
-        text.contains("Deprecated, see \"KMD version\" instead"),
-        "{text}"
-    );
+    assert!(code == 0 && text.contains("KMD version         : 615.71.09\n"), "{text}");
+    assert!(text.contains("Deprecated, see \"KMD version\" instead"), "{text}");
 }
 
 #[test]

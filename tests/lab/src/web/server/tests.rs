@@ -19,25 +19,14 @@ impl Lab {
         site.put("/a.run", &document).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server::start(listener, site.clone()).unwrap();
-        Self {
-            _dir: dir,
-            site,
-            server,
-            document,
-        }
+        Self { _dir: dir, site, server, document }
     }
 
     /// Sends one request and reads until the server closes.
     fn ask(&self, path: &str, headers: &str) -> Answer {
         let mut stream = TcpStream::connect(self.server.address()).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n{headers}\r\n"
-        )
-        .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n{headers}\r\n").unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
         Answer::parse(&bytes)
@@ -54,25 +43,15 @@ struct Answer {
 impl Answer {
     fn parse(bytes: &[u8]) -> Self {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-            return Self {
-                status: 0,
-                head: String::new(),
-                body: Vec::new(),
-            };
+            return Self { status: 0, head: String::new(), body: Vec::new() };
         };
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Self {
-            status,
-            head,
-            body: bytes[end + 4..].to_vec(),
-        }
+        Self { status, head, body: bytes[end + 4..].to_vec() }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.head
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
 
@@ -80,27 +59,17 @@ impl Answer {
 fn documents_ranges_and_unchanged_ones_are_served() {
     let lab = Lab::new();
     let whole = lab.ask("/a.run", "");
-    assert_eq!(
-        (whole.status, whole.header("Content-Length")),
-        (200, Some("300000"))
-    );
+    assert_eq!((whole.status, whole.header("Content-Length")), (200, Some("300000")));
     assert_eq!(whole.body, lab.document);
     let part = lab.ask("/a.run", "Range: bytes=299990-\r\n");
     assert_eq!(part.status, 206);
-    assert_eq!(
-        part.header("Content-Range"),
-        Some("bytes 299990-299999/300000")
-    );
+    assert_eq!(part.header("Content-Range"), Some("bytes 299990-299999/300000"));
     assert_eq!(part.body, lab.document[299_990..]);
     assert_eq!(lab.ask("/a.run", "Range: bytes=300000-\r\n").status, 416);
     let other = lab.ask("/a.run", "Range: bytes=5-\r\nIf-Range: \"other\"\r\n");
     assert_eq!((other.status, other.body.len()), (200, 300_000));
     let date = whole.header("Last-Modified").unwrap();
-    assert_eq!(
-        lab.ask("/a.run", &format!("If-Modified-Since: {date}\r\n"))
-            .status,
-        304
-    );
+    assert_eq!(lab.ask("/a.run", &format!("If-Modified-Since: {date}\r\n")).status, 304);
     assert_eq!(lab.ask("/b.run", "").status, 404);
     assert_eq!(lab.ask("/../requests", "").status, 404);
     assert_eq!(lab.ask("/", "").status, 404);
@@ -117,11 +86,7 @@ fn one_connection_carries_pipelined_requests() {
     lab.site.put("/b", b"bb").unwrap();
     let mut stream = TcpStream::connect(lab.server.address()).unwrap();
     let last = "GET /b HTTP/1.1\r\nConnection: close\r\n\r\n";
-    write!(
-        stream,
-        "HEAD /a.run HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n{last}"
-    )
-    .unwrap();
+    write!(stream, "HEAD /a.run HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n{last}").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 3, "{text}");
@@ -138,31 +103,20 @@ fn faults_strike_where_and_as_often_as_told() {
     faults.times("*.run", 1, Fault::LoginPage).unwrap();
     faults.times("*.run", 1, Fault::NoRange).unwrap();
     faults.times("*.run", 1, Fault::NoLength).unwrap();
-    faults
-        .times("*.run", 1, Fault::Redirect("http://lab/b".to_owned()))
-        .unwrap();
+    faults.times("*.run", 1, Fault::Redirect("http://lab/b".to_owned())).unwrap();
     faults.times("*.run", 1, Fault::Hangup).unwrap();
     lab.site.put("/b", b"bb").unwrap();
     assert_eq!(lab.ask("/b", "").status, 200);
     assert_eq!(lab.ask("/a.run", "").status, 503);
     let cut = lab.ask("/a.run", "");
-    assert_eq!(
-        (cut.header("Content-Length"), cut.body.len()),
-        (Some("300000"), 1_000)
-    );
+    assert_eq!((cut.header("Content-Length"), cut.body.len()), (Some("300000"), 1_000));
     let garbage = lab.ask("/a.run", "");
     assert!(garbage.status == 200 && garbage.body.len() == 300_000 && garbage.body != lab.document);
     assert!(lab.ask("/a.run", "").head.contains("text/html"));
     assert_eq!(lab.ask("/a.run", "Range: bytes=9-\r\n").status, 200);
     let endless = lab.ask("/a.run", "");
-    assert_eq!(
-        (endless.header("Content-Length"), endless.body.len()),
-        (None, 300_000)
-    );
-    assert_eq!(
-        lab.ask("/a.run", "").header("Location"),
-        Some("http://lab/b")
-    );
+    assert_eq!((endless.header("Content-Length"), endless.body.len()), (None, 300_000));
+    assert_eq!(lab.ask("/a.run", "").header("Location"), Some("http://lab/b"));
     assert_eq!(lab.ask("/a.run", "").status, 0);
     assert_eq!(lab.ask("/a.run", "").body, lab.document);
     faults.set("/a.run", Fault::Status(404)).unwrap();
@@ -174,14 +128,9 @@ fn faults_strike_where_and_as_often_as_told() {
 #[test]
 fn a_stalled_answer_stops_in_the_middle_and_is_logged_at_its_end() {
     let lab = Lab::new();
-    lab.site
-        .faults()
-        .set("/a.run", Fault::Stall(5_000))
-        .unwrap();
+    lab.site.faults().set("/a.run", Fault::Stall(5_000)).unwrap();
     let mut stream = TcpStream::connect(lab.server.address()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     write!(stream, "GET /a.run HTTP/1.1\r\n\r\n").unwrap();
     let mut bytes = Vec::new();
     assert!(stream.read_to_end(&mut bytes).is_err(), "the end came");
@@ -190,10 +139,7 @@ fn a_stalled_answer_stops_in_the_middle_and_is_logged_at_its_end() {
     drop(stream);
     let deadline = Instant::now() + Duration::from_secs(20);
     while !lab.site.requests().unwrap().of("/a.run")[0].ended {
-        assert!(
-            Instant::now() < deadline,
-            "the end of the stall isn't in the log"
-        );
+        assert!(Instant::now() < deadline, "the end of the stall isn't in the log");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -201,15 +147,8 @@ fn a_stalled_answer_stops_in_the_middle_and_is_logged_at_its_end() {
 #[test]
 fn a_slow_server_is_slow() {
     let lab = Lab::new();
-    lab.site
-        .faults()
-        .set("/a.run", Fault::Slow(600_000))
-        .unwrap();
+    lab.site.faults().set("/a.run", Fault::Slow(600_000)).unwrap();
     let started = Instant::now();
     assert_eq!(lab.ask("/a.run", "").body, lab.document);
-    assert!(
-        started.elapsed() >= Duration::from_millis(450),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() >= Duration::from_millis(450), "{:?}", started.elapsed());
 }

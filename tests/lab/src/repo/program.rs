@@ -1,0 +1,18 @@
+//! Running the programs that make packages and signatures.
+
+use anyhow::{Context, Result, bail};
+use std::process::{Command, Stdio};
+
+/// Runs a program to its end and returns its stdout; a failure shows the command, the status and what it said.
+pub(super) fn run(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?} failed with {}: {said}", output.status);
+    }
+    Ok(output.stdout)
+}
