@@ -7,6 +7,7 @@ use super::gpus::{
     CAPS_DIR, CTL, Gpu, Inventory, MODESET, Node, UVM, UVM_TOOLS, cap_path, expected, gpu_path,
 };
 use super::resolve::{Resolved, resolve, split_cards};
+use super::sharing::refuse_claimed;
 use anyhow::bail;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -173,7 +174,8 @@ const PREPARE: &str = "phoenix-nvidia prepare";
 pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Capabilities) -> Choice {
     let mut choice = Choice::default();
     let loaded = inventory.driver.is_some() || inventory.majors.has_nvidia();
-    let resolved = if loaded { resolve(inventory, assignment) } else { Resolved::default() };
+    let mut resolved = if loaded { resolve(inventory, assignment) } else { Resolved::default() };
+    refuse_claimed(inventory, &mut resolved);
     choice.gpus = resolved.gpus.iter().filter_map(|i| inventory.gpus.get(*i)).cloned().collect();
     for minor in choice.gpus.iter().filter_map(|gpu| gpu.minor).collect::<Vec<_>>() {
         choice.want(inventory, gpu_path(minor), DeviceKind::Gpu);

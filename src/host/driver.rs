@@ -1,7 +1,13 @@
 //! The kernel driver: what is loaded, and what is installed but not loaded.
 
+use super::look::Look;
+use crate::sys::process::{self, Cmd};
+use crate::sys::time::Deadline;
 use crate::types::Version;
+use anyhow::Context as _;
 use std::fmt;
+use std::path::Path;
+use std::time::Duration;
 
 /// Which of NVIDIA's two kernel modules it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,33 @@ pub fn parse_version(text: &str) -> Option<Driver> {
     let kind = if line.contains("Open Kernel Module") { Kind::Open } else { Kind::Proprietary };
     Some(Driver { version: Version::find(line)?, kind: Some(kind) })
 }
+
+/// The driver that is loaded, by what it shows of itself.
+pub fn loaded(look: &mut Look) -> Option<Driver> {
+    if let Some(text) = look.text("/proc/driver/nvidia/version") {
+        let driver = parse_version(&text);
+        if driver.is_some() {
+            return driver;
+        }
+    }
+    let version = look.text("/sys/module/nvidia/version")?.trim().parse().ok()?;
+    Some(Driver { version, kind: None })
+}
+
+/// The version of the module that is installed for the running kernel, be it
+/// loaded or not: what the host will have after its next boot.
+///
+/// # Errors
+/// When modinfo could not be run; a module that isn't installed is none.
+pub fn installed(root: &Path, deadline: &Deadline) -> anyhow::Result<Option<Version>> {
+    let places = ["usr/sbin/modinfo", "sbin/modinfo"].map(|path| root.join(path));
+    let modinfo = places.iter().find(|path| process::installed(path)).context("modinfo is not installed")?;
+    let output = Cmd::new(modinfo).args(["-F", "version", "nvidia"]).run(&deadline.at_most(LIMIT))?;
+    Ok(if output.success() { Version::find(&output.text()) } else { None })
+}
+
+/// modinfo reads one file.
+const LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use super::facts::{self, Information, Majors, NVIDIA_MAJOR};
 use super::look::Look;
 use super::mig::{self, MigInstance};
 use super::pci::PciAddress;
+use super::sharing::Claim;
+use crate::types::Ctid;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -59,6 +61,19 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// A card of which nothing is known yet.
+    pub(super) fn unknown() -> Gpu {
+        Gpu {
+            pci: None,
+            uuid: None,
+            model: "NVIDIA card".to_owned(),
+            minor: None,
+            bound_to: None,
+            excluded: false,
+            dri: Vec::new(),
+        }
+    }
+
     /// The path of its node.
     pub fn path(&self) -> Option<String> {
         self.minor.map(gpu_path)
@@ -116,6 +131,8 @@ pub struct Inventory {
     pub monitor: Option<u32>,
     /// VMs by the cards that their hostpci lines name (see [`super::vms`]); not read by default.
     pub vms: BTreeMap<PciAddress, Vec<u32>>,
+    /// What other running containers have (see [`super::sharing`]); not read by default.
+    pub claims: Vec<(Ctid, Claim)>,
     /// What could not be looked at. It is not known to be missing.
     pub problems: Vec<String>,
     /// Whether the driver lists its cards; if not, a node under /dev is all there is to go by.
@@ -129,9 +146,7 @@ impl Inventory {
     /// driver has, and the DRM nodes. Runs no program and touches no card.
     pub fn read(root: &Path) -> Inventory {
         let mut inventory = Inventory::read_for(root, true);
-        let mut look = Look::new(root);
-        inventory.add_other_cards(&mut look);
-        inventory.problems.append(&mut look.problems);
+        inventory.add_other_cards(root);
         inventory
     }
 
@@ -139,7 +154,7 @@ impl Inventory {
     /// driver, its cards, their nodes; mode setting and DRM for `display`.
     pub fn read_for(root: &Path, display: bool) -> Inventory {
         let mut look = Look::new(root);
-        let mut inventory = Inventory { driver: loaded_driver(&mut look), ..Inventory::default() };
+        let mut inventory = Inventory { driver: driver::loaded(&mut look), ..Inventory::default() };
         inventory.majors = look.text("/proc/devices").map(|t| Majors::parse(&t)).unwrap_or_default();
         inventory.read_cards(&mut look);
         inventory.read_capabilities(&mut look);
@@ -154,6 +169,18 @@ impl Inventory {
     /// What stands at `path`; a path that was not looked at is unknown.
     pub fn node(&self, path: &str) -> &Node {
         self.nodes.get(path).unwrap_or(&Node::Unknown)
+    }
+
+    /// The file of the driver that stands for the capability with this minor.
+    pub fn capability_file(&self, minor: u32) -> Option<String> {
+        let base = "/proc/driver/nvidia/capabilities";
+        if self.monitor == Some(minor) {
+            return Some(format!("{base}/mig/monitor"));
+        }
+        let instance = self.mig.iter().find(|m| m.gi_minor == minor || m.ci_minor == minor)?;
+        let gi = format!("{base}/gpu{}/mig/gi{}", instance.gpu, instance.gi);
+        let whole = instance.gi_minor == minor;
+        Some(if whole { format!("{gi}/access") } else { format!("{gi}/ci{}/access", instance.ci) })
     }
 
     /// The card with this minor.
@@ -173,7 +200,7 @@ impl Inventory {
             // A driver that doesn't show its cards: believe the nodes.
             None if self.driver.is_some() => {
                 let minors = look.names("/dev").into_iter().flatten().filter_map(|name| minor_of_name(&name));
-                self.gpus.extend(minors.map(|minor| Gpu { minor: Some(minor), ..unknown_card() }));
+                self.gpus.extend(minors.map(|minor| Gpu { minor: Some(minor), ..Gpu::unknown() }));
             }
             None => {}
         }
@@ -214,12 +241,13 @@ impl Inventory {
 
     /// Adds the cards on the PCI bus that the NVIDIA driver doesn't have, and
     /// tells of all who has them.
-    pub(super) fn add_other_cards(&mut self, look: &mut Look) {
+    pub fn add_other_cards(&mut self, root: &Path) {
+        let mut look = Look::new(root);
         for address in look.names("/sys/bus/pci/devices").unwrap_or_default() {
             let Ok(pci) = address.parse::<PciAddress>() else { continue };
             let known = self.gpus.iter().position(|gpu| gpu.pci == Some(pci));
             let device = format!("/sys/bus/pci/devices/{address}");
-            if known.is_none() && !is_nvidia_display(look, &device) {
+            if known.is_none() && !is_nvidia_display(&mut look, &device) {
                 continue;
             }
             let bound_to = look.link_name(&format!("{device}/driver"));
@@ -228,27 +256,17 @@ impl Inventory {
                 None => {
                     let id = look.text(&format!("{device}/device")).unwrap_or_default();
                     let model = format!("NVIDIA card 10de:{}", id.trim().trim_start_matches("0x"));
-                    self.gpus.push(Gpu { pci: Some(pci), model, bound_to, ..unknown_card() });
+                    self.gpus.push(Gpu { pci: Some(pci), model, bound_to, ..Gpu::unknown() });
                 }
             }
         }
+        self.problems.append(&mut look.problems);
         self.sort();
     }
 
     fn sort(&mut self) {
         self.gpus.sort_by_key(|gpu| (gpu.minor.is_none(), gpu.minor, gpu.pci));
     }
-}
-
-fn loaded_driver(look: &mut Look) -> Option<Driver> {
-    if let Some(text) = look.text("/proc/driver/nvidia/version") {
-        let driver = driver::parse_version(&text);
-        if driver.is_some() {
-            return driver;
-        }
-    }
-    let version = look.text("/sys/module/nvidia/version")?.trim().parse().ok()?;
-    Some(Driver { version, kind: None })
 }
 
 fn card(name: &str, info: Information) -> Gpu {
@@ -259,18 +277,6 @@ fn card(name: &str, info: Information) -> Gpu {
         minor: info.minor,
         bound_to: Some("nvidia".to_owned()),
         excluded: info.excluded,
-        dri: Vec::new(),
-    }
-}
-
-fn unknown_card() -> Gpu {
-    Gpu {
-        pci: None,
-        uuid: None,
-        model: "NVIDIA card".into(),
-        minor: None,
-        bound_to: None,
-        excluded: false,
         dri: Vec::new(),
     }
 }

@@ -7,8 +7,8 @@ use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-/// No file of interest is longer.
-const LIMIT: u64 = 1 << 20;
+/// No file of interest is longer; the longest is a kernel's `modules.dep`.
+const LIMIT: u64 = 4 << 20;
 
 /// A reader bound to a root, `/` on a real host, which collects what it could
 /// not look at.

@@ -2,10 +2,16 @@
 
 pub mod assignment;
 pub mod choose;
+pub mod diagnose;
 pub mod driver;
 pub mod facts;
 pub mod gpus;
 pub mod look;
 pub mod mig;
+pub mod nodes;
 pub mod pci;
+pub mod provide;
 mod resolve;
+pub mod sharing;
+pub mod smi;
+pub mod vms;

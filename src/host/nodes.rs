@@ -1,0 +1,253 @@
+//! Making the device nodes that are wanted and not there. The kernel driver
+//! makes none: after a boot they are missing until something triggers them.
+
+use super::choose::{DeviceKind, ToMake};
+use super::facts::{self, Majors, Params};
+use super::gpus::{CAPS_DIR, Inventory, Node, expected};
+use super::look::Look;
+use crate::sys::process::{self, Cmd, Failure};
+use crate::sys::time::Deadline;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::{Gid, Uid, chown};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// NVIDIA's own program for this.
+const NVIDIA_MODPROBE: &str = "/usr/bin/nvidia-modprobe";
+/// The kernel's.
+const MODPROBE: [&str; 2] = ["/usr/sbin/modprobe", "/sbin/modprobe"];
+/// A program that only makes nodes is done in milliseconds.
+const MAKE: Duration = Duration::from_secs(10);
+/// Loading the modules on a host with eight cards takes half a minute.
+const LOAD: Duration = Duration::from_secs(60);
+
+/// What [`prepare`] did.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// The nodes that are right now and weren't before.
+    pub made: Vec<String>,
+    /// What went wrong, each in one line; the nodes that are still missing
+    /// are told by choosing again.
+    pub problems: Vec<String>,
+}
+
+/// Makes the nodes in `wanted`, loading modules where that is needed:
+/// through nvidia-modprobe if it is installed, and by hand what that left.
+///
+/// A node that stands there with wrong numbers is replaced only if those
+/// numbers are no other driver's now.
+pub fn prepare(root: &Path, inventory: &Inventory, wanted: &[ToMake], deadline: &Deadline) -> Prepared {
+    let mut maker = Maker {
+        look: Look::new(root),
+        root,
+        inventory,
+        majors: inventory.majors.clone(),
+        deadline,
+        stuck: false,
+        prepared: Prepared::default(),
+    };
+    let wanted: Vec<&ToMake> = wanted.iter().filter(|node| maker.may_be_made(node)).collect();
+    // nvidia-modprobe removes a wrong node before it makes the right one;
+    // what stands there is replaced by us, in one step.
+    let absent: Vec<&ToMake> = wanted
+        .iter()
+        .copied()
+        .filter(|n| n.numbers.is_none() || *inventory.node(&n.path) == Node::Absent)
+        .collect();
+    if !absent.is_empty() {
+        maker.nvidia_modprobe(&absent);
+    }
+    maker.load_missing_modules(&wanted);
+    for node in &wanted {
+        maker.finish(node);
+    }
+    let problems = std::mem::take(&mut maker.look.problems);
+    maker.prepared.problems.extend(problems);
+    maker.prepared
+}
+
+struct Maker<'a> {
+    root: &'a Path,
+    look: Look<'a>,
+    inventory: &'a Inventory,
+    majors: Majors,
+    deadline: &'a Deadline,
+    /// A program did not end in time: no other one is tried.
+    stuck: bool,
+    prepared: Prepared,
+}
+
+impl Maker<'_> {
+    /// Whether what stands at the path is nobody else's.
+    fn may_be_made(&mut self, node: &ToMake) -> bool {
+        let at = self.look.at(&node.path);
+        if fs::symlink_metadata(&at).is_ok_and(|m| m.file_type().is_symlink()) {
+            self.problem(format!("{} is a symbolic link; it is left alone", node.path));
+            return false;
+        }
+        let Node::Device { major, minor, .. } = self.inventory.node(&node.path) else { return true };
+        let owner = self.majors.owner(*major).filter(|name| !name.starts_with("nvidia"));
+        let Some(owner) = owner else { return true };
+        let path = &node.path;
+        let text = format!(
+            "{path} is the device {major}:{minor}, which is the driver {owner}'s now; it is left alone \
+             (if nothing needs it: rm {path})"
+        );
+        self.problem(text);
+        false
+    }
+
+    fn nvidia_modprobe(&mut self, nodes: &[&ToMake]) {
+        if !process::installed(self.look.at(NVIDIA_MODPROBE)) {
+            return;
+        }
+        let of = |kinds: &[DeviceKind]| nodes.iter().filter(|n| kinds.contains(&n.kind)).collect::<Vec<_>>();
+        let mut args: Vec<String> = Vec::new();
+        // nvidiactl's minor is asked for by itself: the cards' don't bring it.
+        for node in of(&[DeviceKind::Gpu, DeviceKind::Control]) {
+            let minor = expected(self.inventory, &node.path).map(|(_, minor)| minor);
+            args.extend(minor.into_iter().flat_map(|minor| ["-c".to_owned(), minor.to_string()]));
+        }
+        if !of(&[DeviceKind::Modeset]).is_empty() {
+            args.push("-m".to_owned());
+        }
+        for node in of(&[DeviceKind::Caps, DeviceKind::CapFile]) {
+            let file = node.numbers.and_then(|(_, minor)| self.inventory.capability_file(minor));
+            args.extend(file.into_iter().flat_map(|file| ["-f".to_owned(), file]));
+        }
+        if !args.is_empty() {
+            self.run(NVIDIA_MODPROBE, &args);
+        }
+        if !of(&[DeviceKind::Uvm, DeviceKind::UvmTools]).is_empty() {
+            self.run(NVIDIA_MODPROBE, &["-u".to_owned(), "-c".to_owned(), "0".to_owned()]);
+        }
+        self.read_majors();
+    }
+
+    /// What nvidia-modprobe, or its absence, left unloaded.
+    fn load_missing_modules(&mut self, wanted: &[&ToMake]) {
+        let Some(modprobe) = MODPROBE.into_iter().find(|path| process::installed(self.look.at(path))) else {
+            return;
+        };
+        let uvm = wanted.iter().any(|n| matches!(n.kind, DeviceKind::Uvm | DeviceKind::UvmTools));
+        let modeset = wanted.iter().any(|n| n.kind == DeviceKind::Modeset);
+        let driver = !self.majors.has_nvidia() && self.inventory.driver.is_none();
+        let needs = [
+            ("nvidia", driver),
+            ("nvidia-uvm", uvm && self.majors.uvm().is_none()),
+            ("nvidia-modeset", modeset && !self.majors.has_modeset() && self.majors.of("nvidia").is_some()),
+        ];
+        let mut ran = false;
+        for (module, needed) in needs {
+            if needed {
+                ran = true;
+                self.run(modprobe, &[module.to_owned()]);
+            }
+        }
+        if ran {
+            self.read_majors();
+        }
+    }
+
+    /// Looks whether the node is right by now, and makes it if not.
+    fn finish(&mut self, node: &ToMake) {
+        let Some((major, minor)) = self.numbers(node) else { return };
+        if !self.look.node(&node.path).is(major, minor) {
+            if let Err(error) = self.make(node, major, minor) {
+                return self.problem(format!("cannot make {} (c {major}:{minor}): {error}", node.path));
+            }
+        }
+        self.prepared.made.push(node.path.clone());
+    }
+
+    /// The node's numbers, by the majors of now: a module may have come since.
+    fn numbers(&self, node: &ToMake) -> Option<(u32, u32)> {
+        match node.kind {
+            DeviceKind::Uvm => self.majors.uvm().map(|major| (major, 0)),
+            DeviceKind::UvmTools => self.majors.uvm().map(|major| (major, 1)),
+            _ if self.majors.has_nvidia() || self.inventory.driver.is_some() => node.numbers,
+            _ => None,
+        }
+    }
+
+    /// One node, with its mode and owner, put in place whole: whoever looks
+    /// sees what was there before or the right one.
+    fn make(&mut self, node: &ToMake, major: u32, minor: u32) -> anyhow::Result<()> {
+        let params = self.params(node, minor);
+        if !params.modify {
+            anyhow::bail!(
+                "the driver's parameters forbid it (ModifyDeviceFiles: 0): the administrator makes the nodes"
+            );
+        }
+        if matches!(node.kind, DeviceKind::Caps | DeviceKind::CapFile) {
+            let dir = self.look.at(CAPS_DIR);
+            if !dir.is_dir() {
+                fs::create_dir(&dir)?;
+                fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
+            }
+        }
+        let path = self.look.at(&node.path);
+        let temp = path.with_extension(format!("phoenix-nvidia.{}", std::process::id()));
+        let placed = place(&temp, &path, (major, minor), params);
+        if placed.is_err() {
+            // Whatever step failed, nothing of ours stays in /dev.
+            let _ = fs::remove_file(&temp);
+        }
+        placed
+    }
+
+    fn params(&mut self, node: &ToMake, minor: u32) -> Params {
+        let capability = match node.kind {
+            DeviceKind::Caps | DeviceKind::CapFile => self.inventory.capability_file(minor),
+            _ => None,
+        };
+        let file = capability.unwrap_or_else(|| "/proc/driver/nvidia/params".to_owned());
+        self.look.text(&file).map(|text| facts::params(&text)).unwrap_or_default()
+    }
+
+    fn read_majors(&mut self) {
+        if let Some(text) = self.look.text("/proc/devices") {
+            self.majors = Majors::parse(&text);
+        }
+    }
+
+    fn run(&mut self, program: &str, args: &[String]) {
+        if self.stuck {
+            return;
+        }
+        let limit = if self.inventory.driver.is_some() { MAKE } else { LOAD };
+        let line = format!("{program} {}", args.join(" "));
+        match Cmd::new(self.root.join(program.trim_start_matches('/')))
+            .args(args)
+            .run(&self.deadline.at_most(limit))
+        {
+            Ok(output) if output.success() => log::debug!("{line}: done"),
+            Ok(output) => {
+                let said = output.last_lines(2);
+                let said = if said.is_empty() { String::new() } else { format!(": {}", said.join(" | ")) };
+                self.problem(format!("{line}: {}{said}", output.ended));
+            }
+            Err(failure) => {
+                self.stuck = !matches!(failure, Failure::Missing(_) | Failure::Spawn(..));
+                self.problem(format!("{line}: {failure}"));
+            }
+        }
+    }
+
+    fn problem(&mut self, text: String) {
+        self.prepared.problems.push(text);
+    }
+}
+
+fn place(temp: &Path, path: &Path, (major, minor): (u32, u32), params: Params) -> anyhow::Result<()> {
+    let mode = Mode::from_bits_truncate(params.mode);
+    mknod(temp, SFlag::S_IFCHR, mode, makedev(major.into(), minor.into()))?;
+    // mknod's mode went through our umask.
+    fs::set_permissions(temp, Permissions::from_mode(params.mode))?;
+    chown(temp, Some(Uid::from_raw(params.uid)), Some(Gid::from_raw(params.gid)))?;
+    #[allow(clippy::disallowed_methods)] // a device node, no file that has to survive a crash
+    fs::rename(temp, path)?;
+    Ok(())
+}

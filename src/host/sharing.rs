@@ -1,0 +1,129 @@
+//! Who else has a card: the other running containers, by their confs.
+
+use super::choose::Missing;
+use super::gpus::Inventory;
+use super::look::Look;
+use super::resolve::Resolved;
+use crate::types::Ctid;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The GPU devices that one container's conf passes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Minors of the cards.
+    pub gpus: BTreeSet<u32>,
+    /// Minors of MIG capability nodes.
+    pub caps: BTreeSet<u32>,
+}
+
+/// What a conf passes: by mount entries and `devN:` lines of its main
+/// section, whoever wrote them.
+pub fn claim(conf: &str) -> Claim {
+    let mut claim = Claim::default();
+    for line in conf.lines().take_while(|line| !line.starts_with('[')) {
+        let Some(path) = device_of(line) else { continue };
+        let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u32>().ok());
+        claim.gpus.extend(number("/dev/nvidia"));
+        claim.caps.extend(number("/dev/nvidia-caps/nvidia-cap"));
+    }
+    claim
+}
+
+/// The device that a line of a conf passes.
+fn device_of(line: &str) -> Option<&str> {
+    let (key, value) = line.split_once([':', '='])?;
+    let (key, value) = (key.trim_end(), value.trim());
+    if key == "lxc.mount.entry" {
+        return value.split_ascii_whitespace().next();
+    }
+    let number = key.strip_prefix("dev")?;
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let first = value.split(',').next()?;
+    Some(first.strip_prefix("path=").unwrap_or(first))
+}
+
+impl Inventory {
+    /// Learns what the other running containers of this node have.
+    pub fn add_claims(&mut self, root: &Path, except: Ctid) {
+        let mut look = Look::new(root);
+        for name in look.names("/etc/pve/lxc").unwrap_or_default() {
+            let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
+            let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
+            if !is_running(&mut look, ctid) {
+                continue;
+            }
+            let conf = look.text(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
+            let claim = claim(&conf);
+            if claim != Claim::default() {
+                self.claims.push((ctid, claim));
+            }
+        }
+        self.problems.append(&mut look.problems);
+    }
+}
+
+/// Whether a container runs: its cgroup has processes. No program is asked,
+/// since with a hundred containers that would take a minute.
+pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
+    let cgroup = format!("/sys/fs/cgroup/lxc/{ctid}");
+    match look.text(&format!("{cgroup}/cgroup.events")) {
+        Some(events) => events.lines().any(|line| line == "populated 1"),
+        None => look.exists(&format!("/sys/fs/cgroup/devices/lxc/{ctid}")),
+    }
+}
+
+/// Takes out the cards that another running container has. Two that have
+/// different MIG instances of one card don't share anything.
+pub(super) fn refuse_claimed(inventory: &Inventory, resolved: &mut Resolved) {
+    let refused: Vec<usize> =
+        resolved.gpus.iter().copied().filter(|card| holder(inventory, resolved, *card).is_some()).collect();
+    for card in refused {
+        let Some((ctid, minor)) = holder(inventory, resolved, card) else { continue };
+        resolved.gpus.remove(&card);
+        resolved.whole.remove(&card);
+        resolved.mig.retain(|i| inventory.mig.get(*i).is_some_and(|m| m.gpu != minor));
+        resolved.missing.push(Missing {
+            what: format!("GPU {minor}"),
+            why: format!("container {ctid} runs and has it, and GPU_EXCLUSIVE=yes forbids to share it"),
+            has: None,
+            remedy: Some(format!("pct shutdown {ctid}, or GPU_EXCLUSIVE=no")),
+        });
+    }
+}
+
+/// The first container that has what is wanted of this card, and its minor.
+fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ctid, u32)> {
+    let minor = inventory.gpus.get(card)?.minor?;
+    let instances = inventory.mig.iter().filter(|m| m.gpu == minor);
+    let of_card: BTreeSet<u32> = instances.map(|m| m.ci_minor).collect();
+    let chosen = resolved.mig.iter().filter_map(|i| inventory.mig.get(*i)).filter(|m| m.gpu == minor);
+    let mine: BTreeSet<u32> = chosen.map(|m| m.ci_minor).collect();
+    let conflicts = |claim: &Claim| {
+        let theirs: BTreeSet<u32> = claim.caps.intersection(&of_card).copied().collect();
+        let apart = !mine.is_empty() && !theirs.is_empty() && mine.is_disjoint(&theirs);
+        claim.gpus.contains(&minor) && !apart
+    };
+    inventory.claims.iter().find(|(_, claim)| conflicts(claim)).map(|(ctid, _)| (*ctid, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_what_the_main_section_passes() {
+        let conf = "arch: amd64\ndev0: /dev/nvidia3,mode=0666\ndev1: path=/dev/nvidia4\n\
+                    lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
+                    lxc.mount.entry = /dev/nvidia1 /dev/nvidia1 none bind 0 0\n\
+                    lxc.mount.entry: /dev/nvidiactl dev/nvidiactl none bind 0 0\n\
+                    lxc.mount.entry: /dev/nvidia-caps/nvidia-cap12 dev/nvidia-caps/nvidia-cap12 none bind 0 0\n\
+                    # lxc.mount.entry: /dev/nvidia7 dev/nvidia7\ndescription: dev9: /dev/nvidia9\n\
+                    [snap]\nlxc.mount.entry: /dev/nvidia5 dev/nvidia5 none bind 0 0\n";
+        let claim = claim(conf);
+        assert_eq!(claim.gpus, BTreeSet::from([0, 1, 3, 4]));
+        assert_eq!(claim.caps, BTreeSet::from([12]));
+    }
+}

@@ -1,0 +1,163 @@
+//! What only the driver's library can tell: the UUIDs of cards that were not
+//! used since the boot, and those of MIG instances. Asked of nvidia-smi, and
+//! only when a name in the assignment needs it.
+
+use super::gpus::Inventory;
+use super::pci::PciAddress;
+use crate::sys::process::Cmd;
+use crate::sys::time::Deadline;
+use anyhow::{Context as _, bail};
+use std::path::Path;
+use std::time::Duration;
+
+const NVIDIA_SMI: &str = "usr/bin/nvidia-smi";
+/// Eight cards that sleep take several seconds to wake.
+const LIMIT: Duration = Duration::from_secs(30);
+
+impl Inventory {
+    /// Learns the UUIDs of the cards that the driver does not tell yet.
+    ///
+    /// # Errors
+    /// When nvidia-smi isn't there, fails, or does not end in time.
+    pub fn add_uuids(&mut self, root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
+        let text = ask(root, &["--query-gpu=pci.bus_id,uuid", "--format=csv,noheader"], deadline)?;
+        for (pci, uuid) in card_uuids(&text) {
+            for gpu in self.gpus.iter_mut().filter(|gpu| gpu.pci == Some(pci)) {
+                gpu.uuid.get_or_insert_with(|| uuid.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns the UUIDs of the MIG instances. `nvidia-smi -L` has them, and
+    /// `-q -x` says which instance it is.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn add_mig_uuids(&mut self, root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
+        let uuids = mig_uuids(&ask(root, &["-L"], deadline)?);
+        let places = mig_places(&ask(root, &["-q", "-x"], deadline)?);
+        for (card, index, uuid) in uuids {
+            let place = places.iter().find(|p| p.card == card && p.index == index);
+            let instance = place
+                .and_then(|p| self.mig.iter_mut().find(|m| (m.gpu, m.gi, m.ci) == (p.minor, p.gi, p.ci)));
+            if let Some(instance) = instance {
+                instance.uuid = Some(uuid);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ask(root: &Path, args: &[&str], deadline: &Deadline) -> anyhow::Result<String> {
+    let output =
+        Cmd::new(root.join(NVIDIA_SMI)).args(args.to_vec()).keep(4 << 20).run(&deadline.at_most(LIMIT))?;
+    if !output.success() {
+        bail!("nvidia-smi {}: {}: {}", args.join(" "), output.ended, output.last_lines(2).join(" | "));
+    }
+    Ok(output.text())
+}
+
+/// `00000000:01:00.0, GPU-…` lines.
+fn card_uuids(text: &str) -> Vec<(PciAddress, String)> {
+    let pair = |line: &str| {
+        let (pci, uuid) = line.split_once(',')?;
+        Some((pci.trim().parse().ok()?, uuid.trim().to_owned()))
+    };
+    text.lines().filter_map(pair).filter(|(_, uuid)| uuid.starts_with("GPU-")).collect()
+}
+
+/// Of `nvidia-smi -L`: the card's UUID, the instance's index on it, its UUID.
+fn mig_uuids(text: &str) -> Vec<(String, u32, String)> {
+    let mut card = String::new();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let Some(uuid) = line.split_once("(UUID: ").and_then(|(_, rest)| rest.trim_end().strip_suffix(')'))
+        else {
+            continue;
+        };
+        if line.starts_with("GPU ") {
+            uuid.clone_into(&mut card);
+        } else if let Some(index) = mig_index(line) {
+            found.push((card.clone(), index, uuid.to_owned()));
+        }
+    }
+    found
+}
+
+/// N of `  MIG 1g.10gb     Device  N: (UUID: …`.
+fn mig_index(line: &str) -> Option<u32> {
+    let (_, rest) = line.trim_start().strip_prefix("MIG ")?.split_once("Device")?;
+    rest.split_once(':')?.0.trim().parse().ok()
+}
+
+/// Where an instance of `-q -x` is.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    card: String,
+    minor: u32,
+    index: u32,
+    gi: u32,
+    ci: u32,
+}
+
+/// Reads the few elements of `nvidia-smi -q -x` that matter here. The text is
+/// generated, one element a line, so that no XML parser is needed.
+fn mig_places(xml: &str) -> Vec<Place> {
+    xml.split("<gpu id=").skip(1).flat_map(|gpu| places_of_card(gpu).unwrap_or_default()).collect()
+}
+
+fn places_of_card(gpu: &str) -> anyhow::Result<Vec<Place>> {
+    let outside = gpu.split("<mig_devices>").next().unwrap_or_default();
+    let after = gpu.split("</mig_devices>").nth(1).unwrap_or_default();
+    let of_card =
+        |name: &str| element(outside, name).or_else(|| element(after, name)).context(name.to_owned());
+    let (card, minor) = (of_card("uuid")?, of_card("minor_number")?.parse()?);
+    let place = |mig: &str| {
+        let number = |name: &str| element(mig, name)?.parse().ok();
+        Some(Place {
+            card: card.to_owned(),
+            minor,
+            index: number("index")?,
+            gi: number("gpu_instance_id")?,
+            ci: number("compute_instance_id")?,
+        })
+    };
+    Ok(gpu.split("<mig_device>").skip(1).filter_map(place).collect())
+}
+
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn card_uuids_come_with_long_addresses() {
+        let text = "00000000:01:00.0, GPU-8f3c2a10-1111-2222-3333-444455556666\n00000000:C1:00.0, [N/A]\n\n";
+        let found = card_uuids(text);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0.to_string(), "0000:01:00.0");
+    }
+
+    #[test]
+    fn mig_instances_are_joined_by_card_and_index() {
+        let list = "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aa)\n  MIG 3g.20gb     Device  0: (UUID: MIG-11)\n  \
+                    MIG 1g.5gb      Device  1: (UUID: MIG-22)\nGPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bb)\n";
+        assert_eq!(
+            mig_uuids(list),
+            [("GPU-aa".into(), 0, "MIG-11".into()), ("GPU-aa".into(), 1, "MIG-22".into())]
+        );
+        let xml = "<nvidia_smi_log>\n<gpu id=\"00000000:07:00.0\">\n<mig_devices>\n<mig_device>\n<index>0</index>\n\
+                   <gpu_instance_id>2</gpu_instance_id>\n<compute_instance_id>0</compute_instance_id>\n</mig_device>\n\
+                   <mig_device>\n<index>1</index>\n<gpu_instance_id>7</gpu_instance_id>\n\
+                   <compute_instance_id>1</compute_instance_id>\n</mig_device>\n</mig_devices>\n<uuid>GPU-aa</uuid>\n\
+                   <minor_number>3</minor_number>\n</gpu>\n<gpu id=\"x\">\n<uuid>GPU-bb</uuid>\n\
+                   <minor_number>1</minor_number>\n</gpu>\n";
+        let place = |index, gi, ci| Place { card: "GPU-aa".into(), minor: 3, index, gi, ci };
+        assert_eq!(mig_places(xml), [place(0, 2, 0), place(1, 7, 1)]);
+    }
+}
