@@ -1,6 +1,5 @@
 //! phoenix-nvidia: parse, run, exit code. Nothing else ends the process.
-use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    ExitCode::SUCCESS
+fn main() -> std::process::ExitCode {
+    phoenix_nvidia::commands::main()
 }

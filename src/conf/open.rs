@@ -69,8 +69,7 @@ pub(super) fn read(mut file: &File) -> Result<Vec<u8>, OpenError> {
 
 /// Whether the path still leads to this very file.
 pub(super) fn is_at(meta: &Metadata, path: &Path) -> bool {
-    std::fs::symlink_metadata(path)
-        .is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
+    std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
 }
 
 /// Why [`lock_at`] has no lock.

@@ -98,8 +98,8 @@ impl Conf {
     /// A [`Fault`] with code 3 when there is no conf on this node, and 4 when
     /// what is there can't be read.
     pub fn read(&self) -> Result<Snapshot> {
-        let (file, meta) = open::open(&self.conf, RETRIES)
-            .map_err(|error| self.unreadable(error, Code::NoContainer))?;
+        let (file, meta) =
+            open::open(&self.conf, RETRIES).map_err(|error| self.unreadable(error, Code::NoContainer))?;
         self.contents(&file, &meta)
     }
 
@@ -214,8 +214,7 @@ impl Conf {
 
     fn write(&self, path: &Path, old: &Metadata, new: &Document) -> io::Result<()> {
         let temp = temp_of(path, std::process::id());
-        let attributes =
-            Attributes { mode: old.mode() & 0o7777, owner: Some((old.uid(), old.gid())) };
+        let attributes = Attributes { mode: old.mode() & 0o7777, owner: Some((old.uid(), old.gid())) };
         replace_if(path, &temp, new.as_bytes(), attributes, || {
             let gone = || io::Error::new(io::ErrorKind::NotFound, "replaced by somebody else");
             open::is_at(old, path).then_some(()).ok_or_else(gone)
@@ -223,8 +222,8 @@ impl Conf {
     }
 
     fn read_to_edit(&self) -> Result<Snapshot> {
-        let (file, meta) = open::open(&self.conf, RETRIES)
-            .map_err(|error| self.unreadable(error, Code::Passthrough))?;
+        let (file, meta) =
+            open::open(&self.conf, RETRIES).map_err(|error| self.unreadable(error, Code::Passthrough))?;
         self.contents(&file, &meta)
     }
 
@@ -253,10 +252,8 @@ impl Conf {
         };
         let Some(owner) = owner else { return Ok(()) };
         let message = format!("container {} is locked by another operation ({owner})", self.ctid);
-        let remedy = format!(
-            "wait until it has ended; if it died, `pct unlock {}` takes its lock away",
-            self.ctid
-        );
+        let remedy =
+            format!("wait until it has ended; if it died, `pct unlock {}` takes its lock away", self.ctid);
         Err(Fault::new(Code::Passthrough, message).remedy(remedy).into())
     }
 
@@ -369,9 +366,8 @@ fn leftovers(path: &Path) -> Vec<(PathBuf, u32)> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
     let prefix = format!("{}{MARK}", name.to_string_lossy());
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let pid = |entry: &std::fs::DirEntry| {
-        entry.file_name().to_str()?.strip_prefix(&prefix)?.parse::<u32>().ok()
-    };
+    let pid =
+        |entry: &std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix(&prefix)?.parse::<u32>().ok();
     entries.flatten().filter_map(|entry| Some((entry.path(), pid(&entry)?))).collect()
 }
 

@@ -1,0 +1,47 @@
+//! What several verbs need.
+
+use crate::conf::document::Document;
+use crate::conf::store::Conf;
+use crate::exit::{Code, Fault};
+use crate::settings::{Call, Given, Origin, Settings};
+use crate::types::Ctid;
+use std::path::Path;
+
+/// The root directory of this host. Tests that need another host get a mount
+/// namespace; the readers take it as an argument for the sake of unit tests.
+pub fn root() -> &'static Path {
+    Path::new("/")
+}
+
+/// All settings of a container, from its conf, the files and the environment.
+pub fn settings(ctid: Ctid, call: Call, conf: &Conf, document: &Document) -> Settings {
+    let lines = document.environment().into_iter().map(|line| Given {
+        key: line.key,
+        value: line.value,
+        origin: Origin::File(conf.path().to_owned(), line.line),
+    });
+    // A later line wins, as it does in LXC.
+    let lines: Vec<Given> = lines.rev().collect();
+    Settings::load(root(), call, lines, environment(), Some(ctid))
+}
+
+/// The process environment; what is no UTF-8 is none of ours.
+pub fn environment() -> Vec<(String, String)> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+/// Fails unless we are root.
+///
+/// # Errors
+/// [`Code::General`].
+pub fn must_be_root() -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Fault::new(Code::General, "this needs root").remedy("run it with sudo, or as root").into())
+}
+
+/// A time span in whole words for messages about how long something took.
+pub fn since(begun: std::time::Instant) -> String {
+    crate::sys::time::human(begun.elapsed())
+}

@@ -1,0 +1,39 @@
+//! What Proxmox calls: the phases of a container's life.
+
+use super::{chain, common, pre_start};
+use crate::conf::store::Conf;
+use crate::exit::{self, Code};
+use crate::settings::{Call, Settings};
+use crate::types::{Ctid, Phase};
+
+/// One phase.
+///
+/// # Errors
+/// In pre-start what START_POLICY lets through, in post-start what failed.
+pub fn run(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
+    match phase {
+        Phase::PreStart => pre_start::run(ctid),
+        Phase::PostStart => Ok(Code::Success),
+        Phase::PreStop | Phase::PostStop => quiet(ctid, phase),
+        Phase::Unknown(word) => {
+            log::warn!("'{word}' is no phase that this version knows; nothing is done");
+            quiet(ctid, phase)
+        }
+    }
+}
+
+/// The phases in which we have nothing to do: touches nothing and succeeds
+/// at once, but for a chained hookscript. post-stop runs in the private mount
+/// namespace of lxc-start, and a conf that cannot be read there is no fault.
+fn quiet(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
+    let conf = Conf::of(ctid);
+    let settings = match conf.read() {
+        Ok(snapshot) => common::settings(ctid, Call::Hook, &conf, &snapshot.document),
+        Err(error) => {
+            log::debug!("{}", exit::one_line(&error));
+            Settings::default()
+        }
+    };
+    chain::run(&settings, ctid, phase)?;
+    Ok(Code::Success)
+}

@@ -1,0 +1,70 @@
+//! One file a verb. Each returns the exit code; only [`main`] ends with it.
+
+pub mod chain;
+pub mod common;
+pub mod hook;
+pub mod pre_start;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{self, Code};
+use crate::sys::{log, signal};
+use crate::types::Ctid;
+use clap::Parser as _;
+use std::process::ExitCode;
+
+/// Parses the command line, runs what it says, and tells how that ended.
+pub fn main() -> ExitCode {
+    signal::catch();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failures; clap knows the code.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let ctid = cli.hook.as_ref().map(|t| t.ctid);
+    log::init(log::Options {
+        subject: ctid.map(|c| c.to_string()),
+        verbose: cli.verbose,
+        ..Default::default()
+    });
+    let result = run(cli);
+    finish(ctid, result)
+}
+
+fn run(cli: Cli) -> anyhow::Result<Code> {
+    match (cli.hook, cli.command) {
+        (Some(target), None) => match target.phase {
+            Some(phase) => hook::run(target.ctid, &phase),
+            None => Ok(Code::Success),
+        },
+        (_, Some(Command::Install { .. })) => Ok(Code::Success),
+        // clap demands one of them.
+        (None, None) => Ok(Code::Input),
+    }
+}
+
+/// The requirements' `exit_script`: the one place that tells the outcome and
+/// flushes the log.
+fn finish(ctid: Option<Ctid>, result: anyhow::Result<Code>) -> ExitCode {
+    let code = match result {
+        Ok(code) => code,
+        Err(error) => {
+            ::log::error!("{}", exit::one_line(&error));
+            if let Some(remedy) = exit::remedy_of(&error) {
+                ::log::error!("to mend it: {remedy}");
+            }
+            let code = exit::code_of(&error);
+            ::log::debug!(
+                "{} ends with exit code {}: {}",
+                ctid.map_or_else(String::new, |c| c.to_string()),
+                code as u8,
+                code.meaning()
+            );
+            code
+        }
+    };
+    ::log::logger().flush();
+    code.into()
+}

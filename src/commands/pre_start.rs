@@ -1,0 +1,144 @@
+//! pre-start: the device nodes are there, the conf is right for good, and the
+//! config that Proxmox generated for this start is right too.
+
+use super::{chain, common};
+use crate::conf::devices::{Wanted, reconcile, without_passed};
+use crate::conf::document::{Document, Form};
+use crate::conf::store::{Caller, Conf};
+use crate::exit::{self, Code, Fault};
+use crate::host::choose::Choice;
+use crate::host::gpus::Inventory;
+use crate::plan::{self, Intent};
+use crate::settings::{Call, Settings, keys};
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Phase};
+
+/// The phase, under START_POLICY: `continue` turns a fault into warnings,
+/// `fail` into the exit code that stops the start.
+///
+/// # Errors
+/// A chained hookscript's failure; with `fail`, the first fault.
+pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    let conf = Conf::of(ctid);
+    let snapshot = match conf.read() {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            // Without the conf nobody knows the policy: the default's.
+            log::warn!("{}; the container starts as its conf is", exit::one_line(&error));
+            return Ok(Code::Success);
+        }
+    };
+    let settings = common::settings(ctid, Call::Hook, &conf, &snapshot.document);
+    chain::run(&settings, ctid, &Phase::PreStart)?;
+    for problem in &settings.problems {
+        log::warn!("{problem}");
+    }
+    let fail = settings.choice(keys::START_POLICY, "fail", "continue").unwrap_or_else(|problem| {
+        log::warn!("{problem}; taken as continue");
+        false
+    });
+    let deadline = Deadline::after(settings.limit(keys::PRE_START_TIMEOUT));
+    match configure(ctid, &conf, &settings, &snapshot.document, fail, &deadline) {
+        Ok(()) => Ok(Code::Success),
+        Err(error) if fail => Err(error),
+        Err(error) if crate::sys::signal::check().is_err() => Err(error),
+        Err(error) => {
+            log::warn!("{}", exit::one_line(&error));
+            if let Some(remedy) = exit::remedy_of(&error) {
+                log::warn!("to mend it: {remedy}");
+            }
+            log::warn!("START_POLICY is continue: the container starts with what it has");
+            Ok(Code::Success)
+        }
+    }
+}
+
+fn configure(
+    ctid: Ctid,
+    conf: &Conf,
+    settings: &Settings,
+    document: &Document,
+    fail: bool,
+    deadline: &Deadline,
+) -> anyhow::Result<()> {
+    let (intent, problems) = Intent::of(settings);
+    if let (true, false) = (fail, problems.is_empty()) {
+        return Err(crate::settings::fault(&problems, ctid));
+    }
+    for problem in &problems {
+        log::warn!("{problem}; the devices in the conf stay as far as they are right");
+    }
+    let choice = devices(&intent, document, deadline);
+    if let (true, Some(fault)) = (fail, fault_of(&choice)) {
+        return Err(fault.into());
+    }
+    for missing in &choice.missing {
+        log::warn!("{missing}; left out of this start");
+    }
+    let wanted = plan::wanted(&choice);
+    let changed = apply(conf, Caller::Hook, &wanted)?;
+    mirror(conf, &wanted)?;
+    report(&intent, &choice, changed);
+    Ok(())
+}
+
+/// The devices of this host for the intent, their nodes made where missing.
+pub fn devices(intent: &Intent, document: &Document, deadline: &Deadline) -> Choice {
+    let inventory = Inventory::read_for(common::root(), intent.display(document));
+    let choice = intent.choose(&inventory, document);
+    let _ = deadline;
+    for problem in &inventory.problems {
+        log::warn!("{problem}");
+    }
+    let choice = choice.settled();
+    for note in &choice.notes {
+        log::info!("{note}");
+    }
+    choice
+}
+
+/// The fault that missing devices are, where a policy asks for one.
+pub fn fault_of(choice: &Choice) -> Option<Fault> {
+    let first = choice.missing.first()?;
+    let all: Vec<String> = choice.missing.iter().map(ToString::to_string).collect();
+    let fault = Fault::new(Code::Passthrough, all.join("; "));
+    Some(match &first.remedy {
+        Some(remedy) => fault.remedy(remedy.clone()),
+        None => fault,
+    })
+}
+
+/// Writes the pairs into the conf; tells each change. True if there was one.
+///
+/// # Errors
+/// [`Code::Passthrough`].
+pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted]) -> anyhow::Result<bool> {
+    let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, Form::Pve))? else {
+        return Ok(false);
+    };
+    for change in &edit.changes {
+        log::info!("{}: {change}", conf.path().display());
+    }
+    Ok(true)
+}
+
+/// The same pairs for this start: Proxmox generated its config from the conf
+/// before it called us.
+fn mirror(conf: &Conf, wanted: &[Wanted]) -> anyhow::Result<()> {
+    // What a devN: line passes on stands in the conf alone.
+    let wanted = without_passed(&conf.read()?.document, wanted);
+    let edit = conf.edit_generated(|document| reconcile(document, &wanted, Form::Lxc))?;
+    for change in edit.iter().flat_map(|e| &e.changes) {
+        log::debug!("this start: {change}");
+    }
+    Ok(())
+}
+
+fn report(intent: &Intent, choice: &Choice, changed: bool) {
+    let devices = plan::describe(choice);
+    match (intent, changed) {
+        (Intent::Keep, _) => {}
+        (_, true) => log::info!("{devices}: configured"),
+        (_, false) => log::info!("{devices}: already configured"),
+    }
+}

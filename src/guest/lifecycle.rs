@@ -1,0 +1,249 @@
+//! Whether a container exists and runs; starting and stopping it.
+//!
+//! None of this is for a hook phase but the looking: Proxmox's locking
+//! commands wait for the lock that the hook's own parent holds.
+
+use crate::exit::{Code, Context as _, Fault};
+use crate::sys::process::{Cmd, Failure, Output};
+use crate::sys::time::{Deadline, human};
+use crate::sys::{signal, text};
+use crate::types::Ctid;
+use anyhow::anyhow;
+use std::time::{Duration, Instant};
+
+const PCT: &str = "/usr/sbin/pct";
+const LXC_INFO: &str = "/usr/bin/lxc-info";
+/// `pct` takes half a second, and ten when it waits for a lock.
+const PCT_TIME: Duration = Duration::from_secs(30);
+/// Between two looks while waiting; `lxc-info` takes 4 ms.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Whether a container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It runs.
+    Running,
+    /// It does not.
+    Stopped,
+    /// In between: starting, stopping, frozen.
+    Between,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Status::Running => "running",
+            Status::Stopped => "stopped",
+            Status::Between => "starting or stopping",
+        })
+    }
+}
+
+/// The first process of a running container: tells one start from the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Init {
+    /// Its pid on the host.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (field 22 of /proc/PID/stat).
+    pub started: u64,
+}
+
+impl std::fmt::Display for Init {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.pid, self.started)
+    }
+}
+
+/// The requirements' `check_container_exists`: `pct status`.
+///
+/// # Errors
+/// [`Code::NoContainer`] when `pct` says no, or cannot be asked.
+pub fn check_exists(ctid: Ctid) -> anyhow::Result<()> {
+    let fault = || {
+        Fault::new(Code::NoContainer, format!("container {ctid} cannot be found"))
+            .remedy("pct list shows this node's")
+    };
+    let out = pct(&["status", &ctid.to_string()], PCT_TIME).fault(fault)?;
+    if out.success() {
+        log::debug!("container {ctid} exists");
+        return Ok(());
+    }
+    Err(anyhow!(said(&out)).context(fault()))
+}
+
+/// Whether it runs, by `lxc-info` (4 ms where `pct status` takes 510).
+///
+/// # Errors
+/// `lxc-info` could not be asked.
+pub fn status(ctid: Ctid) -> anyhow::Result<Status> {
+    let out = lxc_info(ctid, "-sH")?;
+    Ok(match out.text().trim() {
+        "RUNNING" => Status::Running,
+        "STOPPED" => Status::Stopped,
+        _ => Status::Between,
+    })
+}
+
+/// The container's first process; `None` when it does not run.
+///
+/// # Errors
+/// `lxc-info` could not be asked.
+pub fn init(ctid: Ctid) -> anyhow::Result<Option<Init>> {
+    let out = lxc_info(ctid, "-pH")?;
+    let Ok(pid) = out.text().trim().parse::<i32>() else { return Ok(None) };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    Ok(start_time(&stat).map(|started| Init { pid, started }))
+}
+
+/// Field 22 of /proc/PID/stat; the name in field 2 may hold blanks.
+fn start_time(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+fn lxc_info(ctid: Ctid, what: &str) -> Result<Output, Failure> {
+    Cmd::new(LXC_INFO).args(["-n", &ctid.to_string(), what]).run(&Deadline::secs(10))
+}
+
+fn pct(args: &[&str], time: Duration) -> Result<Output, Failure> {
+    Cmd::new(PCT).args(args).run(&Deadline::after(time))
+}
+
+/// What a failed command said, in one line.
+fn said(out: &Output) -> String {
+    match out.last_lines(3) {
+        lines if lines.is_empty() => out.ended.to_string(),
+        lines => format!("{} ({})", lines.join(" | "), out.ended),
+    }
+}
+
+/// Limits of a restart: the requirements' 60 s and 3 s unless set otherwise.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// For the container to be stopped, and again to be running.
+    pub timeout: Duration,
+    /// The longest pause between two looks.
+    pub interval: Duration,
+    /// What `pct start` may take besides: pre-start runs in it.
+    pub start: Duration,
+}
+
+/// Starts the container unless it runs, and waits until it does. `env` is
+/// what the hook of this start is to find.
+///
+/// # Errors
+/// [`Code::Restart`].
+pub fn start(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let fault = || {
+        Fault::new(Code::Restart, format!("container {ctid} does not start"))
+            .remedy(format!("pct start {ctid}"))
+    };
+    let deadline = Deadline::after(patience.start + patience.timeout);
+    loop {
+        let mut cmd = Cmd::new(PCT).args(["start", &ctid.to_string()]);
+        for (key, value) in env {
+            cmd = cmd.env(key, value);
+        }
+        let out = cmd.run(&deadline).fault(fault)?;
+        // A start that fails because somebody else started it is none.
+        if out.success() || status(ctid).is_ok_and(|s| s == Status::Running) {
+            break;
+        }
+        let why = said(&out);
+        if !why.contains("got timeout") || deadline.passed() {
+            return Err(anyhow!(why).context(fault()));
+        }
+        log::info!("container {ctid} is locked by another operation; trying again");
+    }
+    wait(ctid, Status::Running, patience)?;
+    log::info!("container {ctid} runs ({})", human(begun.elapsed()));
+    Ok(())
+}
+
+/// The requirements' `restart_container`: shut down, stop what still runs,
+/// wait for stopped, start, wait for running.
+///
+/// # Errors
+/// [`Code::Restart`].
+pub fn restart(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyhow::Result<()> {
+    stop(ctid, patience)?;
+    start(ctid, patience, env)
+}
+
+fn stop(ctid: Ctid, patience: &Patience) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let id = ctid.to_string();
+    let fault = || {
+        Fault::new(Code::Restart, format!("container {ctid} does not stop"))
+            .remedy(format!("pct stop {ctid}"))
+    };
+    let seconds = patience.timeout.as_secs().max(1).to_string();
+    let slack = patience.timeout + PCT_TIME;
+    let out = pct(&["shutdown", &id, "--timeout", &seconds], slack).fault(fault)?;
+    if !out.success() {
+        log::debug!("pct shutdown {ctid}: {}", said(&out));
+    }
+    // Under HA the request only travels: what counts is what becomes of it.
+    if out.success() && wait(ctid, Status::Stopped, patience).is_ok() {
+        log::info!("container {ctid} is shut down ({})", human(begun.elapsed()));
+        return Ok(());
+    }
+    signal::check()?;
+    if status(ctid).fault(fault)? != Status::Stopped {
+        log::warn!("container {ctid} did not shut down within {}: stopping it", human(patience.timeout));
+        let out = pct(&["stop", &id], slack).fault(fault)?;
+        if !out.success() && status(ctid).fault(fault)? != Status::Stopped {
+            return Err(anyhow!(said(&out)).context(fault()));
+        }
+    }
+    wait(ctid, Status::Stopped, patience)
+}
+
+/// Waits for a status.
+///
+/// # Errors
+/// [`Code::Restart`] after the time is over; a look that failed counts as
+/// not yet.
+pub fn wait(ctid: Ctid, wanted: Status, patience: &Patience) -> anyhow::Result<()> {
+    let deadline = Deadline::after(patience.timeout);
+    loop {
+        let now = status(ctid);
+        if matches!(now, Ok(s) if s == wanted) {
+            return Ok(());
+        }
+        if deadline.passed() {
+            let now = now.map_or_else(|e| format!("unknown ({e:#})"), |s| s.to_string());
+            let message =
+                format!("container {ctid} is not {wanted} after {}; it is {now}", human(patience.timeout));
+            return Err(Fault::new(Code::Restart, message).remedy(format!("pct status {ctid}")).into());
+        }
+        signal::sleep(LOOK.min(patience.interval).min(deadline.remaining()))?;
+    }
+}
+
+/// `pct reboot`, for an install that ran by itself: all hook phases run.
+///
+/// # Errors
+/// [`Code::Restart`].
+pub fn reboot(ctid: Ctid, patience: &Patience) -> anyhow::Result<()> {
+    let fault = || {
+        Fault::new(Code::Restart, format!("container {ctid} does not reboot"))
+            .remedy(format!("pct reboot {ctid}"))
+    };
+    let seconds = patience.timeout.as_secs().max(1).to_string();
+    let limit = patience.timeout + patience.start + PCT_TIME;
+    let out = pct(&["reboot", &ctid.to_string(), "--timeout", &seconds], limit).fault(fault)?;
+    if out.success() { Ok(()) } else { Err(anyhow!(text::line(said(&out).as_bytes())).context(fault())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_field_22_whatever_the_name() {
+        let stat = "7 (a ) (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+        assert_eq!(start_time(stat), Some(4242));
+        assert_eq!(start_time(""), None);
+    }
+}

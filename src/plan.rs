@@ -1,0 +1,98 @@
+//! Joins settings and facts into what a container is to have. Pure.
+//!
+//! `conf` and `host` don't know each other: this is where a host's device
+//! becomes a conf's pair.
+
+use crate::conf::devices::{Kind, Wanted, present};
+use crate::conf::document::Document;
+use crate::host::assignment::Assignment;
+use crate::host::choose::{Capabilities, Choice, choose};
+use crate::host::gpus::Inventory;
+use crate::settings::{Problem, Settings, keys};
+
+/// Which devices are meant.
+#[derive(Clone, Debug)]
+pub enum Intent {
+    /// What the settings say.
+    Assigned(Assignment, Capabilities),
+    /// The settings don't say, or can't be read: what the conf has stays as
+    /// far as it is right.
+    Keep,
+}
+
+impl Intent {
+    /// From the settings; problems make it [`Intent::Keep`].
+    pub fn of(settings: &Settings) -> (Intent, Vec<Problem>) {
+        match (settings.get(keys::GPU_ASSIGNMENT), settings.get(keys::GPU_CAPABILITIES)) {
+            (Ok(assignment), Ok(capabilities)) => (Intent::Assigned(assignment, capabilities), Vec::new()),
+            (assignment, capabilities) => {
+                let problems = [assignment.err(), capabilities.err()].into_iter().flatten().collect();
+                (Intent::Keep, problems)
+            }
+        }
+    }
+
+    /// Whether the host's display nodes are to be looked at.
+    pub fn display(&self, conf: &Document) -> bool {
+        match self {
+            Intent::Assigned(_, capabilities) => capabilities.wants_display(),
+            Intent::Keep => {
+                present(conf).iter().any(|p| matches!(p.source.kind(), Kind::Dri | Kind::Modeset))
+            }
+        }
+    }
+
+    /// The devices for it on this host.
+    pub fn choose(&self, inventory: &Inventory, conf: &Document) -> Choice {
+        match self {
+            Intent::Assigned(assignment, capabilities) => choose(inventory, assignment, capabilities),
+            Intent::Keep => keep(inventory, conf),
+        }
+    }
+
+    /// How many GPUs nvidia-smi is to list; `None` where that can't be known.
+    pub fn gpus(&self, choice: &Choice) -> Option<usize> {
+        match self {
+            Intent::Assigned(..) => Some(choice.gpus.len()),
+            Intent::Keep => None,
+        }
+    }
+}
+
+/// Of all that the host has, what the conf names already.
+fn keep(inventory: &Inventory, conf: &Document) -> Choice {
+    let named = present(conf);
+    if named.is_empty() {
+        return Choice::default();
+    }
+    let everything = Capabilities { compute: true, utility: true, graphics: true, display: true };
+    let mut choice = choose(inventory, &Assignment::All, &everything);
+    let is_named = |path: &str| named.iter().any(|p| p.source.as_str() == path);
+    choice.devices.retain(|d| is_named(&d.path));
+    choice.to_make.retain(|d| is_named(&d.path));
+    choice.gpus.retain(|g| g.path().is_some_and(|p| is_named(&p)));
+    choice.missing.clear();
+    choice.notes.clear();
+    choice
+}
+
+/// The chosen devices as the conf's pairs. A path that the conf has no kind
+/// for is none of ours and left out.
+pub fn wanted(choice: &Choice) -> Vec<Wanted> {
+    let pair = |device: &crate::host::choose::Device| {
+        Some(Wanted { source: device.path.parse().ok()?, major: device.major, minor: device.minor })
+    };
+    choice.devices.iter().filter_map(pair).collect()
+}
+
+/// The devices in a few words: `GPU 0, GPU 1 (NVIDIA H200)`.
+pub fn describe(choice: &Choice) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for gpu in &choice.gpus {
+        match gpu.minor {
+            Some(minor) => words.push(format!("GPU {minor} ({})", gpu.model)),
+            None => words.push(gpu.model.clone()),
+        }
+    }
+    if words.is_empty() { "no GPU".to_owned() } else { words.join(", ") }
+}
