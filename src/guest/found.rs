@@ -1,0 +1,303 @@
+//! What is in the container: one command, made of shell built-ins, at every
+//! start.
+
+use super::exec::{Guest, fields};
+use super::os::{Os, repo_arch, state_version};
+use super::smi;
+use super::wishes::{CudaPackages, Facts, PackageTemplate, Wishes};
+use crate::exit::{Code, Context as _, Fault};
+use crate::sys::time::{Deadline, human};
+use crate::types::{Ctid, Version};
+use std::fmt;
+use std::time::Duration;
+
+const PROBE: &str = include_str!("scripts/probe.sh");
+
+/// The driver's user space, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is the wanted version, whole.
+    Right,
+    /// There is none.
+    Missing,
+    /// It is whole, and of another version.
+    Wrong {
+        /// What it is.
+        version: Version,
+    },
+    /// An installation that was cut off, or of which parts are missing.
+    Half {
+        /// The version that it was or was to become, where one is named.
+        version: Option<Version>,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The distribution's package manager owns driver files. A runfile on top
+    /// of them breaks both.
+    Owned {
+        /// The packages that own them.
+        packages: Vec<String>,
+        /// The command that removes them.
+        remove: String,
+    },
+    /// No driver can work in this container.
+    Unsupported {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl Found {
+    /// The version that programs in the container load now, if any.
+    pub fn version<'a>(&'a self, wanted: &'a Version) -> Option<&'a Version> {
+        match self {
+            Found::Right => Some(wanted),
+            Found::Wrong { version } => Some(version),
+            Found::Half { version, .. } => version.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Found::Right => f.write_str("right"),
+            Found::Missing => f.write_str("not installed"),
+            Found::Wrong { version } => write!(f, "version {version}"),
+            Found::Half { why, .. } => write!(f, "half installed ({why})"),
+            Found::Owned { packages, .. } => write!(f, "owned by packages: {}", packages.join(", ")),
+            Found::Unsupported { why } => f.write_str(why),
+        }
+    }
+}
+
+/// The result of a look into the container.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// The driver.
+    pub found: Found,
+    /// What is asked for by CUDA_PACKAGES and not there.
+    pub cuda_missing: Vec<PackageTemplate>,
+    /// What is asked for by UTILITY_PACKAGES and not there.
+    pub utilities_missing: Vec<PackageTemplate>,
+    /// An earlier software step was cut off.
+    pub software_cut: bool,
+    /// The container's operating system.
+    pub os: Os,
+    /// How long the look took.
+    pub took: Duration,
+}
+
+impl Check {
+    /// Whether there is nothing that an install would have to do. Utilities
+    /// are best effort: a missing one alone is no reason to start.
+    pub fn right(&self) -> bool {
+        self.driver_right() && !self.software_pending()
+    }
+
+    /// Whether the driver is the wanted one.
+    pub fn driver_right(&self) -> bool {
+        self.found == Found::Right
+    }
+
+    /// Whether the CUDA step has something to do.
+    pub fn software_pending(&self) -> bool {
+        !self.cuda_missing.is_empty() || self.software_cut
+    }
+}
+
+/// Looks into the container, once, with one child process.
+///
+/// # Errors
+/// When it could not look, which says nothing about what is there.
+pub fn check(guest: &Guest, wishes: &Wishes, deadline: &Deadline) -> anyhow::Result<Check> {
+    let deadline = deadline.at_most(wishes.limits.check);
+    let ask = if wishes.check_runs_smi { "smi" } else { "files" };
+    let names: Vec<(PackageTemplate, String)> =
+        packages(wishes).map(|p| Ok((p.clone(), pattern(p, wishes)?))).collect::<anyhow::Result<_>>()?;
+    let args = std::iter::once(ask).chain(names.iter().map(|(_, name)| name.as_str()));
+    let could_not = || Fault::new(Code::Software, format!("could not look into container {}", guest.ctid()));
+    let output = guest.attach_sh(PROBE, args).keep(128 * 1024).run(&deadline).fault(could_not)?;
+    let raw = Raw::parse(&output.stdout);
+    if !raw.complete {
+        return Err(no_answer(guest.ctid(), &output));
+    }
+    let mut check = judge(raw, wishes, &names);
+    check.took = output.took;
+    log::debug!("check: driver {}, {}, {}", check.found, check.os.shown(), human(check.took));
+    Ok(check)
+}
+
+/// The probe did not get to its last line.
+fn no_answer(ctid: Ctid, output: &crate::sys::process::Output) -> anyhow::Error {
+    let last = output.last_lines(3).join(" | ");
+    // 126 and 127 come from lxc-attach when it cannot execute the command.
+    let no_shell = matches!(output.code(), Some(126 | 127));
+    if no_shell {
+        let message = format!(
+            "container {ctid} has no /bin/sh that can be run ({last}): no driver can be installed in it"
+        );
+        return Fault::new(Code::Software, message)
+            .remedy("use a container with a distribution in it, like Debian or Ubuntu")
+            .into();
+    }
+    Fault::new(
+        Code::Software,
+        format!("could not look into container {ctid}: the check ended early with {}: {last}", output.ended),
+    )
+    .into()
+}
+
+fn packages(wishes: &Wishes) -> impl Iterator<Item = &PackageTemplate> {
+    let cuda = match &wishes.cuda {
+        CudaPackages::None => &[][..],
+        CudaPackages::List(list) => list,
+    };
+    cuda.iter().chain(&wishes.utilities)
+}
+
+/// The package's name, `*` for the distribution that is not known yet.
+fn pattern(package: &PackageTemplate, wishes: &Wishes) -> anyhow::Result<String> {
+    package.fill(&Facts { version: &wishes.driver, arch: repo_arch(), distro: Some("*") }).fault(|| {
+        Fault::new(Code::Software, "CUDA_PACKAGES cannot be filled in")
+            .remedy("name the packages, like CUDA_PACKAGES=cuda-toolkit-12-8, or CUDA_PACKAGES=none")
+    })
+}
+
+/// The probe's lines.
+#[derive(Debug, Default)]
+struct Raw {
+    os: Os,
+    libs: Vec<String>,
+    ml: Option<Version>,
+    cuda: Option<Version>,
+    smi: bool,
+    state: Option<Version>,
+    cut_driver: Option<String>,
+    cut_software: bool,
+    owners: Vec<(String, String)>,
+    toolkit: bool,
+    have: Vec<String>,
+    says: String,
+    complete: bool,
+}
+
+impl Raw {
+    fn parse(bytes: &[u8]) -> Raw {
+        let mut raw = Raw::default();
+        for (key, value) in fields(bytes) {
+            raw.take(&key, value);
+        }
+        raw
+    }
+
+    fn take(&mut self, key: &str, value: String) {
+        let two = value.split_once(' ').unwrap_or((&value, ""));
+        match key {
+            "os" => self.os.release_line(&value),
+            "loader" => self.os.loader(&value),
+            "init" => self.os.init = true,
+            "apt-get" => self.os.apt = true,
+            "modprobe" => self.os.modprobe = true,
+            "systemd" => self.os.systemd = true,
+            "lib" => self.libs.push(value),
+            "link" if two.0 == "libnvidia-ml" => self.ml = two.1.parse().ok(),
+            "link" => self.cuda = two.1.parse().ok(),
+            "smi" => self.smi = true,
+            "state" => self.state = state_version(&value),
+            "cut" if two.0 == "driver" => self.cut_driver = Some(two.1.to_owned()),
+            "cut" => self.cut_software = true,
+            "owner" if is_package_name(two.1) => self.owners.push((two.0.to_owned(), two.1.to_owned())),
+            "toolkit" => self.toolkit = true,
+            "have" => self.have.push(value),
+            "says" => self.says.extend([&value, "\n"]),
+            "end" => self.complete = true,
+            _ => {}
+        }
+    }
+
+    /// The driver's state, without what the package manager says.
+    fn driver(&self, wanted: &Version) -> Found {
+        let half = |version: &Option<Version>, why: String| Found::Half { version: version.clone(), why };
+        if let Some(version) = &self.cut_driver {
+            return half(&self.ml, format!("the installation of {version} was cut off"));
+        }
+        let Some(ml) = &self.ml else {
+            return if self.libs.is_empty() && !self.smi {
+                Found::Missing
+            } else {
+                half(&self.cuda, "libnvidia-ml.so.1 is missing".into())
+            };
+        };
+        if self.cuda.as_ref().is_some_and(|cuda| cuda != ml) {
+            let cuda = self.cuda.as_ref().map_or("none", Version::as_str);
+            return half(&self.ml, format!("libnvidia-ml is {ml}, libcuda is {cuda}"));
+        }
+        if self.cuda.is_none() {
+            return half(&self.ml, "libcuda.so.1 is missing".into());
+        }
+        if !self.smi {
+            return half(&self.ml, "nvidia-smi is missing".into());
+        }
+        if let Some(state) = self.state.as_ref().filter(|state| *state != ml) {
+            return half(&self.ml, format!("the libraries are {ml}, the installer's state is {state}"));
+        }
+        if let Some(tool) = smi::version(&self.says).tool.filter(|tool| tool != ml) {
+            return half(&self.ml, format!("the libraries are {ml}, nvidia-smi is {tool}"));
+        }
+        if ml == wanted { Found::Right } else { Found::Wrong { version: ml.clone() } }
+    }
+}
+
+/// A package's name goes into a command that is shown: nothing else may.
+fn is_package_name(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b':' | b'_');
+    !text.is_empty() && text.len() < 100 && !text.starts_with('-') && text.bytes().all(good)
+}
+
+/// What the lines mean, measured against the wishes.
+fn judge(raw: Raw, wishes: &Wishes, names: &[(PackageTemplate, String)]) -> Check {
+    let found = if let Some(why) = raw.os.unsupported() {
+        Found::Unsupported { why }
+    } else if let Some((manager, _)) = raw.owners.first() {
+        let packages: Vec<String> =
+            raw.owners.iter().filter(|(m, _)| m == manager).map(|(_, name)| name.clone()).collect();
+        let remove = remove_command(manager, &packages);
+        Found::Owned { packages, remove }
+    } else {
+        raw.driver(&wishes.driver)
+    };
+    let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
+        let there = |p: &PackageTemplate| {
+            let name = names.iter().find(|(template, _)| template == p).map_or("", |(_, name)| name);
+            raw.have.iter().any(|have| have == name) || (raw.toolkit && name.starts_with("cuda-toolkit"))
+        };
+        list.iter().filter(|p| !there(p)).cloned().collect()
+    };
+    let cuda_missing = match &wishes.cuda {
+        CudaPackages::None => Vec::new(),
+        CudaPackages::List(list) => missing(list),
+    };
+    Check {
+        found,
+        cuda_missing,
+        utilities_missing: missing(&wishes.utilities),
+        software_cut: raw.cut_software && wishes.cuda != CudaPackages::None,
+        os: raw.os,
+        took: Duration::ZERO,
+    }
+}
+
+fn remove_command(manager: &str, packages: &[String]) -> String {
+    let names = packages.join(" ");
+    match manager {
+        "rpm" => format!("dnf remove {names}"),
+        "pacman" => format!("pacman -R {names}"),
+        _ => format!("apt-get purge {names}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "found_tests.rs"]
+mod tests;

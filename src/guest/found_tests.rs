@@ -1,0 +1,108 @@
+use super::*;
+
+fn wishes(cuda: &str) -> Wishes {
+    Wishes {
+        driver: "580.95.05".parse().unwrap(),
+        kernel: None,
+        runfile_url: "/x".parse().unwrap(),
+        sha256: None,
+        repo_url: "/x".parse().unwrap(),
+        repo_key_url: None,
+        cuda: cuda.parse().unwrap(),
+        utilities: vec!["nvtop".parse().unwrap()],
+        limits: super::super::wishes::Limits::default(),
+        gpus: None,
+        check_runs_smi: false,
+    }
+}
+
+const DEBIAN: &str = "begin 1\nos ID=debian\nos VERSION_ID=\"12\"\nloader /lib64/ld-linux-x86-64.so.2\n\
+    loader /lib/ld-linux-aarch64.so.1\ninit /sbin/init\napt-get /usr/bin/apt-get\n";
+
+const RIGHT: &str = "lib /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05\nlink libnvidia-ml 580.95.05\n\
+    lib /usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05\nlink libcuda 580.95.05\nsmi /usr/bin/nvidia-smi\n\
+    state 1.0-5809505 (580.95.05)\n";
+
+fn look(text: &str, cuda: &str) -> Check {
+    let wishes = wishes(cuda);
+    let names: Vec<_> = packages(&wishes).map(|p| (p.clone(), pattern(p, &wishes).unwrap())).collect();
+    judge(Raw::parse(format!("{DEBIAN}{text}end 1\n").as_bytes()), &wishes, &names)
+}
+
+#[test]
+fn right_includes_the_cuda_step_but_not_the_utilities() {
+    let check = look(RIGHT, "cuda-toolkit-{cuda}");
+    assert_eq!(check.found, Found::Right);
+    assert!(!check.right() && check.driver_right());
+    assert_eq!(check.cuda_missing.len(), 1);
+    assert!(look(RIGHT, "none").right());
+    let check = look(&format!("{RIGHT}toolkit /usr/local/cuda-12.8/version.json\n"), "cuda-toolkit-{cuda}");
+    assert!(check.right() && check.utilities_missing.len() == 1);
+    let check = look(&format!("{RIGHT}have cuda-drivers-580\nhave nvtop\n"), "cuda-drivers-{branch}");
+    assert!(check.right() && check.utilities_missing.is_empty());
+    let check = look(&format!("{RIGHT}toolkit /usr/local/cuda/version.json\n"), "cuda-drivers-{branch}");
+    assert!(!check.right(), "a toolkit is not what cuda-drivers stands for");
+}
+
+#[test]
+fn missing_wrong_and_half_are_told_apart() {
+    assert_eq!(look("", "none").found, Found::Missing);
+    let old = RIGHT.replace("580.95.05", "580.76.05");
+    assert_eq!(look(&old, "none").found, Found::Wrong { version: "580.76.05".parse().unwrap() });
+    let half = |text: &str| match look(text, "none").found {
+        Found::Half { why, .. } => why,
+        other => panic!("{other}: {text}"),
+    };
+    assert!(half(&RIGHT.replace("smi /usr/bin/nvidia-smi\n", "")).contains("nvidia-smi is missing"));
+    assert!(half(&RIGHT.replace("link libcuda 580.95.05\n", "")).contains("libcuda.so.1 is missing"));
+    assert!(
+        half(&RIGHT.replace("link libnvidia-ml 580.95.05\n", "")).contains("libnvidia-ml.so.1 is missing")
+    );
+    assert!(
+        half(&RIGHT.replace("link libcuda 580.95.05", "link libcuda 580.76.05"))
+            .contains("libcuda is 580.76.05")
+    );
+    assert!(half(&RIGHT.replace("(580.95.05)", "(580.76.05)")).contains("installer's state is 580.76.05"));
+    assert!(half(&format!("{RIGHT}cut driver 580.95.05\n")).contains("580.95.05 was cut off"));
+    assert!(half("smi /usr/bin/nvidia-smi\n").contains("libnvidia-ml.so.1 is missing"));
+    assert!(
+        half(&format!("{RIGHT}says NVIDIA-SMI version  : 580.76.05\n")).contains("nvidia-smi is 580.76.05")
+    );
+}
+
+#[test]
+fn packages_that_own_the_driver_are_named_with_the_command_that_removes_them() {
+    let check = look(
+        &format!("{RIGHT}owner dpkg libcuda1:amd64\nowner dpkg nvidia-smi\nowner dpkg $(reboot)\n"),
+        "none",
+    );
+    let Found::Owned { packages, remove } = check.found else { panic!("{}", check.found) };
+    assert_eq!(packages, ["libcuda1:amd64", "nvidia-smi"]);
+    assert_eq!(remove, "apt-get purge libcuda1:amd64 nvidia-smi");
+}
+
+#[test]
+fn an_interrupted_software_step_is_pending_unless_none_is_asked_for() {
+    let text = format!("{RIGHT}toolkit /usr/local/cuda-13.0/version.json\ncut software cuda-toolkit-13-0\n");
+    assert!(look(&text, "cuda-toolkit-{cuda}").software_pending());
+    assert!(!look(&text, "none").software_pending());
+}
+
+#[test]
+fn a_container_may_print_anything() {
+    for text in
+        [&b"\xff\xfe\0\0"[..], b"", b"end 1", &[b'x'; 100_000], b"link libnvidia-ml \x1b[31m\nend 1\n"]
+    {
+        let _ = Raw::parse(text);
+    }
+    assert!(!Raw::parse(b"begin 1\n").complete);
+    let check = judge(Raw::parse(b"end 1\n"), &wishes("none"), &[]);
+    assert!(matches!(check.found, Found::Unsupported { .. }));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_output_makes_the_parser_panic(bytes: Vec<u8>) {
+        let _ = judge(Raw::parse(&bytes), &wishes("none"), &[]);
+    }
+}

@@ -1,0 +1,207 @@
+//! What the container is: its distribution and C library, from what it says
+//! of itself.
+
+use crate::types::Version;
+
+/// The C library that the container's programs use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Libc {
+    /// glibc, which NVIDIA's libraries are built for.
+    Glibc,
+    /// musl: NVIDIA's libraries cannot be loaded.
+    Musl,
+    /// No dynamic loader found.
+    #[default]
+    Unknown,
+}
+
+/// A container's operating system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Os {
+    /// `ID` of os-release, like debian.
+    pub id: String,
+    /// `ID_LIKE`, in its order.
+    pub like: Vec<String>,
+    /// `VERSION_ID`, like 12 or 24.04.
+    pub version: String,
+    /// `VERSION_CODENAME`, or `UBUNTU_CODENAME` for its derivatives.
+    pub codename: String,
+    /// `PRETTY_NAME`, for messages.
+    pub name: String,
+    /// Its C library.
+    pub libc: Libc,
+    /// Whether it has the loader of this host's architecture.
+    pub native: bool,
+    /// Whether it has an init.
+    pub init: bool,
+    /// Whether it has apt-get.
+    pub apt: bool,
+    /// Whether it has modprobe, which the installer insists on.
+    pub modprobe: bool,
+    /// Whether systemd runs it.
+    pub systemd: bool,
+}
+
+/// Ubuntu's releases, for derivatives that name only the codename.
+const UBUNTU: [(&str, &str); 4] =
+    [("focal", "2004"), ("jammy", "2204"), ("noble", "2404"), ("resolute", "2604")];
+/// Debian's, likewise, and for testing, which has no `VERSION_ID`.
+const DEBIAN: [(&str, &str); 4] = [("bullseye", "11"), ("bookworm", "12"), ("trixie", "13"), ("forky", "14")];
+
+impl Os {
+    /// Takes one line of os-release.
+    pub(super) fn release_line(&mut self, line: &str) {
+        let Some((key, value)) = line.split_once('=') else { return };
+        // Names go into URLs and messages: nothing but what names are made of.
+        let value = value.trim().trim_matches(['"', '\'']);
+        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ' ');
+        let clean: String = value.chars().filter(|c| word(*c)).take(64).collect();
+        let single = || clean.replace(' ', "");
+        match key {
+            "ID" => self.id = single(),
+            "ID_LIKE" => self.like = clean.split(' ').map(Into::into).collect(),
+            "VERSION_ID" => self.version = single(),
+            "VERSION_CODENAME" if self.codename.is_empty() => self.codename = single(),
+            "UBUNTU_CODENAME" => self.codename = single(),
+            "PRETTY_NAME" => self.name = value.chars().filter(|c| !c.is_control()).take(64).collect(),
+            _ => {}
+        }
+    }
+
+    /// Takes the path of a dynamic loader that exists.
+    pub(super) fn loader(&mut self, path: &str) {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        if file.starts_with("ld-linux") {
+            self.libc = Libc::Glibc;
+            let ours = if cfg!(target_arch = "aarch64") { "ld-linux-aarch64" } else { "ld-linux-x86-64" };
+            self.native |= file.starts_with(ours);
+        } else if self.libc == Libc::Unknown {
+            self.libc = Libc::Musl;
+        }
+    }
+
+    /// What NVIDIA's repositories call it: debian12, ubuntu2404, rhel9.
+    pub fn distro(&self) -> Option<String> {
+        let named = |table: &[(&str, &str)], os: &str| {
+            table.iter().find(|(name, _)| *name == self.codename).map(|(_, number)| format!("{os}{number}"))
+        };
+        let major = self.version.split('.').next().unwrap_or_default();
+        let like = |what: &str| self.like.iter().any(|l| l == what);
+        match self.id.as_str() {
+            "debian" if !major.is_empty() => Some(format!("debian{major}")),
+            "ubuntu" if !self.version.is_empty() => Some(format!("ubuntu{}", self.version.replace('.', ""))),
+            "fedora" | "rhel" | "sles" if !major.is_empty() => Some(format!("{}{major}", self.id)),
+            "rocky" | "almalinux" | "centos" | "ol" if !major.is_empty() => Some(format!("rhel{major}")),
+            "opensuse-leap" if !major.is_empty() => Some(format!("opensuse{major}")),
+            // Mint and the like have numbers of their own and Ubuntu's or
+            // Debian's codename.
+            _ => named(&UBUNTU, "ubuntu").or_else(|| {
+                (self.id == "debian" || like("debian")).then(|| named(&DEBIAN, "debian")).flatten()
+            }),
+        }
+    }
+
+    /// Its name for messages.
+    pub fn shown(&self) -> &str {
+        match (self.name.is_empty(), self.id.is_empty()) {
+            (false, _) => &self.name,
+            (true, false) => &self.id,
+            _ => "an unknown distribution",
+        }
+    }
+
+    /// Why NVIDIA's driver cannot be put into it at all, if that is so.
+    pub fn unsupported(&self) -> Option<String> {
+        if !self.init {
+            return Some(
+                "it has no init (an application container): nothing in it could install or keep a driver"
+                    .into(),
+            );
+        }
+        match self.libc {
+            Libc::Musl => Some(format!(
+                "{} uses musl, and NVIDIA's libraries need glibc; use Debian or Ubuntu",
+                self.shown()
+            )),
+            Libc::Glibc if !self.native => {
+                Some(format!("{} has no {} C library", self.shown(), std::env::consts::ARCH))
+            }
+            Libc::Glibc => None,
+            Libc::Unknown => Some("it has no C library that NVIDIA's could be loaded with".into()),
+        }
+    }
+}
+
+/// `{arch}` in runfile names.
+pub const fn runfile_arch() -> &'static str {
+    std::env::consts::ARCH
+}
+
+/// `{arch}` in NVIDIA's repositories.
+pub const fn repo_arch() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "sbsa" } else { std::env::consts::ARCH }
+}
+
+/// The version in the first line of the installer's state file, like
+/// `1.0-5904801 (590.48.01)`.
+pub(super) fn state_version(line: &str) -> Option<Version> {
+    let (_, rest) = line.split_once('(')?;
+    rest.split_once(')')?.0.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn os(text: &str) -> Os {
+        let mut os = Os::default();
+        text.lines().for_each(|l| os.release_line(l));
+        os
+    }
+
+    #[test]
+    fn distributions_have_the_names_of_nvidias_repositories() {
+        let names = [
+            ("ID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm", Some("debian12")),
+            ("ID=debian\nVERSION_CODENAME=trixie", Some("debian13")),
+            ("ID=ubuntu\nVERSION_ID=\"24.04\"\nUBUNTU_CODENAME=noble", Some("ubuntu2404")),
+            (
+                "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\nVERSION_ID=22\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble",
+                Some("ubuntu2404"),
+            ),
+            ("ID=\"rocky\"\nVERSION_ID=\"9.5\"", Some("rhel9")),
+            ("ID=fedora\nVERSION_ID=42", Some("fedora42")),
+            ("ID=arch", None),
+            ("", None),
+        ];
+        for (text, name) in names {
+            assert_eq!(os(text).distro().as_deref(), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_container_says_of_itself_is_only_a_word() {
+        let os = os("ID=../../x;rm\u{1b}[31m\nVERSION_ID=1{version}");
+        assert_eq!(os.id, "....xrm31m");
+        assert_eq!(os.version, "1version");
+    }
+
+    #[test]
+    fn musl_and_application_containers_are_refused_with_the_reason() {
+        let mut alpine = os("ID=alpine\nPRETTY_NAME=\"Alpine Linux v3.20\"");
+        alpine.loader("/lib/ld-musl-x86_64.so.1");
+        assert!(alpine.unsupported().unwrap().contains("application container"));
+        alpine.init = true;
+        assert!(alpine.unsupported().unwrap().contains("Alpine Linux v3.20 uses musl"));
+        // Alpine with gcompat has both loaders; glibc's name alone decides.
+        let mut debian = Os { init: true, ..Os::default() };
+        debian.loader("/lib64/ld-linux-x86-64.so.2");
+        assert_eq!(debian.unsupported().is_none(), cfg!(target_arch = "x86_64"));
+    }
+
+    #[test]
+    fn the_state_files_first_line_names_the_version() {
+        assert_eq!(state_version("1.0-5904801 (590.48.01)").unwrap().as_str(), "590.48.01");
+        assert!(state_version("1.0-5904801").is_none() && state_version("(x)").is_none());
+    }
+}

@@ -1,0 +1,100 @@
+# What is there, in one go: prints "key value" lines. Shell built-ins only on
+# the usual path, since this runs at every start; any POSIX sh will do.
+# $1: "smi" if nvidia-smi is to be asked too; $2…: packages to look for.
+ask=$1
+shift
+own=/var/lib/phoenix-nvidia
+info=/var/lib/dpkg/info
+
+echo "begin 1"
+
+n=0
+release=/etc/os-release
+[ -e "$release" ] || release=/usr/lib/os-release
+if [ -f "$release" ]; then
+    while [ $n -lt 80 ] && IFS= read -r line; do
+        n=$((n + 1))
+        case $line in
+        ID=* | ID_LIKE=* | VERSION_ID=* | VERSION_CODENAME=* | UBUNTU_CODENAME=* | PRETTY_NAME=*)
+            printf 'os %s\n' "$line" ;;
+        esac
+    done <"$release"
+fi
+for f in /lib/ld-musl-*.so.1 /lib/ld-linux-*.so.* /lib64/ld-linux-*.so.*; do
+    [ -e "$f" ] && echo "loader $f"
+done
+for f in /sbin/init /usr/sbin/init /lib/systemd/systemd; do
+    [ -x "$f" ] && echo "init $f" && break
+done
+[ -x /usr/bin/apt-get ] && echo "apt-get /usr/bin/apt-get"
+command -v modprobe >/dev/null && echo "modprobe yes"
+[ -d /run/systemd/system ] && echo "systemd yes"
+
+# The driver's own files. The link is what programs load; the names say the
+# version.
+libs=
+for d in /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/lib64 /usr/lib; do
+    [ -L "$d" ] && continue
+    for name in libnvidia-ml libcuda; do
+        for f in "$d/$name".so.[0-9]*.[0-9]*; do
+            [ -e "$f" ] || continue
+            libs=$f
+            echo "lib $f"
+            [ "$d/$name.so.1" -ef "$f" ] && echo "link $name ${f##*.so.}"
+        done
+    done
+done
+for f in /usr/bin/nvidia-smi; do
+    [ -x "$f" ] && echo "smi $f"
+done
+if [ -f /var/lib/nvidia/log ]; then
+    IFS= read -r line </var/lib/nvidia/log && printf 'state %s\n' "$line"
+fi
+for what in driver software; do
+    if [ -f "$own/$what.installing" ]; then
+        line=
+        IFS= read -r line <"$own/$what.installing"
+        printf 'cut %s %s\n' "$what" "$line"
+    fi
+done
+
+# Does a package own driver files? dpkg keeps a list of files per package;
+# one that is only configured any more lists none of these.
+some=
+for f in "$info"/libnvidia*.list "$info"/nvidia*.list "$info"/libcuda1*.list "$info"/xserver-xorg-video-nvidia*.list; do
+    [ -e "$f" ] && some=1 && break
+done
+if [ -n "$some" ]; then
+    grep -lsE '/lib(nvidia-ml|cuda|nvidia-glcore|nvidia-ptxjitcompiler)\.so\.[0-9]|/bin/nvidia-smi$|/usr/src/nvidia|alternate-install-present' \
+        "$info"/libnvidia*.list "$info"/nvidia*.list "$info"/libcuda1*.list "$info"/xserver-xorg-video-nvidia*.list |
+        while IFS= read -r f; do
+            f=${f##*/}
+            echo "owner dpkg ${f%.list}"
+        done
+fi
+if [ -n "$libs" ] && [ ! -e /var/lib/nvidia/log ]; then
+    if [ -x /usr/bin/rpm ]; then
+        rpm -qf --qf 'owner rpm %{NAME}\n' "$libs" 2>/dev/null | grep '^owner'
+    elif [ -x /usr/bin/pacman ]; then
+        pacman -Qqo "$libs" 2>/dev/null | while IFS= read -r f; do echo "owner pacman $f"; done
+    fi
+fi
+
+# CUDA and the packages that are asked for.
+for f in /usr/local/cuda*/version.json /usr/local/cuda*/version.txt /usr/local/cuda*/bin/nvcc \
+    "$info"/cuda-toolkit-[0-9]*-[0-9].list "$info"/nvidia-cuda-toolkit.list; do
+    [ -e "$f" ] && echo "toolkit $f"
+done
+for p in "$@"; do
+    # Not quoted: a name may hold a * of ours, for the part that is the
+    # container's distribution.
+    for f in "$info"/$p.list "$info"/$p:*.list; do
+        [ -e "$f" ] && echo "have $p" && break
+    done
+done
+
+if [ "$ask" = smi ] && [ -x /usr/bin/nvidia-smi ]; then
+    /usr/bin/nvidia-smi --version 2>&1 | while IFS= read -r line; do printf 'says %s\n' "$line"; done
+fi
+echo "end 1"
+exit 0
