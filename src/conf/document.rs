@@ -258,7 +258,8 @@ impl<'a> Patch<'a> {
         let fallback = ending(document.line(0)).unwrap_or(b"\n");
         let mut current = fallback;
         let push = |out: &mut Vec<u8>, line: &[u8], end: &[u8]| {
-            if out.last().is_some_and(|last| *last != b'\n') {
+            let unended = out.last().is_some_and(|last| *last != b'\n');
+            if unended && !line.is_empty() {
                 out.extend_from_slice(end);
             }
             out.extend_from_slice(line);

@@ -10,3 +10,6 @@ mod line;
 mod open;
 mod reconcile;
 pub mod store;
+
+#[cfg(test)]
+mod tests;
