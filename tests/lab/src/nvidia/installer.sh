@@ -107,7 +107,7 @@ note "installer version: $version"
 note "command line: $*"
 test -n "$silent" || echo "Welcome to the NVIDIA Software Installer for Unix/Linux"
 
-@FAULT@
+@FLAW@
 
 command -v modprobe > /dev/null || test -x /sbin/modprobe || fail "Unable to find the module utility 'modprobe'; please make sure you have the package 'module-init-tools' or 'kmod' installed."
 if test -n "$alternate_check" && test -e /usr/lib/nvidia/alternate-install-present; then

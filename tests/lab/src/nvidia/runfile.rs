@@ -33,7 +33,7 @@ const LIBRARIES: [(&str, &str); 8] = [
 
 /// What goes wrong with an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum Flaw {
     /// It takes this many seconds more, in a child process, as the real one's unpacking does.
     Slow(u32),
     /// It ends with 0 and has installed nothing.
@@ -54,19 +54,19 @@ pub enum Fault {
 #[derive(Debug, Clone)]
 pub struct Runfile {
     version: String,
-    fault: Option<Fault>,
+    flaw: Option<Flaw>,
     size: u64,
 }
 
 impl Runfile {
     /// A good one.
     pub fn new(version: &str) -> Self {
-        Self { version: version.to_owned(), fault: None, size: 0 }
+        Self { version: version.to_owned(), flaw: None, size: 0 }
     }
 
     /// One that fails.
-    pub fn fault(mut self, fault: Fault) -> Self {
-        self.fault = Some(fault);
+    pub fn flaw(mut self, flaw: Flaw) -> Self {
+        self.flaw = Some(flaw);
         self
     }
 
@@ -127,7 +127,7 @@ impl Runfile {
         covered.extend(payload);
         let top =
             top.replace("@CRC@", &cksum(&covered).to_string()).replace("@MD5@", &hex(&Md5::digest(&covered)));
-        if self.fault == Some(Fault::Damaged) {
+        if self.flaw == Some(Flaw::Damaged) {
             let middle = covered.len() / 2;
             covered[middle] ^= 1;
         }
@@ -135,8 +135,8 @@ impl Runfile {
     }
 
     fn payload(&self) -> Result<Vec<u8>> {
-        let installed = match &self.fault {
-            Some(Fault::Installs(other)) => other,
+        let installed = match &self.flaw {
+            Some(Flaw::Installs(other)) => other,
             _ => &self.version,
         };
         let mut tar = Tar::default();
@@ -164,14 +164,14 @@ impl Runfile {
 
     fn installer(&self, version: &str) -> String {
         let options = Options::of(version);
-        let fault = match &self.fault {
-            Some(Fault::Slow(seconds)) => format!("sleep {seconds}"),
-            Some(Fault::NothingInstalled) => "exit 0".to_owned(),
-            Some(Fault::Fails) => "fail \"The installer was told to fail.\"".to_owned(),
-            Some(Fault::Endless) => "while :; do echo 'WARNING: and so on'; done".to_owned(),
+        let flaw = match &self.flaw {
+            Some(Flaw::Slow(seconds)) => format!("sleep {seconds}"),
+            Some(Flaw::NothingInstalled) => "exit 0".to_owned(),
+            Some(Flaw::Fails) => "fail \"The installer was told to fail.\"".to_owned(),
+            Some(Flaw::Endless) => "while :; do echo 'WARNING: and so on'; done".to_owned(),
             _ => String::new(),
         };
-        let half = if self.fault == Some(Fault::HalfInstalled) { "kill -BUS $$" } else { ":" };
+        let half = if self.flaw == Some(Flaw::HalfInstalled) { "kill -BUS $$" } else { ":" };
         INSTALLER
             .replace("@VERSION@", version)
             .replace("@ARCH@", ARCH)
@@ -182,7 +182,7 @@ impl Runfile {
             .replace("@VALUES@", &options.values)
             .replace("@VALUES_JOINED@", &options.values_joined)
             .replace("@FLAGS@", &options.flags)
-            .replace("@FAULT@", &fault)
+            .replace("@FLAW@", &flaw)
             .replace("@HALF@", half)
     }
 }

@@ -40,7 +40,7 @@ fn it_checks_itself_and_finds_damage() {
     let good = Runfile::new("580.95.05").build().unwrap();
     let good = sh(&[good.to_str().unwrap(), "--check"]);
     assert!(good.status.success() && text(&good).contains("OK"), "{good:?}");
-    let bad = Runfile::new("580.95.05").fault(Fault::Damaged).build().unwrap();
+    let bad = Runfile::new("580.95.05").flaw(Flaw::Damaged).build().unwrap();
     let bad = sh(&[bad.to_str().unwrap(), "--check"]);
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");
 }
