@@ -215,14 +215,14 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Bytes that no compression and no resumed download at the wrong place would give again.
 fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length + 8);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let words = std::iter::repeat_with(|| {
+    while bytes.len() < length {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    });
-    let mut bytes: Vec<u8> = words.take(length / 8 + 1).flatten().collect();
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
     bytes.truncate(length);
     bytes
 }
