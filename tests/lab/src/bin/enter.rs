@@ -1,0 +1,6 @@
+//! Runs one command inside a lab: `lab-enter PID COMMAND ARGUMENT…`.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    phoenix_lab::ns::enter_main()
+}

@@ -1,0 +1,264 @@
+//! What an NVIDIA driver shows on the lab's host: device nodes, /proc/driver/nvidia, /proc/devices, sysfs. There is no
+//! driver behind any of it: the nodes' majors belong to nobody here, so opening one that is allowed gives ENXIO.
+
+use std::fmt::Write;
+
+use crate::lab::{Builder, Lab};
+
+/// Where the files are that get laid over proc and sysfs, on the host and in containers.
+const STATE: &str = "/run/lab/nvidia";
+
+/// The NVIDIA side of a host.
+#[derive(Clone, Debug)]
+pub(crate) struct Gpus {
+    minors: Vec<u32>,
+    driver: Option<String>,
+    open: bool,
+    nodes: bool,
+    uvm: u32,
+    caps: u32,
+}
+
+impl Default for Gpus {
+    fn default() -> Gpus {
+        Gpus { minors: Vec::new(), driver: Some("580.95.05".into()), open: true, nodes: true, uvm: 511, caps: 510 }
+    }
+}
+
+impl Builder {
+    /// This many GPUs, with minors 0, 1, … in PCI order. Without it there is none, and no driver.
+    pub fn gpus(self, count: u32) -> Builder {
+        self.minors(0..count)
+    }
+
+    /// One GPU for each minor, in PCI order: `minors([1, 0])` makes the first one on the bus /dev/nvidia1.
+    pub fn minors(mut self, minors: impl IntoIterator<Item = u32>) -> Builder {
+        self.gpus.minors = minors.into_iter().collect();
+        self
+    }
+
+    /// The loaded kernel driver's version; 580.95.05 otherwise.
+    pub fn driver(mut self, version: &str) -> Builder {
+        self.gpus.driver = Some(version.to_owned());
+        self
+    }
+
+    /// GPUs on the bus, and no driver loaded.
+    pub fn no_driver(mut self) -> Builder {
+        self.gpus.driver = None;
+        self
+    }
+
+    /// The closed kernel module, whose version line has another form.
+    pub fn proprietary(mut self) -> Builder {
+        self.gpus.open = false;
+        self
+    }
+
+    /// As after a boot: the driver is loaded, and nobody has made the device nodes.
+    pub fn no_nodes(mut self) -> Builder {
+        self.gpus.nodes = false;
+        self
+    }
+
+    /// The dynamic major of nvidia-uvm; 511 otherwise.
+    pub fn uvm_major(mut self, major: u32) -> Builder {
+        self.gpus.uvm = major;
+        self
+    }
+
+    /// The dynamic major of nvidia-caps; 510 otherwise.
+    pub fn caps_major(mut self, major: u32) -> Builder {
+        self.gpus.caps = major;
+        self
+    }
+}
+
+/// The NVIDIA side of a running lab, to be changed during a test.
+pub struct Nvidia<'lab> {
+    lab: &'lab Lab,
+}
+
+impl<'lab> Nvidia<'lab> {
+    pub(crate) fn new(lab: &'lab Lab) -> Nvidia<'lab> {
+        Nvidia { lab }
+    }
+
+    /// Lays everything out at the lab's start.
+    pub(crate) fn furnish(&self, gpus: &Gpus) {
+        let files = self.lab.files();
+        for dir in ["proc-driver", "module", "pci"] {
+            files.mkdir(format!("{STATE}/{dir}"));
+        }
+        let mut script = String::from("set -e\n");
+        // What is there of real modules stays visible, through the second, complete sysfs.
+        let _ = writeln!(script, "for m in /run/lab/sysfs/module/*; do ln -s \"$m\" {STATE}/module/; done");
+        files.write(format!("{STATE}/devices"), devices(&files.read("/proc/devices"), gpus));
+        if let Some(version) = gpus.driver.as_ref().filter(|_| !gpus.minors.is_empty()) {
+            self.write_driver(version, gpus.open);
+            files.write(format!("{STATE}/proc-driver/nvidia/params"), PARAMS);
+            for (name, minor) in [("config", 1), ("monitor", 2)] {
+                let text = format!("DeviceFileMinor: {minor}\nDeviceFileMode: 256\nDeviceFileModify: 1\n");
+                files.write(format!("{STATE}/proc-driver/nvidia/capabilities/mig/{name}"), text);
+            }
+            files.write(format!("{STATE}/proc-driver/nvidia-caps/mig-minors"), "config 1\nmonitor 2\n");
+            files.write(format!("{STATE}/proc-driver/nvidia-caps/sys-minors"), "");
+            if gpus.nodes {
+                script.push_str(&all_nodes(gpus));
+            }
+        }
+        for (index, minor) in (0..).zip(&gpus.minors) {
+            self.write_gpu(index, *minor, gpus);
+        }
+        for (from, to) in [("proc-driver", "/proc/driver"), ("devices", "/proc/devices"), ("module", "/sys/module")] {
+            let _ = writeln!(script, "mount --bind {STATE}/{from} {to}");
+        }
+        let _ = writeln!(script, "if [ -d /sys/bus/pci/devices ]; then");
+        let _ = writeln!(script, "mount --bind {STATE}/pci /sys/bus/pci/devices; fi");
+        self.lab.sh(&script).ok();
+    }
+
+    fn write_driver(&self, version: &str, open: bool) {
+        let files = self.lab.files();
+        let line = if open {
+            format!("NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build  (builder@lab)  ")
+        } else {
+            format!("NVIDIA UNIX x86_64 Kernel Module  {version}  ")
+        };
+        let text = format!("NVRM version: {line}Tue Sep 23 10:11:41 UTC 2025\nGCC version:  gcc version 14.2.0 (Debian 14.2.0-19)\n");
+        files.write(format!("{STATE}/proc-driver/nvidia/version"), text);
+        files.write(format!("{STATE}/module/nvidia/version"), format!("{version}\n"));
+        files.write(format!("{STATE}/module/nvidia/initstate"), "live\n");
+    }
+
+    fn write_gpu(&self, index: u32, minor: u32, gpus: &Gpus) {
+        let files = self.lab.files();
+        let address = address(index);
+        let pci = format!("{STATE}/pci/{address}");
+        files.write(format!("{pci}/vendor"), "0x10de\n");
+        files.write(format!("{pci}/device"), "0x2684\n");
+        files.write(format!("{pci}/class"), "0x030000\n");
+        if let Some(version) = &gpus.driver {
+            self.bind_gpu(index, "nvidia");
+            let text = format!(
+                "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t {irq}\nGPU UUID: \t {uuid}\nVideo BIOS: \t 95.02.3c.40.0b\n\
+                 Bus Type: \t PCIe\nDMA Size: \t 47 bits\nDMA Mask: \t 0x7fffffffffff\nBus Location: \t {address}\n\
+                 Device Minor: \t {minor}\nGPU Firmware: \t {version}\nGPU Excluded:\t No\n",
+                irq = 130 + index,
+                uuid = uuid(index),
+            );
+            files.write(format!("{STATE}/proc-driver/nvidia/gpus/{address}/information"), text);
+        }
+    }
+
+    /// Another kernel driver is loaded, as after an upgrade and a reboot of the host.
+    pub fn set_driver(&self, version: &str) {
+        self.write_driver(version, self.lab.builder.gpus.open);
+    }
+
+    /// The driver is unloaded: its files and nodes are gone.
+    pub fn unload(&self) {
+        self.lab.sh(&format!("rm -rf {STATE}/proc-driver/nvidia* {STATE}/module/nvidia /dev/nvidia*")).ok();
+        let path = format!("{STATE}/devices");
+        let kept = without_nvidia(&self.lab.read(&path));
+        self.lab.write(path, kept);
+    }
+
+    /// nvidia-uvm has another major, in /proc/devices and on its nodes.
+    pub fn set_uvm_major(&self, major: u32) {
+        let path = format!("{STATE}/devices");
+        let real = self.lab.read(&path);
+        let gpus = Gpus { uvm: major, ..self.lab.builder.gpus.clone() };
+        self.lab.write(&path, devices(&without_nvidia(&real), &gpus));
+        if self.lab.exists("/dev/nvidia-uvm") {
+            self.lab.sh(&format!("rm /dev/nvidia-uvm /dev/nvidia-uvm-tools\n{}", uvm_nodes(major))).ok();
+        }
+    }
+
+    /// A device node is gone from the host.
+    pub fn remove_node(&self, path: &str) {
+        self.lab.files().remove(path);
+    }
+
+    /// A device node is there.
+    pub fn make_node(&self, path: &str, major: u32, minor: u32) {
+        self.lab.sh(&format!("mkdir -p \"$(dirname {path})\" && mknod -m 666 {path} c {major} {minor}")).ok();
+    }
+
+    /// The GPU with this index has fallen off the bus: node, proc and sysfs entries are gone.
+    pub fn remove_gpu(&self, index: u32) {
+        let address = address(index);
+        let minor = self.lab.builder.gpus.minors[index as usize];
+        let gone = format!("rm -rf {STATE}/pci/{address} {STATE}/proc-driver/nvidia/gpus/{address} /dev/nvidia{minor}");
+        self.lab.sh(&gone).ok();
+    }
+
+    /// The GPU with this index is bound to another driver (vfio-pci, say); with one that isn't nvidia it has no node.
+    pub fn bind_gpu(&self, index: u32, driver: &str) {
+        let address = address(index);
+        self.lab.sh(&format!("ln -sfn ../../../../bus/pci/drivers/{driver} {STATE}/pci/{address}/driver")).ok();
+        if driver != "nvidia" {
+            let minor = self.lab.builder.gpus.minors[index as usize];
+            self.lab.sh(&format!("rm -rf {STATE}/proc-driver/nvidia/gpus/{address} /dev/nvidia{minor}")).ok();
+        }
+    }
+
+    /// The PCI address of the GPU with this index, as /proc and /sys write it.
+    pub fn address(&self, index: u32) -> String {
+        address(index)
+    }
+
+    /// The UUID of the GPU with this index.
+    pub fn uuid(&self, index: u32) -> String {
+        uuid(index)
+    }
+}
+
+fn address(index: u32) -> String {
+    format!("0000:{:02x}:00.0", index + 1)
+}
+
+fn uuid(index: u32) -> String {
+    format!("GPU-5f2c0de0-1b7a-4c1d-9e3f-{:012x}", 0xa1b2_c3d4_0000_u64 + u64::from(index))
+}
+
+const PARAMS: &str = "ResmanDebugLevel: 4294967295\nRmLogonRC: 1\nModifyDeviceFiles: 1\nDeviceFileUID: 0\n\
+                      DeviceFileGID: 0\nDeviceFileMode: 438\nInitializeSystemMemoryAllocations: 1\n";
+
+/// The real list with the driver's majors among the character devices.
+fn devices(real: &str, gpus: &Gpus) -> String {
+    let mut ours: Vec<(u32, &str)> = Vec::new();
+    if let Some(version) = gpus.driver.as_ref().filter(|_| !gpus.minors.is_empty()) {
+        let branch: u32 = version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
+        let names: &[&str] = if branch <= 535 { &["nvidia-frontend"] } else { &["nvidia", "nvidia-modeset", "nvidiactl"] };
+        ours.extend(names.iter().map(|name| (195, *name)));
+        ours.push((gpus.caps, "nvidia-caps"));
+        ours.push((gpus.uvm, "nvidia-uvm"));
+    }
+    let (characters, blocks) = real.split_once("\n\n").unwrap_or((real, ""));
+    let mut lines: Vec<String> = characters.lines().map(str::to_owned).collect();
+    lines.extend(ours.iter().map(|(major, name)| format!("{major:3} {name}")));
+    // A stable sort keeps the heading first and equal majors in order.
+    lines.sort_by_key(|line| line.split_whitespace().next().and_then(|n| n.parse::<u32>().ok()));
+    format!("{}\n\n{blocks}", lines.join("\n"))
+}
+
+fn without_nvidia(list: &str) -> String {
+    list.split_inclusive('\n').filter(|line| !line.contains("nvidia")).collect()
+}
+
+fn uvm_nodes(major: u32) -> String {
+    format!("mknod -m 666 /dev/nvidia-uvm c {major} 0\nmknod -m 666 /dev/nvidia-uvm-tools c {major} 1\n")
+}
+
+fn all_nodes(gpus: &Gpus) -> String {
+    let mut script = uvm_nodes(gpus.uvm);
+    for minor in &gpus.minors {
+        let _ = writeln!(script, "mknod -m 666 /dev/nvidia{minor} c 195 {minor}");
+    }
+    let caps = gpus.caps;
+    script.push_str("mknod -m 666 /dev/nvidiactl c 195 255\nmknod -m 666 /dev/nvidia-modeset c 195 254\n");
+    let _ = writeln!(script, "mkdir /dev/nvidia-caps\nmknod -m 400 /dev/nvidia-caps/nvidia-cap1 c {caps} 1");
+    let _ = writeln!(script, "mknod -m 444 /dev/nvidia-caps/nvidia-cap2 c {caps} 2");
+    script
+}

@@ -1,0 +1,166 @@
+//! One lab, from its start to its end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{Command, Output};
+use crate::gpus::{Gpus, Nvidia};
+use crate::{host, rootfs};
+
+/// What a lab is to be like; `start` makes it.
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing runs before start()"]
+pub struct Builder {
+    pub(crate) gpus: Gpus,
+}
+
+impl Builder {
+    /// Starts the lab. `None` where no lab can be: the reason is printed, so that a test can return; with `CI=true` or
+    /// `PHOENIX_REQUIRE_LAB=1` it is a panic instead.
+    pub fn start(self) -> Option<Lab> {
+        if let Err(reason) = possible() {
+            let asked = |key: &str, value: &str| std::env::var(key).is_ok_and(|set| set == value);
+            let required = asked("CI", "true") || asked("PHOENIX_REQUIRE_LAB", "1");
+            assert!(!required, "no lab on this machine: {reason}");
+            let name = std::thread::current().name().unwrap_or("a test").to_owned();
+            host::tell(&format!("{name}: skipped, no lab on this machine: {reason}"));
+            return None;
+        }
+        match Lab::start(self) {
+            Ok(lab) => Some(lab),
+            Err(error) => panic!("the lab does not start: {error:#}"),
+        }
+    }
+}
+
+/// Why this machine can't hold a lab.
+fn possible() -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("it needs root (namespaces, mounts, device nodes)".into());
+    }
+    for program in ["/usr/bin/lxc-start", "/usr/sbin/ip", "/bin/busybox"] {
+        if !Path::new(program).exists() {
+            return Err(format!("{program} is missing: install the packages of tests/lab/packages.txt"));
+        }
+    }
+    Ok(())
+}
+
+/// A Proxmox-shaped host. Dropped, it ends with every process, mount and control group of it.
+pub struct Lab {
+    holder: Child,
+    /// Its end is the lab's.
+    alive: Option<ChildStdin>,
+    init: i32,
+    bins: PathBuf,
+    pub(crate) builder: Builder,
+}
+
+impl Lab {
+    /// A lab to be described: `Lab::builder().gpus(2).driver("580.95.05").start()`.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    fn start(builder: Builder) -> Result<Lab> {
+        let bins = programs()?;
+        let mut holder = std::process::Command::new(bins.join("lab-holder"))
+            .arg(&bins)
+            .arg(rootfs::cache()?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("lab-holder")?;
+        let alive = holder.stdin.take();
+        let stdout = holder.stdout.take().context("lab-holder's output")?;
+        let mut word = String::new();
+        BufReader::new(stdout).read_line(&mut word)?;
+        if word.trim() != "ready" {
+            drop(alive);
+            let mut said = String::new();
+            if let Some(mut stderr) = holder.stderr.take() {
+                stderr.read_to_string(&mut said)?;
+            }
+            bail!("{} {}", holder.wait()?, said.trim());
+        }
+        let children = format!("/proc/{0}/task/{0}/children", holder.id());
+        let init = std::fs::read_to_string(&children)
+            .ok()
+            .and_then(|text| text.split_whitespace().next()?.parse().ok())
+            .with_context(|| format!("process 1 of the lab is not in {children}"))?;
+        let lab = Lab { holder, alive, init, bins, builder };
+        host::furnish(&lab)?;
+        Ok(lab)
+    }
+
+    /// A command to be run inside, with root's login environment: `lab.command("pct").args(["start", "101"]).run()`.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        Command::new(self.init, self.bins.join("lab-enter"), program)
+    }
+
+    /// Runs a command inside to its end, 60 s at most: `lab.run(["pct", "start", "101"]).ok()`.
+    pub fn run<A: AsRef<std::ffi::OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Output {
+        let mut words = argv.into_iter();
+        let program = words.next().unwrap_or_else(|| panic!("lab.run() of nothing"));
+        self.command(program).args(words).run()
+    }
+
+    /// Runs a line of shell inside.
+    pub fn sh(&self, line: &str) -> Output {
+        self.run(["sh", "-c", line])
+    }
+
+    /// Process 1 of the lab, as seen from the test: `/proc/PID/root` is the lab's root.
+    pub fn init_pid(&self) -> i32 {
+        self.init
+    }
+
+    /// What the NVIDIA driver of the lab's host shows, to be changed while a test runs.
+    pub fn nvidia(&self) -> Nvidia<'_> {
+        Nvidia::new(self)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !matches!(self.holder.try_wait(), Ok(Some(_)) | Err(_)) {
+            if Instant::now() > deadline {
+                let _ = self.holder.kill();
+                let _ = self.holder.wait();
+                host::tell("a lab did not end within 10 s and was killed; the next one removes its control group");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut said = String::new();
+        if let Some(mut stderr) = self.holder.stderr.take() {
+            let _ = stderr.read_to_string(&mut said);
+        }
+        if !said.trim().is_empty() {
+            host::tell(said.trim());
+        }
+    }
+}
+
+/// Where the lab's programs are: beside the test, in `target/debug`.
+fn programs() -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    // target/debug/deps/TEST, or target/debug/PROGRAM
+    let found = exe.ancestors().skip(1).take(2).find(|dir| dir.join("lab-holder").exists());
+    let dir = found.with_context(|| {
+        format!("the lab's programs (lab-holder, lab-pct, …) are not beside {}: run `cargo build --workspace` first", exe.display())
+    })?;
+    for name in ["lab-enter", "lab-pct"] {
+        if !dir.join(name).exists() {
+            bail!("{name} is not in {}: run `cargo build --workspace` first", dir.display());
+        }
+    }
+    Ok(dir.to_owned())
+}

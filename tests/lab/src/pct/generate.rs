@@ -1,0 +1,101 @@
+//! The LXC config that is generated from a conf, in the genuine one's form and order.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use anyhow::{Context, Result};
+
+use super::conf::Section;
+use super::die;
+
+/// Writes `/var/lib/lxc/N/config` (and the seccomp rules beside it) for the next start.
+pub(super) fn write(id: u32, conf: &Section) -> Result<()> {
+    let text = config(id, conf)?;
+    let dir = format!("/var/lib/lxc/{id}");
+    fs::create_dir_all(format!("{dir}/rootfs"))?;
+    if conf.flag("unprivileged") {
+        let rules = fs::read_to_string("/usr/share/lxc/config/common.seccomp").context("LXC's seccomp rules")?;
+        fs::write(format!("{dir}/rules.seccomp"), rules + "keyctl errno 38\n")?;
+    }
+    Ok(fs::write(format!("{dir}/config"), text)?)
+}
+
+fn config(id: u32, conf: &Section) -> Result<String> {
+    let unprivileged = conf.flag("unprivileged");
+    let family = match conf.get("ostype") {
+        Some("debian" | "ubuntu" | "devuan") => "debian.",
+        _ => "",
+    };
+    let mut lines = vec![
+        "lxc.cgroup.relative = 0".to_owned(),
+        format!("lxc.cgroup.dir.monitor = lxc.monitor/{id}"),
+        format!("lxc.cgroup.dir.container = lxc/{id}"),
+        "lxc.cgroup.dir.container.inner = ns".to_owned(),
+        format!("lxc.arch = {}", conf.get("arch").unwrap_or("amd64")),
+        format!("lxc.include = /usr/share/lxc/config/{family}common.conf"),
+    ];
+    let mut add = |line: &str| lines.push(line.to_owned());
+    if unprivileged {
+        add(&format!("lxc.include = /usr/share/lxc/config/{family}userns.conf"));
+        add(&format!("lxc.seccomp.profile = /var/lib/lxc/{id}/rules.seccomp"));
+    }
+    add("lxc.apparmor.profile = generated");
+    add("lxc.apparmor.raw = allow mqueue,");
+    add("lxc.apparmor.raw = deny mount -> /proc/,");
+    add("lxc.apparmor.raw = deny mount -> /sys/,");
+    if unprivileged {
+        add("lxc.mount.auto = sys:mixed");
+    }
+    add("lxc.monitor.unshare = 1");
+    if unprivileged {
+        add("lxc.idmap = u 0 100000 65536");
+        add("lxc.idmap = g 0 100000 65536");
+    }
+    add(&format!("lxc.tty.max = {}", conf.get("tty").unwrap_or("2")));
+    add("lxc.environment = TERM=linux");
+    add(&format!("lxc.uts.name = {}", conf.get("hostname").unwrap_or("localhost")));
+    add(&format!("lxc.rootfs.path = /var/lib/lxc/{id}/rootfs"));
+    for (number, net) in conf.numbered("net") {
+        network(id, number, net, &mut add);
+    }
+    for (_, device) in conf.numbered("dev") {
+        let (major, minor) = device_number(device_path(device))?;
+        let access = if device.contains("deny-write=1") { "r" } else { "rw" };
+        add(&format!("lxc.cgroup2.devices.allow = c {major}:{minor} {access}"));
+    }
+    for (key, value) in &conf.lxc {
+        add(&format!("{key} = {value}"));
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+fn network(id: u32, number: u32, net: &str, add: &mut impl FnMut(&str)) {
+    let prefix = format!("lxc.net.{number}");
+    add(&format!("{prefix}.type = veth"));
+    add(&format!("{prefix}.veth.pair = veth{id}i{number}"));
+    if let Some(address) = part(net, "hwaddr") {
+        add(&format!("{prefix}.hwaddr = {address}"));
+    }
+    add(&format!("{prefix}.name = {}", part(net, "name").unwrap_or("eth0")));
+    add(&format!("{prefix}.mtu = {}", part(net, "mtu").unwrap_or("1500")));
+    add(&format!("{prefix}.script.up = /usr/share/lxc/lxcnetaddbr"));
+}
+
+/// One part of a `key=value,key=value` setting.
+pub(super) fn part<'a>(setting: &'a str, key: &str) -> Option<&'a str> {
+    setting.split(',').find_map(|one| one.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// The node that a `devN` setting passes.
+pub(super) fn device_path(device: &str) -> &str {
+    part(device, "path").unwrap_or_else(|| device.split(',').next().unwrap_or_default())
+}
+
+/// Major and minor of a device node.
+pub(super) fn device_number(path: &str) -> Result<(u64, u64)> {
+    let found = fs::metadata(path).map_err(|_| die(format!("Device {path} does not exist")))?;
+    if !found.file_type().is_char_device() && !found.file_type().is_block_device() {
+        return Err(die(format!("{path} is not a device")));
+    }
+    Ok((nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev())))
+}

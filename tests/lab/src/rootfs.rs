@@ -1,0 +1,272 @@
+//! Container images: made once, cached as plain directories, and shared as the lower layer of every container's root.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+/// What is in a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rootfs {
+    /// A static busybox and its links: starts in a few milliseconds.
+    Busybox,
+    /// Debian 12 with what Proxmox' template has of interest (wget, kmod, xz, ca-certificates), and a trivial process 1.
+    Debian12,
+    /// Debian 12 that boots systemd.
+    Debian12Systemd,
+    /// Debian 13, otherwise like `Debian12`.
+    Debian13,
+}
+
+/// A container to be created.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub(crate) rootfs: Rootfs,
+    pub(crate) privileged: bool,
+    network: bool,
+    more: Vec<String>,
+}
+
+/// Shift of user and group ids in unprivileged containers.
+const SHIFT: u32 = 100_000;
+
+impl Rootfs {
+    /// A privileged container with this root.
+    pub fn privileged(self) -> Spec {
+        Spec { rootfs: self, privileged: true, network: self != Rootfs::Busybox, more: Vec::new() }
+    }
+
+    /// An unprivileged container with this root.
+    pub fn unprivileged(self) -> Spec {
+        Spec { privileged: false, ..self.privileged() }
+    }
+
+    /// The name of its template: `local:vztmpl/NAME.tar`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rootfs::Busybox => "busybox",
+            Rootfs::Debian12 => "debian-12",
+            Rootfs::Debian12Systemd => "debian-12-systemd",
+            Rootfs::Debian13 => "debian-13",
+        }
+    }
+
+    fn suite(self) -> Option<&'static str> {
+        match self {
+            Rootfs::Busybox => None,
+            Rootfs::Debian12 | Rootfs::Debian12Systemd => Some("bookworm"),
+            Rootfs::Debian13 => Some("trixie"),
+        }
+    }
+
+    fn packages(self) -> &'static str {
+        match self {
+            Rootfs::Busybox => "",
+            Rootfs::Debian12 | Rootfs::Debian13 => "ca-certificates,kmod,wget,xz-utils",
+            Rootfs::Debian12Systemd => "ca-certificates,dbus,kmod,systemd,systemd-sysv,wget,xz-utils",
+        }
+    }
+}
+
+impl From<Rootfs> for Spec {
+    fn from(rootfs: Rootfs) -> Spec {
+        rootfs.unprivileged()
+    }
+}
+
+impl Spec {
+    /// With an interface on vmbr0 (Debian has one anyway).
+    #[must_use]
+    pub fn network(mut self) -> Spec {
+        self.network = true;
+        self
+    }
+
+    /// A further option of `pct create`: `option("--memory", "512")`.
+    #[must_use]
+    pub fn option(mut self, key: &str, value: &str) -> Spec {
+        self.more.extend([key.to_owned(), value.to_owned()]);
+        self
+    }
+
+    pub(crate) fn options(&self, id: u32) -> Vec<String> {
+        let mut all: Vec<String> = ["--memory", "256", "--swap", "512"].map(str::to_owned).to_vec();
+        all.extend(["--hostname".into(), format!("ct{id}")]);
+        let ostype = if self.rootfs == Rootfs::Busybox { "unmanaged" } else { "debian" };
+        all.extend(["--ostype".into(), ostype.into()]);
+        if !self.privileged {
+            all.extend(["--unprivileged".into(), "1".into()]);
+        }
+        if self.network {
+            let host = 2 + id % 250;
+            let mac = format!("BC:24:11:00:{:02X}:{:02X}", id / 256 % 256, id % 256);
+            let net = format!("name=eth0,bridge=vmbr0,hwaddr={mac},ip=192.0.2.{host}/24,type=veth");
+            all.extend(["--net0".into(), net]);
+        }
+        all.extend(self.more.iter().cloned());
+        all
+    }
+}
+
+/// Where images are kept between runs: `$PHOENIX_LAB_CACHE`, else target/lab-cache.
+pub fn cache() -> Result<PathBuf> {
+    let dir = crate::cache::dir();
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Makes sure that an image is in the cache, and tells its directory's name there.
+pub(crate) fn ensure(rootfs: Rootfs, shifted: bool) -> Result<String> {
+    let cache = cache()?;
+    let plain = format!("{}.{}", rootfs.name(), key(rootfs)?);
+    let name = if shifted { format!("{plain}.shifted") } else { plain.clone() };
+    if cache.join(&name).exists() {
+        return Ok(name);
+    }
+    // One builder of an image at a time, over all test processes; the others wait and find it made.
+    let lock = fs::File::create(cache.join(format!("{}.lock", rootfs.name())))?;
+    let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("the lock on the image cache")?;
+    if shifted && !cache.join(&plain).exists() {
+        build(&cache, &plain, |dir| fill(rootfs, dir))?;
+    }
+    if !cache.join(&name).exists() {
+        build(&cache, &name, |dir| {
+            if !shifted {
+                return fill(rootfs, dir);
+            }
+            run(Command::new("cp").arg("-aT").arg(cache.join(&plain)).arg(dir))?;
+            shift(dir)
+        })?;
+    }
+    Ok(name)
+}
+
+/// Builds a directory beside its place and moves it there whole.
+fn build(cache: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let part = cache.join(format!("{name}.part"));
+    if part.exists() {
+        run(Command::new("rm").arg("-rf").arg(&part))?;
+    }
+    fs::create_dir(&part)?;
+    fs::set_permissions(&part, fs::Permissions::from_mode(0o755))?;
+    fill(&part).with_context(|| format!("building the image {name}"))?;
+    Ok(fs::rename(&part, cache.join(name))?)
+}
+
+/// What an image depends on: another value, another image.
+fn key(rootfs: Rootfs) -> Result<String> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let busybox = fs::metadata("/bin/busybox").context("/bin/busybox (package busybox-static)")?;
+    (rootfs.suite(), rootfs.packages(), INIT, APPLETS, busybox.len(), busybox.mtime()).hash(&mut hasher);
+    Ok(format!("{:016x}", hasher.finish()))
+}
+
+const APPLETS: &str = "[ ash cat chmod chown cp cut date dd df env expr false find free grep halt head hostname id ifconfig \
+     ip kill ln ls mkdir mknod mount mv nc ping poweroff printf ps pwd readlink reboot rm rmdir route sed sh sleep sort \
+     stat sync tail tar test touch tr true umount uname wc wget which xargs";
+
+/// A process 1 that does what its signals ask for, and no more. SIGPWR is what LXC sends for a shutdown; TERM, USR1 and
+/// USR2 are what busybox' own reboot, halt and poweroff send.
+const INIT: &str = "#!/usr/lib/lab/busybox sh
+B=/usr/lib/lab/busybox
+trap 'exec $B poweroff -f' PWR USR1 USR2
+trap 'exec $B reboot -f' INT TERM
+while :; do $B sleep 3600 & wait $!; done
+";
+
+fn fill(rootfs: Rootfs, dir: &Path) -> Result<()> {
+    match rootfs.suite() {
+        None => busybox(dir)?,
+        Some(suite) => debootstrap(dir, suite, rootfs.packages())?,
+    }
+    for below in ["usr/lib/lab", "usr/sbin"] {
+        fs::create_dir_all(dir.join(below))?;
+    }
+    fs::copy("/bin/busybox", dir.join("usr/lib/lab/busybox"))?;
+    if rootfs != Rootfs::Debian12Systemd {
+        let init = dir.join("usr/sbin/init");
+        fs::write(&init, INIT)?;
+        fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+        for applet in ["reboot", "poweroff", "halt"] {
+            let link = dir.join("usr/sbin").join(applet);
+            let _ = fs::remove_file(&link);
+            symlink("/usr/lib/lab/busybox", link)?;
+        }
+    }
+    Ok(())
+}
+
+fn busybox(dir: &Path) -> Result<()> {
+    for below in ["usr/bin", "usr/sbin", "usr/lib/lab", "dev", "proc", "sys", "tmp", "run", "etc", "root", "srv", "var/tmp"] {
+        fs::create_dir_all(dir.join(below))?;
+    }
+    for merged in ["bin", "sbin", "lib"] {
+        symlink(format!("usr/{merged}"), dir.join(merged))?;
+    }
+    for tmp in ["tmp", "var/tmp"] {
+        fs::set_permissions(dir.join(tmp), fs::Permissions::from_mode(0o1777))?;
+    }
+    for applet in APPLETS.split_whitespace() {
+        symlink("/usr/lib/lab/busybox", dir.join("usr/bin").join(applet))?;
+    }
+    fs::write(dir.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+    Ok(fs::write(dir.join("etc/group"), "root:x:0:\n")?)
+}
+
+/// The Debian mirror that this machine itself uses.
+fn mirror() -> String {
+    let sources = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
+    let texts = sources.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n");
+    let words = texts.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
+    let found = words.flat_map(str::split_whitespace).find(|word| {
+        word.contains("://") && word.trim_end_matches('/').ends_with("/debian")
+    });
+    found.unwrap_or("http://deb.debian.org/debian").to_owned()
+}
+
+fn debootstrap(dir: &Path, suite: &str, packages: &str) -> Result<()> {
+    let mut command = Command::new("debootstrap");
+    command.args(["--variant=minbase", &format!("--include={packages}"), suite]).arg(dir).arg(mirror());
+    run(&mut command)?;
+    let _ = fs::remove_dir_all(dir.join("var/cache/apt/archives"));
+    let _ = fs::remove_dir_all(dir.join("var/lib/apt/lists"));
+    for below in ["var/cache/apt/archives/partial", "var/lib/apt/lists/partial"] {
+        fs::create_dir_all(dir.join(below))?;
+    }
+    // The lab's network reaches no Debian mirror: without sources, apt-get update is about the tests' repository alone.
+    fs::write(dir.join("etc/apt/sources.list"), "")?;
+    Ok(())
+}
+
+/// Moves every owner by the shift of unprivileged containers. A change of owner clears the set-id bits: they are put back.
+fn shift(path: &Path) -> Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    std::os::unix::fs::lchown(path, Some(found.uid() + SHIFT), Some(found.gid() + SHIFT))?;
+    if found.is_symlink() {
+        return Ok(());
+    }
+    if found.mode() & 0o6000 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(found.mode() & 0o7777))?;
+    }
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            shift(&entry?.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        let both = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&both);
+        let tail: Vec<&str> = text.lines().rev().take(15).collect();
+        bail!("{command:?} ended with {}:\n{}", output.status, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    }
+    Ok(())
+}
