@@ -83,7 +83,8 @@ impl Command {
     /// Starts it and lets it run.
     pub fn spawn(self) -> Running {
         let shown = self.shown();
-        let scratch = || tempfile::tempfile().unwrap_or_else(|e| panic!("a file for the output of `{shown}`: {e}"));
+        let scratch =
+            || tempfile::tempfile().unwrap_or_else(|e| panic!("a file for the output of `{shown}`: {e}"));
         let (stdout, stderr) = (scratch(), scratch());
         let stdin = match &self.stdin {
             None => Stdio::null(),
@@ -265,14 +266,20 @@ impl Output {
     /// Panics, showing everything, unless stdout or stderr contains `text`.
     #[track_caller]
     pub fn says(self, text: &str) -> Output {
-        assert!(self.stdout.contains(text) || self.stderr.contains(text), "expected to read {text:?}:\n{self}");
+        assert!(
+            self.stdout.contains(text) || self.stderr.contains(text),
+            "expected to read {text:?}:\n{self}"
+        );
         self
     }
 
     /// Panics, showing everything, if stdout or stderr contains `text`.
     #[track_caller]
     pub fn says_not(self, text: &str) -> Output {
-        assert!(!self.stdout.contains(text) && !self.stderr.contains(text), "expected not to read {text:?}:\n{self}");
+        assert!(
+            !self.stdout.contains(text) && !self.stderr.contains(text),
+            "expected not to read {text:?}:\n{self}"
+        );
         self
     }
 }

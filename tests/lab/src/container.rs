@@ -79,7 +79,11 @@ impl<'lab> Container<'lab> {
     pub fn wait_running(&self, wanted: bool, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.running() != wanted {
-            assert!(Instant::now() < deadline, "container {}: running is not {wanted} within {limit:?}", self.id);
+            assert!(
+                Instant::now() < deadline,
+                "container {}: running is not {wanted} within {limit:?}",
+                self.id
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

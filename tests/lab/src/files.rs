@@ -91,7 +91,8 @@ impl Files {
     pub fn list(&self, path: impl AsRef<Path>) -> Vec<String> {
         let Ok(dir) = self.open(path.as_ref(), OFlag::O_DIRECTORY) else { return Vec::new() };
         let entries = std::fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-        let names = entries.into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let names =
+            entries.into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
         let mut names: Vec<String> = names.collect();
         names.sort();
         names
@@ -118,7 +119,11 @@ impl Files {
             if !self.exists(&at) {
                 let parent = at.parent().unwrap_or(Path::new("/"));
                 let made = self.open(parent, OFlag::O_DIRECTORY).and_then(|dir| {
-                    nix::sys::stat::mkdirat(&dir, at.file_name().unwrap_or_default(), Mode::from_bits_truncate(0o755))?;
+                    nix::sys::stat::mkdirat(
+                        &dir,
+                        at.file_name().unwrap_or_default(),
+                        Mode::from_bits_truncate(0o755),
+                    )?;
                     Ok(())
                 });
                 made.unwrap_or_else(|e| self.panic("creating", &at, &e));

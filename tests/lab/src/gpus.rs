@@ -21,7 +21,14 @@ pub(crate) struct Gpus {
 
 impl Default for Gpus {
     fn default() -> Gpus {
-        Gpus { minors: Vec::new(), driver: Some("580.95.05".into()), open: true, nodes: true, uvm: 511, caps: 510 }
+        Gpus {
+            minors: Vec::new(),
+            driver: Some("580.95.05".into()),
+            open: true,
+            nodes: true,
+            uvm: 511,
+            caps: 510,
+        }
     }
 }
 
@@ -110,7 +117,9 @@ impl<'lab> Nvidia<'lab> {
         for (index, minor) in (0..).zip(&gpus.minors) {
             self.write_gpu(index, *minor, gpus);
         }
-        for (from, to) in [("proc-driver", "/proc/driver"), ("devices", "/proc/devices"), ("module", "/sys/module")] {
+        for (from, to) in
+            [("proc-driver", "/proc/driver"), ("devices", "/proc/devices"), ("module", "/sys/module")]
+        {
             let _ = writeln!(script, "mount --bind {STATE}/{from} {to}");
         }
         let _ = writeln!(script, "if [ -d /sys/bus/pci/devices ]; then");
@@ -125,7 +134,9 @@ impl<'lab> Nvidia<'lab> {
         } else {
             format!("NVIDIA UNIX x86_64 Kernel Module  {version}  ")
         };
-        let text = format!("NVRM version: {line}Tue Sep 23 10:11:41 UTC 2025\nGCC version:  gcc version 14.2.0 (Debian 14.2.0-19)\n");
+        let text = format!(
+            "NVRM version: {line}Tue Sep 23 10:11:41 UTC 2025\nGCC version:  gcc version 14.2.0 (Debian 14.2.0-19)\n"
+        );
         files.write(format!("{STATE}/proc-driver/nvidia/version"), text);
         files.write(format!("{STATE}/module/nvidia/version"), format!("{version}\n"));
         files.write(format!("{STATE}/module/nvidia/initstate"), "live\n");
@@ -189,14 +200,18 @@ impl<'lab> Nvidia<'lab> {
     pub fn remove_gpu(&self, index: u32) {
         let address = address(index);
         let minor = self.lab.builder.gpus.minors[index as usize];
-        let gone = format!("rm -rf {STATE}/pci/{address} {STATE}/proc-driver/nvidia/gpus/{address} /dev/nvidia{minor}");
+        let gone = format!(
+            "rm -rf {STATE}/pci/{address} {STATE}/proc-driver/nvidia/gpus/{address} /dev/nvidia{minor}"
+        );
         self.lab.sh(&gone).ok();
     }
 
     /// The GPU with this index is bound to another driver (vfio-pci, say); with one that isn't nvidia it has no node.
     pub fn bind_gpu(&self, index: u32, driver: &str) {
         let address = address(index);
-        self.lab.sh(&format!("ln -sfn ../../../../bus/pci/drivers/{driver} {STATE}/pci/{address}/driver")).ok();
+        self.lab
+            .sh(&format!("ln -sfn ../../../../bus/pci/drivers/{driver} {STATE}/pci/{address}/driver"))
+            .ok();
         if driver != "nvidia" {
             let minor = self.lab.builder.gpus.minors[index as usize];
             self.lab.sh(&format!("rm -rf {STATE}/proc-driver/nvidia/gpus/{address} /dev/nvidia{minor}")).ok();
@@ -230,7 +245,8 @@ fn devices(real: &str, gpus: &Gpus) -> String {
     let mut ours: Vec<(u32, &str)> = Vec::new();
     if let Some(version) = gpus.driver.as_ref().filter(|_| !gpus.minors.is_empty()) {
         let branch: u32 = version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
-        let names: &[&str] = if branch <= 535 { &["nvidia-frontend"] } else { &["nvidia", "nvidia-modeset", "nvidiactl"] };
+        let names: &[&str] =
+            if branch <= 535 { &["nvidia-frontend"] } else { &["nvidia", "nvidia-modeset", "nvidiactl"] };
         ours.extend(names.iter().map(|name| (195, *name)));
         ours.push((gpus.caps, "nvidia-caps"));
         ours.push((gpus.uvm, "nvidia-uvm"));

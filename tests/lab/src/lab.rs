@@ -134,7 +134,9 @@ impl Drop for Lab {
             if Instant::now() > deadline {
                 let _ = self.holder.kill();
                 let _ = self.holder.wait();
-                host::tell("a lab did not end within 10 s and was killed; the next one removes its control group");
+                host::tell(
+                    "a lab did not end within 10 s and was killed; the next one removes its control group",
+                );
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));

@@ -58,7 +58,8 @@ impl Lab {
         let files = self.files();
         let pids = files.list("/run/lab/proc").into_iter().filter(|name| name.parse::<u32>().is_ok());
         let mut processes: Vec<String> = pids.filter_map(|pid| self.program_of(&pid)).collect();
-        let mountinfo = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.init_pid())).unwrap_or_default();
+        let mountinfo =
+            std::fs::read_to_string(format!("/proc/{}/mountinfo", self.init_pid())).unwrap_or_default();
         let mut mounts: Vec<String> =
             mountinfo.lines().filter_map(|line| line.split(' ').nth(4).map(str::to_owned)).collect();
         let find = "find /tmp /var/tmp /run /etc/pve/lxc -xdev -not -path '/run/lab*' -type f";
@@ -84,7 +85,16 @@ impl Lab {
     #[track_caller]
     pub fn trace<A: AsRef<std::ffi::OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> Trace {
         let log = "/run/lab/trace";
-        let command = self.command("strace").args(["-f", "-qq", "-s", "512", "-e", "trace=execve", "-e", "signal=none"]);
+        let command = self.command("strace").args([
+            "-f",
+            "-qq",
+            "-s",
+            "512",
+            "-e",
+            "trace=execve",
+            "-e",
+            "signal=none",
+        ]);
         let output = command.args(["-o", log, "--"]).args(argv).run();
         let text = self.read(log);
         let started = text.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0"));

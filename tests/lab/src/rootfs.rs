@@ -128,7 +128,9 @@ pub(crate) fn ensure(rootfs: Rootfs, shifted: bool) -> Result<String> {
     }
     // One builder of an image at a time, over all test processes; the others wait and find it made.
     let lock = fs::File::create(cache.join(format!("{}.lock", rootfs.name())))?;
-    let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("the lock on the image cache")?;
+    let _held = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, e)| e)
+        .context("the lock on the image cache")?;
     if shifted && !cache.join(&plain).exists() {
         build(&cache, &plain, |dir| fill(rootfs, dir))?;
     }
@@ -201,7 +203,20 @@ fn fill(rootfs: Rootfs, dir: &Path) -> Result<()> {
 }
 
 fn busybox(dir: &Path) -> Result<()> {
-    for below in ["usr/bin", "usr/sbin", "usr/lib/lab", "dev", "proc", "sys", "tmp", "run", "etc", "root", "srv", "var/tmp"] {
+    for below in [
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib/lab",
+        "dev",
+        "proc",
+        "sys",
+        "tmp",
+        "run",
+        "etc",
+        "root",
+        "srv",
+        "var/tmp",
+    ] {
         fs::create_dir_all(dir.join(below))?;
     }
     for merged in ["bin", "sbin", "lib"] {
@@ -220,11 +235,12 @@ fn busybox(dir: &Path) -> Result<()> {
 /// The Debian mirror that this machine itself uses.
 fn mirror() -> String {
     let sources = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
-    let texts = sources.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n");
+    let texts =
+        sources.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n");
     let words = texts.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
-    let found = words.flat_map(str::split_whitespace).find(|word| {
-        word.contains("://") && word.trim_end_matches('/').ends_with("/debian")
-    });
+    let found = words
+        .flat_map(str::split_whitespace)
+        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"));
     found.unwrap_or("http://deb.debian.org/debian").to_owned()
 }
 
@@ -266,7 +282,11 @@ fn run(command: &mut Command) -> Result<()> {
         let both = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&both);
         let tail: Vec<&str> = text.lines().rev().take(15).collect();
-        bail!("{command:?} ended with {}:\n{}", output.status, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        bail!(
+            "{command:?} ended with {}:\n{}",
+            output.status,
+            tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+        );
     }
     Ok(())
 }

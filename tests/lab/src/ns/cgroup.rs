@@ -62,7 +62,9 @@ fn sweep(at: &Path) {
     let Ok(entries) = fs::read_dir(at) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((pid, start)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')) else { continue };
+        let Some((pid, start)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')) else {
+            continue;
+        };
         let alive = pid.parse().ok().and_then(start_time).is_some_and(|time| time.to_string() == start);
         if !alive {
             let _ = fs::write(entry.path().join("cgroup.kill"), "1");

@@ -58,7 +58,10 @@ fn hold(args: &[OsString]) -> Result<()> {
     let cgroup = cgroup::Cgroup::create(&Path::new(STAGE).join("cgroup"))?;
     let run = || -> Result<ExitStatus> {
         unshare(
-            CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC,
+            CloneFlags::CLONE_NEWPID
+                | CloneFlags::CLONE_NEWNET
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWIPC,
         )
         .context("no pid, net, uts and ipc namespaces")?;
         cgroup.enter()?;
@@ -81,7 +84,8 @@ fn init(args: &[OsString]) -> Result<()> {
     let [bins, cache] = args else { bail!("usage: lab-holder BIN_DIR CACHE_DIR") };
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("to die with the holder")?;
     // A mount namespace of its own: the holder still needs its way to the control groups when this root is gone.
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP).context("no mount and cgroup namespace")?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
+        .context("no mount and cgroup namespace")?;
     root::lay(Path::new(STAGE), &PathBuf::from(bins), &PathBuf::from(cache))?;
     let mut out = std::io::stdout();
     writeln!(out, "ready")?;
@@ -109,13 +113,18 @@ pub fn enter_main() -> ExitCode {
 
 fn enter() -> Result<ExitStatus> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let [pid, command, rest @ ..] = args.as_slice() else { bail!("usage: lab-enter PID COMMAND ARGUMENT…") };
+    let [pid, command, rest @ ..] = args.as_slice() else {
+        bail!("usage: lab-enter PID COMMAND ARGUMENT…")
+    };
     let dir = Path::new("/proc").join(pid).join("ns");
     // mnt is last: from then on /proc is the lab's.
     let kinds = ["cgroup", "ipc", "uts", "net", "pid", "mnt"];
     let opened: Result<Vec<File>> = kinds
         .iter()
-        .map(|kind| File::open(dir.join(kind)).with_context(|| format!("the lab of {} is gone", pid.to_string_lossy())))
+        .map(|kind| {
+            File::open(dir.join(kind))
+                .with_context(|| format!("the lab of {} is gone", pid.to_string_lossy()))
+        })
         .collect();
     for (kind, ns) in kinds.iter().zip(opened?) {
         setns(ns, CloneFlags::empty()).with_context(|| format!("entering the lab's {kind} namespace"))?;

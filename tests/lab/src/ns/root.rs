@@ -45,7 +45,8 @@ pub(crate) fn lay(stage: &Path, bins: &Path, cache: &Path) -> Result<()> {
     for kind in ["proc", "sysfs"] {
         let at = root.join("run/lab").join(kind);
         fs::create_dir_all(&at)?;
-        mount(Some(kind), &at, Some(kind), MsFlags::empty(), NONE).with_context(|| format!("the second {kind}"))?;
+        mount(Some(kind), &at, Some(kind), MsFlags::empty(), NONE)
+            .with_context(|| format!("the second {kind}"))?;
     }
     bind(bins, &root.join("run/lab/bin"))?;
     bind(cache, &root.join("run/lab/cache"))?;
@@ -60,7 +61,8 @@ pub(crate) fn lay(stage: &Path, bins: &Path, cache: &Path) -> Result<()> {
 fn kernel_views(root: &Path) -> Result<()> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     for (kind, at) in [("proc", "proc"), ("sysfs", "sys"), ("cgroup2", "sys/fs/cgroup")] {
-        mount(Some(kind), &root.join(at), Some(kind), plain, NONE).with_context(|| format!("{kind} at /{at}"))?;
+        mount(Some(kind), &root.join(at), Some(kind), plain, NONE)
+            .with_context(|| format!("{kind} at /{at}"))?;
     }
     Ok(())
 }
@@ -77,7 +79,8 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn devices(dev: &Path) -> Result<()> {
-    mount(Some("tmpfs"), dev, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755")).context("tmpfs on /dev")?;
+    mount(Some("tmpfs"), dev, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755"))
+        .context("tmpfs on /dev")?;
     let nodes = [
         ("null", 1, 3),
         ("zero", 1, 5),
@@ -94,7 +97,8 @@ fn devices(dev: &Path) -> Result<()> {
         fs::create_dir(dev.join(dir))?;
     }
     let options = "newinstance,ptmxmode=0666,mode=620,gid=5";
-    mount(Some("devpts"), &dev.join("pts"), Some("devpts"), MsFlags::empty(), Some(options)).context("devpts")?;
+    mount(Some("devpts"), &dev.join("pts"), Some("devpts"), MsFlags::empty(), Some(options))
+        .context("devpts")?;
     mount(Some("tmpfs"), &dev.join("shm"), Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
     mount(Some("mqueue"), &dev.join("mqueue"), Some("mqueue"), MsFlags::empty(), NONE).context("mqueue")?;
     for (link, target) in [
@@ -132,7 +136,8 @@ fn network() -> Result<()> {
         addr add 192.0.2.1/24 dev vmbr0
         link set vmbr0 up";
     for step in steps.lines() {
-        let output = Command::new("/usr/sbin/ip").args(step.split_whitespace()).output().context("ip (iproute2)")?;
+        let output =
+            Command::new("/usr/sbin/ip").args(step.split_whitespace()).output().context("ip (iproute2)")?;
         if !output.status.success() {
             bail!("ip {}: {}", step.trim(), String::from_utf8_lossy(&output.stderr).trim());
         }

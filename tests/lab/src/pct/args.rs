@@ -26,7 +26,9 @@ impl Args {
         let Some((id, rest)) = rest.split_first() else {
             return Err(die(format!("400 not enough arguments\n{}", args.usage())));
         };
-        args.id = id.parse().map_err(|_| args.refuse(&format!("vmid: type check ('integer') failed - got '{id}'")))?;
+        args.id = id
+            .parse()
+            .map_err(|_| args.refuse(&format!("vmid: type check ('integer') failed - got '{id}'")))?;
         if args.id < 100 {
             return Err(args.refuse("vmid: value must have a minimum value of 100"));
         }

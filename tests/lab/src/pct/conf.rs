@@ -59,9 +59,10 @@ impl Section {
 
     /// Settings of the form `nameN`, in the order of N.
     pub(super) fn numbered(&self, name: &str) -> Vec<(u32, &str)> {
-        let numbers = self.keys.iter().filter_map(|(key, value)| {
-            Some((key.strip_prefix(name)?.parse().ok()?, value.as_str()))
-        });
+        let numbers = self
+            .keys
+            .iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix(name)?.parse().ok()?, value.as_str())));
         let mut found: Vec<(u32, &str)> = numbers.collect();
         found.sort_unstable();
         found
@@ -88,7 +89,10 @@ impl Conf {
         let raw = match fs::read_to_string(path(id)) {
             Ok(raw) => raw,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(die_with(2, format!("Configuration file 'nodes/{NODE}/lxc/{id}.conf' does not exist")));
+                return Err(die_with(
+                    2,
+                    format!("Configuration file 'nodes/{NODE}/lxc/{id}.conf' does not exist"),
+                ));
             }
             Err(e) => return Err(e).context(path(id).display().to_string()),
         };
@@ -218,5 +222,6 @@ fn lxc_line(line: &str) -> Option<(&str, &str)> {
 /// Letters and `_`, then digits.
 fn plain_key(key: &str) -> bool {
     let name = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }

@@ -15,7 +15,10 @@ pub(super) fn create(args: &Args) -> Result<u8> {
     let template = args.word(0)?;
     let _held = lock::take(id)?;
     if conf::path(id).exists() {
-        return Err(die(format!("unable to create CT {id} - CT {id} already exists on node '{}'", crate::ns::NODE)));
+        return Err(die(format!(
+            "unable to create CT {id} - CT {id} already exists on node '{}'",
+            crate::ns::NODE
+        )));
     }
     let name = template.strip_prefix("local:vztmpl/").unwrap_or(template);
     let path = format!("/var/lib/vz/template/cache/{name}");
@@ -48,7 +51,11 @@ pub(super) fn create(args: &Args) -> Result<u8> {
 fn settle(section: &Section) -> Result<()> {
     let (Some(root), Some(name)) = (disk::root(section), section.get("hostname")) else { return Ok(()) };
     let owner = if section.flag("unprivileged") { 100_000 } else { 0 };
-    let files = [("hosts", crate::host::hosts(name)), ("hostname", format!("{name}\n")), ("resolv.conf", String::new())];
+    let files = [
+        ("hosts", crate::host::hosts(name)),
+        ("hostname", format!("{name}\n")),
+        ("resolv.conf", String::new()),
+    ];
     for (file, text) in files {
         let path = Path::new(&root).join("etc").join(file);
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;

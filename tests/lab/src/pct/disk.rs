@@ -42,9 +42,13 @@ pub(super) fn create(id: u32, base: &str, from: Option<u32>) -> Result<()> {
     let upper = format!("{layer}/upper");
     match from {
         Some(from) => {
-            let output = Command::new("cp").args(["-aT", &format!("{}/upper", self::layer(from)), &upper]).output()?;
+            let output =
+                Command::new("cp").args(["-aT", &format!("{}/upper", self::layer(from)), &upper]).output()?;
             if !output.status.success() {
-                bail!("copying the disk of container {from}: {}", String::from_utf8_lossy(&output.stderr).trim());
+                bail!(
+                    "copying the disk of container {from}: {}",
+                    String::from_utf8_lossy(&output.stderr).trim()
+                );
             }
         }
         None => {

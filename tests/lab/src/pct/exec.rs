@@ -55,5 +55,9 @@ pub(super) fn pull(args: &Args) -> Result<u8> {
 
 fn running(args: &Args) -> Result<()> {
     Conf::load(args.id)?;
-    if lxc::running(args.id) { Ok(()) } else { Err(die("can only push files to a running CT".replace("push", &args.verb))) }
+    if lxc::running(args.id) {
+        Ok(())
+    } else {
+        Err(die("can only push files to a running CT".replace("push", &args.verb)))
+    }
 }

@@ -14,7 +14,8 @@ pub(super) fn write(id: u32, conf: &Section) -> Result<()> {
     let dir = format!("/var/lib/lxc/{id}");
     fs::create_dir_all(format!("{dir}/rootfs"))?;
     if conf.flag("unprivileged") {
-        let rules = fs::read_to_string("/usr/share/lxc/config/common.seccomp").context("LXC's seccomp rules")?;
+        let rules =
+            fs::read_to_string("/usr/share/lxc/config/common.seccomp").context("LXC's seccomp rules")?;
         fs::write(format!("{dir}/rules.seccomp"), rules + "keyctl errno 38\n")?;
     }
     Ok(fs::write(format!("{dir}/config"), text)?)

@@ -29,7 +29,8 @@ impl std::error::Error for Failed {}
 
 /// Where a volume id of type snippets is; `None` if it isn't one.
 pub(super) fn locate(volume: &str) -> Option<PathBuf> {
-    let name = volume.strip_prefix("local:snippets/").filter(|name| !name.is_empty() && !name.contains('/'))?;
+    let name =
+        volume.strip_prefix("local:snippets/").filter(|name| !name.is_empty() && !name.contains('/'))?;
     Some(Path::new("/var/lib/vz/snippets").join(name))
 }
 
@@ -84,8 +85,10 @@ pub(super) fn run(conf: &Section, id: u32, phase: &str) -> Result<()> {
 fn pass_on(streams: [File; 2]) -> Result<()> {
     let mut open: Vec<(File, Vec<u8>)> = streams.into_iter().map(|stream| (stream, Vec::new())).collect();
     while !open.is_empty() {
-        let mut fds: Vec<PollFd<'_>> =
-            open.iter().map(|(stream, _)| PollFd::new(std::os::fd::AsFd::as_fd(stream), PollFlags::POLLIN)).collect();
+        let mut fds: Vec<PollFd<'_>> = open
+            .iter()
+            .map(|(stream, _)| PollFd::new(std::os::fd::AsFd::as_fd(stream), PollFlags::POLLIN))
+            .collect();
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

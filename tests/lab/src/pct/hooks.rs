@@ -56,7 +56,8 @@ fn list_path(id: u32) -> String {
 fn passthrough(id: u32, conf: &Section) -> Result<()> {
     let wanted = conf.numbered("dev");
     // The next hook runs as the container's root, who may not read the conf.
-    let list: String = wanted.iter().map(|(_, device)| format!("{}\n", generate::device_path(device))).collect();
+    let list: String =
+        wanted.iter().map(|(_, device)| format!("{}\n", generate::device_path(device))).collect();
     fs::write(list_path(id), list)?;
     if wanted.is_empty() {
         return Ok(());
@@ -71,7 +72,8 @@ fn passthrough(id: u32, conf: &Section) -> Result<()> {
         let node = dir.join(path.trim_start_matches('/'));
         fs::create_dir_all(node.parent().unwrap_or(&dir))?;
         crate::ns::node(&node, major, minor)?;
-        let number = |key: &str| part(device, key).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) + shift;
+        let number =
+            |key: &str| part(device, key).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) + shift;
         std::os::unix::fs::chown(&node, Some(number("uid")), Some(number("gid")))?;
         let mode = part(device, "mode").and_then(|text| u32::from_str_radix(text, 8).ok()).unwrap_or(0o660);
         fs::set_permissions(&node, fs::Permissions::from_mode(mode))?;
@@ -128,9 +130,11 @@ pub(super) fn poststop(argv: &[String]) -> Result<u8> {
 pub(super) fn bridge(argv: &[String]) -> Result<u8> {
     let [id, .., device] = argv else { bail!("called without an interface") };
     let (_, conf) = container(std::slice::from_ref(id))?;
-    let number: u32 = device.rsplit('i').next().and_then(|text| text.parse().ok()).context("not our interface")?;
+    let number: u32 =
+        device.rsplit('i').next().and_then(|text| text.parse().ok()).context("not our interface")?;
     let nets = conf.numbered("net");
-    let (_, net) = nets.iter().find(|(known, _)| *known == number).context("an interface that the conf lacks")?;
+    let (_, net) =
+        nets.iter().find(|(known, _)| *known == number).context("an interface that the conf lacks")?;
     ip(&format!("link set {device} up master {}", part(net, "bridge").unwrap_or("vmbr0")))?;
     Ok(0)
 }
@@ -171,7 +175,11 @@ fn ip(lines: &str) -> Result<()> {
     child.stdin.take().context("ip's input")?.write_all(format!("{}\n", lines.trim_end()).as_bytes())?;
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!("ip: {} (for: {})", String::from_utf8_lossy(&output.stderr).trim(), lines.trim().replace('\n', "; "));
+        bail!(
+            "ip: {} (for: {})",
+            String::from_utf8_lossy(&output.stderr).trim(),
+            lines.trim().replace('\n', "; ")
+        );
     }
     Ok(())
 }

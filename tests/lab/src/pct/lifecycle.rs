@@ -67,7 +67,9 @@ fn start(id: u32, conf: &mut Conf, task: &mut Task) -> Result<()> {
     generate::write(id, conf)?;
     hook::run(conf, id, "pre-start")?;
     lxc::start(id)?;
-    if let Some(version) = systemd_version(conf).filter(|_| !conf.get("features").unwrap_or("").contains("nesting=1")) {
+    if let Some(version) =
+        systemd_version(conf).filter(|_| !conf.get("features").unwrap_or("").contains("nesting=1"))
+    {
         task.warn(&format!("Systemd {version} detected. You may need to enable nesting."));
     }
     warn_only(hook::run(conf, id, "post-start"))
@@ -99,10 +101,14 @@ fn systemd_version(conf: &Section) -> Option<u32> {
     }
     let root = disk::root(conf)?;
     let dirs = ["usr/lib/systemd", "usr/lib/x86_64-linux-gnu/systemd"];
-    let names = dirs.iter().flat_map(|dir| std::fs::read_dir(Path::new(&root).join(dir)).into_iter().flatten().flatten());
-    names.filter_map(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let rest = name.strip_prefix("libsystemd-shared-")?;
-        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-    }).next()
+    let names = dirs
+        .iter()
+        .flat_map(|dir| std::fs::read_dir(Path::new(&root).join(dir)).into_iter().flatten().flatten());
+    names
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let rest = name.strip_prefix("libsystemd-shared-")?;
+            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        })
+        .next()
 }

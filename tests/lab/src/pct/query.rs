@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::args::Args;
 use super::conf::{Conf, Section};
-use super::{die, lxc, schema, say};
+use super::{die, lxc, say, schema};
 
 /// `pct status N`
 pub(super) fn status(args: &Args) -> Result<u8> {
@@ -17,7 +17,8 @@ pub(super) fn status(args: &Args) -> Result<u8> {
 pub(super) fn config(args: &Args) -> Result<u8> {
     let mut conf = Conf::load(args.id)?;
     if let Some(name) = args.get("snapshot") {
-        let section = conf.snapshots.get(name).ok_or_else(|| die(format!("snapshot '{name}' does not exist")))?;
+        let section =
+            conf.snapshots.get(name).ok_or_else(|| die(format!("snapshot '{name}' does not exist")))?;
         return show(section, args);
     }
     if !args.flag("current") {
@@ -49,7 +50,9 @@ pub(super) fn pending(args: &Args) -> Result<u8> {
             say(&format!("new {key}: {value}"));
         }
     }
-    for (key, value) in waiting.keys.iter().filter(|(key, _)| *key != "delete" && conf.current.get(key).is_none()) {
+    for (key, value) in
+        waiting.keys.iter().filter(|(key, _)| *key != "delete" && conf.current.get(key).is_none())
+    {
         say(&format!("new {key}: {value}"));
     }
     Ok(0)
@@ -79,7 +82,8 @@ pub(super) fn list() -> Result<u8> {
 pub(super) fn snapshots(args: &Args) -> Result<u8> {
     let conf = Conf::load(args.id)?;
     for (name, section) in &conf.snapshots {
-        let description = section.get("description").unwrap_or("no-description").trim_end().replace('\n', " ");
+        let description =
+            section.get("description").unwrap_or("no-description").trim_end().replace('\n', " ");
         let time = section.get("snaptime").unwrap_or_default();
         say(&format!("`-> {name:<23} {time:<23} {description}"));
     }

@@ -3,16 +3,64 @@
 const BOOLEANS: &[&str] = &["console", "debug", "onboot", "protection", "template", "unprivileged"];
 const INTEGERS: &[&str] = &["cores", "cpuunits", "memory", "snaptime", "swap", "tty"];
 const STRINGS: &[&str] = &[
-    "arch", "cmode", "cpulimit", "description", "entrypoint", "env", "features", "hookscript", "hostname", "lock",
-    "nameserver", "ostype", "parent", "rootfs", "searchdomain", "snapstate", "startup", "tags", "timezone",
+    "arch",
+    "cmode",
+    "cpulimit",
+    "description",
+    "entrypoint",
+    "env",
+    "features",
+    "hookscript",
+    "hostname",
+    "lock",
+    "nameserver",
+    "ostype",
+    "parent",
+    "rootfs",
+    "searchdomain",
+    "snapstate",
+    "startup",
+    "tags",
+    "timezone",
 ];
 const NUMBERED: &[&str] = &["dev", "mp", "net", "unused"];
 
 /// First parts of `lxc.*` keys that LXC knows.
 const LXC: &[&str] = &[
-    "apparmor", "arch", "autodev", "cap", "cgroup", "cgroup2", "console", "environment", "ephemeral", "execute", "group",
-    "hook", "idmap", "include", "init", "keyring", "log", "monitor", "mount", "namespace", "net", "no_new_privs", "prlimit",
-    "proc", "pty", "rootfs", "seccomp", "selinux", "signal", "start", "sysctl", "time", "tty", "uts",
+    "apparmor",
+    "arch",
+    "autodev",
+    "cap",
+    "cgroup",
+    "cgroup2",
+    "console",
+    "environment",
+    "ephemeral",
+    "execute",
+    "group",
+    "hook",
+    "idmap",
+    "include",
+    "init",
+    "keyring",
+    "log",
+    "monitor",
+    "mount",
+    "namespace",
+    "net",
+    "no_new_privs",
+    "prlimit",
+    "proc",
+    "pty",
+    "rootfs",
+    "seccomp",
+    "selinux",
+    "signal",
+    "start",
+    "sysctl",
+    "time",
+    "tty",
+    "uts",
 ];
 
 /// What is wrong with a value, if anything; the text after `unable to parse value of 'KEY' - `.
@@ -43,8 +91,18 @@ pub(super) fn lxc_key(key: &str) -> bool {
 /// Does a change of this key reach a running container at once? Otherwise it waits in `[pve:pending]`.
 pub(super) fn hotplug(key: &str) -> bool {
     const AT_ONCE: &[&str] = &[
-        "cores", "cpulimit", "cpuunits", "description", "hookscript", "lock", "memory", "onboot", "protection", "startup",
-        "swap", "tags",
+        "cores",
+        "cpulimit",
+        "cpuunits",
+        "description",
+        "hookscript",
+        "lock",
+        "memory",
+        "onboot",
+        "protection",
+        "startup",
+        "swap",
+        "tags",
     ];
     AT_ONCE.contains(&key)
 }

@@ -30,7 +30,8 @@ pub(super) fn set(args: &Args) -> Result<u8> {
     }
     for (key, value) in values {
         let at_once = !running || schema::hotplug(&key);
-        let section = if at_once { &mut conf.current } else { conf.pending.get_or_insert_with(Section::default) };
+        let section =
+            if at_once { &mut conf.current } else { conf.pending.get_or_insert_with(Section::default) };
         section.set(&key, &value);
     }
     // The genuine one checks its own text once more, and says again what it does not know.
@@ -51,7 +52,9 @@ fn wishes(args: &Args) -> Result<Wishes> {
     let mut gone = Vec::new();
     for (key, value) in &args.options {
         match key.as_str() {
-            "delete" => gone.extend(value.split([',', ' ', ';']).filter(|key| !key.is_empty()).map(str::to_owned)),
+            "delete" => {
+                gone.extend(value.split([',', ' ', ';']).filter(|key| !key.is_empty()).map(str::to_owned))
+            }
             "skiplock" | "digest" | "force" | "revert" => {}
             "hookscript" => {
                 check_hookscript(args, value)?;
@@ -59,7 +62,10 @@ fn wishes(args: &Args) -> Result<Wishes> {
             }
             _ => match schema::fault(key, value) {
                 Some(fault) if fault.starts_with("unknown") => {
-                    return Err(die(format!("Unknown option: {key}\n400 unable to parse option\n{}", args.usage())));
+                    return Err(die(format!(
+                        "Unknown option: {key}\n400 unable to parse option\n{}",
+                        args.usage()
+                    )));
                 }
                 Some(fault) => return Err(args.refuse(&format!("{key}: {fault}"))),
                 None => values.push((key.clone(), value.clone())),

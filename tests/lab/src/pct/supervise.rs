@@ -33,7 +33,8 @@ pub(super) fn supervise(argv: &[String]) -> Result<u8> {
     nix::unistd::setsid()?;
     // LXC's monitor leaves its parent; it becomes a child of this process then, so that its end is seen.
     nix::sys::prctl::set_child_subreaper(true)?;
-    let _held = Flock::lock(File::create(lock_path(id))?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let _held =
+        Flock::lock(File::create(lock_path(id))?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
     let _ = fs::remove_file(reboot_path(id));
     if let Err(error) = start(id) {
         wait_children();

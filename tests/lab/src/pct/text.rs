@@ -20,7 +20,9 @@ pub(super) fn decode(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let escaped = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        let value = escaped.and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let value = escaped
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match value {
             Some(byte) => {
                 out.push(byte);

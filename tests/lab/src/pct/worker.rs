@@ -138,7 +138,8 @@ impl TaskLog {
             None => ("unexpected status".to_owned(), "TASK ERROR: unexpected status".to_owned()),
         };
         self.write(format!("{line}\n").as_bytes());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
         if let Ok(mut index) = OpenOptions::new().append(true).create(true).open("/var/log/pve/tasks/index") {
             let _ = writeln!(index, "{} {now:08X} {word}", self.name);
         }
