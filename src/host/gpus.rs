@@ -194,7 +194,8 @@ impl Inventory {
                 self.listed = true;
                 for name in names {
                     let text = look.text(&format!("/proc/driver/nvidia/gpus/{name}/information"));
-                    self.gpus.extend(text.map(|t| card(&name, facts::information(&t))));
+                    let info = text.map(|text| facts::information(&text)).unwrap_or_default();
+                    self.gpus.push(card(&name, info));
                 }
             }
             // A driver that doesn't show its cards: believe the nodes.

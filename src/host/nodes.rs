@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid, chown};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// NVIDIA's own program for this.
@@ -189,7 +190,10 @@ impl Maker<'_> {
             }
         }
         let path = self.look.at(&node.path);
-        let temp = path.with_extension(format!("phoenix-nvidia.{}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique =
+            format!("phoenix-nvidia.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let temp = path.with_extension(unique);
         let placed = place(&temp, &path, (major, minor), params);
         if placed.is_err() {
             // Whatever step failed, nothing of ours stays in /dev.

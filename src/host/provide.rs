@@ -140,5 +140,7 @@ impl Provided {
         }
         self.choice = std::mem::take(&mut self.choice).settled();
         self.warnings.extend(self.inventory.problems.iter().cloned());
+        let mut seen = std::collections::BTreeSet::new();
+        self.warnings.retain(|warning| seen.insert(warning.clone()));
     }
 }

@@ -102,6 +102,9 @@ fn find_card(inventory: &Inventory, name: &GpuName) -> Result<usize, Missing> {
 }
 
 fn no_card(inventory: &Inventory, name: &GpuName) -> String {
+    if let Some(problem) = inventory.problems.first() {
+        return format!("not found, and not everything could be looked at: {problem}");
+    }
     let unknown: Vec<String> =
         inventory.gpus.iter().filter(|g| g.uuid.is_none() && g.minor.is_some()).map(short).collect();
     match name {
@@ -113,7 +116,7 @@ fn no_card(inventory: &Inventory, name: &GpuName) -> String {
         }
         GpuName::Uuid(_) => "no card of this host has this UUID".into(),
         GpuName::Pci(_) => "no NVIDIA card sits at this address".into(),
-        _ => "this host has no GPU of that number".into(),
+        _ => "there is no GPU of that number".into(),
     }
 }
 
@@ -197,6 +200,7 @@ fn describe(inventory: &Inventory, gpu: &Gpu, with_uuid: bool) -> String {
         facts.push(gpu.uuid.clone().unwrap_or_else(|| "UUID not known yet".to_owned()));
     }
     match gpu.minor {
+        Some(minor) if gpu.excluded => format!("{minor} ({}, excluded)", facts.join(" ")),
         Some(minor) => format!("{minor} ({})", facts.join(" ")),
         None => format!("{} ({})", facts.join(" "), held_by(inventory, gpu)),
     }
