@@ -47,6 +47,12 @@ pub struct Target {
 /// What else there is to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make the device nodes of all cards, as at boot
+    ///
+    /// Loads the kernel modules and makes the nodes that are missing, through
+    /// nvidia-modprobe where it is installed. Changes nothing that is right.
+    Prepare,
+
     /// Install the driver in a container; what post-start starts
     #[command(hide = true)]
     Install {

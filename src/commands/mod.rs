@@ -4,6 +4,7 @@ pub mod chain;
 pub mod common;
 pub mod hook;
 pub mod pre_start;
+pub mod prepare;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{self, Code};
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
             None => Ok(Code::Success),
         },
         (_, Some(Command::Install { .. })) => Ok(Code::Success),
+        (_, Some(Command::Prepare)) => prepare::run(),
         // clap demands one of them.
         (None, None) => Ok(Code::Input),
     }

@@ -1,0 +1,82 @@
+//! `prepare`: the device nodes of all cards, at boot and by hand.
+//!
+//! A container that names a node in a `devN:` line does not start while it is
+//! missing, and no hookscript is asked before that; so this runs ahead of the
+//! first guest, and prepares what nobody may have assigned yet.
+
+use super::{common, pre_start};
+use crate::exit::Code;
+use crate::host::assignment::Assignment;
+use crate::host::choose::{Capabilities, DeviceKind, choose};
+use crate::host::diagnose;
+use crate::host::gpus::Inventory;
+use crate::host::nodes;
+use crate::host::provide::{Provided, Request, provide};
+use crate::plan;
+use crate::sys::time::Deadline;
+use std::path::Path;
+
+/// Loading the modules on a host with eight cards takes half a minute; the
+/// guests wait for this.
+const LIMIT: u64 = 100;
+
+/// Makes the nodes that are missing, and says what is there.
+///
+/// # Errors
+/// [`Code::Passthrough`] when a card's node cannot be made or the driver
+/// cannot be loaded. A host without cards, or that gives all of them to VMs,
+/// has nothing to prepare, and that is no failure.
+pub fn run() -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let root = common::root();
+    let deadline = Deadline::secs(LIMIT);
+    if let Some(why) = nothing_to_prepare(root) {
+        log::info!("nothing to prepare: the NVIDIA driver {why}");
+        return Ok(Code::Success);
+    }
+    let request =
+        Request { assignment: Assignment::All, capabilities: Capabilities::default(), exclusive: None };
+    let mut provided = provide(root, &request, &deadline);
+    prepare_modeset(root, &mut provided, &deadline);
+    for warning in &provided.warnings {
+        log::warn!("{warning}");
+    }
+    match provided.made.as_slice() {
+        [] => log::info!("{}: every node was there", plan::describe(&provided.choice)),
+        made => log::info!("{}: made {}", plan::describe(&provided.choice), made.join(", ")),
+    }
+    match pre_start::fault_of(&provided.choice) {
+        Some(fault) => Err(fault.into()),
+        None => Ok(Code::Success),
+    }
+}
+
+/// Why there is nothing to prepare: no card that this host keeps for itself,
+/// and no driver that thinks otherwise.
+fn nothing_to_prepare(root: &Path) -> Option<String> {
+    let mut inventory = Inventory::read_for(root, false);
+    if inventory.driver.is_some() {
+        return None;
+    }
+    inventory.add_other_cards(root);
+    let given = |driver: &str| driver != "nvidia" && driver != "nouveau";
+    let all_given = inventory.gpus.iter().all(|gpu| gpu.bound_to.as_deref().is_some_and(given));
+    if all_given && inventory.problems.is_empty() { Some(diagnose::no_driver(root).message) } else { None }
+}
+
+/// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on
+/// a host without a screen, and graphics in a container wants it.
+fn prepare_modeset(root: &Path, provided: &mut Provided, deadline: &Deadline) {
+    if !root.join("sys/module/nvidia_modeset").exists() {
+        return;
+    }
+    let inventory = Inventory::read_for(root, true);
+    let graphics = Capabilities { graphics: true, ..Capabilities::default() };
+    let mut choice = choose(&inventory, &Assignment::None, &graphics);
+    choice.to_make.retain(|node| node.kind == DeviceKind::Modeset);
+    if !choice.to_make.is_empty() {
+        let prepared = nodes::prepare(root, &inventory, &choice.to_make, deadline);
+        provided.made.extend(prepared.made);
+        provided.warnings.extend(prepared.problems);
+    }
+}
