@@ -2,6 +2,7 @@
 //! driver behind any of it: the nodes' majors belong to nobody here, so opening one that is allowed gives ENXIO.
 
 use std::fmt::Write;
+use std::os::unix::fs::symlink;
 
 use crate::lab::{Builder, Lab};
 
@@ -150,7 +151,9 @@ impl<'lab> Nvidia<'lab> {
         files.write(format!("{pci}/device"), "0x2684\n");
         files.write(format!("{pci}/class"), "0x030000\n");
         if let Some(version) = &gpus.driver {
-            self.bind_gpu(index, "nvidia");
+            let driver = self.lab.root().join(pci.trim_start_matches('/')).join("driver");
+            symlink("../../../../bus/pci/drivers/nvidia", &driver)
+                .unwrap_or_else(|e| panic!("linking {}: {e}", driver.display()));
             let text = format!(
                 "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t {irq}\nGPU UUID: \t {uuid}\nVideo BIOS: \t 95.02.3c.40.0b\n\
                  Bus Type: \t PCIe\nDMA Size: \t 47 bits\nDMA Mask: \t 0x7fffffffffff\nBus Location: \t {address}\n\

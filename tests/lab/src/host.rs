@@ -93,6 +93,12 @@ pub(crate) fn furnish(lab: &Lab) -> Result<()> {
 
 fn lxc(root: &Path) -> Result<()> {
     let config = root.join("usr/share/lxc/config");
+    // What this machine's packages add (lxcfs: half a second of sleep at every stop) is not of this host.
+    for dir in ["common.conf.d", "userns.conf.d"] {
+        for entry in fs::read_dir(config.join(dir))? {
+            fs::remove_file(entry?.path())?;
+        }
+    }
     fs::write(config.join("common.conf.d/01-pve.conf"), LXC_PVE)?;
     fs::write(config.join("common.conf.d/10-lab.conf"), LXC_LAB)?;
     for kind in ["common", "userns"] {

@@ -2,9 +2,10 @@
 //! shows of a host (proc, sysfs, /dev, control groups, network) made anew. So real paths are used, and vanish with it.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -132,15 +133,20 @@ fn enter(root: &Path) -> Result<()> {
 /// A network of the lab's own: loopback, and Proxmox' bridge with nothing behind it.
 fn network() -> Result<()> {
     let steps = "link set lo up
-        link add vmbr0 type bridge
-        addr add 192.0.2.1/24 dev vmbr0
-        link set vmbr0 up";
-    for step in steps.lines() {
-        let output =
-            Command::new("/usr/sbin/ip").args(step.split_whitespace()).output().context("ip (iproute2)")?;
-        if !output.status.success() {
-            bail!("ip {}: {}", step.trim(), String::from_utf8_lossy(&output.stderr).trim());
-        }
+link add vmbr0 type bridge
+addr add 192.0.2.1/24 dev vmbr0
+link set vmbr0 up
+";
+    let mut child = Command::new("/usr/sbin/ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("ip (iproute2)")?;
+    child.stdin.take().context("ip's input")?.write_all(steps.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
