@@ -1,10 +1,12 @@
 //! The edge of the operating system. Knows none of the project's own types.
 
+pub mod fetch;
 pub mod lock;
 pub mod log;
 pub mod process;
 mod raw;
 pub mod replace;
 pub mod signal;
+pub mod sums;
 pub mod text;
 pub mod time;

@@ -1,0 +1,27 @@
+//! What the node knows about the network.
+
+use crate::sys::text;
+use std::path::Path;
+
+/// `http_proxy` of /etc/pve/datacenter.cfg: a hook's environment has none.
+pub fn datacenter_proxy(root: &Path) -> Option<String> {
+    let text = std::fs::read(root.join("etc/pve/datacenter.cfg")).ok()?;
+    proxy_in(&String::from_utf8_lossy(&text))
+}
+
+fn proxy_in(text: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix("http_proxy:"))?.trim();
+    (!value.is_empty()).then(|| text::line(value.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_is_found_in_datacenter_cfg() {
+        let text = "keyboard: de\nhttp_proxy: http://user:pw@proxy.example:3128\nmigration: secure\n";
+        assert_eq!(proxy_in(text).as_deref(), Some("http://user:pw@proxy.example:3128"));
+        assert_eq!(proxy_in("keyboard: de\n"), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! The progress of a long transfer: a bar on a terminal, plain lines in a
+//! log.
+
+use crate::sys::fetch::size;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+/// In a log, a line at most so often, however fast it goes.
+const APART: Duration = Duration::from_secs(3);
+/// In a log, a line at least so often, however slow it goes.
+const AT_LEAST: Duration = Duration::from_secs(10);
+/// On a terminal, so often.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// One transfer's progress.
+pub struct Progress {
+    what: String,
+    terminal: bool,
+    started: Instant,
+    shown: Instant,
+    percent: u64,
+}
+
+impl Progress {
+    /// Of something that starts now.
+    pub fn new(what: impl Into<String>) -> Self {
+        let now = Instant::now();
+        let terminal = std::io::stderr().is_terminal();
+        Progress { what: what.into(), terminal, started: now, shown: now, percent: 0 }
+    }
+
+    /// So much is there, of so much.
+    pub fn at(&mut self, got: u64, of: Option<u64>) {
+        let percent = of.filter(|of| *of > 0).map(|of| got.saturating_mul(100) / of);
+        let since = self.shown.elapsed();
+        if self.terminal {
+            if since >= REDRAW {
+                self.shown = Instant::now();
+                draw(&format!("\r{} {}\x1b[K", self.what, self.words(got, of, percent)));
+            }
+            return;
+        }
+        let step = percent.is_some_and(|p| p >= self.percent + 10) && since >= APART;
+        if step || since >= AT_LEAST {
+            self.shown = Instant::now();
+            self.percent = percent.unwrap_or_default() / 10 * 10;
+            log::info!("{} {}", self.what, self.words(got, of, percent));
+        }
+    }
+
+    fn words(&self, got: u64, of: Option<u64>, percent: Option<u64>) -> String {
+        let speed = got as f64 / 1e6 / self.started.elapsed().as_secs_f64().max(0.001);
+        match (of, percent) {
+            (Some(of), Some(percent)) => {
+                let bar = if self.terminal { bar(percent) } else { String::new() };
+                format!("{bar}{percent} % of {}, {speed:.0} MB/s", size(of))
+            }
+            _ => format!("{}, {speed:.0} MB/s", size(got)),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.terminal {
+            draw("\r\x1b[K");
+        }
+    }
+}
+
+fn bar(percent: u64) -> String {
+    let full = (percent.min(100) / 5) as usize;
+    format!("[{}{}] ", "#".repeat(full), " ".repeat(20 - full))
+}
+
+fn draw(text: &str) {
+    // A terminal that went away is no reason to stop.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
