@@ -1,5 +1,6 @@
 //! The conf as a file: locks, faults, leftovers, and what other writers do
-//! meanwhile. Each test has a host of its own in a temporary directory.
+//! meanwhile. Each test has a host of its own in a temporary directory; the
+//! last test runs all of them again on a file system with pmxcfs's rules.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::disallowed_methods)] // other writers' ways are played here
 
@@ -14,7 +15,12 @@ use std::time::{Duration, Instant};
 
 const TEXT: &str = "arch: amd64\nmemory: 512\n\n[snap]\nmemory: 256\n";
 
+/// Set for the run on pmxcfs's rules.
+const ON_PMXCFS: &str = "PHOENIX_TEST_ON_PMXCFS";
+
 struct Host {
+    // In this order: unmounted before the directory goes.
+    pmxcfs: Option<phoenix_lab::fuse::Served>,
     root: tempfile::TempDir,
     conf: Conf,
 }
@@ -22,15 +28,31 @@ struct Host {
 impl Host {
     fn new() -> Host {
         let root = tempfile::tempdir().unwrap();
-        for directory in ["etc/pve/nodes/one/lxc", "etc/pve/nodes/two/lxc", "var/lib/lxc/101", "run/lock/lxc"]
-        {
-            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        let at = |inside: &str| root.path().join(inside);
+        for directory in ["etc/pve/nodes/two/lxc", "var/lib/lxc/101", "run/lock/lxc", "control"] {
+            std::fs::create_dir_all(at(directory)).unwrap();
         }
-        symlink("nodes/one/lxc", root.path().join("etc/pve/lxc")).unwrap();
+        let pmxcfs = match std::env::var_os(ON_PMXCFS) {
+            Some(_) => Some(phoenix_lab::fuse::mount(&at("etc/pve"), "one", Some(at("control"))).unwrap()),
+            None => {
+                std::fs::create_dir_all(at("etc/pve/nodes/one/lxc")).unwrap();
+                symlink("nodes/one/lxc", at("etc/pve/lxc")).unwrap();
+                None
+            }
+        };
         let conf = Conf::under(root.path(), "101".parse().unwrap()).waiting(Duration::from_millis(400));
-        let host = Host { root, conf };
+        let host = Host { pmxcfs, root, conf };
         std::fs::write(host.conf.path(), TEXT).unwrap();
         host
+    }
+
+    fn on_pmxcfs(&self) -> bool {
+        self.pmxcfs.is_some()
+    }
+
+    /// Has each write on pmxcfs fail: `no-quorum`, `full` or `eio`.
+    fn writes_meet(&self, what: &str) {
+        std::fs::write(self.path("control").join(what), "").unwrap();
     }
 
     fn path(&self, inside: &str) -> PathBuf {
@@ -215,7 +237,7 @@ fn a_lock_line_that_comes_while_we_wait_counts() {
 #[test]
 fn a_name_that_is_missing_for_a_moment_is_waited_for() {
     let host = Host::new();
-    let (path, away) = (host.conf.path().to_owned(), host.path("away"));
+    let (path, away) = (host.conf.path().to_owned(), host.path("etc/pve/away"));
     std::fs::rename(&path, &away).unwrap();
     let writer = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(30));
@@ -258,7 +280,8 @@ fn a_container_on_another_node_is_named_with_its_node() {
 
 #[test]
 fn without_etc_pve_the_cluster_file_system_is_named() {
-    let host = Host::new();
+    let mut host = Host::new();
+    drop(host.pmxcfs.take());
     std::fs::remove_dir_all(host.path("etc/pve")).unwrap();
     let error = host.conf.read().unwrap_err();
     assert!(remedy_of(&error).unwrap().contains("pve-cluster"), "{error:#}");
@@ -267,16 +290,19 @@ fn without_etc_pve_the_cluster_file_system_is_named() {
 #[test]
 fn what_is_no_file_is_left_alone() {
     let host = Host::new();
-    std::fs::rename(host.conf.path(), host.path("target")).unwrap();
+    std::fs::remove_file(host.conf.path()).unwrap();
+    std::fs::create_dir(host.conf.path()).unwrap();
+    host.refuses(Caller::Hook, "is a directory");
+    std::fs::remove_dir(host.conf.path()).unwrap();
+    if host.on_pmxcfs() {
+        return; // neither symlink nor fifo there
+    }
+    std::fs::write(host.path("target"), TEXT).unwrap();
     symlink(host.path("target"), host.conf.path()).unwrap();
     host.refuses(Caller::ByHand, "is a symlink");
     assert!(host.conf.path().is_symlink());
 
     std::fs::remove_file(host.conf.path()).unwrap();
-    std::fs::create_dir(host.conf.path()).unwrap();
-    host.refuses(Caller::Hook, "is a directory");
-
-    std::fs::remove_dir(host.conf.path()).unwrap();
     nix::unistd::mkfifo(host.conf.path(), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let error = host.set(Caller::ByHand, "1").unwrap_err();
     assert!(one_line(&error).contains("no regular file"), "{error:#}");
@@ -291,8 +317,10 @@ fn a_conf_is_never_made_larger_than_1_mib() {
     let room = line.repeat((1 << 20) / line.len() - 1);
     std::fs::write(host.conf.path(), &room).unwrap();
     assert!(host.set(Caller::ByHand, "1").unwrap());
-    std::fs::write(host.conf.path(), vec![b'x'; (1 << 20) + 1]).unwrap();
-    host.refuses(Caller::ByHand, "larger than 1 MiB");
+    if !host.on_pmxcfs() {
+        std::fs::write(host.conf.path(), vec![b'x'; (1 << 20) + 1]).unwrap();
+        host.refuses(Caller::ByHand, "larger than 1 MiB");
+    }
 }
 
 #[test]
@@ -356,4 +384,87 @@ fn threads_that_edit_at_once_lose_nothing() {
     });
     assert_eq!(conf.read().unwrap().document.environment().len(), 8);
     assert_eq!(host.names(), ["101.conf"]);
+}
+
+#[test]
+fn without_quorum_only_what_must_be_written_fails() {
+    let host = Host::new();
+    if !host.on_pmxcfs() {
+        return;
+    }
+    host.set(Caller::Hook, "1").unwrap();
+    for trouble in ["no-quorum", "eio"] {
+        host.writes_meet(trouble);
+        assert!(!host.set(Caller::Hook, "1").unwrap(), "already right, nothing to write");
+        let error = host.set(Caller::Hook, "2").unwrap_err();
+        assert_eq!(code_of(&error), Code::Passthrough);
+        assert!(one_line(&error).contains("the cluster has no quorum"), "{error:#}");
+        assert!(remedy_of(&error).unwrap().contains("pvecm status"));
+        std::fs::remove_file(host.path("control").join(trouble)).unwrap();
+    }
+    assert!(host.text().contains("A=1") && host.names() == ["101.conf"]);
+    assert!(host.set(Caller::Hook, "2").unwrap());
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_conf_and_no_temp_file() {
+    let host = Host::new();
+    if !host.on_pmxcfs() {
+        return;
+    }
+    host.writes_meet("full");
+    host.refuses(Caller::Hook, "no space is left");
+}
+
+#[test]
+fn the_file_system_has_the_rules_of_pmxcfs() {
+    let host = Host::new();
+    if !host.on_pmxcfs() {
+        return;
+    }
+    let errno = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
+    let path = host.conf.path();
+    let meta = path.metadata().unwrap();
+    assert_eq!((meta.mode(), meta.uid(), meta.gid(), meta.mtime_nsec()), (0o100_640, 0, 33, 0));
+    assert_eq!(errno(std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))), nix::libc::EPERM);
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o640)).unwrap();
+    assert_eq!(errno(std::os::unix::fs::chown(path, Some(1), Some(1))), nix::libc::EPERM);
+    assert_eq!(errno(symlink("x", host.path("etc/pve/link"))), nix::libc::ENOSYS);
+    assert_eq!(errno(std::fs::hard_link(path, host.path("etc/pve/link"))), nix::libc::EPERM);
+    let big = host.path("etc/pve/big");
+    assert_eq!(errno(std::fs::write(&big, vec![0; (1 << 20) + 1])), nix::libc::EFBIG);
+    assert_eq!(big.metadata().unwrap().len(), 1 << 20);
+    let secret = host.path("etc/pve/priv/x");
+    std::fs::write(&secret, "x").unwrap();
+    assert_eq!(secret.metadata().unwrap().mode() & 0o777, 0o600);
+    let held = host.hold(path.to_owned());
+    let other = File::open(path).unwrap();
+    assert!(fs2::FileExt::try_lock_exclusive(&other).is_err());
+    drop(held);
+    assert!(fs2::FileExt::try_lock_exclusive(&other).is_ok());
+}
+
+#[test]
+fn all_of_this_holds_on_pmxcfs_too() {
+    if std::env::var_os(ON_PMXCFS).is_some() {
+        return;
+    }
+    if let Some(reason) = phoenix_lab::fuse::unavailable() {
+        let required = std::env::var("CI").is_ok_and(|v| v == "true")
+            || std::env::var("PHOENIX_REQUIRE_LAB").is_ok_and(|v| v == "1");
+        assert!(!required, "{reason}");
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    // In a mount namespace of its own, so that nothing stays mounted whatever happens.
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "timeout", "120"])
+        .arg(std::env::current_exe().unwrap())
+        .env(ON_PMXCFS, "1")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{shown}\n{errors}", output.status);
+    assert!(shown.contains("test the_file_system_has_the_rules_of_pmxcfs ... ok"), "{shown}");
 }

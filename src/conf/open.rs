@@ -90,7 +90,7 @@ pub(super) fn lock_at(
     open: impl Fn() -> Result<File, TakeError>,
 ) -> Result<Option<File>, TakeError> {
     let mut pause = Duration::from_millis(2);
-    let mut told = false;
+    let (mut told, mut holder) = (false, None);
     loop {
         let file = open()?;
         let meta = file.metadata().map_err(|e| TakeError::Open(OpenError::Io(e)))?;
@@ -102,7 +102,11 @@ pub(super) fn lock_at(
             let late = deadline.passed();
             // Reading /proc/locks and the ancestry at every round would cost
             // more than the wait; an ancestor's lock is there from the start.
-            let holder = if late || !told { lock::holder_of(&file) } else { None };
+            if late || !told {
+                // That file is read in pieces while others lock and unlock,
+                // and may leave somebody out.
+                holder = lock::holder_of(&file).or(holder);
+            }
             if holder.as_ref().is_some_and(|h| lock::is_ancestor(h.pid)) {
                 return Ok(None);
             }
@@ -111,7 +115,7 @@ pub(super) fn lock_at(
                 return Err(TakeError::Lock(LockError::Busy { path, after, holder }));
             }
             if pause > Duration::from_millis(50) && !told {
-                let by = holder.map(|h| format!(" held by {h}")).unwrap_or_default();
+                let by = holder.as_ref().map(|h| format!(" held by {h}")).unwrap_or_default();
                 log::info!("waiting for the lock {}{by}", path.display());
                 told = true;
             }

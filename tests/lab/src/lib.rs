@@ -36,6 +36,7 @@ pub mod cache;
 pub mod command;
 pub mod container;
 pub mod files;
+pub mod fuse;
 pub mod gpus;
 pub mod host;
 pub mod leftovers;
