@@ -8,7 +8,9 @@ use crate::conf::document::Document;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, Choice, choose};
 use crate::host::gpus::Inventory;
+use crate::host::provide::Request;
 use crate::settings::{Problem, Settings, keys};
+use crate::types::Ctid;
 
 /// Which devices are meant.
 #[derive(Clone, Debug)]
@@ -42,8 +44,18 @@ impl Intent {
         }
     }
 
-    /// The devices for it on this host.
-    pub fn choose(&self, inventory: &Inventory, conf: &Document) -> Choice {
+    /// The request to the host; `None` for [`Intent::Keep`].
+    pub fn request(&self, exclusive: Option<Ctid>) -> Option<Request> {
+        match self {
+            Intent::Assigned(assignment, capabilities) => {
+                Some(Request { assignment: assignment.clone(), capabilities: *capabilities, exclusive })
+            }
+            Intent::Keep => None,
+        }
+    }
+
+    /// The devices on this host as it is, nothing made.
+    pub fn on(&self, inventory: &Inventory, conf: &Document) -> Choice {
         match self {
             Intent::Assigned(assignment, capabilities) => choose(inventory, assignment, capabilities),
             Intent::Keep => keep(inventory, conf),
@@ -59,8 +71,9 @@ impl Intent {
     }
 }
 
-/// Of all that the host has, what the conf names already.
-fn keep(inventory: &Inventory, conf: &Document) -> Choice {
+/// Of all that the host has, what the conf names already: for
+/// [`Intent::Keep`].
+pub fn keep(inventory: &Inventory, conf: &Document) -> Choice {
     let named = present(conf);
     if named.is_empty() {
         return Choice::default();
@@ -73,7 +86,7 @@ fn keep(inventory: &Inventory, conf: &Document) -> Choice {
     choice.gpus.retain(|g| g.path().is_some_and(|p| is_named(&p)));
     choice.missing.clear();
     choice.notes.clear();
-    choice
+    choice.settled()
 }
 
 /// The chosen devices as the conf's pairs. A path that the conf has no kind

@@ -3,7 +3,8 @@
 
 use crate::exit::{Code, Fault};
 use crate::settings::{Settings, keys};
-use crate::sys::process;
+use crate::sys::process::Ended;
+use crate::sys::spawn;
 use crate::types::{Ctid, Phase};
 use std::path::PathBuf;
 
@@ -24,9 +25,9 @@ pub fn run(settings: &Settings, ctid: Ctid, phase: &Phase) -> anyhow::Result<()>
     if !program.is_absolute() {
         return Err(fault("is not an absolute path".into()).into());
     }
-    let ended = process::hand_over(&program, &[ctid.to_string(), phase.to_string()])
+    let ended = spawn::hand_over(&program, &[ctid.to_string(), phase.to_string()])
         .map_err(|e| fault(format!("cannot be run: {e}")))?;
-    if ended == process::Ended::Code(0) {
+    if ended == Ended::Code(0) {
         return Ok(());
     }
     Err(fault(format!("failed in {phase}: {ended}")).into())

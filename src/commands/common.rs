@@ -2,8 +2,9 @@
 
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
-use crate::exit::{Code, Fault};
+use crate::exit::{self, Code, Fault};
 use crate::settings::{Call, Given, Origin, Settings};
+use crate::state::{Outcome, State};
 use crate::types::Ctid;
 use std::path::Path;
 
@@ -15,6 +16,17 @@ pub fn root() -> &'static Path {
 
 /// All settings of a container, from its conf, the files and the environment.
 pub fn settings(ctid: Ctid, call: Call, conf: &Conf, document: &Document) -> Settings {
+    settings_with(ctid, call, conf, document, environment())
+}
+
+/// The same with another environment.
+pub fn settings_with(
+    ctid: Ctid,
+    call: Call,
+    conf: &Conf,
+    document: &Document,
+    environment: Vec<(String, String)>,
+) -> Settings {
     let lines = document.environment().into_iter().map(|line| Given {
         key: line.key,
         value: line.value,
@@ -22,7 +34,7 @@ pub fn settings(ctid: Ctid, call: Call, conf: &Conf, document: &Document) -> Set
     });
     // A later line wins, as it does in LXC.
     let lines: Vec<Given> = lines.rev().collect();
-    Settings::load(root(), call, lines, environment(), Some(ctid))
+    Settings::load(root(), call, lines, environment, Some(ctid))
 }
 
 /// The process environment; what is no UTF-8 is none of ours.
@@ -44,4 +56,22 @@ pub fn must_be_root() -> anyhow::Result<()> {
 /// A time span in whole words for messages about how long something took.
 pub fn since(begun: std::time::Instant) -> String {
     crate::sys::time::human(begun.elapsed())
+}
+
+/// Notes in the state how something ended.
+pub fn outcome(state: &mut State, phase: &str, result: &anyhow::Result<()>, begun: std::time::Instant) {
+    phase.clone_into(&mut state.phase);
+    state.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match result {
+        Ok(()) => {
+            state.outcome = Outcome::Ok;
+            state.code = 0;
+            state.message = String::new();
+        }
+        Err(error) => {
+            state.outcome = Outcome::Failed;
+            state.code = exit::code_of(error) as u8;
+            state.message = crate::sys::text::line(exit::one_line(error).as_bytes());
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What Proxmox calls: the phases of a container's life.
 
-use super::{chain, common, pre_start};
+use super::{chain, common, post_start, pre_start};
 use crate::conf::store::Conf;
 use crate::exit::{self, Code};
 use crate::settings::{Call, Settings};
@@ -13,7 +13,7 @@ use crate::types::{Ctid, Phase};
 pub fn run(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
     match phase {
         Phase::PreStart => pre_start::run(ctid),
-        Phase::PostStart => Ok(Code::Success),
+        Phase::PostStart => post_start::run(ctid),
         Phase::PreStop | Phase::PostStop => quiet(ctid, phase),
         Phase::Unknown(word) => {
             log::warn!("'{word}' is no phase that this version knows; nothing is done");

@@ -1,10 +1,17 @@
 //! One file a verb. Each returns the exit code; only [`main`] ends with it.
 
+pub mod bring;
 pub mod chain;
 pub mod common;
+pub mod follow;
 pub mod hook;
+pub mod install;
+pub mod locks;
+pub mod post_start;
 pub mod pre_start;
 pub mod prepare;
+pub mod run;
+pub mod wishes;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{self, Code};
@@ -38,9 +45,9 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
     match (cli.hook, cli.command) {
         (Some(target), None) => match target.phase {
             Some(phase) => hook::run(target.ctid, &phase),
-            None => Ok(Code::Success),
+            None => run::run(target.ctid),
         },
-        (_, Some(Command::Install { .. })) => Ok(Code::Success),
+        (_, Some(Command::Install { ctid })) => install::run(ctid),
         (_, Some(Command::Prepare)) => prepare::run(),
         // clap demands one of them.
         (None, None) => Ok(Code::Input),

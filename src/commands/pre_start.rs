@@ -8,6 +8,7 @@ use crate::conf::store::{Caller, Conf};
 use crate::exit::{self, Code, Fault};
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
+use crate::host::provide::provide;
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::sys::time::Deadline;
@@ -68,7 +69,7 @@ fn configure(
     for problem in &problems {
         log::warn!("{problem}; the devices in the conf stay as far as they are right");
     }
-    let choice = devices(&intent, document, deadline);
+    let choice = devices(ctid, &intent, settings, document, deadline)?;
     if let (true, Some(fault)) = (fail, fault_of(&choice)) {
         return Err(fault.into());
     }
@@ -83,18 +84,33 @@ fn configure(
 }
 
 /// The devices of this host for the intent, their nodes made where missing.
-pub fn devices(intent: &Intent, document: &Document, deadline: &Deadline) -> Choice {
-    let inventory = Inventory::read_for(common::root(), intent.display(document));
-    let choice = intent.choose(&inventory, document);
-    let _ = deadline;
-    for problem in &inventory.problems {
-        log::warn!("{problem}");
+///
+/// # Errors
+/// [`Code::Input`] for a GPU_EXCLUSIVE that cannot be read.
+pub fn devices(
+    ctid: Ctid,
+    intent: &Intent,
+    settings: &Settings,
+    document: &Document,
+    deadline: &Deadline,
+) -> anyhow::Result<Choice> {
+    let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no");
+    let exclusive = exclusive.map_err(|problem| crate::settings::fault(&[problem], ctid))?.then_some(ctid);
+    let Some(request) = intent.request(exclusive) else {
+        let inventory = Inventory::read_for(common::root(), intent.display(document));
+        return Ok(plan::keep(&inventory, document));
+    };
+    let provided = provide(common::root(), &request, deadline);
+    for warning in &provided.warnings {
+        log::warn!("{warning}");
     }
-    let choice = choice.settled();
-    for note in &choice.notes {
+    if !provided.made.is_empty() {
+        log::info!("made the missing device nodes {}", provided.made.join(", "));
+    }
+    for note in &provided.choice.notes {
         log::info!("{note}");
     }
-    choice
+    Ok(provided.choice)
 }
 
 /// The fault that missing devices are, where a policy asks for one.

@@ -5,6 +5,7 @@
 //! comes out of a container is untrusted text: the worst it can do here is to
 //! have its own container reinstalled, or the step fail.
 
+pub mod attached;
 pub mod cache;
 pub mod exec;
 pub mod found;
@@ -13,6 +14,7 @@ pub mod lifecycle;
 pub mod net;
 pub mod os;
 pub mod progress;
+pub mod ready;
 pub mod runfile;
 pub mod smi;
 pub mod verify;

@@ -21,6 +21,10 @@ const SYSLOG_PATIENCE: Duration = Duration::from_millis(250);
 const STDERR_PATIENCE_MS: u16 = 1000;
 const SOCKET: &str = "/dev/log";
 
+/// The target of messages that another process of ours has logged already:
+/// they go to stderr alone.
+pub const RELAY: &str = "phoenix_nvidia::relay";
+
 /// What the log is told at the start.
 #[derive(Default)]
 pub struct Options {
@@ -30,18 +34,19 @@ pub struct Options {
     pub verbose: bool,
     /// A further destination, with times.
     pub file: Option<File>,
-    /// Nothing on stderr but errors (for commands whose result is on stdout).
-    pub quiet: bool,
+    /// How much stderr shows without `verbose`: info in a task log, warnings
+    /// where the result is on stdout, nothing in a process without one.
+    pub stderr: Option<LevelFilter>,
 }
 
 /// Sets up the process's log. Later calls change nothing.
 pub fn init(options: Options) {
     let sink = Sink {
         subject: options.subject,
-        stderr: match (options.verbose, options.quiet) {
-            (true, _) => LevelFilter::Debug,
-            (false, true) => LevelFilter::Warn,
-            (false, false) => LevelFilter::Info,
+        stderr: if options.verbose {
+            LevelFilter::Debug
+        } else {
+            options.stderr.unwrap_or(LevelFilter::Info)
         },
         state: Mutex::new(State { syslog: connect(), file: options.file, stderr_blocked: false }),
     };
@@ -92,8 +97,12 @@ impl Log for Sink {
             if record.level() <= self.stderr {
                 state.stderr(&format!("phoenix-nvidia{line}\n"));
             }
-            state.syslog(record.level(), line.trim_start_matches([' ', ':']));
-            state.append(&line);
+            if record.target() != RELAY {
+                state.syslog(record.level(), line.trim_start_matches([' ', ':']));
+                if record.level() <= Level::Info {
+                    state.append(&line);
+                }
+            }
         }
     }
 
@@ -148,7 +157,10 @@ impl State {
 
     fn append(&mut self, line: &str) {
         let Some(file) = &mut self.file else { return };
-        let _ = file.write_all(format!("phoenix-nvidia{line}\n").as_bytes());
+        let now = time::OffsetDateTime::now_utc();
+        let when = now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+        let when = when.split(['.', 'Z']).next().unwrap_or_default();
+        let _ = file.write_all(format!("{when}Z phoenix-nvidia{line}\n").as_bytes());
     }
 }
 

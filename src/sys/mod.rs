@@ -7,6 +7,7 @@ pub mod process;
 mod raw;
 pub mod replace;
 pub mod signal;
+pub mod spawn;
 pub mod sums;
 pub mod text;
 pub mod time;

@@ -490,33 +490,6 @@ fn end_group(child: &mut Child) -> bool {
     false
 }
 
-/// Runs somebody else's program with our own arguments, environment, stdin,
-/// stdout and stderr, and without a deadline. A signal of ours is passed on.
-///
-/// # Errors
-/// It could not be started.
-pub fn hand_over(program: &Path, args: &[String]) -> std::io::Result<Ended> {
-    #[allow(clippy::disallowed_methods)] // this is the one room
-    let mut command = Command::new(program);
-    command.args(args);
-    super::raw::die_with_parent(&mut command);
-    let mut child = command.spawn()?;
-    let mut told = false;
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status.into());
-        }
-        if let (false, Err(Interrupted(number))) = (told, signal::check()) {
-            told = true;
-            let signal = Signal::try_from(number).unwrap_or(Signal::SIGTERM);
-            let _ = nix::sys::signal::kill(Pid::from_raw(child.id() as i32), signal);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-}
-
 /// Whether a program is there to be run.
 pub fn installed(program: impl AsRef<Path>) -> bool {
     nix::unistd::access(program.as_ref(), nix::unistd::AccessFlags::X_OK).is_ok()

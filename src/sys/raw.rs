@@ -20,6 +20,38 @@ pub fn on_signals(handler: extern "C" fn(i32)) {
     }
 }
 
+/// Every file that we inherited beyond the three standard ones is closed in
+/// what we start: a container's command has no business with a task
+/// worker's pipes.
+pub fn keep_inherited_files_from_children() {
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on
+    // descriptors; it closes none. An old kernel answers ENOSYS or EINVAL.
+    let _ = unsafe {
+        nix::libc::syscall(nix::libc::SYS_close_range, 3u32, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC)
+    };
+}
+
+/// Has the child begin a session of its own, with default signals.
+pub fn own_session(command: &mut std::process::Command) {
+    // SAFETY: as in `die_with_parent`; setsid is async-signal-safe too.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            default_signals()
+        });
+    }
+}
+
+/// What is ignored here would be inherited as ignored.
+fn default_signals() -> std::io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    Ok(())
+}
+
 /// Has the kernel kill the child when the thread that starts it dies, so that
 /// a SIGKILL of ours leaves no orphan at work; gives it the default action
 /// for SIGPIPE and SIGXFSZ, which would otherwise be inherited as ignored.
@@ -35,10 +67,7 @@ pub fn die_with_parent(command: &mut std::process::Command) {
                 // The parent died before the line above took effect.
                 return Err(std::io::Error::from_raw_os_error(nix::libc::EINTR));
             }
-            let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-            sigaction(Signal::SIGPIPE, &default)?;
-            sigaction(Signal::SIGXFSZ, &default)?;
-            Ok(())
+            default_signals()
         });
     }
 }

@@ -34,12 +34,14 @@ pub fn check() -> Result<(), Interrupted> {
 }
 
 /// From here on TERM, INT and HUP are noted instead of ending the process,
-/// and a closed pipe or a size limit is an error instead of a death.
+/// a closed pipe or a size limit is an error instead of a death, and files
+/// that were open before us are not passed on.
 pub fn catch() {
     extern "C" fn note(signal: i32) {
         CAUGHT.store(signal, Ordering::Relaxed);
     }
     super::raw::on_signals(note);
+    super::raw::keep_inherited_files_from_children();
 }
 
 /// Sleeps, but no longer than until a signal.

@@ -1,0 +1,152 @@
+//! Bringing a running container's software to what is wanted, whoever asks:
+//! the install process of a hook, or a call by hand.
+
+use super::{common, locks};
+use crate::exit;
+use crate::guest::cache::Cache;
+use crate::guest::exec::Guest;
+use crate::guest::found::{self, Check, Found};
+use crate::guest::install::{self, Installed};
+use crate::guest::wishes::Wishes;
+use crate::guest::{lifecycle, ready, verify};
+use crate::settings::{Settings, keys};
+use crate::state::State;
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Version};
+use std::time::{Duration, Instant};
+
+/// One container's work.
+pub struct Work<'a> {
+    /// The container.
+    pub ctid: Ctid,
+    /// Its settings.
+    pub settings: &'a Settings,
+    /// What they wish for.
+    pub wishes: &'a Wishes,
+    /// The paths of the nodes that it is to have, for the verification;
+    /// `None` while they are not in place.
+    pub nodes: Option<Vec<String>>,
+    /// A step that failed in this boot with the same inputs is tried again.
+    pub insist: bool,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// The driver was changed, from (if there was one) to.
+    pub driver_changed: Option<(Option<Version>, Version)>,
+    /// The version that is there now.
+    pub version: Option<Version>,
+}
+
+impl Work<'_> {
+    fn guest(&self) -> Guest {
+        Guest::new(self.ctid)
+    }
+
+    /// Check, install what is needed, verify; under the lock that makes two
+    /// at once do the work once.
+    ///
+    /// # Errors
+    /// [`exit::Code::Software`]. The driver may have been changed all the same:
+    /// that is in the first of the two.
+    pub fn run(&self) -> (Brought, anyhow::Result<()>) {
+        let mut brought = Brought::default();
+        let result = self.steps(&mut brought);
+        (brought, result)
+    }
+
+    fn steps(&self, brought: &mut Brought) -> anyhow::Result<()> {
+        let limits = &self.wishes.limits;
+        let _lock = locks::work(self.ctid, limits.install + limits.download)?;
+        ready::commands(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
+        let check = found::check(&self.guest(), self.wishes, &Deadline::after(limits.check))?;
+        if check.right() || (check.driver_right() && !self.software_is_due(&check)) {
+            self.tell_right(&check);
+            brought.version = Some(self.wishes.driver.clone());
+            return self.verify();
+        }
+        self.tell_needed(&check);
+        let places = self.settings.get::<u32>(keys::MAX_INSTALLS).unwrap_or(2);
+        let _place = locks::place(places, limits.install)?;
+        ready::boot(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
+        // The services of this start keep the old driver until the next one.
+        let init = lifecycle::init(self.ctid).ok().flatten();
+        let outcome = install::install(&self.guest(), self.wishes, &check, &Cache::system());
+        self.record(&outcome.installed, &outcome.result, init.as_ref());
+        for warning in &outcome.installed.warnings {
+            log::warn!("{warning}");
+        }
+        if outcome.installed.driver_changed.is_some() {
+            brought.version = Some(self.wishes.driver.clone());
+        }
+        brought.driver_changed = outcome.installed.driver_changed;
+        match outcome.result {
+            Ok(()) => self.verify(),
+            Err(error) => {
+                // The driver stands alone: whether it works is worth knowing.
+                if brought.driver_changed.is_some() {
+                    if let Err(second) = self.verify() {
+                        log::warn!("{}", exit::one_line(&second));
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether a missing CUDA package is to be tried now.
+    fn software_is_due(&self, check: &Check) -> bool {
+        if !check.software_pending() {
+            return false;
+        }
+        let failed = State::load(common::root(), self.ctid).cuda_failed;
+        if self.insist || failed.as_deref() != Some(&self.wishes.fingerprint()) {
+            return true;
+        }
+        log::warn!(
+            "the CUDA packages failed already since the last boot and are not tried again at every start; \
+             phoenix-nvidia {} tries now",
+            self.ctid
+        );
+        false
+    }
+
+    fn record(&self, installed: &Installed, result: &anyhow::Result<()>, init: Option<&lifecycle::Init>) {
+        let driver_there = installed.driver_changed.is_some();
+        let fingerprint = self.wishes.fingerprint();
+        State::update(common::root(), self.ctid, |state| {
+            if driver_there {
+                state.restart_due = init.map(ToString::to_string);
+            }
+            state.cuda_failed = result.is_err().then_some(fingerprint);
+        });
+    }
+
+    fn tell_right(&self, check: &Check) {
+        log::info!("driver {}: installed and right", self.wishes.driver);
+        log::debug!("the look into the container took {}", crate::sys::time::human(check.took));
+    }
+
+    fn tell_needed(&self, check: &Check) {
+        let wanted = &self.wishes.driver;
+        match &check.found {
+            Found::Right => log::info!("driver {wanted} is right; CUDA packages are to be installed"),
+            Found::Wrong { version } => log::info!("driver to be changed: {version} → {wanted}"),
+            other => log::info!("driver {wanted} to be installed: {other}"),
+        }
+    }
+
+    /// nvidia-smi's word, if the nodes are there to ask for it.
+    ///
+    /// # Errors
+    /// [`exit::Code::Software`].
+    pub fn verify(&self) -> anyhow::Result<()> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
+        let begun = Instant::now();
+        let limit = self.wishes.limits.verify.max(Duration::from_secs(1));
+        verify::verify(&self.guest(), self.wishes, nodes, &Deadline::after(limit))?;
+        log::debug!("verified in {}", common::since(begun));
+        Ok(())
+    }
+}

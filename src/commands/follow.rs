@@ -1,0 +1,232 @@
+//! The install process, seen from the hook that starts it: its job, its log,
+//! its end.
+//!
+//! Under systemd it is `phoenix-nvidia-install@CTID.service`; elsewhere a
+//! detached process. Either way it holds a lock for as long as it lives, so
+//! that its death is noticed without its help.
+
+use super::{common, locks, post_start};
+use crate::exit::{Code, Fault};
+use crate::settings::keys;
+use crate::state::{Outcome, RUN, State};
+use crate::sys::process::{self, Cmd};
+use crate::sys::replace::replace_own;
+use crate::sys::time::Deadline;
+use crate::sys::{signal, spawn, text};
+use crate::types::Ctid;
+use serde::{Deserialize, Serialize};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the install processes' logs are.
+pub const LOGS: &str = "/var/log/phoenix-nvidia";
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// There while systemd is the host's init.
+const SYSTEMD: &str = "/run/systemd/system";
+/// Until a process that was started has its lock.
+const BIRTH: Duration = Duration::from_secs(10);
+/// Between two looks at log and lock.
+const LOOK: Duration = Duration::from_millis(100);
+/// Lines that are shown in a task log at the most.
+const MOST_LINES: usize = 60;
+
+/// What the hook passes on to the install process: the settings in its
+/// environment, which a unit of systemd's does not inherit.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Job {
+    /// Names and values, only those of our settings.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Job {
+    fn path(ctid: Ctid) -> PathBuf {
+        common::root().join(RUN).join(format!("{ctid}.job"))
+    }
+
+    /// The last hook's; nothing if there is none that can be read.
+    pub fn load(ctid: Ctid) -> Job {
+        std::fs::read(Job::path(ctid)).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
+    }
+
+    fn save(&self, ctid: Ctid) -> anyhow::Result<()> {
+        let path = Job::path(ctid);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        // Settings may be secret (a URL with a password): root's alone.
+        replace_own(&path, &serde_json::to_vec(self)?, 0o600)?;
+        Ok(())
+    }
+}
+
+/// The log of a container's install processes.
+pub fn log_path(ctid: Ctid) -> PathBuf {
+    PathBuf::from(LOGS).join(format!("{ctid}.log"))
+}
+
+/// How long the log is now, in bytes: what comes behind it is the next
+/// process's.
+pub fn log_length(ctid: Ctid) -> u64 {
+    std::fs::metadata(log_path(ctid)).map_or(0, |m| m.len())
+}
+
+/// Starts the install process.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn start(ctid: Ctid) -> anyhow::Result<()> {
+    let known = |(key, _): &(String, String)| keys::by_name(key).is_some();
+    let environment = common::environment().into_iter().filter(known).collect();
+    if let Err(error) = (Job { environment }).save(ctid) {
+        log::warn!("settings of the environment are not passed on: {error:#}");
+    }
+    if std::path::Path::new(SYSTEMD).is_dir() && process::installed(SYSTEMCTL) {
+        match by_systemd(ctid) {
+            Ok(()) => return Ok(()),
+            Err(why) => log::warn!("{why}; the install runs as a process of its own"),
+        }
+    }
+    let fault = |e: std::io::Error| {
+        anyhow::Error::from(e).context(Fault::new(Code::Software, "the install process cannot be started"))
+    };
+    let program = std::env::current_exe().map_err(fault)?;
+    spawn::detach(&program, &["install".to_owned(), ctid.to_string()]).map_err(fault)
+}
+
+fn by_systemd(ctid: Ctid) -> Result<(), String> {
+    let unit = format!("phoenix-nvidia-install@{ctid}.service");
+    // A unit that failed last time does not start again by itself.
+    let out = Cmd::new(SYSTEMCTL)
+        .args(["start", "--no-block", "--quiet", unit.as_str()])
+        .run(&Deadline::secs(10))
+        .map_err(|e| e.to_string())?;
+    if out.success() { Ok(()) } else { Err(format!("{unit}: {}", out.last_lines(2).join(" | "))) }
+}
+
+/// How following ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// The process is no more.
+    Ended,
+    /// The time was over first; it was said where it goes on.
+    GoesOn,
+}
+
+/// Shows what the install process logs until it ends, or until the time is
+/// over. `from` is where its log begins.
+///
+/// # Errors
+/// A signal of ours.
+pub fn follow(ctid: Ctid, until: &Deadline, from: u64) -> anyhow::Result<Followed> {
+    let mut tail = Tail { path: log_path(ctid), at: from, shown: 0, rest: Vec::new() };
+    let birth = Deadline::after(BIRTH);
+    let mut alive = false;
+    loop {
+        let ended = match locks::try_worker(ctid) {
+            None => {
+                alive = true;
+                false
+            }
+            // Not yet born, or dead: its log says which.
+            Some(_) => alive || birth.passed() || tail.grew(),
+        };
+        tail.show();
+        if ended {
+            return Ok(Followed::Ended);
+        }
+        if until.passed() {
+            say_goes_on(ctid);
+            return Ok(Followed::GoesOn);
+        }
+        signal::sleep(LOOK.min(until.remaining()))?;
+    }
+}
+
+/// Where an install that is not waited for can be watched.
+pub fn say_goes_on(ctid: Ctid) {
+    log::info!("the install goes on by itself; watch it with: tail -f {}", log_path(ctid).display());
+}
+
+/// An error that the install process has told and recorded already.
+#[derive(Debug)]
+pub struct Told;
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the install failed")
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// Whether an error is [`Told`].
+pub fn is_told(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.is::<Told>())
+}
+
+/// What the ended process left as its result.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn result(ctid: Ctid) -> anyhow::Result<()> {
+    let state = State::load(common::root(), ctid);
+    match state.outcome {
+        Outcome::Ok | Outcome::Warning => Ok(()),
+        Outcome::Failed => {
+            let fault =
+                Fault::new(Code::Software, format!("the driver in container {ctid} is not as wanted"))
+                    .remedy(format!("see {}; phoenix-nvidia {ctid} tries again", log_path(ctid).display()));
+            Err(anyhow::Error::new(Told).context(fault))
+        }
+        Outcome::None | Outcome::Running => Err(post_start::died(ctid)),
+    }
+}
+
+/// The lines that are added to a log.
+struct Tail {
+    path: PathBuf,
+    at: u64,
+    shown: usize,
+    rest: Vec<u8>,
+}
+
+impl Tail {
+    fn grew(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|m| m.len() > self.at)
+    }
+
+    fn show(&mut self) {
+        let Ok(mut file) = std::fs::File::open(&self.path) else { return };
+        if file.metadata().is_ok_and(|m| m.len() < self.at) {
+            self.at = 0; // it was turned over
+        }
+        let mut bytes = Vec::new();
+        let read =
+            file.seek(SeekFrom::Start(self.at)).and_then(|_| file.take(1 << 20).read_to_end(&mut bytes));
+        let Ok(read) = read else { return };
+        self.at += read as u64;
+        self.rest.extend(bytes);
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            self.relay(&line);
+        }
+    }
+
+    /// One line of the log, without its time and name: those stand before
+    /// every line of ours.
+    fn relay(&mut self, line: &[u8]) {
+        self.shown += 1;
+        if self.shown > MOST_LINES {
+            return;
+        }
+        let line = text::line(line);
+        let message = line.split_once(": ").map_or(line.as_str(), |(_, message)| message);
+        let (level, message) = match (message.strip_prefix("WARNING: "), message.strip_prefix("ERROR: ")) {
+            (Some(message), _) => (log::Level::Warn, message),
+            (_, Some(message)) => (log::Level::Error, message),
+            _ => (log::Level::Info, message),
+        };
+        log::log!(target: crate::sys::log::RELAY, level, "{message}");
+    }
+}

@@ -1,0 +1,213 @@
+//! The install process: what post-start starts and leaves to go on.
+//!
+//! It has no task log and no terminal: it writes to syslog and to its own
+//! file, and leaves its result in the state.
+
+use super::bring::{Brought, Work};
+use super::follow::{self, Job};
+use super::run::{loaded_version, nodes};
+use super::wishes::{self, Wanted};
+use super::{common, locks};
+use crate::conf::store::Conf;
+use crate::exit::{self, Code};
+use crate::guest::exec;
+use crate::guest::lifecycle::{self, Patience};
+use crate::host::gpus::Inventory;
+use crate::plan::Intent;
+use crate::settings::{Call, Settings, keys};
+use crate::state::{Outcome, State};
+use crate::sys::time::Deadline;
+use crate::sys::{log as messages, signal};
+use crate::types::Ctid;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
+
+/// A log larger than this is put aside when the next install begins, in bytes.
+const TURN_OVER: u64 = 1 << 20;
+/// How long a reboot waits for the hook's task to give the lock back.
+const UNLOCK: Duration = Duration::from_secs(150);
+/// How often an install begins anew because the container was rebooted from
+/// inside under it.
+const ATTEMPTS: u32 = 3;
+
+/// Where this process's messages go: the container's log file, beside syslog.
+pub fn log_file(ctid: Ctid) -> Option<File> {
+    let path = follow::log_path(ctid);
+    std::fs::create_dir_all(path.parent()?).ok()?;
+    if follow::log_length(ctid) > TURN_OVER {
+        let mut old = path.clone().into_os_string();
+        old.push(".1");
+        #[allow(clippy::disallowed_methods)] // putting a log aside replaces no file that matters
+        let _ = std::fs::rename(&path, old);
+    }
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path).ok()
+}
+
+/// Installs what the container lacks, leaves the result, and reboots the
+/// container if the driver changed.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    // Alone: a second one finds the first at work, and has nothing to add.
+    let Some(alive) = locks::try_worker(ctid) else {
+        log::info!("another install process is at work");
+        return Ok(Code::Success);
+    };
+    let begun = Instant::now();
+    State::update(common::root(), ctid, |state| {
+        "install".clone_into(&mut state.phase);
+        state.outcome = Outcome::Running;
+        state.message = String::new();
+        state.job = Some(std::process::id().to_string());
+    });
+    let (brought, settings, result) = bring(ctid);
+    State::update(common::root(), ctid, |state| {
+        common::outcome(state, "install", &result, begun);
+        state.kernel_driver = loaded_version().map(|v| v.to_string());
+        if let Some(version) = &brought.version {
+            state.container_driver = Some(version.to_string());
+        }
+    });
+    match &result {
+        Ok(()) => log::info!("done in {}", common::since(begun)),
+        Err(error) => {
+            log::error!("{}", exit::one_line(error));
+            if let Some(remedy) = exit::remedy_of(error) {
+                log::error!("to mend it: {remedy}");
+            }
+        }
+    }
+    // The hook that follows us leaves now, and with it the task and its lock.
+    drop(alive);
+    if let (Some(settings), Some(_)) = (settings, &brought.driver_changed) {
+        after_install(ctid, &settings, &brought)?;
+    }
+    // What went wrong has been told above.
+    result.map(|()| Code::Success).or_else(|error| Ok(exit::code_of(&error)))
+}
+
+fn bring(ctid: Ctid) -> (Brought, Option<Settings>, anyhow::Result<()>) {
+    let conf = Conf::of(ctid);
+    let document = match conf.read() {
+        Ok(snapshot) => snapshot.document,
+        Err(error) => return (Brought::default(), None, Err(error)),
+    };
+    let settings = common::settings_with(ctid, Call::Hook, &conf, &document, Job::load(ctid).environment);
+    let (intent, _) = Intent::of(&settings);
+    let inventory = Inventory::read_for(common::root(), intent.display(&document));
+    let choice = intent.on(&inventory, &document);
+    let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
+    let wishes = match wishes::read(&settings, kernel, intent.gpus(&choice)) {
+        Ok(Wanted::Software(wishes)) => wishes,
+        Ok(Wanted::Off | Wanted::NoDriver) => return (Brought::default(), Some(settings), Ok(())),
+        Err(problems) => {
+            let error = wishes::fault(&problems);
+            return (Brought::default(), Some(settings), Err(error));
+        }
+    };
+    let nodes = Some(nodes(&choice));
+    let work = Work { ctid, settings: &settings, wishes: &wishes, nodes, insist: false };
+    let (brought, result) = again_if_rebooted(&work);
+    (brought, Some(settings), result)
+}
+
+/// A container that is rebooted from inside runs no hook: what was under way
+/// in it is begun again.
+fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
+    let mut attempt = 1;
+    loop {
+        let before = lifecycle::init(work.ctid).ok().flatten();
+        let (brought, result) = work.run();
+        let Err(error) = result else { return (brought, Ok(())) };
+        if attempt >= ATTEMPTS || exec::is_interrupted(&error) || !came_back(work, before.as_ref()) {
+            return (brought, Err(error));
+        }
+        attempt += 1;
+        log::warn!("{}; the container was rebooted meanwhile: beginning again", exit::one_line(&error));
+    }
+}
+
+/// Whether the container runs again with another first process.
+fn came_back(work: &Work<'_>, before: Option<&lifecycle::Init>) -> bool {
+    let deadline = Deadline::secs(10);
+    while !deadline.passed() {
+        match lifecycle::init(work.ctid) {
+            Ok(Some(now)) => return before.is_some_and(|b| *b != now),
+            _ => {
+                if signal::sleep(Duration::from_millis(300)).is_err() {
+                    return false;
+                }
+            }
+        }
+    }
+    false
+}
+
+/// One reboot for a changed driver: never twice for one version, never
+/// while a call by hand is at work, which restarts the container itself.
+fn after_install(ctid: Ctid, settings: &Settings, brought: &Brought) -> anyhow::Result<()> {
+    let wanted = settings.choice(keys::AFTER_INSTALL, "reboot", "none").unwrap_or(true);
+    let version = brought.version.as_ref().map(ToString::to_string);
+    if !wanted {
+        log::info!("AFTER_INSTALL is none: services that started before the install keep the old driver");
+        return Ok(());
+    }
+    let Some(_lock) = locks::try_by_hand(ctid) else {
+        log::info!("the restart is left to the call by hand that is at work");
+        return Ok(());
+    };
+    let state = State::load(common::root(), ctid);
+    if state.rebooted_for == version {
+        log::warn!("the container was rebooted for {} already; not again", version.unwrap_or_default());
+        return Ok(());
+    }
+    let now = lifecycle::init(ctid)?.map(|init| init.to_string());
+    if now.is_none() || state.restart_due != now {
+        log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
+        return Ok(());
+    }
+    State::update(common::root(), ctid, |state| {
+        state.rebooted_for = version;
+        state.restart_due = None;
+    });
+    reboot(ctid, settings)
+}
+
+fn reboot(ctid: Ctid, settings: &Settings) -> anyhow::Result<()> {
+    let patience = Patience {
+        timeout: settings.limit(keys::RESTART_TIMEOUT),
+        interval: settings.limit(keys::RESTART_INTERVAL),
+        start: settings.limit(keys::PRE_START_TIMEOUT) + settings.limit(keys::INSTALL_WAIT),
+    };
+    let until = Deadline::after(UNLOCK.max(settings.limit(keys::INSTALL_WAIT) * 2));
+    log::info!("rebooting the container once, so that its services find the new driver");
+    loop {
+        match lifecycle::reboot(ctid, &patience) {
+            Ok(()) => {
+                log::info!("the container was rebooted");
+                return Ok(());
+            }
+            // The hook's task still holds the lock on the conf.
+            Err(error) if exit::one_line(&error).contains("got timeout") && !until.passed() => {
+                log::debug!("{}", exit::one_line(&error));
+            }
+            Err(error) => {
+                log::warn!("{}", exit::one_line(&error));
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// The log's options for this process.
+pub fn log_options(ctid: Ctid) -> messages::Options {
+    messages::Options {
+        subject: Some(ctid.to_string()),
+        file: log_file(ctid),
+        stderr: Some(log::LevelFilter::Off),
+        ..Default::default()
+    }
+}

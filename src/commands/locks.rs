@@ -1,0 +1,88 @@
+//! The locks between runs of ours. None of them is ever held across a `pct`
+//! command whose hook wants it.
+
+use crate::exit::{Code, Context as _, Fault};
+use crate::sys::lock::{self, Lock};
+use crate::sys::signal;
+use crate::sys::time::{Deadline, human};
+use crate::types::Ctid;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const DIRECTORY: &str = "/run/lock/phoenix-nvidia";
+
+fn path(name: String) -> PathBuf {
+    PathBuf::from(DIRECTORY).join(name)
+}
+
+/// Around check, install and verify, whoever does them.
+///
+/// # Errors
+/// [`Code::Software`] when another one holds it until the deadline.
+pub fn work(ctid: Ctid, limit: Duration) -> anyhow::Result<Lock> {
+    let message = format!("another install in container {ctid} is under way");
+    take(path(format!("{ctid}.lock")), limit, Code::Software, message)
+}
+
+/// Around a whole call by hand, restarts included; hooks don't take it.
+///
+/// # Errors
+/// [`Code::General`] when another one holds it until the deadline.
+pub fn by_hand(ctid: Ctid, limit: Duration) -> anyhow::Result<Lock> {
+    let message = format!("another phoenix-nvidia {ctid} is at work");
+    take(path(format!("{ctid}.run.lock")), limit, Code::General, message)
+}
+
+/// The lock of [`by_hand`] if nobody has it.
+pub fn try_by_hand(ctid: Ctid) -> Option<Lock> {
+    try_take(path(format!("{ctid}.run.lock")))
+}
+
+/// What an install process holds for as long as it lives.
+pub fn try_worker(ctid: Ctid) -> Option<Lock> {
+    try_take(path(format!("{ctid}.worker.lock")))
+}
+
+fn try_take(path: PathBuf) -> Option<Lock> {
+    let file = lock::open(&path).ok()?;
+    lock::try_exclusive(&file, &path).ok()?.then_some(Lock { file })
+}
+
+fn take(path: PathBuf, limit: Duration, code: Code, message: String) -> anyhow::Result<Lock> {
+    let fault = || Fault::new(code, message.clone()).remedy("wait for it; lslocks shows who holds what");
+    let file = lock::open(&path).fault(fault)?;
+    lock::exclusive(file, &path, &Deadline::after(limit), |holder| {
+        let who = holder.map(|h| format!(" ({h})")).unwrap_or_default();
+        log::info!("{message}{who}; waiting for it");
+    })
+    .fault(fault)
+}
+
+/// One of the node's `count` places for installs that run at once.
+///
+/// # Errors
+/// [`Code::Software`] when none is free until the deadline.
+pub fn place(count: u32, limit: Duration) -> anyhow::Result<Lock> {
+    let deadline = Deadline::after(limit);
+    let mut told = false;
+    loop {
+        for n in 0..count.max(1) {
+            if let Some(lock) = try_take(path(format!("install-{n}.lock"))) {
+                return Ok(lock);
+            }
+        }
+        if deadline.passed() {
+            let message =
+                format!("{count} other installs are under way on this node, for more than {}", human(limit));
+            return Err(Fault::new(Code::Software, message)
+                .remedy("raise MAX_INSTALLS, or start it later")
+                .into());
+        }
+        if !std::mem::replace(&mut told, true) {
+            log::info!(
+                "{count} other installs are under way on this node (MAX_INSTALLS); waiting for a place"
+            );
+        }
+        signal::sleep(Duration::from_millis(200))?;
+    }
+}

@@ -1,0 +1,183 @@
+//! post-start: one look into the container; if something is to be installed,
+//! an install process is started, followed for a while, and left to go on.
+
+use super::follow::{self, Followed};
+use super::run::loaded_version;
+use super::wishes::{self, Wanted};
+use super::{chain, common, locks};
+use crate::conf::document::Document;
+use crate::conf::store::Conf;
+use crate::exit::{Code, Fault};
+use crate::guest::exec::{self, Guest};
+use crate::guest::found::{self, Check};
+use crate::guest::wishes::Wishes;
+use crate::settings::{Call, MARK, Settings, keys};
+use crate::state::{Outcome, State};
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Phase};
+use std::time::{Duration, Instant};
+
+/// The phase. A failure is shown by Proxmox as a warning; the container runs.
+///
+/// # Errors
+/// [`Code::Software`], or what the chained hookscript failed with.
+pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    let conf = Conf::of(ctid);
+    let document = conf.read()?.document;
+    let settings = common::settings(ctid, Call::Hook, &conf, &document);
+    let ours = look_after(ctid, &settings, &document);
+    // Theirs runs whatever became of ours.
+    let theirs = chain::run(&settings, ctid, &Phase::PostStart);
+    ours?;
+    theirs?;
+    Ok(Code::Success)
+}
+
+fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::Result<()> {
+    if std::env::var_os(MARK).is_some_and(|v| v == ctid.to_string().as_str()) {
+        log::debug!("the call by hand that made this start looks after the driver");
+        return Ok(());
+    }
+    let kernel = loaded_version();
+    let wishes = match wishes::read(settings, kernel.clone(), None) {
+        Ok(Wanted::Software(wishes)) => wishes,
+        Ok(Wanted::Off) => {
+            log::info!("INSTALL is off: the driver in the container is not looked after");
+            return Ok(());
+        }
+        Ok(Wanted::NoDriver) => {
+            log::warn!(
+                "no NVIDIA kernel driver is loaded on this host: the container keeps the driver it has"
+            );
+            return Ok(());
+        }
+        Err(problems) => return Err(wishes::fault(&problems)),
+    };
+    let begun = Instant::now();
+    let result = wishes.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &wishes, begun));
+    if let Err(error) = &result {
+        // An install process has written its own, more exact, result.
+        if !follow::is_told(error) {
+            State::update(common::root(), ctid, |state| {
+                common::outcome(state, "check", &result, begun);
+                state.kernel_driver = kernel.map(|v| v.to_string());
+            });
+        }
+    }
+    result
+}
+
+fn bring(
+    ctid: Ctid,
+    settings: &Settings,
+    document: &Document,
+    wishes: &Wishes,
+    begun: Instant,
+) -> anyhow::Result<()> {
+    let wait = patience(settings, document);
+    let until = Deadline::after(wait);
+    // An install of an earlier start may still be at work.
+    if locks::try_worker(ctid).is_none() {
+        log::info!("an install that began earlier is still under way");
+        match follow::follow(ctid, &until, follow::log_length(ctid))? {
+            Followed::Ended => {}
+            Followed::GoesOn => return Ok(()),
+        }
+    }
+    let guest = Guest::new(ctid);
+    let check = match found::check(&guest, wishes, &Deadline::after(wishes.limits.check)) {
+        Ok(check) => check,
+        Err(error) if exec::is_gone(&error) || exec::is_interrupted(&error) => return Err(error),
+        Err(error) => {
+            // "Could not look" is not "not installed".
+            log::warn!("{error:#}; the driver is not looked after in this start");
+            return Ok(());
+        }
+    };
+    if nothing_to_do(ctid, wishes, &check) {
+        State::update(common::root(), ctid, |state| {
+            common::outcome(state, "check", &Ok(()), begun);
+            state.kernel_driver = wishes.kernel.as_ref().map(ToString::to_string);
+            state.container_driver = Some(wishes.driver.to_string());
+            if state.cuda_failed.is_some() {
+                state.outcome = Outcome::Warning;
+                "CUDA packages are missing".clone_into(&mut state.message);
+            }
+        });
+        return Ok(());
+    }
+    hand_over(ctid, wait, &until)
+}
+
+/// Starts the install process and follows it for a while.
+fn hand_over(ctid: Ctid, wait: Duration, until: &Deadline) -> anyhow::Result<()> {
+    let from = follow::log_length(ctid);
+    follow::start(ctid)?;
+    if wait.is_zero() {
+        follow::say_goes_on(ctid);
+        return Ok(());
+    }
+    match follow::follow(ctid, until, from)? {
+        Followed::GoesOn => Ok(()),
+        Followed::Ended => follow::result(ctid),
+    }
+}
+
+/// Whether the container is as wanted, or what is missing failed already in
+/// this boot with the same inputs.
+fn nothing_to_do(ctid: Ctid, wishes: &Wishes, check: &Check) -> bool {
+    if check.right() {
+        log::info!("driver {}: installed and right", wishes.driver);
+        return true;
+    }
+    let failed = State::load(common::root(), ctid).cuda_failed;
+    if check.driver_right() && failed.as_deref() == Some(&wishes.fingerprint()) {
+        log::warn!(
+            "driver {} is right; the CUDA packages failed earlier in this boot and are not tried again: \
+             `phoenix-nvidia {ctid}` tries now",
+            wishes.driver
+        );
+        return true;
+    }
+    false
+}
+
+/// How long an install is followed. While a hook runs, Proxmox refuses to
+/// stop, back up or change the container.
+fn patience(settings: &Settings, document: &Document) -> Duration {
+    let wait = settings.limit(keys::INSTALL_WAIT);
+    if wait.is_zero() || !host_managed(document) {
+        return wait;
+    }
+    log::info!(
+        "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
+    );
+    Duration::ZERO
+}
+
+/// Whether an interface gets its address from the host, after post-start.
+fn host_managed(document: &Document) -> bool {
+    (0..32).any(|n| {
+        let net = document.get(&format!("net{n}")).unwrap_or_default();
+        net.split(',').any(|part| part.trim() == "host-managed=1")
+    })
+}
+
+/// The fault of an install process that ended without a result.
+pub fn died(ctid: Ctid) -> anyhow::Error {
+    Fault::new(Code::Software, "the install process ended without a result")
+        .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid}; then phoenix-nvidia {ctid}"))
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_managed_interface_is_seen() {
+        let with = Document::parse(b"net0: name=eth0,bridge=vmbr0\nnet1: name=eth1,host-managed=1,ip=dhcp\n");
+        let without = Document::parse(b"net0: name=eth0,host-managed=0\n[snap]\nnet0: host-managed=1\n");
+        assert!(host_managed(&with) && !host_managed(&without));
+    }
+}

@@ -1,0 +1,281 @@
+//! By hand: `phoenix-nvidia CTID`, the requirements' `main()`.
+//!
+//! Check, configure, start it if it is stopped, install, restart once if
+//! devices or software changed, verify with the nodes in place.
+
+use super::bring::Work;
+use super::pre_start::{apply, devices, fault_of};
+use super::wishes::{self, Wanted as WantedSoftware};
+use super::{common, locks};
+use crate::conf::devices::{Wanted, passed_by_dev_lines, without_passed};
+use crate::conf::document::Document;
+use crate::conf::store::{Caller, Conf};
+use crate::exit::{Code, Fault, code_of};
+use crate::guest::attached;
+use crate::guest::lifecycle::{self, Patience, Status};
+use crate::host::choose::{Choice, DeviceKind};
+use crate::host::driver;
+use crate::host::look::Look;
+use crate::plan::{self, Intent};
+use crate::settings::{self, Call, MARK, Settings, keys};
+use crate::state::{Outcome, State};
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Version};
+use std::time::{Duration, Instant};
+
+/// The whole of it.
+///
+/// # Errors
+/// The requirements' exit codes, strictly.
+pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let begun = Instant::now();
+    log::info!("bringing container {ctid} to its settings");
+    let conf = Conf::of(ctid);
+    let document = match conf.read() {
+        Ok(snapshot) => snapshot.document,
+        // Whether the container exists is asked after the inputs are right.
+        Err(error) if code_of(&error) == Code::NoContainer => Document::parse(b""),
+        Err(error) => return Err(error),
+    };
+    let settings = common::settings(ctid, Call::ByHand, &conf, &document);
+    let hand = Hand { ctid, conf, settings };
+    let result = hand.all(&document);
+    hand.record(&result, begun);
+    result?;
+    log::info!("container {ctid}: NVIDIA configuration completed ({})", common::since(begun));
+    Ok(Code::Success)
+}
+
+struct Hand {
+    ctid: Ctid,
+    conf: Conf,
+    settings: Settings,
+}
+
+impl Hand {
+    fn all(&self, document: &Document) -> anyhow::Result<()> {
+        let (intent, software) = self.validate(document)?;
+        lifecycle::check_exists(self.ctid)?;
+        // A conf that vanished, or that another node has, is told here.
+        let document = self.conf.read()?.document;
+        let _lock = locks::by_hand(self.ctid, self.longest())?;
+        let deadline = Deadline::after(self.settings.limit(keys::PRE_START_TIMEOUT));
+        let choice = devices(self.ctid, &intent, &self.settings, &document, &deadline)?;
+        if let Some(fault) = fault_of(&choice) {
+            return Err(fault.into());
+        }
+        let wanted = plan::wanted(&choice);
+        let words = plan::describe(&choice);
+        if apply(&self.conf, Caller::ByHand, &wanted)? {
+            log::info!("{words}: configured");
+        } else {
+            log::info!("{words}: already configured");
+        }
+        let patience = self.patience();
+        if lifecycle::status(self.ctid)? != Status::Running {
+            lifecycle::start(self.ctid, &patience, &self.environment())?;
+        }
+        self.software_and_restart(&software, &choice, &wanted, &patience)
+    }
+
+    /// The requirements' `validate_inputs`: everything is read before
+    /// anything is changed.
+    fn validate(&self, document: &Document) -> anyhow::Result<(Intent, WantedSoftware)> {
+        let (intent, mut problems) = Intent::of(&self.settings);
+        let kernel = loaded_version();
+        let software = wishes::read(&self.settings, kernel, None);
+        problems.extend(self.settings.problems.iter().cloned());
+        problems.extend(self.other_problems());
+        let software = match software {
+            Ok(software) if problems.is_empty() => software,
+            Ok(_) => return Err(settings::fault(&problems, self.ctid)),
+            Err(more) => {
+                problems.extend(more);
+                return Err(settings::fault(&problems, self.ctid));
+            }
+        };
+        if let WantedSoftware::Software(wishes) = &software {
+            wishes.fit_the_kernel()?;
+        }
+        for (now, later) in &self.settings.overridden {
+            log::warn!(
+                "{}={} from {} is used now; the next start will use {} ({})",
+                now.key,
+                now.value,
+                now.origin,
+                later.value,
+                later.origin
+            );
+        }
+        log::debug!("{} lines in the conf", document.entries().len());
+        Ok((intent, software))
+    }
+
+    /// Settings that only matter later, read now all the same.
+    fn other_problems(&self) -> Vec<settings::Problem> {
+        let s = &self.settings;
+        let seconds = [
+            keys::INSTALL_WAIT,
+            keys::PRE_START_TIMEOUT,
+            keys::READY_TIMEOUT,
+            keys::RESTART_TIMEOUT,
+            keys::RESTART_INTERVAL,
+        ];
+        let mut problems: Vec<_> = seconds.iter().filter_map(|k| s.seconds(k).err()).collect();
+        problems.extend(s.choice(keys::GPU_EXCLUSIVE, "yes", "no").err());
+        problems.extend(s.choice(keys::START_POLICY, "continue", "fail").err());
+        problems.extend(s.choice(keys::AFTER_INSTALL, "reboot", "none").err());
+        problems.extend(s.get::<u32>(keys::MAX_INSTALLS).err());
+        problems
+    }
+
+    fn software_and_restart(
+        &self,
+        software: &WantedSoftware,
+        choice: &Choice,
+        wanted: &[Wanted],
+        patience: &Patience,
+    ) -> anyhow::Result<()> {
+        let devices_changed = self.devices_changed(wanted)?;
+        let nodes = nodes(choice);
+        let WantedSoftware::Software(wishes) = software else {
+            log::info!(
+                "the driver in the container is left as it is (INSTALL=off, or no kernel driver is loaded)"
+            );
+            if devices_changed {
+                lifecycle::restart(self.ctid, patience, &self.environment())?;
+            }
+            return Ok(());
+        };
+        let mut wishes = wishes.as_ref().clone();
+        wishes.gpus = Some(choice.gpus.len());
+        let mut work = Work {
+            ctid: self.ctid,
+            settings: &self.settings,
+            wishes: &wishes,
+            nodes: (!devices_changed).then_some(nodes.clone()),
+            insist: true,
+        };
+        let (brought, result) = work.run();
+        let restart = devices_changed || (self.software_restart() && self.restart_due());
+        if result.is_err() && brought.driver_changed.is_none() && !devices_changed {
+            return result;
+        }
+        if restart {
+            lifecycle::restart(self.ctid, patience, &self.environment())?;
+            work.nodes = Some(nodes);
+            work.verify()?;
+        }
+        result
+    }
+
+    fn software_restart(&self) -> bool {
+        self.settings.choice(keys::AFTER_INSTALL, "reboot", "none").unwrap_or(true)
+    }
+
+    /// Whether the driver was changed under the services of this very start,
+    /// by this run or by one that was cut off before its restart.
+    fn restart_due(&self) -> bool {
+        let due = State::load(common::root(), self.ctid).restart_due;
+        let now = lifecycle::init(self.ctid).ok().flatten().map(|i| i.to_string());
+        due.is_some() && due == now
+    }
+
+    /// Compares what the running container has with what is wanted: also a
+    /// run that was killed after its edit of the conf leads to the restart.
+    fn devices_changed(&self, wanted: &[Wanted]) -> anyhow::Result<bool> {
+        let document = self.conf.read()?.document;
+        let passed = passed_by_dev_lines(&document);
+        let Some(init) = lifecycle::init(self.ctid)? else { return Ok(false) };
+        let has = match attached::read(&init) {
+            Ok(has) => has,
+            Err(error) => {
+                log::warn!("which devices container {} has cannot be seen: {error}", self.ctid);
+                return Ok(true);
+            }
+        };
+        let mut changed = false;
+        for device in without_passed(&document, wanted) {
+            let path = device.source.as_str();
+            let right = match has.get(path) {
+                Some((0, 0)) => true,
+                Some(number) => *number == (device.major, device.minor),
+                None => false,
+            };
+            if !right {
+                log::info!("the running container does not have {path} yet");
+                changed = true;
+            }
+        }
+        for path in has.keys().filter(|p| !passed.contains(*p) && p.starts_with("/dev/nvidia")) {
+            let below_caps = path.starts_with("/dev/nvidia-caps/") && passed.iter().any(|p| p == path);
+            if !below_caps && !wanted.iter().any(|w| w.source.as_str() == path) {
+                log::info!("the running container still has {path}");
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn patience(&self) -> Patience {
+        Patience {
+            timeout: self.settings.limit(keys::RESTART_TIMEOUT),
+            interval: self.settings.limit(keys::RESTART_INTERVAL),
+            start: self.settings.limit(keys::PRE_START_TIMEOUT) + self.settings.limit(keys::INSTALL_WAIT),
+        }
+    }
+
+    /// The longest that another call by hand may take.
+    fn longest(&self) -> Duration {
+        let s = &self.settings;
+        let limit = |key| s.limit(key);
+        limit(keys::INSTALL_TIMEOUT) * 2 + limit(keys::DOWNLOAD_TIMEOUT) + limit(keys::RESTART_TIMEOUT) * 4
+    }
+
+    /// What the hook of a start of ours is to find: the orchestrator's
+    /// settings, and that they are.
+    fn environment(&self) -> Vec<(String, String)> {
+        let ours = common::environment().into_iter().filter(|(key, _)| keys::by_name(key).is_some());
+        ours.chain([(MARK.to_owned(), self.ctid.to_string())]).collect()
+    }
+
+    fn record(&self, result: &anyhow::Result<()>, begun: Instant) {
+        // Nothing is known of a container that is not there.
+        if result
+            .as_ref()
+            .is_err_and(|e| matches!(code_of(e), Code::Input | Code::NoContainer | Code::General))
+        {
+            return;
+        }
+        let kernel = loaded_version();
+        State::update(common::root(), self.ctid, |state| {
+            common::outcome(state, "by hand", result, begun);
+            state.kernel_driver = kernel.map(|v| v.to_string());
+            if result.is_ok() && self.software_on() {
+                state.container_driver.clone_from(&state.kernel_driver);
+                state.restart_due = None;
+                state.outcome = Outcome::Ok;
+            }
+        });
+    }
+
+    fn software_on(&self) -> bool {
+        self.settings.choice(keys::INSTALL, "on", "off").unwrap_or(false)
+    }
+}
+
+/// The paths that the verification opens: files, not directories.
+pub fn nodes(choice: &Choice) -> Vec<String> {
+    choice.devices.iter().filter(|d| d.kind != DeviceKind::Caps).map(|d| d.path.clone()).collect()
+}
+
+/// The version of the kernel driver that is loaded.
+pub fn loaded_version() -> Option<Version> {
+    driver::loaded(&mut Look::new(common::root())).map(|d| d.version)
+}
+
+/// A fault for a container that must run and does not.
+pub fn not_running(ctid: Ctid) -> Fault {
+    Fault::new(Code::Software, format!("container {ctid} does not run")).remedy(format!("pct start {ctid}"))
+}
