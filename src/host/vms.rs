@@ -79,10 +79,11 @@ pub fn mappings(text: &str, node: &str) -> BTreeMap<String, Vec<Slot>> {
 }
 
 impl Inventory {
-    /// Learns which VMs of this node have these cards in their confs.
+    /// Learns which VMs of this node have these cards in their confs. Another
+    /// node's VMs don't matter: an address there is another card.
     pub fn add_vms(&mut self, root: &Path) {
         let mut look = Look::new(root);
-        let confs = look.names("/etc/pve/qemu-server").unwrap_or_default();
+        let confs = look.names("/etc/pve/local/qemu-server").unwrap_or_default();
         let vms: Vec<u32> =
             confs.iter().filter_map(|name| name.strip_suffix(".conf")?.parse().ok()).collect();
         if vms.is_empty() {
@@ -91,7 +92,7 @@ impl Inventory {
         let node = look.link_name("/etc/pve/local").unwrap_or_default();
         let mapped = look.text("/etc/pve/mapping/pci.cfg").map(|t| mappings(&t, &node)).unwrap_or_default();
         for vm in vms {
-            let conf = look.text(&format!("/etc/pve/qemu-server/{vm}.conf")).unwrap_or_default();
+            let conf = look.text(&format!("/etc/pve/local/qemu-server/{vm}.conf")).unwrap_or_default();
             let slots = passed(&conf, &mapped);
             for pci in self.gpus.iter().filter_map(|gpu| gpu.pci) {
                 if slots.iter().any(|slot| slot.covers(pci)) {
