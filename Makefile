@@ -1,0 +1,49 @@
+# phoenix-nvidia: build, try, test, install. `make test` needs a Debian
+# machine with cargo and root, and nothing before it.
+
+PREFIX ?= /usr
+DESTDIR ?=
+CARGO ?= cargo
+PACKAGES := $(shell sed 's/\#.*//' tests/lab/packages.txt)
+# Builds quietly in CI, where nobody watches a bar.
+export CARGO_TERM_PROGRESS_WHEN ?= auto
+
+.PHONY: build demo test lint unit e2e bench audit deb install clean packages
+
+build:
+	$(CARGO) build --release --locked
+
+# The Debian packages that lab and tests use; nothing to do when all are there.
+packages:
+	@missing=$$(for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	    echo "installing $$missing"; \
+	    apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; \
+	fi
+
+# The main job in the lab, shown step by step.
+demo: packages
+	$(CARGO) build --release --locked
+	$(CARGO) build --locked -p phoenix-lab
+	./target/debug/lab-demo ./target/release/phoenix-nvidia
+
+test: packages lint e2e
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# Unit, property, command-line and end-to-end tests. The lab's own programs
+# are built first: tests find them beside themselves.
+e2e:
+	$(CARGO) build --workspace --all-targets --locked
+	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} $(CARGO) test --workspace --locked -- --test-threads 4
+
+# Licences, bans, sources (deny.toml); needs cargo-deny.
+audit:
+	$(CARGO) deny --locked check licenses bans sources
+
+clean:
+	$(CARGO) clean
