@@ -1,5 +1,5 @@
 //! `lab-web BASE ADDRESS…`: serves the site at BASE on each ADDRESS (`192.0.2.1:80`), in the network namespace that it
-//! is started in. Prints `listening` once clients can connect, and serves until it is killed.
+//! is started in. Prints `listening PID` once clients can connect, and serves until it is killed.
 
 use anyhow::{Context, Result, bail};
 use phoenix_lab::web::{Site, serve};
@@ -17,6 +17,6 @@ fn main() -> Result<()> {
         .map(|address| TcpListener::bind(address).with_context(|| format!("listening on {address}")))
         .collect::<Result<Vec<_>>>()?;
     let site = Site::create(Path::new(base))?;
-    writeln!(std::io::stdout(), "listening").context("telling that the server is ready")?;
+    writeln!(std::io::stdout(), "listening {}", std::process::id()).context("telling that the server is ready")?;
     serve(listeners, site)
 }

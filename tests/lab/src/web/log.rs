@@ -1,4 +1,4 @@
-//! The request log: one line when a request comes, one when its answer ended.
+//! The request log: one line when a request comes, one when a fault strikes it, one when its answer ended.
 
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};
@@ -32,11 +32,7 @@ pub struct Requests(Vec<Request>);
 
 impl Requests {
     pub(crate) fn read(log: &Path) -> Result<Self> {
-        let text = match std::fs::read_to_string(log) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            read => read.with_context(|| format!("reading {}", log.display()))?,
-        };
-        Ok(Self::parse(&text))
+        Ok(Self::parse(&text(log)?))
     }
 
     fn parse(text: &str) -> Self {
@@ -83,6 +79,20 @@ impl Requests {
     }
 }
 
+fn text(log: &Path) -> Result<String> {
+    match std::fs::read_to_string(log) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.with_context(|| format!("reading {}", log.display())),
+    }
+}
+
+/// The id of the rule for each time that one struck.
+pub(crate) fn struck(log: &Path) -> Result<Vec<String>> {
+    let lines = text(log)?;
+    let ids = lines.lines().filter_map(|line| line.split_once("\tfault\t").map(|(_, id)| id.to_owned()));
+    Ok(ids.collect())
+}
+
 fn some(field: &str) -> Option<String> {
     (field != "-").then(|| field.to_owned())
 }
@@ -114,6 +124,11 @@ impl Writer {
             [path, range.unwrap_or("-"), agent.unwrap_or("-")].map(|text| text.replace('\t', " "));
         self.line(&format!("{id}\trequest\t{method}\t{path}\t{range}\t{agent}\n"));
         id
+    }
+
+    /// Notes that the rule of this id struck a request.
+    pub(crate) fn fault(&self, id: &str, rule: &str) {
+        self.line(&format!("{id}\tfault\t{rule}\n"));
     }
 
     pub(crate) fn answer(&self, id: &str, status: Option<u16>, sent: u64) {

@@ -21,6 +21,7 @@
 mod date;
 mod fault;
 mod http;
+mod lab;
 mod log;
 mod respond;
 mod server;
@@ -28,6 +29,7 @@ mod site;
 
 pub(crate) use date::format as http_date;
 pub use fault::{Fault, Faults};
+pub use lab::Web;
 pub use log::{Request, Requests};
 pub use server::{Server, serve};
 pub use site::Site;

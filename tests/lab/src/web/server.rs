@@ -3,7 +3,7 @@
 use super::Site;
 use super::fault::Fault;
 use super::http::Head;
-use super::log::Writer;
+use super::log::{self, Writer};
 use super::respond::{Outcome, respond};
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -29,19 +29,25 @@ struct Shared {
 impl Shared {
     fn new(site: Site) -> Result<Self> {
         let log = Writer::open(&site.log())?;
-        Ok(Self { site, log, struck: Mutex::default(), stop: AtomicBool::new(false) })
+        // What struck under a server before this one stays used up.
+        let mut struck: HashMap<String, u64> = HashMap::new();
+        for id in log::struck(&site.log())? {
+            *struck.entry(id).or_insert(0) += 1;
+        }
+        Ok(Self { site, log, struck: Mutex::new(struck), stop: AtomicBool::new(false) })
     }
 
     /// The fault for a request. A rule file that can't be read is a fault too: the test is to see it, not to pass.
-    fn fault(&self, path: &str) -> Option<Fault> {
+    fn fault(&self, request: &str, path: &str) -> Option<Fault> {
         let Ok(rules) = self.site.faults().rules() else {
             return Some(Fault::Status(500));
         };
         let mut struck = self.struck.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for rule in rules.into_iter().filter(|rule| rule.matches(path)) {
-            let count = struck.entry(rule.id).or_insert(0);
+            let count = struck.entry(rule.id.clone()).or_insert(0);
             if rule.times.is_none_or(|times| *count < times) {
                 *count += 1;
+                self.log.fault(request, &rule.id);
                 return Some(rule.fault);
             }
         }
@@ -56,7 +62,7 @@ impl Shared {
         while let Some(head) = Head::read(&mut from)? {
             let range = head.header("range");
             let id = self.log.request(&head.method, &head.path, range, head.header("user-agent"));
-            let fault = self.fault(&head.path);
+            let fault = self.fault(&id, &head.path);
             let mut outcome = Outcome::default();
             let sent = respond(&head, &self.site, fault.as_ref(), &mut to, &mut outcome);
             self.log.answer(&id, outcome.status, outcome.sent);

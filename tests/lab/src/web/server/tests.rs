@@ -126,6 +126,17 @@ fn faults_strike_where_and_as_often_as_told() {
 }
 
 #[test]
+fn a_fault_that_is_used_up_stays_so_when_the_server_starts_anew() {
+    let mut lab = Lab::new();
+    lab.site.faults().times("*", 2, Fault::Status(503)).unwrap();
+    assert_eq!(lab.ask("/a.run", "").status, 503);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    lab.server = Server::start(listener, lab.site.clone()).unwrap();
+    assert_eq!(lab.ask("/a.run", "").status, 503);
+    assert_eq!(lab.ask("/a.run", "").status, 200);
+}
+
+#[test]
 fn a_stalled_answer_stops_in_the_middle_and_is_logged_at_its_end() {
     let lab = Lab::new();
     lab.site.faults().set("/a.run", Fault::Stall(5_000)).unwrap();
