@@ -22,7 +22,9 @@ fn pass(lab: &Lab, id: u32, nodes: &[(&str, u32)]) {
 fn install(lab: &Lab, ct: &Container<'_>, runfile: &Runfile) -> Output {
     let path = lab.web().runfile(runfile);
     ct.sh(&format!("wget -q -O /root/driver.run {}", lab.web().url(&path))).ok();
-    ct.sh(&format!("sh /root/driver.run {OPTIONS} --tmpdir=/var/tmp; code=$?; ls -A /var/tmp >&2; exit $code"))
+    ct.sh(&format!(
+        "sh /root/driver.run {OPTIONS} --tmpdir=/var/tmp; code=$?; ls -A /var/tmp >&2; exit $code"
+    ))
 }
 
 #[test]
@@ -104,7 +106,10 @@ fn nvidia_smi_runs_where_there_is_no_c_library() {
 fn update(lab: &Lab, ct: &Container<'_>, path: &str, key: &str) -> Output {
     let url = lab.web().url(path);
     ct.sh(&format!("wget -q -O /usr/share/keyrings/lab.asc {url}/{key}")).ok();
-    ct.write("/etc/apt/sources.list.d/lab.list", format!("deb [signed-by=/usr/share/keyrings/lab.asc] {url}/ /\n"));
+    ct.write(
+        "/etc/apt/sources.list.d/lab.list",
+        format!("deb [signed-by=/usr/share/keyrings/lab.asc] {url}/ /\n"),
+    );
     ct.sh("apt-get update -o APT::Update::Error-Mode=any")
 }
 

@@ -17,6 +17,7 @@ fn main() -> Result<()> {
         .map(|address| TcpListener::bind(address).with_context(|| format!("listening on {address}")))
         .collect::<Result<Vec<_>>>()?;
     let site = Site::create(Path::new(base))?;
-    writeln!(std::io::stdout(), "listening {}", std::process::id()).context("telling that the server is ready")?;
+    writeln!(std::io::stdout(), "listening {}", std::process::id())
+        .context("telling that the server is ready")?;
     serve(listeners, site)
 }
