@@ -24,13 +24,16 @@ fn debian_containers_start_have_a_network_and_know_the_mirror() {
 #[test]
 fn debian_with_systemd_boots_shuts_down_and_is_warned_of() {
     let Some(lab) = Lab::builder().gpus(1).start() else { return };
-    for (id, spec) in [(103, Rootfs::Debian12Systemd.unprivileged()), (104, Rootfs::Debian12Systemd.privileged())] {
+    for (id, spec) in
+        [(103, Rootfs::Debian12Systemd.unprivileged()), (104, Rootfs::Debian12Systemd.privileged())]
+    {
         let ct = lab.create(id, spec);
         let started = lab.run(["pct", "start", &id.to_string()]).ok();
         assert_eq!(started.stdout, "WARN: Systemd 252 detected. You may need to enable nesting.\n");
         assert_eq!(started.stderr, "Task finished with 1 warning(s)!\n");
         // systemd answers once its socket is there.
-        let up = ct.sh("until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait");
+        let up = ct
+            .sh("until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait");
         assert!(["running", "degraded"].contains(&up.stdout.trim()), "{up}");
         lab.run(["pct", "shutdown", &id.to_string()]).ok();
         assert!(!ct.running());

@@ -8,7 +8,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The most that a file under /etc/pve can hold.
 pub(super) const MAX_SIZE: usize = 1 << 20;
@@ -60,9 +60,11 @@ pub(super) fn open(path: &Path, retries: u32) -> Result<(File, Metadata), OpenEr
 }
 
 /// The whole file from its start.
-pub(super) fn read(mut file: &File) -> Result<Vec<u8>, OpenError> {
-    let mut bytes = Vec::new();
+pub(super) fn read(mut file: &File, meta: &Metadata) -> Result<Vec<u8>, OpenError> {
     let most = MAX_SIZE as u64 + 1;
+    // One byte more than there is: the read that finds the end needs no more room.
+    let size = meta.len().min(MAX_SIZE as u64) + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(MAX_SIZE));
     file.by_ref().take(most).read_to_end(&mut bytes).map_err(OpenError::Io)?;
     if bytes.len() > MAX_SIZE { Err(OpenError::TooLarge) } else { Ok(bytes) }
 }
@@ -91,6 +93,7 @@ pub(super) fn lock_at(
 ) -> Result<Option<File>, TakeError> {
     let mut pause = Duration::from_millis(2);
     let (mut told, mut holder) = (false, None);
+    let began = Instant::now();
     loop {
         let file = open()?;
         let meta = file.metadata().map_err(|e| TakeError::Open(OpenError::Io(e)))?;
@@ -114,7 +117,7 @@ pub(super) fn lock_at(
                 let (path, after) = (path.to_owned(), deadline.span());
                 return Err(TakeError::Lock(LockError::Busy { path, after, holder }));
             }
-            if pause > Duration::from_millis(50) && !told {
+            if began.elapsed() > Duration::from_millis(100) && !told {
                 let by = holder.as_ref().map(|h| format!(" held by {h}")).unwrap_or_default();
                 log::info!("waiting for the lock {}{by}", path.display());
                 told = true;
@@ -126,6 +129,6 @@ pub(super) fn lock_at(
         }
         let interrupted = |s| TakeError::Lock(LockError::Interrupted(s));
         signal::sleep(pause.min(deadline.remaining())).map_err(interrupted)?;
-        pause = (pause * 2).min(Duration::from_millis(64));
+        pause = (pause * 2).min(Duration::from_millis(16));
     }
 }

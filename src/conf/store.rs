@@ -185,7 +185,7 @@ impl Conf {
             Err(OpenError::Missing) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let document = Document::from(open::read(&file).map_err(failed)?);
+        let document = Document::from(open::read(&file, &meta).map_err(failed)?);
         let Some(new) = edit(&document) else { return Ok(None) };
         // No lock of ours here: only what a dead process left is cleared.
         clear(path, |pid| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists());
@@ -228,7 +228,7 @@ impl Conf {
     }
 
     fn contents(&self, file: &File, meta: &Metadata) -> Result<Snapshot> {
-        let bytes = open::read(file).map_err(|e| self.unreadable(e, Code::Passthrough))?;
+        let bytes = open::read(file, meta).map_err(|e| self.unreadable(e, Code::Passthrough))?;
         Ok(Snapshot { document: Document::from(bytes), inode: (meta.dev(), meta.ino()) })
     }
 
