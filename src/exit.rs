@@ -111,9 +111,17 @@ where
 }
 
 /// The code of the outermost [`Fault`] in the chain; [`Code::General`] if
-/// there is none.
+/// there is none, or if it only failed because a signal told us to stop.
 pub fn code_of(error: &anyhow::Error) -> Code {
+    if interrupted(error) {
+        return Code::General;
+    }
     error.downcast_ref::<Fault>().map_or(Code::General, |fault| fault.code)
+}
+
+/// Whether the error is that a signal told us to stop.
+pub fn interrupted(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.is::<crate::sys::signal::Interrupted>())
 }
 
 /// The outermost remedy in the chain.

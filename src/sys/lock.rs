@@ -54,13 +54,20 @@ impl fmt::Display for LockError {
                 }
                 write!(f, "; gave up after {}", human(*after))
             }
-            LockError::Interrupted(signal) => signal.fmt(f),
+            LockError::Interrupted(_) => f.write_str("waiting for a lock was ended"),
             LockError::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
     }
 }
 
-impl std::error::Error for LockError {}
+impl std::error::Error for LockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            LockError::Interrupted(signal) => Some(signal),
+            _ => None,
+        }
+    }
+}
 
 /// A held lock; closing the file gives it back.
 #[derive(Debug)]

@@ -136,9 +136,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Missing(program) => write!(f, "{} is not installed", program.display()),
-            Failure::Spawn(program, error) => {
-                write!(f, "{} cannot be started: {error}", program.display())
-            }
+            Failure::Spawn(program, _) => write!(f, "{} cannot be started", program.display()),
             Failure::TimedOut { program, after, last, abandoned } => {
                 write!(f, "{} did not end within {}", program.display(), human(*after))?;
                 if *abandoned {
@@ -149,12 +147,20 @@ impl fmt::Display for Failure {
                     lines => write!(f, "; it last printed: {}", lines.join(" | ")),
                 }
             }
-            Failure::Interrupted(signal) => signal.fmt(f),
+            Failure::Interrupted(_) => f.write_str("a command was ended"),
         }
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Failure::Interrupted(signal) => Some(signal),
+            Failure::Spawn(_, error) => Some(error),
+            Failure::Missing(_) | Failure::TimedOut { .. } => None,
+        }
+    }
+}
 
 /// What a child reads.
 enum Input {
