@@ -214,4 +214,13 @@ mod tests {
         assert_eq!(params(text).mode, 0o444);
         assert_eq!(capability_minor("x"), None);
     }
+
+    #[test]
+    fn a_real_hosts_majors_are_found_among_others_in_the_dynamic_range() {
+        let host = include_str!("../../tests/fixtures/hosts/h200/host.txt");
+        let (_, rest) = host.split_once("=== file /proc/devices\n").unwrap();
+        let majors = Majors::parse(rest.split("=== ").next().unwrap());
+        assert_eq!((majors.uvm(), majors.caps(), majors.has_modeset()), (Some(238), Some(241), false));
+        assert_eq!((majors.owner(252), majors.owner(254)), (Some("dax"), Some("ndctl")));
+    }
 }

@@ -160,4 +160,11 @@ mod tests {
         let place = |index, gi, ci| Place { card: "GPU-aa".into(), minor: 3, index, gi, ci };
         assert_eq!(mig_places(xml), [place(0, 2, 0), place(1, 7, 1)]);
     }
+
+    #[test]
+    fn a_real_card_without_mig_has_no_instances() {
+        let xml = include_str!("../../tests/fixtures/hosts/h200/smi-q.xml");
+        assert_eq!(places_of_card(xml.split("<gpu id=").nth(1).unwrap()).unwrap(), []);
+        assert_eq!(mig_uuids(include_str!("../../tests/fixtures/hosts/h200/smi-L.txt")), []);
+    }
 }
