@@ -101,6 +101,14 @@ impl Inside {
         self
     }
 
+    /// Runs it also after a signal has asked us to leave: for clean-up, with
+    /// a short deadline.
+    #[must_use]
+    pub fn even_when_stopping(mut self) -> Self {
+        self.cmd = self.cmd.even_when_stopping();
+        self
+    }
+
     /// Runs it. A failing command is looked into: if the container is not
     /// there any more, that is the reason, whatever the exit code was.
     ///

@@ -112,21 +112,45 @@ impl Check {
 /// # Errors
 /// When it could not look, which says nothing about what is there.
 pub fn check(guest: &Guest, wishes: &Wishes, deadline: &Deadline) -> anyhow::Result<Check> {
-    let deadline = deadline.at_most(wishes.limits.check);
-    let ask = if wishes.check_runs_smi { "smi" } else { "files" };
-    let names: Vec<(PackageTemplate, String)> =
+    let (raw, names, took) =
+        look(guest, wishes, wishes.check_runs_smi, &deadline.at_most(wishes.limits.check))?;
+    let mut check = judge(raw, wishes, &names);
+    check.took = took;
+    log::debug!("check: driver {}, {}, {}", check.found, check.os.shown(), human(check.took));
+    Ok(check)
+}
+
+/// What the driver is after an installer's run, nvidia-smi's own word
+/// included and without regard to the mark that the run was begun.
+///
+/// # Errors
+/// When it could not look.
+pub(super) fn confirm(guest: &Guest, wishes: &Wishes) -> anyhow::Result<Found> {
+    let (mut raw, _, _) = look(guest, wishes, true, &Deadline::after(wishes.limits.verify))?;
+    raw.cut_driver = None;
+    Ok(raw.driver(&wishes.driver))
+}
+
+/// The packages looked for, each with its name in this look.
+type Names = Vec<(PackageTemplate, String)>;
+
+fn look(
+    guest: &Guest,
+    wishes: &Wishes,
+    smi: bool,
+    deadline: &Deadline,
+) -> anyhow::Result<(Raw, Names, Duration)> {
+    let ask = if smi { "smi" } else { "files" };
+    let names: Names =
         packages(wishes).map(|p| Ok((p.clone(), pattern(p, wishes)?))).collect::<anyhow::Result<_>>()?;
     let args = std::iter::once(ask).chain(names.iter().map(|(_, name)| name.as_str()));
     let could_not = || Fault::new(Code::Software, format!("could not look into container {}", guest.ctid()));
-    let output = guest.attach_sh(PROBE, args).keep(128 * 1024).run(&deadline).fault(could_not)?;
+    let output = guest.attach_sh(PROBE, args).keep(128 * 1024).run(deadline).fault(could_not)?;
     let raw = Raw::parse(&output.stdout);
     if !raw.complete {
         return Err(no_answer(guest.ctid(), &output));
     }
-    let mut check = judge(raw, wishes, &names);
-    check.took = output.took;
-    log::debug!("check: driver {}, {}, {}", check.found, check.os.shown(), human(check.took));
-    Ok(check)
+    Ok((raw, names, output.took))
 }
 
 /// The probe did not get to its last line.

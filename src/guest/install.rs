@@ -2,6 +2,7 @@
 //! utilities.
 
 use super::cache::Cache;
+use super::driver;
 use super::exec::Guest;
 use super::found::Check;
 use super::wishes::Wishes;
@@ -12,10 +13,19 @@ use crate::types::Version;
 pub struct Installed {
     /// The driver was changed: from (if there was one) to.
     pub driver_changed: Option<(Option<Version>, Version)>,
-    /// One line per step that did something.
-    pub steps: Vec<String>,
+    /// The packages that the CUDA step installed.
+    pub cuda: Vec<String>,
+    /// The utilities that were installed.
+    pub utilities: Vec<String>,
     /// What did not work and is no failure (utilities).
     pub warnings: Vec<String>,
+}
+
+impl Installed {
+    /// Whether anything was changed.
+    pub fn changed(&self) -> bool {
+        self.driver_changed.is_some() || !self.cuda.is_empty() || !self.utilities.is_empty()
+    }
 }
 
 /// What an install came to. The driver stands alone: it may have changed
@@ -38,10 +48,18 @@ pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, cache: &Cache) -> 
 
 fn steps(
     guest: &Guest,
-    _wishes: &Wishes,
-    _check: &Check,
-    _cache: &Cache,
-    _installed: &mut Installed,
+    wishes: &Wishes,
+    check: &Check,
+    cache: &Cache,
+    installed: &mut Installed,
 ) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet: {}", guest.ctid())
+    if !check.driver_right() {
+        driver::install(guest, wishes, check, cache)?;
+        let before = check.found.version(&wishes.driver).cloned();
+        installed.driver_changed = Some((before, wishes.driver.clone()));
+        let mut keep = vec![&wishes.driver];
+        keep.extend(&wishes.kernel);
+        cache.prune(&keep);
+    }
+    Ok(())
 }

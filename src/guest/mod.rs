@@ -5,8 +5,10 @@
 //! comes out of a container is untrusted text: the worst it can do here is to
 //! have its own container reinstalled, or the step fail.
 
+mod apt;
 pub mod attached;
 pub mod cache;
+mod driver;
 pub mod exec;
 pub mod found;
 pub mod install;

@@ -177,6 +177,7 @@ pub struct Cmd {
     env: Vec<(OsString, OsString)>,
     input: Input,
     keep: usize,
+    stopping: bool,
 }
 
 impl Cmd {
@@ -184,7 +185,7 @@ impl Cmd {
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
         debug_assert!(program.is_absolute(), "{program:?}");
-        Cmd { program, args: Vec::new(), env: Vec::new(), input: Input::Null, keep: KEEP }
+        Cmd { program, args: Vec::new(), env: Vec::new(), input: Input::Null, keep: KEEP, stopping: false }
     }
 
     /// One more argument.
@@ -222,17 +223,27 @@ impl Cmd {
         self
     }
 
+    /// Has it run also after a signal has asked us to leave: for clean-up,
+    /// with a short deadline.
+    #[must_use]
+    pub fn even_when_stopping(mut self) -> Self {
+        self.stopping = true;
+        self
+    }
+
     /// Runs it to its end, or to the deadline, or to a signal of ours.
     ///
     /// # Errors
     /// [`Failure`]; an exit code other than 0 is none, the caller judges that.
     pub fn run(self, deadline: &Deadline) -> Result<Output, Failure> {
-        signal::check().map_err(Failure::Interrupted)?;
+        if !self.stopping {
+            signal::check().map_err(Failure::Interrupted)?;
+        }
         let program = self.program.clone();
         let started = Instant::now();
         let line = self.shown();
         let mut child = self.spawn()?;
-        let mut pump = Pump::new(&mut child, self.input, self.keep);
+        let mut pump = Pump::new(&mut child, self.input, self.keep, self.stopping);
         let verdict = pump.wait(&mut child, deadline);
         let took = started.elapsed();
         let ended = match verdict {
@@ -296,10 +307,11 @@ struct Pump {
     pending: Vec<u8>,
     stdout: Capture,
     stderr: Capture,
+    stopping: bool,
 }
 
 impl Pump {
-    fn new(child: &mut Child, input: Input, keep: usize) -> Self {
+    fn new(child: &mut Child, input: Input, keep: usize, stopping: bool) -> Self {
         let input = match (input, child.stdin.take()) {
             (Input::Pipe(reader), Some(pipe)) => {
                 nonblocking(&pipe);
@@ -311,7 +323,7 @@ impl Pump {
         };
         let stdout = Capture::new(child.stdout.take().map(|p| Box::new(p) as Box<dyn ReadFd>), keep);
         let stderr = Capture::new(child.stderr.take().map(|p| Box::new(p) as Box<dyn ReadFd>), keep);
-        Pump { input, pending: Vec::new(), stdout, stderr }
+        Pump { input, pending: Vec::new(), stdout, stderr, stopping }
     }
 
     /// Moves data until the child has ended. A grandchild that still holds
@@ -323,7 +335,9 @@ impl Pump {
                 self.drain();
                 return Ok(status);
             }
-            signal::check().map_err(Why::Signal)?;
+            if !self.stopping {
+                signal::check().map_err(Why::Signal)?;
+            }
             if deadline.passed() {
                 return Err(Why::Deadline);
             }

@@ -94,7 +94,17 @@ for p in "$@"; do
 done
 
 if [ "$ask" = smi ] && [ -x /usr/bin/nvidia-smi ]; then
-    /usr/bin/nvidia-smi --version 2>&1 | while IFS= read -r line; do printf 'says %s\n' "$line"; done
+    # --version exists from 550 on; the first line of the help names the
+    # version too, and needs no driver.
+    {
+        /usr/bin/nvidia-smi --version 2>&1 || /usr/bin/nvidia-smi -h 2>&1
+    } | {
+        n=0
+        while [ $n -lt 30 ] && IFS= read -r line; do
+            n=$((n + 1))
+            printf 'says %s\n' "$line"
+        done
+    }
 fi
 echo "end 1"
 exit 0

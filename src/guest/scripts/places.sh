@@ -1,0 +1,26 @@
+# Where the runfile could go: for each directory its file system, free kB and
+# whether programs can be started from it. Takes away what a cut-off run left.
+LC_ALL=C
+export LC_ALL
+free_kb() {
+    df -Pk "$1" 2>/dev/null | { read -r _ && read -r _ _ _ kb _ && echo "$kb"; }
+}
+for d in /tmp /var/tmp; do
+    [ -d "$d" ] || continue
+    rm -rf "$d/nvidia-driver-installer.run" "$d/phoenix-nvidia.unpack" "$d/phoenix-nvidia.try"
+    runs=noexec
+    if (set -C && umask 077 && printf '#!/bin/sh\nexit 0\n' >"$d/phoenix-nvidia.try") 2>/dev/null; then
+        chmod 700 "$d/phoenix-nvidia.try" && "$d/phoenix-nvidia.try" 2>/dev/null && runs=exec
+    else
+        runs=readonly
+    fi
+    rm -f "$d/phoenix-nvidia.try"
+    type=$(stat -f -c %T "$d" 2>/dev/null)
+    kb=$(free_kb "$d")
+    echo "place $d ${type:-unknown} ${kb:-0} $runs"
+done
+kb=$(free_kb /usr)
+echo "usr ${kb:-0}"
+[ -w /usr/bin ] || echo "readonly /usr/bin"
+command -v modprobe >/dev/null && echo "modprobe yes"
+echo "end 1"

@@ -1,0 +1,14 @@
+# Runs the runfile. $1: its path, $2: a directory to unpack in, $3: the
+# version, then the installer's options. The mark says "cut off" to the next
+# look until somebody has confirmed the result.
+file=$1
+dir=$2
+own=/var/lib/phoenix-nvidia
+mkdir -p "$own" && printf '%s\n' "$3" >"$own/driver.installing" || exit 1
+shift 3
+rm -rf "$dir"
+(umask 077 && mkdir "$dir") || exit 1
+TMPDIR=$dir sh "$file" "$@"
+rc=$?
+rm -rf "$dir" "$file"
+exit $rc
