@@ -49,8 +49,12 @@ pub(crate) fn lay(stage: &Path, bins: &Path, cache: &Path) -> Result<()> {
         mount(Some(kind), &at, Some(kind), MsFlags::empty(), NONE)
             .with_context(|| format!("the second {kind}"))?;
     }
-    bind(bins, &root.join("run/lab/bin"))?;
-    bind(cache, &root.join("run/lab/cache"))?;
+    // What is real is only to be read from inside.
+    for (real, at) in [(bins, "run/lab/bin"), (cache, "run/lab/cache")] {
+        bind(real, &root.join(at))?;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(NONE, &root.join(at), NONE, flags, NONE).with_context(|| format!("/{at} read-only"))?;
+    }
     bind(&stage.join("disks"), &root.join("run/lab/disks"))?;
     // /etc/pve is a file system of its own on a real host too.
     bind(&stage.join("pve"), &root.join("etc/pve"))?;
