@@ -1,6 +1,7 @@
 //! What the command line looks like; nothing else.
 
-use crate::types::{Ctid, Phase};
+use crate::host::assignment::Assignment;
+use crate::types::{Ctid, Line, Phase};
 use clap::{Args, Parser, Subcommand};
 
 /// NVIDIA GPUs and the matching driver for Proxmox VE containers
@@ -47,18 +48,93 @@ pub struct Target {
 /// What else there is to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Give containers their GPUs: settings and hookscript, in one step
+    Attach(Attach),
+    /// Take from containers all that attach and the starts gave them
+    Detach(Detach),
+    /// Say what a run for a container would do, and do nothing
+    Plan {
+        /// The container's number
+        #[arg(value_name = "CTID")]
+        ctid: Ctid,
+    },
+    /// Show the containers that have GPUs, and how they fare
+    Status {
+        /// The containers' numbers; all that have settings if there is none
+        #[arg(value_name = "CTID")]
+        ctids: Vec<Ctid>,
+        /// Print JSON, as phoenix-nvidia(8) describes it
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look for what is wrong, say why, and what mends it
+    Doctor {
+        /// The container's number; all that have settings if there is none
+        #[arg(value_name = "CTID")]
+        ctid: Option<Ctid>,
+        /// Print JSON, as phoenix-nvidia(8) describes it
+        #[arg(long)]
+        json: bool,
+    },
     /// Make the device nodes of all cards, as at boot
     ///
     /// Loads the kernel modules and makes the nodes that are missing, through
     /// nvidia-modprobe where it is installed. Changes nothing that is right.
     Prepare,
-
     /// Install the driver in a container; what post-start starts
     #[command(hide = true)]
     Install {
         /// The container's number
         ctid: Ctid,
     },
+}
+
+/// `attach`.
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// The containers' numbers
+    #[arg(value_name = "CTID", required = true)]
+    pub ctids: Vec<Ctid>,
+
+    /// The GPUs: none, all, or indices, UUIDs, PCI addresses, MIG instances
+    #[arg(long, value_name = "LIST")]
+    pub gpus: Option<Assignment>,
+
+    /// Write the GPUs' UUIDs instead of indices, which can change
+    #[arg(long, requires = "gpus")]
+    pub by_uuid: bool,
+
+    /// CUDA from apt: none, toolkit, or names of packages
+    #[arg(long, value_name = "PACKAGES")]
+    pub cuda: Option<Line>,
+
+    /// The driver in the container: a version, or host
+    #[arg(long, value_name = "VERSION")]
+    pub driver: Option<Line>,
+
+    /// The storage that the hookscript goes to
+    #[arg(long, value_name = "ID")]
+    pub storage: Option<Line>,
+
+    /// Keep the container's own hookscript and run it too
+    #[arg(long)]
+    pub chain: bool,
+
+    /// Start or restart the containers now, and follow that to its end
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// `detach`.
+#[derive(Args, Debug)]
+pub struct Detach {
+    /// The containers' numbers
+    #[arg(value_name = "CTID", required = true)]
+    pub ctids: Vec<Ctid>,
+
+    /// The driver in the container stays: don't say how to remove it
+    #[arg(long)]
+    pub keep_driver: bool,
 }
 
 const AFTER: &str = "\
@@ -71,7 +147,8 @@ Exit codes:
 Examples:
   phoenix-nvidia 101
   GPU_ASSIGNMENT=0,1 phoenix-nvidia 101
-  pct set 101 --hookscript local:snippets/phoenix-nvidia
+  phoenix-nvidia attach 101 --gpus 0,1 --now
+  phoenix-nvidia doctor 101
 
 See phoenix-nvidia(8) and phoenix-nvidia.env(5).";
 

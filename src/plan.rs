@@ -3,8 +3,9 @@
 //! `conf` and `host` don't know each other: this is where a host's device
 //! becomes a conf's pair.
 
-use crate::conf::devices::{Kind, Wanted, present};
+use crate::conf::devices::{Kind, Wanted, passed_by_dev_lines, present, without_passed};
 use crate::conf::document::Document;
+use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, Choice, choose};
 use crate::host::gpus::Inventory;
@@ -96,6 +97,30 @@ pub fn wanted(choice: &Choice) -> Vec<Wanted> {
         Some(Wanted { source: device.path.parse().ok()?, major: device.major, minor: device.minor })
     };
     choice.devices.iter().filter_map(pair).collect()
+}
+
+/// What a running container has, compared with what is wanted: one sentence
+/// for each difference, none when no restart is needed for its devices.
+pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<String> {
+    let passed = passed_by_dev_lines(conf);
+    let mut said = Vec::new();
+    for device in without_passed(conf, wanted) {
+        let path = device.source.as_str();
+        let right = match has.get(path) {
+            Some((0, 0)) => true,
+            Some(number) => *number == (device.major, device.minor),
+            None => false,
+        };
+        if !right {
+            said.push(format!("the running container does not have {path} yet"));
+        }
+    }
+    for path in has.keys().filter(|p| !passed.contains(*p) && p.starts_with("/dev/nvidia")) {
+        if !wanted.iter().any(|w| w.source.as_str() == path) {
+            said.push(format!("the running container still has {path}"));
+        }
+    }
+    said
 }
 
 /// The devices in a few words: `GPU 0, GPU 1 (NVIDIA H200)`.

@@ -1,16 +1,20 @@
 //! One file a verb. Each returns the exit code; only [`main`] ends with it.
 
+pub mod attach;
 pub mod bring;
 pub mod chain;
 pub mod common;
+pub mod detach;
 pub mod follow;
 pub mod hook;
+pub mod hookscript;
 pub mod install;
 pub mod locks;
 pub mod post_start;
 pub mod pre_start;
 pub mod prepare;
 pub mod run;
+pub mod undo;
 pub mod wishes;
 
 use crate::cli::{Cli, Command};
@@ -49,6 +53,9 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         },
         (_, Some(Command::Install { ctid })) => install::run(ctid),
         (_, Some(Command::Prepare)) => prepare::run(),
+        (_, Some(Command::Attach(options))) => attach::run(&options),
+        (_, Some(Command::Detach(options))) => detach::run(&options),
+        (_, Some(other)) => anyhow::bail!("{other:?} is not there yet"),
         // clap demands one of them.
         (None, None) => Ok(Code::Input),
     }

@@ -7,7 +7,7 @@ use super::bring::Work;
 use super::pre_start::{apply, devices, fault_of};
 use super::wishes::{self, Wanted as WantedSoftware};
 use super::{common, locks};
-use crate::conf::devices::{Wanted, passed_by_dev_lines, without_passed};
+use crate::conf::devices::Wanted;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, Fault, code_of};
@@ -186,7 +186,6 @@ impl Hand {
     /// run that was killed after its edit of the conf leads to the restart.
     fn devices_changed(&self, wanted: &[Wanted]) -> anyhow::Result<bool> {
         let document = self.conf.read()?.document;
-        let passed = passed_by_dev_lines(&document);
         let Some(init) = lifecycle::init(self.ctid)? else { return Ok(false) };
         let has = match attached::read(&init) {
             Ok(has) => has,
@@ -195,27 +194,9 @@ impl Hand {
                 return Ok(true);
             }
         };
-        let mut changed = false;
-        for device in without_passed(&document, wanted) {
-            let path = device.source.as_str();
-            let right = match has.get(path) {
-                Some((0, 0)) => true,
-                Some(number) => *number == (device.major, device.minor),
-                None => false,
-            };
-            if !right {
-                log::info!("the running container does not have {path} yet");
-                changed = true;
-            }
-        }
-        for path in has.keys().filter(|p| !passed.contains(*p) && p.starts_with("/dev/nvidia")) {
-            let below_caps = path.starts_with("/dev/nvidia-caps/") && passed.iter().any(|p| p == path);
-            if !below_caps && !wanted.iter().any(|w| w.source.as_str() == path) {
-                log::info!("the running container still has {path}");
-                changed = true;
-            }
-        }
-        Ok(changed)
+        let differences = plan::differences(&document, &has, wanted);
+        differences.iter().for_each(|difference| log::info!("{difference}"));
+        Ok(!differences.is_empty())
     }
 
     fn patience(&self) -> Patience {

@@ -221,6 +221,22 @@ pub fn wait(ctid: Ctid, wanted: Status, patience: &Patience) -> anyhow::Result<(
     }
 }
 
+/// `pct set`, for `attach` and `detach`.
+///
+/// # Errors
+/// [`Code::Passthrough`], with what `pct` said.
+pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
+    let words = args.join(" ");
+    let fault = || {
+        Fault::new(Code::Passthrough, format!("pct set {ctid} {words} failed"))
+            .remedy(format!("pct set {ctid} {words}"))
+    };
+    let id = ctid.to_string();
+    let all: Vec<&str> = ["set", &id].into_iter().chain(args.iter().copied()).collect();
+    let out = pct(&all, PCT_TIME).fault(fault)?;
+    if out.success() { Ok(()) } else { Err(anyhow!(said(&out)).context(fault())) }
+}
+
 /// `pct reboot`, for an install that ran by itself: all hook phases run.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod assignment;
 pub mod choose;
+pub mod cluster;
 pub mod diagnose;
 pub mod driver;
 pub mod facts;
@@ -12,6 +13,8 @@ pub mod nodes;
 pub mod pci;
 pub mod provide;
 mod resolve;
+pub mod sections;
 pub mod sharing;
 pub mod smi;
+pub mod storage;
 pub mod vms;

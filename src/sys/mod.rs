@@ -3,6 +3,7 @@
 pub mod fetch;
 pub mod lock;
 pub mod log;
+pub mod out;
 pub mod process;
 mod raw;
 pub mod replace;

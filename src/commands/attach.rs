@@ -1,0 +1,257 @@
+//! `attach`: a container gets its settings and the hookscript, in one step
+//! that is undone when a part of it fails.
+
+mod changes;
+mod place;
+mod ready;
+
+use super::hookscript::{Hookscript, Place};
+use super::undo::Undo;
+use super::{common, wishes};
+use crate::cli::Attach;
+use crate::conf::document::Document;
+use crate::conf::store::{Caller, Conf};
+use crate::exit::{Code, Fault};
+use crate::guest::lifecycle;
+use crate::host::cluster::Cluster;
+use crate::host::gpus::Inventory;
+use crate::host::look::Look;
+use crate::host::storage::{self, Storage};
+use crate::settings::{Call, keys};
+use crate::sys::time::Deadline;
+use crate::types::Ctid;
+use changes::Changes;
+
+/// What the checks found out, for all containers of the call.
+struct Host {
+    storages: Vec<Storage>,
+    cluster: Cluster,
+    inventory: Inventory,
+}
+
+/// What is to be done for one container.
+struct Job {
+    ctid: Ctid,
+    conf: Conf,
+    before: Document,
+    after: Document,
+    changes: Changes,
+    place: Place,
+    /// What `hookscript:` is now.
+    hookscript: Option<String>,
+}
+
+/// Attaches. Every container is checked before anything is done to one.
+///
+/// # Errors
+/// [`Code::Input`], [`Code::NoContainer`] and [`Code::Passthrough`]; then
+/// everything is as it was.
+pub fn run(options: &Attach) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let host = Host::read(options);
+    let mut ctids = options.ctids.clone();
+    ctids.sort();
+    ctids.dedup();
+    let jobs: Vec<Job> =
+        ctids.iter().map(|ctid| job(*ctid, options, &host)).collect::<anyhow::Result<_>>()?;
+    if let Some(hint) = options.gpus.as_ref().filter(|_| !options.by_uuid) {
+        changes::uuid_hint(hint, &host.inventory).iter().for_each(|hint| log::info!("{hint}"));
+    }
+    let mut undo = Undo::default();
+    for job in &jobs {
+        if let Err(error) = job.act(&mut undo) {
+            undo.roll_back();
+            return Err(error);
+        }
+    }
+    for node in ready::of_jobs(&host.cluster, &host.storages, jobs.iter().map(|job| &job.place)) {
+        log::warn!("{node}");
+    }
+    for job in &jobs {
+        job.tell(&host);
+    }
+    let mut code = Code::Success;
+    for job in jobs.iter().filter(|job| options.now && !job.is_template()) {
+        code = super::run::run(job.ctid)?;
+    }
+    Ok(code)
+}
+
+impl Host {
+    fn read(options: &Attach) -> Host {
+        let mut look = Look::new(common::root());
+        let storages = storage::read(&mut look);
+        let cluster = Cluster::read(&mut look);
+        let mut inventory = Inventory::read(common::root());
+        if options.by_uuid && inventory.gpus.iter().any(|gpu| gpu.minor.is_some() && gpu.uuid.is_none()) {
+            if let Err(error) = inventory.add_uuids(common::root(), &Deadline::secs(60)) {
+                log::warn!("the UUIDs of the GPUs are not known: {error:#}");
+            }
+        }
+        for problem in look.problems.iter().chain(&inventory.problems) {
+            log::warn!("{problem}");
+        }
+        Host { storages, cluster, inventory }
+    }
+}
+
+/// Checks one container and works out what is to be done.
+fn job(ctid: Ctid, options: &Attach, host: &Host) -> anyhow::Result<Job> {
+    let conf = Conf::of(ctid);
+    let before = conf.read()?.document;
+    if let Some(owner) = before.get("lock") {
+        let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
+        return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
+    }
+    let mut changes = changes::of_options(options, &host.inventory)?;
+    let place = hookscript(ctid, &before, options, host, &mut changes)?;
+    place::check(&place)?;
+    let after = changes.apply(&before).unwrap_or_else(|| before.clone());
+    check_settings(ctid, &conf, &after, host)?;
+    let hookscript = before.get("hookscript");
+    Ok(Job { ctid, conf, before, after, changes, place, hookscript })
+}
+
+/// Where the container's hookscript is to be; another one is chained or
+/// refused.
+fn hookscript(
+    ctid: Ctid,
+    conf: &Document,
+    options: &Attach,
+    host: &Host,
+    changes: &mut Changes,
+) -> anyhow::Result<Place> {
+    let look = Look::new(common::root());
+    let now = Hookscript::of(&look, &host.storages, conf);
+    let wanted = options.storage.as_ref().map(|id| id.as_str());
+    match &now {
+        Hookscript::Ours(place) if wanted.is_none() => return Ok(place.clone()),
+        // Ours, and its file is gone or cannot be run: it is put there again.
+        Hookscript::Missing(place) | Hookscript::NotExecutable(place)
+            if now.is_meant() && wanted.is_none() =>
+        {
+            return Ok(place.clone());
+        }
+        Hookscript::Foreign(place) if options.chain => {
+            changes.set(keys::HOOK_CHAIN, Some(&place.path.to_string_lossy()))?;
+        }
+        Hookscript::Foreign(place) => {
+            let message = format!("container {ctid} has a hookscript of its own, {}", place.volume);
+            let remedy = "--chain keeps it: both run at every start";
+            return Err(Fault::new(Code::Input, message).remedy(remedy).into());
+        }
+        Hookscript::Missing(Place { volume, .. })
+        | Hookscript::NotExecutable(Place { volume, .. })
+        | Hookscript::NoStorage(volume)
+            if !now.is_meant() =>
+        {
+            let message =
+                format!("container {ctid} has the hookscript {volume}, which is not there or cannot be run");
+            let remedy = format!("mend it, or: pct set {ctid} --delete hookscript");
+            return Err(Fault::new(Code::Input, message).remedy(remedy).into());
+        }
+        _ => {}
+    }
+    Ok(place::in_storage(place::choose(&host.storages, wanted, &host.cluster.local)?))
+}
+
+/// The settings that the container will have: as strict as a call by hand.
+fn check_settings(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::Result<()> {
+    // What the environment of this call says is no part of the next start.
+    let settings = common::settings(ctid, Call::Hook, conf, after);
+    let mut problems = settings.problems.clone();
+    let (intent, bad) = crate::plan::Intent::of(&settings);
+    problems.extend(bad);
+    let kernel = host.inventory.driver.as_ref().map(|driver| driver.version.clone());
+    match wishes::read(&settings, kernel, None) {
+        Ok(wishes::Wanted::Software(wishes)) => wishes.fit_the_kernel()?,
+        Ok(_) => {}
+        Err(more) => problems.extend(more),
+    }
+    for problem in problems.iter_mut().filter(|p| p.message == "GPU_ASSIGNMENT is not set") {
+        problem.message = "no GPUs are named: --gpus none, all or a list like 0,1".to_owned();
+    }
+    if !problems.is_empty() {
+        return Err(crate::settings::fault(&problems, ctid));
+    }
+    let choice = intent.on(&host.inventory, after);
+    match super::pre_start::fault_of(&choice) {
+        // Without the driver nobody knows which GPUs there are.
+        Some(fault) if host.inventory.driver.is_some() => Err(fault.into()),
+        Some(fault) => {
+            log::warn!("{fault}");
+            Ok(())
+        }
+        None if host.inventory.driver.is_none() => {
+            let why = crate::host::diagnose::no_driver(common::root());
+            log::warn!("the NVIDIA driver {}", why.message);
+            why.remedy.iter().for_each(|remedy| log::warn!("to mend it: {remedy}"));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+impl Job {
+    fn is_template(&self) -> bool {
+        self.before.get("template").is_some_and(|v| v == "1")
+    }
+
+    /// The snippet, the settings, the hookscript, in this order: whatever
+    /// start happens in between finds either all or what it had.
+    fn act(&self, undo: &mut Undo) -> anyhow::Result<()> {
+        let ctid = self.ctid;
+        if place::put(&self.place, undo)? {
+            log::info!("put the hookscript to {}", self.place.path.display());
+        }
+        let changes = self.changes.clone();
+        if self.conf.edit(Caller::ByHand, |conf| changes.apply(conf))?.is_some() {
+            for line in self.changes.lines() {
+                log::info!("container {ctid}: {line}");
+            }
+            let (conf, back) = (self.conf.clone(), self.changes.reverse(&self.before));
+            undo.push(format!("the settings of container {ctid}"), move || {
+                conf.edit(Caller::ByHand, |now| back.apply(now)).map(drop)
+            });
+        }
+        if self.hookscript.as_ref() != Some(&self.place.volume) {
+            lifecycle::set(ctid, &["--hookscript", &self.place.volume])?;
+            log::info!("container {ctid}: hookscript {}", self.place.volume);
+            let old = self.hookscript.clone();
+            undo.push(format!("the hookscript of container {ctid}"), move || match &old {
+                Some(old) => lifecycle::set(ctid, &["--hookscript", old]),
+                None => lifecycle::set(ctid, &["--delete", "hookscript"]),
+            });
+        }
+        Ok(())
+    }
+
+    /// What the user has to know now.
+    fn tell(&self, host: &Host) {
+        let ctid = self.ctid;
+        let settings = common::settings(ctid, Call::Hook, &self.conf, &self.after);
+        let fails = settings.choice(keys::START_POLICY, "fail", "continue").unwrap_or(false);
+        if host.cluster.ha.contains(&ctid) && !fails {
+            log::warn!(
+                "container {ctid} is under HA and START_POLICY is continue: on a node without its GPUs it \
+                 starts without them. To have HA try another node, add this line to {}: \
+                 lxc.environment: START_POLICY=fail",
+                self.conf.path().display()
+            );
+        }
+        if self.after.get("ostype").is_some_and(|os| os == "alpine") {
+            log::warn!(
+                "container {ctid} is an Alpine Linux, whose C library NVIDIA's driver does not support: it \
+                 gets the devices and no driver"
+            );
+        }
+        let running = crate::host::sharing::is_running(&mut Look::new(common::root()), ctid);
+        match (self.is_template(), running) {
+            (true, _) => log::info!("container {ctid} is a template: its clones are attached too"),
+            (_, true) => log::info!(
+                "container {ctid} is attached and runs; `phoenix-nvidia {ctid}` restarts it with its GPUs"
+            ),
+            (_, false) => log::info!("container {ctid} is attached; start it with `pct start {ctid}`"),
+        }
+    }
+}

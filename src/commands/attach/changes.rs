@@ -1,0 +1,157 @@
+//! Which settings `attach` writes into a conf, and how they are put back.
+
+use crate::cli::Attach;
+use crate::conf::document::{ConfValue, Document, EnvKey};
+use crate::exit::{Code, Fault};
+use crate::guest::wishes;
+use crate::host::assignment::{Assignment, GpuName};
+use crate::host::gpus::Inventory;
+use crate::settings::keys::{self, Key};
+use crate::types::Version;
+use anyhow::Context as _;
+
+/// A list of settings of one conf: each gets a value, or goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(Vec<(EnvKey, Option<ConfValue>)>);
+
+impl Changes {
+    /// Adds one.
+    ///
+    /// # Errors
+    /// [`Code::Input`]: the value cannot stand in a conf.
+    pub fn set(&mut self, key: &Key, value: Option<&str>) -> anyhow::Result<()> {
+        let input =
+            |e: anyhow::Error| e.context(Fault::new(Code::Input, format!("the value for {}", key.name)));
+        let value = value.map(str::parse).transpose().map_err(input)?;
+        self.0.push((key.name.parse()?, value));
+        Ok(())
+    }
+
+    /// The conf with them; `None` when it has them already.
+    pub fn apply(&self, conf: &Document) -> Option<Document> {
+        let mut changed: Option<Document> = None;
+        for (key, value) in &self.0 {
+            let now = changed.as_ref().unwrap_or(conf);
+            if let Some(new) = now.set_environment(key, value.as_ref()) {
+                changed = Some(new);
+            }
+        }
+        changed
+    }
+
+    /// What puts the same settings back to what `conf` has now.
+    pub fn reverse(&self, conf: &Document) -> Changes {
+        let environment = conf.environment();
+        let old = |key: &EnvKey| {
+            let lines = environment.iter().rev();
+            lines.map(|l| (&l.key, &l.value)).find(|(k, _)| **k == key.to_string())
+        };
+        // A value that stands in a conf can stand there again.
+        let value = |key: &EnvKey| old(key).and_then(|(_, value)| value.parse().ok());
+        Changes(self.0.iter().map(|(key, _)| (key.clone(), value(key))).collect())
+    }
+
+    /// One line for each, for messages.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |(key, value): &(EnvKey, Option<ConfValue>)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => format!("{key} removed"),
+        };
+        self.0.iter().map(line).collect()
+    }
+}
+
+/// The settings that the options of `attach` stand for.
+///
+/// # Errors
+/// [`Code::Input`] for what cannot be read; [`Code::Passthrough`] for a UUID
+/// that is not known.
+pub fn of_options(options: &Attach, inventory: &Inventory) -> anyhow::Result<Changes> {
+    let mut changes = Changes::default();
+    if let Some(gpus) = &options.gpus {
+        let gpus = if options.by_uuid { by_uuid(gpus, inventory)? } else { gpus.clone() };
+        changes.set(keys::GPU_ASSIGNMENT, Some(&gpus.to_string()))?;
+    }
+    let bad = |option: &str, e: anyhow::Error| e.context(Fault::new(Code::Input, format!("--{option}")));
+    if let Some(cuda) = &options.cuda {
+        let text = if cuda.as_str() == "toolkit" { "cuda-toolkit-{cuda}" } else { cuda.as_str() };
+        if text != "none" {
+            wishes::packages(text).map_err(|e| bad("cuda", e))?;
+        }
+        changes.set(keys::CUDA_PACKAGES, Some(text))?;
+    }
+    if let Some(driver) = options.driver.as_ref().map(|d| d.as_str()) {
+        if driver != "host" {
+            driver.parse::<Version>().context("a version, or host").map_err(|e| bad("driver", e))?;
+        }
+        changes.set(keys::NVIDIA_DRIVER_VERSION, Some(driver))?;
+    }
+    Ok(changes)
+}
+
+/// The same GPUs by their UUIDs.
+fn by_uuid(gpus: &Assignment, inventory: &Inventory) -> anyhow::Result<Assignment> {
+    let Assignment::List(names) = gpus else { return Ok(gpus.clone()) };
+    let names: anyhow::Result<Vec<GpuName>> = names.iter().map(|name| uuid_of(name, inventory)).collect();
+    Ok(Assignment::List(names?))
+}
+
+fn uuid_of(name: &GpuName, inventory: &Inventory) -> anyhow::Result<GpuName> {
+    let gpu = match name {
+        GpuName::Index(minor) => inventory.by_minor(*minor),
+        GpuName::Pci(pci) => inventory.gpus.iter().find(|gpu| gpu.pci == Some(*pci)),
+        GpuName::Mig { gpu, gi, ci } => {
+            let gpu = Box::new(uuid_of(gpu, inventory)?);
+            return Ok(GpuName::Mig { gpu, gi: *gi, ci: *ci });
+        }
+        GpuName::Uuid(_) | GpuName::MigUuid(_) => return Ok(name.clone()),
+    };
+    let uuid = gpu.and_then(|gpu| gpu.uuid.clone()).ok_or_else(|| {
+        Fault::new(Code::Passthrough, format!("the UUID of GPU {name} is not known on this host"))
+            .remedy("run nvidia-smi -L; the driver must be loaded")
+    })?;
+    Ok(GpuName::Uuid(uuid))
+}
+
+/// For GPUs that are given by index: what their UUIDs are.
+pub fn uuid_hint(gpus: &Assignment, inventory: &Inventory) -> Option<String> {
+    let Assignment::List(names) = gpus else { return None };
+    let indices: Vec<&GpuName> = names.iter().filter(|n| matches!(n, GpuName::Index(_))).collect();
+    let known = |name: &&GpuName| match uuid_of(name, inventory) {
+        Ok(GpuName::Uuid(uuid)) => Some(format!("GPU {name} is {uuid}")),
+        _ => None,
+    };
+    let lines: Vec<String> = indices.iter().filter_map(known).collect();
+    (!lines.is_empty())
+        .then(|| format!("{}; --by-uuid writes that, which no new card changes", lines.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        Document::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn changes_are_made_once_and_put_back() {
+        let mut changes = Changes::default();
+        changes.set(keys::GPU_ASSIGNMENT, Some("0,1")).unwrap();
+        changes.set(keys::CUDA_PACKAGES, Some("none")).unwrap();
+        let before = document("memory: 5\nlxc.environment: CUDA_PACKAGES=cuda-toolkit-{cuda}\n");
+        let after = changes.apply(&before).unwrap();
+        assert_eq!(
+            String::from_utf8(after.to_bytes()).unwrap(),
+            "memory: 5\nlxc.environment: CUDA_PACKAGES=none\nlxc.environment: GPU_ASSIGNMENT=0,1\n"
+        );
+        assert_eq!(changes.apply(&after), None);
+        assert_eq!(changes.reverse(&before).apply(&after), Some(before));
+    }
+
+    #[test]
+    fn a_value_with_a_newline_is_refused() {
+        let error = Changes::default().set(keys::CUDA_PACKAGES, Some("a\nb")).unwrap_err();
+        assert_eq!(crate::exit::code_of(&error), Code::Input);
+    }
+}

@@ -1,0 +1,191 @@
+//! The snippet: which storage it goes to, and putting it there.
+
+use crate::commands::hookscript::{self, NAME, Place, SNIPPET};
+use crate::commands::undo::Undo;
+use crate::exit::{Code, Context as _, Fault};
+use crate::host::storage::Storage;
+use crate::sys::replace::replace_own;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+/// Where the snippets that `attach` placed are noted, one path a line, so that
+/// removing the package finds them.
+const PLACED: &str = "/var/lib/phoenix-nvidia/snippets";
+
+/// The storage that is to hold the snippet: the one that is asked for, or
+/// `local`, or else the first that can.
+///
+/// # Errors
+/// [`Code::Input`] with the `pvesm set` line, when there is none.
+pub fn choose<'a>(storages: &'a [Storage], wanted: Option<&str>, node: &str) -> anyhow::Result<&'a Storage> {
+    let fits = |s: &&Storage| s.has_snippets() && s.is_on(node);
+    let Some(id) = wanted else {
+        let local = storages.iter().filter(fits).find(|s| s.id == "local");
+        return local.or_else(|| storages.iter().find(fits)).ok_or_else(|| none_fits(storages, node).into());
+    };
+    let storage = storages.iter().find(|s| s.id == id).ok_or_else(|| {
+        let names: Vec<&str> = storages.iter().map(|s| s.id.as_str()).collect();
+        let message = format!("{id} is no storage that can hold snippets; those are: {}", names.join(", "));
+        Fault::new(Code::Input, message).remedy("pvesm status")
+    })?;
+    if fits(&storage) {
+        return Ok(storage);
+    }
+    Err(unfit(storage, node).into())
+}
+
+fn unfit(storage: &Storage, node: &str) -> Fault {
+    let id = &storage.id;
+    if storage.disabled {
+        let message = format!("the storage {id} is switched off");
+        return Fault::new(Code::Input, message).remedy(format!("pvesm set {id} --disable 0"));
+    }
+    if !storage.is_on(node) {
+        let message = format!("the storage {id} is not on this node, {node}");
+        return Fault::new(Code::Input, message).remedy("choose another one with --storage");
+    }
+    let message = format!("the storage {id} does not hold snippets");
+    Fault::new(Code::Input, message).remedy(storage.allow_snippets())
+}
+
+fn none_fits(storages: &[Storage], node: &str) -> Fault {
+    let local = storages.iter().find(|s| s.id == "local" && !s.disabled && s.is_on(node));
+    let any = local.or_else(|| storages.iter().find(|s| !s.disabled && s.is_on(node)));
+    let remedy = any.map_or_else(
+        || "pvesm add dir snippets --path /var/lib/snippets --content snippets".to_owned(),
+        Storage::allow_snippets,
+    );
+    Fault::new(Code::Input, "no storage of this node holds snippets, where Proxmox looks for hookscripts")
+        .remedy(remedy)
+}
+
+/// Fails when something else than a snippet of ours stands in its place.
+///
+/// # Errors
+/// [`Code::Passthrough`].
+pub fn check(place: &Place) -> anyhow::Result<()> {
+    let Ok(meta) = std::fs::symlink_metadata(&place.path) else { return Ok(()) };
+    if meta.is_symlink() || (meta.is_file() && hookscript::is_ours(&place.path)) {
+        return Ok(());
+    }
+    let path = place.path.display();
+    let message = format!("{path} is there and is no hookscript of phoenix-nvidia");
+    Err(Fault::new(Code::Passthrough, message).remedy(format!("look at it; mv {path} {path}.old")).into())
+}
+
+/// Puts the snippet there as a regular executable file; true if that changed
+/// anything. A link is replaced: where it points to need not exist on the
+/// node that the container comes to.
+///
+/// # Errors
+/// [`Code::Passthrough`].
+pub fn put(place: &Place, undo: &mut Undo) -> anyhow::Result<bool> {
+    check(place)?;
+    let path = &place.path;
+    if is_right(path) {
+        return Ok(false);
+    }
+    let before = old(path);
+    let failed = || {
+        Fault::new(Code::Passthrough, format!("the hookscript cannot be written to {}", path.display()))
+            .remedy("pvesm status shows whether the storage is there")
+    };
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(directory).fault(failed)?;
+    replace_own(path, SNIPPET.as_bytes(), 0o755).fault(failed)?;
+    note(path);
+    let again = path.clone();
+    undo.push(format!("the file {}", path.display()), move || put_back(&again, before));
+    Ok(true)
+}
+
+/// What stood there before.
+enum Old {
+    Nothing,
+    Link(std::path::PathBuf),
+    File(Vec<u8>, u32),
+}
+
+fn old(path: &Path) -> Old {
+    if let Ok(target) = std::fs::read_link(path) {
+        return Old::Link(target);
+    }
+    match (std::fs::read(path), std::fs::metadata(path)) {
+        (Ok(bytes), Ok(meta)) => Old::File(bytes, meta.permissions().mode() & 0o7777),
+        _ => Old::Nothing,
+    }
+}
+
+fn put_back(path: &Path, old: Old) -> anyhow::Result<()> {
+    match old {
+        Old::File(bytes, mode) => replace_own(path, &bytes, mode)?,
+        Old::Link(target) => {
+            std::fs::remove_file(path)?;
+            std::os::unix::fs::symlink(target, path)?;
+        }
+        Old::Nothing => std::fs::remove_file(path)?,
+    }
+    Ok(())
+}
+
+fn is_right(path: &Path) -> bool {
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return false };
+    let mode = meta.permissions().mode() & 0o777;
+    // A file system without modes of its own (CIFS) shows all as executable.
+    let runs = mode & 0o111 != 0;
+    meta.is_file() && runs && std::fs::read(path).is_ok_and(|bytes| bytes == SNIPPET.as_bytes())
+}
+
+/// Notes the path for the removal of the package. Losing a note only leaves a
+/// small file behind.
+fn note(path: &Path) {
+    let line = format!("{}\n", path.display());
+    let mut text = std::fs::read_to_string(PLACED).unwrap_or_default();
+    if text.lines().any(|l| l == line.trim_end()) {
+        return;
+    }
+    text.push_str(&line);
+    let noted = std::fs::create_dir_all("/var/lib/phoenix-nvidia")
+        .and_then(|()| replace_own(Path::new(PLACED), text.as_bytes(), 0o644));
+    if let Err(error) = noted {
+        log::debug!("{PLACED}: {error}");
+    }
+}
+
+/// The snippet's place in a storage.
+pub fn in_storage(storage: &Storage) -> Place {
+    Place { volume: storage.volume(NAME), path: storage.snippets.join(NAME) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit;
+    use crate::host::storage::parse;
+
+    const CFG: &str = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl,backup\n\n\
+        dir: far\n\tpath /srv/far\n\tcontent snippets\n\tnodes beta\n\n\
+        dir: off\n\tpath /srv/off\n\tcontent snippets\n\tdisable\n";
+
+    fn remedy(result: anyhow::Result<&Storage>) -> String {
+        exit::remedy_of(&result.unwrap_err()).unwrap().to_owned()
+    }
+
+    #[test]
+    fn without_snippets_anywhere_the_exact_line_is_named() {
+        let all = parse(CFG);
+        let line = "pvesm set local --content iso,vztmpl,backup,snippets";
+        assert_eq!(remedy(choose(&all, None, "alpha")), line);
+        assert_eq!(remedy(choose(&all, Some("local"), "alpha")), line);
+        assert_eq!(remedy(choose(&all, Some("off"), "alpha")), "pvesm set off --disable 0");
+        assert!(remedy(choose(&all, Some("far"), "alpha")).contains("--storage"));
+        assert!(choose(&all, Some("none"), "alpha").is_err());
+    }
+
+    #[test]
+    fn local_comes_first_and_then_the_first_that_fits() {
+        assert_eq!(choose(&parse(CFG), None, "beta").unwrap().id, "far");
+        let both = CFG.replace("iso,vztmpl,backup", "snippets");
+        assert_eq!(choose(&parse(&both), None, "beta").unwrap().id, "local");
+    }
+}

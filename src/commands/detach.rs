@@ -1,0 +1,214 @@
+//! `detach`: the hookscript, the settings and the device pairs go.
+
+use super::common;
+use super::hookscript::Hookscript;
+use super::undo::Undo;
+use crate::cli::Detach;
+use crate::conf::devices::{Kind, reconcile};
+use crate::conf::document::{Document, EnvKey, Form};
+use crate::conf::store::{Caller, Conf};
+use crate::exit::{Code, Fault};
+use crate::guest::lifecycle;
+use crate::host::look::Look;
+use crate::host::storage::{self, Storage};
+use crate::settings::keys;
+use crate::state::State;
+use crate::sys::out::Out;
+use crate::types::Ctid;
+use std::path::Path;
+
+/// What is to be done for one container.
+struct Job {
+    ctid: Ctid,
+    conf: Conf,
+    before: Document,
+    /// Our hookscript, which goes.
+    ours: Option<String>,
+    /// The user's own, which comes back in its place.
+    chained: Option<String>,
+}
+
+/// Detaches. Every container is checked before anything is done to one.
+///
+/// # Errors
+/// [`Code::NoContainer`], [`Code::Passthrough`]; the container at which it
+/// failed is then as it was, and so are those before it.
+pub fn run(options: &Detach) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let mut look = Look::new(common::root());
+    let storages = storage::read(&mut look);
+    let mut ctids = options.ctids.clone();
+    ctids.sort();
+    ctids.dedup();
+    let jobs: Vec<Job> =
+        ctids.iter().map(|ctid| job(*ctid, &look, &storages)).collect::<anyhow::Result<_>>()?;
+    let mut undo = Undo::default();
+    for job in &jobs {
+        if let Err(error) = job.act(&mut undo) {
+            undo.roll_back();
+            return Err(error);
+        }
+    }
+    for job in &jobs {
+        job.tell(options);
+    }
+    Ok(Code::Success)
+}
+
+fn job(ctid: Ctid, look: &Look, storages: &[Storage]) -> anyhow::Result<Job> {
+    let conf = Conf::of(ctid);
+    let before = conf.read()?.document;
+    if let Some(owner) = before.get("lock") {
+        let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
+        return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
+    }
+    let hook = Hookscript::of(look, storages, &before);
+    let ours = before.get("hookscript").filter(|_| hook.is_meant());
+    let chain = before.environment().into_iter().rfind(|line| line.key == keys::HOOK_CHAIN.name);
+    let chained = chain.filter(|_| ours.is_some()).and_then(|line| {
+        let volume = storage::volume_of(storages, Path::new(&line.value));
+        if volume.is_none() {
+            log::warn!(
+                "container {ctid}: {} lies in no storage for snippets, so it cannot be its hookscript again",
+                line.value
+            );
+        }
+        volume
+    });
+    Ok(Job { ctid, conf, before, ours, chained })
+}
+
+impl Job {
+    fn act(&self, undo: &mut Undo) -> anyhow::Result<()> {
+        let ctid = self.ctid;
+        if let Some(ours) = self.ours.clone() {
+            match &self.chained {
+                Some(theirs) => lifecycle::set(ctid, &["--hookscript", theirs])?,
+                None => lifecycle::set(ctid, &["--delete", "hookscript"])?,
+            }
+            match &self.chained {
+                Some(theirs) => log::info!("container {ctid}: hookscript {theirs} again, instead of {ours}"),
+                None => log::info!("container {ctid}: removed hookscript {ours}"),
+            }
+            undo.push(format!("the hookscript of container {ctid}"), move || {
+                lifecycle::set(ctid, &["--hookscript", &ours])
+            });
+        }
+        for line in removed(&self.before) {
+            log::info!("container {ctid}: {line}");
+        }
+        self.conf.edit(Caller::ByHand, bare)?;
+        // What is left of the undo covers this one too: the conf was replaced
+        // as the last step, so there is nothing to take back after it but the
+        // conf itself.
+        let (conf, before) = (self.conf.clone(), self.before.clone());
+        undo.push(format!("the settings and devices of container {ctid}"), move || {
+            conf.edit(Caller::ByHand, |now| ours_again(now, &before)).map(drop)
+        });
+        Ok(())
+    }
+
+    fn tell(&self, options: &Detach) {
+        let ctid = self.ctid;
+        if let Err(error) = State::forget(common::root(), ctid) {
+            log::warn!("what was recorded of container {ctid} stays: {error}");
+        }
+        if crate::host::sharing::is_running(&mut Look::new(common::root()), ctid) {
+            log::info!("container {ctid} runs and keeps its GPUs until it is restarted: pct reboot {ctid}");
+        }
+        let had_some = bare(&self.before).is_some() || self.ours.is_some();
+        if !had_some {
+            log::info!("container {ctid} had nothing of phoenix-nvidia");
+        } else if !options.keep_driver {
+            let out = Out::stdout();
+            out.line(format_args!(
+                "The driver in container {ctid} stays. To remove it while the container runs:"
+            ));
+            out.line(format_args!("  pct exec {ctid} -- nvidia-uninstall --silent"));
+            out.line("and what apt installed beside it:");
+            out.line(format_args!(
+                "  pct exec {ctid} -- sh -c \"apt-get purge 'cuda-*' nvtop && apt-get autoremove\""
+            ));
+        }
+    }
+}
+
+/// The conf without anything of ours; `None` when there is nothing.
+fn bare(conf: &Document) -> Option<Document> {
+    let mut changed: Option<Document> = None;
+    for key in keys::ALL.iter().filter_map(|key| key.name.parse::<EnvKey>().ok()) {
+        if let Some(new) = changed.as_ref().unwrap_or(conf).set_environment(&key, None) {
+            changed = Some(new);
+        }
+    }
+    match reconcile(changed.as_ref().unwrap_or(conf), &[], Form::Pve) {
+        Some(edit) => Some(edit.document),
+        None => changed,
+    }
+}
+
+/// What [`bare`] takes away, for the user.
+fn removed(conf: &Document) -> Vec<String> {
+    let settings = conf.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
+    let mut lines: Vec<String> =
+        settings.map(|line| format!("removed setting {}={}", line.key, line.value)).collect();
+    let pairs = reconcile(conf, &[], Form::Pve);
+    lines.extend(pairs.iter().flat_map(|edit| &edit.changes).map(ToString::to_string));
+    lines
+}
+
+/// The conf with the settings and pairs that `before` had.
+fn ours_again(now: &Document, before: &Document) -> Option<Document> {
+    let mut changed: Option<Document> = None;
+    for line in before.environment().iter().filter(|line| keys::by_name(&line.key).is_some()) {
+        let (Ok(key), Ok(value)) = (line.key.parse(), line.value.parse()) else { continue };
+        if let Some(new) = changed.as_ref().unwrap_or(now).set_environment(&key, Some(&value)) {
+            changed = Some(new);
+        }
+    }
+    let wanted: Vec<_> = crate::conf::devices::present(before)
+        .into_iter()
+        .filter(|p| p.source.kind() != Kind::Dri)
+        .filter_map(|p| {
+            let number = p.rule?;
+            Some(crate::conf::devices::Wanted { source: p.source, major: number.major, minor: number.minor })
+        })
+        .collect();
+    match reconcile(changed.as_ref().unwrap_or(now), &wanted, Form::Pve) {
+        Some(edit) => Some(edit.document),
+        None => changed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BARE: &str = "arch: amd64\nmemory: 512\nlxc.mount.entry: /srv srv none bind 0 0\nlxc.environment: LANG=C\n\n[snap]\nmemory: 1\n";
+    const ATTACHED: &str = "arch: amd64\nmemory: 512\nlxc.mount.entry: /srv srv none bind 0 0\nlxc.environment: LANG=C\n\
+        lxc.environment: GPU_ASSIGNMENT=0\nlxc.environment: CUDA_PACKAGES=none\n\
+        lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\nlxc.cgroup2.devices.allow: c 195:0 rwm\n\n[snap]\nmemory: 1\n";
+
+    #[test]
+    fn nothing_of_ours_stays_and_nothing_else_goes() {
+        let attached = Document::parse(ATTACHED.as_bytes());
+        let bare_again = bare(&attached).unwrap();
+        assert_eq!(String::from_utf8_lossy(bare_again.as_bytes()), BARE);
+        assert_eq!(bare(&bare_again), None);
+        assert_eq!(
+            removed(&attached),
+            [
+                "removed setting GPU_ASSIGNMENT=0",
+                "removed setting CUDA_PACKAGES=none",
+                "removed /dev/nvidia0 (c 195:0)"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_removed_can_come_back() {
+        let bare = Document::parse(BARE.as_bytes());
+        let again = ours_again(&bare, &Document::parse(ATTACHED.as_bytes())).unwrap();
+        assert_eq!(String::from_utf8_lossy(again.as_bytes()), ATTACHED);
+    }
+}

@@ -1,0 +1,130 @@
+//! The hookscript of a container: ours, somebody else's, or broken.
+
+use crate::conf::document::Document;
+use crate::host::look::Look;
+use crate::host::storage::{self, Storage};
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// The snippet that Proxmox calls. It is in the program, so that `attach`
+/// needs no other file of ours.
+pub const SNIPPET: &str = include_str!("../../hooks/phoenix-nvidia");
+/// Its name in a storage.
+pub const NAME: &str = "phoenix-nvidia";
+/// What tells our snippet, of whatever version, from others.
+const MARK: &[u8] = b"# The hookscript of phoenix-nvidia";
+
+/// What a conf's `hookscript:` leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hookscript {
+    /// There is none.
+    None,
+    /// Ours, and it runs.
+    Ours(Place),
+    /// Somebody else's.
+    Foreign(Place),
+    /// The storage does not exist or holds no snippets: no start succeeds.
+    NoStorage(String),
+    /// The file is not there: no start succeeds.
+    Missing(Place),
+    /// The file cannot be executed: no start succeeds.
+    NotExecutable(Place),
+}
+
+/// A volume id and the file behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// `local:snippets/phoenix-nvidia`
+    pub volume: String,
+    /// Where that is.
+    pub path: PathBuf,
+}
+
+impl Hookscript {
+    /// That of a container.
+    pub fn of(look: &Look, storages: &[Storage], conf: &Document) -> Hookscript {
+        let Some(volume) = conf.get("hookscript") else { return Hookscript::None };
+        let Some(path) = storage::path_of(storages, &volume) else { return Hookscript::NoStorage(volume) };
+        let at = look.at(&path.to_string_lossy());
+        let place = Place { volume, path };
+        let Ok(meta) = std::fs::metadata(&at) else { return Hookscript::Missing(place) };
+        if !meta.is_file() {
+            return Hookscript::Missing(place);
+        }
+        if meta.permissions().mode() & 0o111 == 0 {
+            return Hookscript::NotExecutable(place);
+        }
+        if is_ours(&at) { Hookscript::Ours(place) } else { Hookscript::Foreign(place) }
+    }
+
+    /// Whether it is meant to be ours, be it broken.
+    pub fn is_meant(&self) -> bool {
+        match self {
+            Hookscript::Ours(_) => true,
+            Hookscript::Missing(place) | Hookscript::NotExecutable(place) => named(&place.volume),
+            Hookscript::NoStorage(volume) => named(volume),
+            Hookscript::None | Hookscript::Foreign(_) => false,
+        }
+    }
+
+    /// One word for a table.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Hookscript::Ours(_) => "yes",
+            Hookscript::None => "no",
+            Hookscript::Foreign(_) => "other",
+            Hookscript::NoStorage(_) | Hookscript::Missing(_) | Hookscript::NotExecutable(_) => "broken",
+        }
+    }
+}
+
+fn named(volume: &str) -> bool {
+    volume.rsplit('/').next() == Some(NAME)
+}
+
+/// Whether a file is our snippet, or a link to the program itself.
+pub fn is_ours(path: &Path) -> bool {
+    if path.canonicalize().is_ok_and(|p| p.ends_with("usr/sbin/phoenix-nvidia")) {
+        return true;
+    }
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
+    read.is_ok() && start.windows(MARK.len()).any(|w| w == MARK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_snippet_knows_itself() {
+        assert!(SNIPPET.as_bytes().windows(MARK.len()).any(|w| w == MARK));
+        assert!(SNIPPET.starts_with("#!/bin/sh\n"));
+    }
+
+    #[test]
+    fn each_state_of_a_hookscript_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let snippets = dir.path().join("var/lib/vz/snippets");
+        std::fs::create_dir_all(&snippets).unwrap();
+        let write = |name: &str, text: &str, mode: u32| {
+            crate::sys::replace::replace_own(&snippets.join(name), text.as_bytes(), mode).unwrap();
+        };
+        write("phoenix-nvidia", SNIPPET, 0o755);
+        write("theirs", "#!/bin/sh\n", 0o755);
+        write("plain", SNIPPET, 0o644);
+        let storages = storage::parse("dir: local\n\tpath /var/lib/vz\n\tcontent snippets\n");
+        let look = Look::new(dir.path());
+        let word = |line: &str| {
+            let hook = Hookscript::of(&look, &storages, &Document::parse(line.as_bytes()));
+            (hook.word(), hook.is_meant())
+        };
+        assert_eq!(word("memory: 5\n"), ("no", false));
+        assert_eq!(word("hookscript: local:snippets/phoenix-nvidia\n"), ("yes", true));
+        assert_eq!(word("hookscript: local:snippets/theirs\n"), ("other", false));
+        assert_eq!(word("hookscript: local:snippets/plain\n"), ("broken", false));
+        assert_eq!(word("hookscript: gone:snippets/phoenix-nvidia\n"), ("broken", true));
+        assert_eq!(word("hookscript: local:snippets/gone\n"), ("broken", false));
+    }
+}

@@ -1,0 +1,65 @@
+//! The form that Proxmox's own files under /etc/pve share (`storage.cfg`,
+//! `ha/resources.cfg`, `replication.cfg`): a line `type: id`, then indented
+//! lines `key value`. Pure.
+
+/// One section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// `dir`, `ct`, `local`, …
+    pub kind: String,
+    /// What stands behind the colon.
+    pub id: String,
+    keys: Vec<(String, String)>,
+}
+
+impl Section {
+    /// The value of a key; empty for a key that stands alone.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.keys.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// A value that is a list, by commas or blanks.
+    pub fn list(&self, key: &str) -> Option<Vec<String>> {
+        let words = self.get(key)?.split([',', ' ', ';']).filter(|word| !word.is_empty());
+        Some(words.map(str::to_owned).collect())
+    }
+
+    /// Whether a key is set to true; one that stands alone is.
+    pub fn flag(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| matches!(value, "" | "1" | "on" | "yes" | "true"))
+    }
+}
+
+/// All sections of a file. Lines that belong to none are skipped.
+pub fn parse(text: &str) -> Vec<Section> {
+    let mut sections: Vec<Section> = Vec::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        if line.starts_with([' ', '\t']) {
+            let line = line.trim();
+            let (key, value) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+            if let (Some(section), false) = (sections.last_mut(), key.is_empty()) {
+                section.keys.push((key.to_owned(), value.trim().to_owned()));
+            }
+        } else if let Some((kind, id)) = line.split_once(':') {
+            let (kind, id) = (kind.trim().to_owned(), id.trim().to_owned());
+            sections.push(Section { kind, id, keys: Vec::new() });
+        }
+    }
+    sections
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_keys_and_flags_are_read() {
+        let text = "# a comment\ndir: local\n\tpath /var/lib/vz\n\tcontent iso, snippets\n\tdisable\n\nnfs: share\n\tshared 1\n";
+        let all = parse(text);
+        assert_eq!((all[0].kind.as_str(), all[0].id.as_str()), ("dir", "local"));
+        assert_eq!(all[0].get("path"), Some("/var/lib/vz"));
+        assert_eq!(all[0].list("content").unwrap(), ["iso", "snippets"]);
+        assert!(all[0].flag("disable") && !all[0].flag("shared") && all[1].flag("shared"));
+        assert!(parse("\tkey without section\nnothing\n").is_empty());
+    }
+}
