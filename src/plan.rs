@@ -7,7 +7,7 @@ use crate::conf::devices::{Kind, Wanted, passed_by_dev_lines, present, without_p
 use crate::conf::document::Document;
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
-use crate::host::choose::{Capabilities, Choice, choose};
+use crate::host::choose::{Capabilities, Choice, choose, keep};
 use crate::host::gpus::Inventory;
 use crate::host::provide::Request;
 use crate::settings::{Problem, Settings, keys};
@@ -59,7 +59,7 @@ impl Intent {
     pub fn on(&self, inventory: &Inventory, conf: &Document) -> Choice {
         match self {
             Intent::Assigned(assignment, capabilities) => choose(inventory, assignment, capabilities),
-            Intent::Keep => keep(inventory, conf),
+            Intent::Keep => keep(inventory, &named(conf)).settled(),
         }
     }
 
@@ -72,22 +72,9 @@ impl Intent {
     }
 }
 
-/// Of all that the host has, what the conf names already: for
-/// [`Intent::Keep`].
-pub fn keep(inventory: &Inventory, conf: &Document) -> Choice {
-    let named = present(conf);
-    if named.is_empty() {
-        return Choice::default();
-    }
-    let everything = Capabilities { compute: true, utility: true, graphics: true, display: true };
-    let mut choice = choose(inventory, &Assignment::All, &everything);
-    let is_named = |path: &str| named.iter().any(|p| p.source.as_str() == path);
-    choice.devices.retain(|d| is_named(&d.path));
-    choice.to_make.retain(|d| is_named(&d.path));
-    choice.gpus.retain(|g| g.path().is_some_and(|p| is_named(&p)));
-    choice.missing.clear();
-    choice.notes.clear();
-    choice.settled()
+/// The host's devices that a conf names: for [`Intent::Keep`].
+pub fn named(conf: &Document) -> Vec<String> {
+    present(conf).iter().map(|pair| pair.source.as_str().to_owned()).collect()
 }
 
 /// The chosen devices as the conf's pairs. A path that the conf has no kind

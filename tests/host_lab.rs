@@ -281,3 +281,55 @@ fn pre_start_runs_no_program_when_every_node_is_there() {
         assert_eq!(trace.execs.len(), 1, "{:?}", trace.execs);
     }
 }
+
+#[test]
+fn with_settings_that_cannot_be_read_the_entries_stay_and_their_nodes_are_made() {
+    let Some(lab) = Lab::builder().gpus(2).start() else { return };
+    let ct = container(&lab, &["GPU_ASSIGNMENT=0"]);
+    start(&lab).ok();
+    stop(&lab);
+    let conf = lab.read(CONF);
+    lab.write(CONF, conf.replace("GPU_ASSIGNMENT=0", "GPU_ASSIGNMENT=nvidia0"));
+    // As after a boot.
+    lab.sh("rm -r /dev/nvidia*").ok();
+    lab.nvidia().set_uvm_major(497);
+    start(&lab).ok().says("'nvidia0' names no GPU");
+    works(&ct, &OF_GPU_0);
+    assert!(lab.read(CONF).contains("c 497:0 rwm"));
+    assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENOENT));
+}
+
+#[test]
+fn a_mig_instance_is_all_that_a_container_gets_of_a_card() {
+    let Some(lab) = Lab::builder().gpus(1).start() else { return };
+    let caps = "/run/lab/nvidia/proc-driver/nvidia/capabilities/gpu0/mig";
+    for (path, minor) in [("gi1", 12), ("gi1/ci0", 13), ("gi2", 21), ("gi2/ci0", 22)] {
+        let text = format!("DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n");
+        lab.write(format!("{caps}/{path}/access"), text);
+    }
+    let ct = container(&lab, &["GPU_ASSIGNMENT=0:2/0"]);
+    start(&lab).ok();
+    // The capability nodes were made, and each has its own rule.
+    works(
+        &ct,
+        &["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-caps/nvidia-cap21", "/dev/nvidia-caps/nvidia-cap22"],
+    );
+    for (minor, other) in [("2", "monitor"), ("12", "the other instance")] {
+        let node = format!("/dev/nvidia-caps/nvidia-cap{minor}");
+        assert_eq!(ct.open_node(&node), Err(Errno::ENOENT), "{other}");
+        ct.exec(["mknod", &node, "c", "510", minor]).ok();
+        assert_eq!(ct.open_node(&node), Err(Errno::EPERM), "{other}");
+    }
+    let conf = lab.read(CONF);
+    assert!(
+        conf.contains("c 510:21 rwm") && conf.contains("c 510:22 rwm") && !conf.contains("c 510:2 rwm"),
+        "{conf}"
+    );
+    // Another instance instead: the old nodes and rules are gone.
+    stop(&lab);
+    lab.write(CONF, conf.replace("GPU_ASSIGNMENT=0:2/0", "GPU_ASSIGNMENT=0:1/0"));
+    start(&lab).ok();
+    works(&ct, &["/dev/nvidia-caps/nvidia-cap12"]);
+    assert_eq!(ct.open_node("/dev/nvidia-caps/nvidia-cap21"), Err(Errno::ENOENT));
+    assert!(!lab.read(CONF).contains("510:21"));
+}

@@ -9,7 +9,7 @@ mod hosts;
 
 use hosts::FixtureHost;
 use phoenix_nvidia::host::gpus::{Inventory, Node};
-use phoenix_nvidia::host::provide::{Provided, Request, provide};
+use phoenix_nvidia::host::provide::{Provided, Request, provide, provide_named};
 use phoenix_nvidia::sys::time::Deadline;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -362,4 +362,36 @@ fn two_at_once_make_the_nodes_once_and_right() {
     assert!(Inventory::read(host.0.root()).node("/dev/nvidia-uvm").is(509, 0));
     assert!(!host.dev().iter().any(|name| name.contains("phoenix")), "{:?}", host.dev());
     assert!(!matches!(Inventory::read(host.0.root()).node("/dev/nvidia0"), Node::Absent));
+}
+
+#[test]
+fn what_a_conf_names_is_kept_with_its_nodes_and_nothing_is_added() {
+    let Some(host) = Host::unpack("after-boot") else { return };
+    host.program("/usr/sbin/modprobe", LOAD_UVM);
+    let named = ["/dev/nvidia0", "/dev/nvidia7", "/dev/nvidia-uvm", "/dev/nvidia-caps"].map(String::from);
+    let given = provide_named(host.0.root(), &named, &Deadline::secs(30));
+    assert_eq!(paths(&given), ["/dev/nvidia0", "/dev/nvidia-uvm", "/dev/nvidia-caps"], "{given:?}");
+    assert!(given.choice.missing.is_empty());
+    assert_eq!(host.node("/dev/nvidiactl"), "absent");
+    // On a host split by MIG, both what is passed whole and an instance.
+    let Some(host) = Host::unpack("mig") else { return };
+    for named in ["/dev/nvidia-caps", "/dev/nvidia-caps/nvidia-cap84"] {
+        let given = provide_named(host.0.root(), &[named.to_owned()], &Deadline::secs(30));
+        assert_eq!(paths(&given), [named]);
+    }
+}
+
+#[test]
+fn a_card_that_a_vm_has_in_its_conf_too_is_said() {
+    let Some(host) = Host::unpack("vfio-one-of-two") else { return };
+    assert!(host.give("0").choice.notes.is_empty());
+    host.write("/etc/pve/nodes/pve1/qemu-server/300.conf", "hostpci1: 01:00.0;01:00.1\n");
+    let given = host.give("0");
+    assert!(given.choice.missing.is_empty());
+    assert_eq!(
+        given.choice.notes,
+        [
+            "GPU 0 (0000:01:00.0) is in the hostpci line of VM 300 too: a start of that VM takes the card away from here"
+        ]
+    );
 }

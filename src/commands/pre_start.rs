@@ -7,8 +7,7 @@ use crate::conf::document::{Document, Form};
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{self, Code, Fault};
 use crate::host::choose::Choice;
-use crate::host::gpus::Inventory;
-use crate::host::provide::provide;
+use crate::host::provide::{provide, provide_named};
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::sys::time::Deadline;
@@ -96,11 +95,11 @@ pub fn devices(
 ) -> anyhow::Result<Choice> {
     let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no");
     let exclusive = exclusive.map_err(|problem| crate::settings::fault(&[problem], ctid))?.then_some(ctid);
-    let Some(request) = intent.request(exclusive) else {
-        let inventory = Inventory::read_for(common::root(), intent.display(document));
-        return Ok(plan::keep(&inventory, document));
+    let provided = match (intent.request(exclusive), plan::named(document)) {
+        (Some(request), _) => provide(common::root(), &request, deadline),
+        (None, named) if named.is_empty() => return Ok(Choice::default()),
+        (None, named) => provide_named(common::root(), &named, deadline),
     };
-    let provided = provide(common::root(), &request, deadline);
     for warning in &provided.warnings {
         log::warn!("{warning}");
     }

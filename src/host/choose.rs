@@ -195,6 +195,29 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     choice
 }
 
+/// Of all that this host has, the devices that are `named` by their paths
+/// (the caps directory by its own), and nothing else: for a conf whose
+/// settings can't be read, and whose entries stay as far as they are right.
+pub fn keep(inventory: &Inventory, named: &[String]) -> Choice {
+    let display = named.iter().any(|path| path == MODESET || path.starts_with("/dev/dri/"));
+    let wanted = Capabilities { graphics: display, ..Capabilities::default() };
+    let mut choice = choose(inventory, &Assignment::All, &wanted);
+    if !inventory.mig.is_empty() {
+        // With every instance chosen the directory was not; it may be what is named.
+        choice.want_capabilities(inventory, &Resolved::default());
+    }
+    let is_named = |kind: DeviceKind, path: &str| {
+        let path = if kind == DeviceKind::Caps { CAPS_DIR } else { path };
+        named.iter().any(|name| name == path)
+    };
+    choice.devices.retain(|d| is_named(d.kind, &d.path));
+    choice.to_make.retain(|n| is_named(n.kind, &n.path));
+    choice.gpus.retain(|g| g.path().is_some_and(|path| is_named(DeviceKind::Gpu, &path)));
+    choice.missing.clear();
+    choice.notes.clear();
+    choice
+}
+
 impl Choice {
     /// Takes in the node if it is right, puts it among those to be made if
     /// making it would help, among the missing if not.

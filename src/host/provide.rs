@@ -2,12 +2,13 @@
 //! make the nodes that are missing, choose again.
 
 use super::assignment::{Assignment, GpuName};
-use super::choose::{Capabilities, Choice, Missing, choose};
+use super::choose::{Capabilities, Choice, Missing, choose, keep};
 use super::diagnose;
-use super::gpus::{Gpu, Inventory};
+use super::gpus::{Gpu, Inventory, MODESET};
 use super::nodes::prepare;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What a container is to have of this host.
@@ -39,32 +40,26 @@ pub struct Provided {
 /// no program runs. It has no error of its own: what can't be given is in
 /// `choice.missing`, and START_POLICY judges.
 pub fn provide(root: &Path, request: &Request, deadline: &Deadline) -> Provided {
-    let mut provided = Provided {
-        inventory: look(root, request),
-        choice: Choice::default(),
-        made: Vec::new(),
-        warnings: Vec::new(),
+    let names = match &request.assignment {
+        Assignment::List(names) => names.as_slice(),
+        _ => &[],
     };
-    provided.resolve_uuids(root, request, deadline);
-    provided.choose(request);
-    // Two rounds: only a driver that is loaded tells its cards and majors.
-    for _ in 0..2 {
-        if provided.choice.to_make.is_empty() {
-            break;
-        }
-        let loaded = provided.inventory.driver.is_some();
-        let prepared = prepare(root, &provided.inventory, &provided.choice.to_make, deadline);
-        provided.made.extend(prepared.made);
-        provided.warnings.extend(prepared.problems);
-        provided.inventory = look(root, request);
-        provided.resolve_uuids(root, request, deadline);
-        provided.choose(request);
-        if loaded || provided.inventory.driver.is_none() {
-            break;
-        }
-    }
-    provided.conclude(root, request);
-    provided
+    let wish = Wish {
+        root,
+        display: request.capabilities.wants_display(),
+        exclusive: request.exclusive,
+        names,
+        choose: &|inventory| choose(inventory, &request.assignment, &request.capabilities),
+    };
+    wish.grant(deadline)
+}
+
+/// The same for what a conf names already, by the paths of the devices, where
+/// its settings can't be read: nothing is added, and nothing is missing.
+pub fn provide_named(root: &Path, named: &[String], deadline: &Deadline) -> Provided {
+    let display = named.iter().any(|path| path == MODESET || path.starts_with("/dev/dri/"));
+    let choose = |inventory: &Inventory| keep(inventory, named);
+    Wish { root, display, exclusive: None, names: &[], choose: &choose }.grant(deadline)
 }
 
 /// What [`provide`] would find, without making anything and without running
@@ -79,68 +74,124 @@ pub fn inspect(root: &Path, request: &Request) -> (Inventory, Choice) {
     (inventory, choice)
 }
 
-fn look(root: &Path, request: &Request) -> Inventory {
-    let mut inventory = Inventory::read_for(root, request.capabilities.wants_display());
-    if let Some(ctid) = request.exclusive {
-        inventory.add_claims(root, ctid);
-    }
-    inventory
+/// What is asked of the host, however it was put.
+struct Wish<'a> {
+    root: &'a Path,
+    display: bool,
+    exclusive: Option<Ctid>,
+    names: &'a [GpuName],
+    choose: &'a dyn Fn(&Inventory) -> Choice,
 }
 
-impl Provided {
-    fn choose(&mut self, request: &Request) {
-        self.choice = choose(&self.inventory, &request.assignment, &request.capabilities);
+impl Wish<'_> {
+    fn grant(&self, deadline: &Deadline) -> Provided {
+        let mut provided = Provided {
+            inventory: Inventory::default(),
+            choice: Choice::default(),
+            made: Vec::new(),
+            warnings: Vec::new(),
+        };
+        self.look(&mut provided, deadline);
+        // Two rounds: only a driver that is loaded tells its cards and majors.
+        for _ in 0..2 {
+            if provided.choice.to_make.is_empty() {
+                break;
+            }
+            let loaded = provided.inventory.driver.is_some();
+            let prepared = prepare(self.root, &provided.inventory, &provided.choice.to_make, deadline);
+            provided.made.extend(prepared.made);
+            provided.warnings.extend(prepared.problems);
+            self.look(&mut provided, deadline);
+            if loaded || provided.inventory.driver.is_none() {
+                break;
+            }
+        }
+        self.conclude(&mut provided);
+        provided
+    }
+
+    /// Looks at the host and chooses.
+    fn look(&self, provided: &mut Provided, deadline: &Deadline) {
+        provided.inventory = Inventory::read_for(self.root, self.display);
+        if let Some(ctid) = self.exclusive {
+            provided.inventory.add_claims(self.root, ctid);
+        }
+        self.resolve_uuids(provided, deadline);
+        provided.choice = (self.choose)(&provided.inventory);
     }
 
     /// Asks the driver's library where a name can't be resolved without it.
-    fn resolve_uuids(&mut self, root: &Path, request: &Request, deadline: &Deadline) {
-        let Assignment::List(names) = &request.assignment else { return };
+    fn resolve_uuids(&self, provided: &mut Provided, deadline: &Deadline) {
+        let inventory = &mut provided.inventory;
         let untold = |gpu: &Gpu| gpu.minor.is_some() && gpu.uuid.is_none();
         let mut results = Vec::new();
-        if self.inventory.gpus.iter().any(untold) && names.iter().any(|name| !self.knows(name)) {
-            results.push(self.inventory.add_uuids(root, deadline));
+        if inventory.gpus.iter().any(untold) && self.names.iter().any(|name| !knows(inventory, name)) {
+            results.push(inventory.add_uuids(self.root, deadline));
         }
-        let by_uuid = names.iter().any(|name| matches!(name, GpuName::MigUuid(_)));
-        if by_uuid && self.inventory.mig.iter().any(|m| m.uuid.is_none()) {
-            results.push(self.inventory.add_mig_uuids(root, deadline));
+        let by_uuid = self.names.iter().any(|name| matches!(name, GpuName::MigUuid(_)));
+        if by_uuid && inventory.mig.iter().any(|m| m.uuid.is_none()) {
+            results.push(inventory.add_mig_uuids(self.root, deadline));
         }
-        self.warnings
-            .extend(results.into_iter().filter_map(Result::err).map(|e| format!("UUIDs not known: {e:#}")));
-    }
-
-    /// Whether a UUID is one of those known; other names don't matter here.
-    fn knows(&self, name: &GpuName) -> bool {
-        match name {
-            GpuName::Uuid(uuid) => {
-                self.inventory.gpus.iter().flat_map(|g| &g.uuid).any(|u| u.starts_with(uuid.as_str()))
-            }
-            GpuName::Mig { gpu, .. } => self.knows(gpu),
-            _ => true,
-        }
+        let failed = results.into_iter().filter_map(Result::err);
+        provided.warnings.extend(failed.map(|e| format!("UUIDs not known: {e:#}")));
     }
 
     /// Nothing more is made: what is missing is explained.
-    fn conclude(&mut self, root: &Path, request: &Request) {
-        if self.inventory.driver.is_none() && !self.inventory.majors.has_nvidia() {
-            let diagnosis = diagnose::no_driver(root);
+    fn conclude(&self, provided: &mut Provided) {
+        let inventory = &mut provided.inventory;
+        if inventory.driver.is_none() && !inventory.majors.has_nvidia() {
+            let diagnosis = diagnose::no_driver(self.root);
             // One message that says why, not one for each device.
-            self.choice = Choice::default();
-            self.choice.missing.push(Missing {
+            provided.choice = Choice::default();
+            provided.choice.missing.push(Missing {
                 what: "the NVIDIA driver".into(),
                 why: diagnosis.message,
                 has: None,
                 remedy: diagnosis.remedy,
             });
-            self.warnings.clear();
-        } else if !self.choice.missing.is_empty() {
-            // Somebody will read this: look at what else is on the bus, and whose it is.
-            self.inventory.add_other_cards(root);
-            self.inventory.add_vms(root);
-            self.choose(request);
+            provided.warnings.clear();
+        } else {
+            let missing = !provided.choice.missing.is_empty();
+            if missing {
+                // Somebody will read this: look at what else is on the bus.
+                inventory.add_other_cards(self.root);
+            }
+            if missing || !provided.choice.gpus.is_empty() {
+                inventory.add_vms(self.root);
+            }
+            if missing {
+                provided.choice = (self.choose)(inventory);
+            }
+            provided
+                .choice
+                .notes
+                .extend(provided.choice.gpus.iter().filter_map(|gpu| claimed_by_vm(inventory, gpu)));
         }
-        self.choice = std::mem::take(&mut self.choice).settled();
-        self.warnings.extend(self.inventory.problems.iter().cloned());
-        let mut seen = std::collections::BTreeSet::new();
-        self.warnings.retain(|warning| seen.insert(warning.clone()));
+        provided.choice = std::mem::take(&mut provided.choice).settled();
+        provided.warnings.extend(provided.inventory.problems.iter().cloned());
+        let mut seen = BTreeSet::new();
+        provided.warnings.retain(|warning| seen.insert(warning.clone()));
     }
+}
+
+/// Whether a UUID is one of those known; other names don't matter here.
+fn knows(inventory: &Inventory, name: &GpuName) -> bool {
+    match name {
+        GpuName::Uuid(uuid) => {
+            inventory.gpus.iter().flat_map(|g| &g.uuid).any(|u| u.starts_with(uuid.as_str()))
+        }
+        GpuName::Mig { gpu, .. } => knows(inventory, gpu),
+        _ => true,
+    }
+}
+
+/// A card that a VM's conf names too: Proxmox takes it from the NVIDIA driver
+/// when that VM starts, whoever uses it then.
+fn claimed_by_vm(inventory: &Inventory, gpu: &Gpu) -> Option<String> {
+    let (pci, minor) = (gpu.pci?, gpu.minor?);
+    let vms: Vec<String> = inventory.vms.get(&pci)?.iter().map(u32::to_string).collect();
+    Some(format!(
+        "GPU {minor} ({pci}) is in the hostpci line of VM {} too: a start of that VM takes the card away from here",
+        vms.join(", ")
+    ))
 }
