@@ -1,7 +1,7 @@
 //! A SIGKILL of the program at every system call between its first lock and
 //! its end: the conf and the generated config are the old or the new ones,
 //! whole, and another run completes the work and leaves no temp file.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod conf_support;
 #[path = "conf_support/lab.rs"]
