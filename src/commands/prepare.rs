@@ -18,7 +18,7 @@ use std::path::Path;
 
 /// Loading the modules on a host with eight cards takes half a minute; the
 /// guests wait for this.
-const LIMIT: u64 = 100;
+pub const LIMIT: u64 = 100;
 
 /// Makes the nodes that are missing, and says what is there.
 ///
