@@ -151,10 +151,12 @@ fn write_notes(lab: &Lab, stop: &AtomicBool, notes: &AtomicUsize) {
         let note = notes.fetch_add(1, Ordering::Relaxed);
         let mut text = read(lab);
         text = format!("#note {note};\n{text}");
+        // Who writes in between without Proxmox's lock is overwritten.
+        std::thread::sleep(Duration::from_millis(3));
         std::fs::write(&temp, text).unwrap();
         std::fs::rename(&temp, &path).unwrap();
         drop(lock);
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(40));
     }
 }
 
