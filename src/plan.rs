@@ -86,6 +86,18 @@ pub fn wanted(choice: &Choice) -> Vec<Wanted> {
     choice.devices.iter().filter_map(pair).collect()
 }
 
+/// The same, with the devices whose nodes are still to be made, as far as
+/// their numbers are known.
+pub fn wanted_once_made(choice: &Choice) -> Vec<Wanted> {
+    let made = |node: &crate::host::choose::ToMake| {
+        let caps = node.kind == crate::host::choose::DeviceKind::Caps;
+        let path = if caps { crate::host::gpus::CAPS_DIR } else { node.path.as_str() };
+        let (major, minor) = node.numbers?;
+        Some(Wanted { source: path.parse().ok()?, major, minor })
+    };
+    wanted(choice).into_iter().chain(choice.to_make.iter().filter_map(made)).collect()
+}
+
 /// What a running container has, compared with what is wanted: one sentence
 /// for each difference, none when no restart is needed for its devices.
 pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<String> {

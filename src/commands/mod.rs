@@ -10,6 +10,7 @@ pub mod hook;
 pub mod hookscript;
 pub mod install;
 pub mod locks;
+pub mod plan;
 pub mod post_start;
 pub mod pre_start;
 pub mod prepare;
@@ -39,10 +40,16 @@ pub fn main() -> ExitCode {
     log::init(log::Options {
         subject: ctid.map(|c| c.to_string()),
         verbose: cli.verbose,
+        stderr: shows_result(&cli).then_some(::log::LevelFilter::Warn),
         ..Default::default()
     });
     let result = run(cli);
     finish(ctid, result)
+}
+
+/// Whether the result is on stdout, so that only warnings belong beside it.
+fn shows_result(cli: &Cli) -> bool {
+    matches!(cli.command, Some(Command::Plan { .. } | Command::Status { .. } | Command::Doctor { .. }))
 }
 
 fn run(cli: Cli) -> anyhow::Result<Code> {
@@ -55,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         (_, Some(Command::Prepare)) => prepare::run(),
         (_, Some(Command::Attach(options))) => attach::run(&options),
         (_, Some(Command::Detach(options))) => detach::run(&options),
+        (_, Some(Command::Plan { ctid })) => plan::run(ctid),
         (_, Some(other)) => anyhow::bail!("{other:?} is not there yet"),
         // clap demands one of them.
         (None, None) => Ok(Code::Input),

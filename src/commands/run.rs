@@ -47,10 +47,14 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-struct Hand {
-    ctid: Ctid,
-    conf: Conf,
-    settings: Settings,
+/// A call by hand, with what it goes by.
+pub struct Hand {
+    /// The container.
+    pub ctid: Ctid,
+    /// Its conf.
+    pub conf: Conf,
+    /// Its settings.
+    pub settings: Settings,
 }
 
 impl Hand {
@@ -81,7 +85,11 @@ impl Hand {
 
     /// The requirements' `validate_inputs`: everything is read before
     /// anything is changed.
-    fn validate(&self, document: &Document) -> anyhow::Result<(Intent, WantedSoftware)> {
+    ///
+    /// # Errors
+    /// [`Code::Input`] with all that cannot be read; [`Code::Software`] for a
+    /// driver version that cannot work.
+    pub fn validate(&self, document: &Document) -> anyhow::Result<(Intent, WantedSoftware)> {
         let (intent, mut problems) = Intent::of(&self.settings);
         let kernel = loaded_version();
         let software = wishes::read(&self.settings, kernel, None);
@@ -170,13 +178,14 @@ impl Hand {
         result
     }
 
-    fn software_restart(&self) -> bool {
+    /// Whether a new driver is followed by a restart.
+    pub fn software_restart(&self) -> bool {
         self.settings.choice(keys::AFTER_INSTALL, "reboot", "none").unwrap_or(true)
     }
 
     /// Whether the driver was changed under the services of this very start,
     /// by this run or by one that was cut off before its restart.
-    fn restart_due(&self) -> bool {
+    pub fn restart_due(&self) -> bool {
         let due = State::load(common::root(), self.ctid).restart_due;
         let now = lifecycle::init(self.ctid).ok().flatten().map(|i| i.to_string());
         due.is_some() && due == now

@@ -1,0 +1,205 @@
+//! `plan`: what a call by hand would do. It looks as the call itself does,
+//! with the same functions, and stops there.
+
+mod diff;
+
+use super::run::{Hand, nodes};
+use super::wishes::Wanted as Software;
+use super::{common, pre_start};
+use crate::conf::devices::reconcile;
+use crate::conf::document::{Document, Form};
+use crate::conf::store::Conf;
+use crate::exit::Code;
+use crate::guest::attached;
+use crate::guest::exec::Guest;
+use crate::guest::found::{self, Check, Found};
+use crate::guest::lifecycle::{self, Status};
+use crate::guest::wishes::Wishes;
+use crate::host::choose::Choice;
+use crate::host::gpus::Inventory;
+use crate::host::provide::inspect;
+use crate::plan::{self, Intent};
+use crate::settings::{Call, Settings, keys};
+use crate::state::State;
+use crate::sys::out::{Out, Style};
+use crate::sys::time::Deadline;
+use crate::types::Ctid;
+
+/// Tells the steps and the conf's diff.
+///
+/// # Errors
+/// Those of the call by hand, as far as looking shows them.
+pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let conf = Conf::of(ctid);
+    let document = conf.read()?.document;
+    let settings = common::settings(ctid, Call::ByHand, &conf, &document);
+    let hand = Hand { ctid, conf, settings };
+    let (intent, software) = hand.validate(&document)?;
+    let choice = choice(ctid, &intent, &hand.settings, &document);
+    if let Some(fault) = pre_start::fault_of(&choice) {
+        return Err(fault.into());
+    }
+    let mut steps = Steps::default();
+    steps.nodes(&choice);
+    let wanted = plan::wanted_once_made(&choice);
+    let edit = reconcile(&document, &wanted, Form::Pve);
+    let running = lifecycle::status(ctid)? == Status::Running;
+    let out = Out::stdout();
+    out.line(out.paint(Style::Bold, format_args!("Container {ctid}: {}", plan::describe(&choice))));
+    if let Some(edit) = &edit {
+        let lines = diff::lines(document.as_bytes(), edit.document.as_bytes());
+        let changes: Vec<String> = edit.changes.iter().map(ToString::to_string).collect();
+        steps.add(format!("edit {}: {}", hand.conf.path().display(), changes.join(", ")), lines);
+    }
+    if running {
+        let differences = steps.differences(&hand, &document, &wanted)?;
+        steps.software(&hand, &software, &choice)?;
+        steps.restart(&hand, differences);
+    } else {
+        steps.add(format!("start container {ctid}"), Vec::new());
+        steps.later(&hand, &software);
+    }
+    Ok(steps.tell(&out))
+}
+
+/// The devices on this host, with those whose nodes a run would make.
+fn choice(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> Choice {
+    let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no").unwrap_or(false).then_some(ctid);
+    match intent.request(exclusive) {
+        Some(request) => inspect(common::root(), &request).1,
+        None => plan::keep(&Inventory::read_for(common::root(), intent.display(document)), document),
+    }
+}
+
+#[derive(Default)]
+struct Steps {
+    /// What would be done, each with the lines of a diff.
+    all: Vec<(String, Vec<diff::Line>)>,
+    /// What cannot be told from here.
+    notes: Vec<String>,
+    /// The driver in the container would change.
+    driver: bool,
+}
+
+impl Steps {
+    fn add(&mut self, step: String, lines: Vec<diff::Line>) {
+        self.all.push((step, lines));
+    }
+
+    fn nodes(&mut self, choice: &Choice) {
+        for node in &choice.to_make {
+            self.add(format!("make the device node {}, which {}", node.path, node.why), Vec::new());
+        }
+        self.notes.extend(choice.notes.iter().cloned());
+    }
+
+    /// Why the running container needs a restart for its devices.
+    fn differences(
+        &mut self,
+        hand: &Hand,
+        document: &Document,
+        wanted: &[crate::conf::devices::Wanted],
+    ) -> anyhow::Result<Vec<String>> {
+        let Some(init) = lifecycle::init(hand.ctid)? else { return Ok(Vec::new()) };
+        match attached::read(&init) {
+            Ok(has) => Ok(plan::differences(document, &has, wanted)),
+            Err(error) => Ok(vec![format!("which devices it has cannot be seen: {error}")]),
+        }
+    }
+
+    /// What an install in the running container would do.
+    fn software(&mut self, hand: &Hand, software: &Software, choice: &Choice) -> anyhow::Result<()> {
+        let Some(wishes) = self.wishes(software) else { return Ok(()) };
+        let mut wishes = wishes.clone();
+        wishes.gpus = Some(choice.gpus.len());
+        let deadline = Deadline::after(wishes.limits.check);
+        let check = found::check(&Guest::new(hand.ctid), &wishes, &deadline)?;
+        if !check.driver_right() {
+            self.driver = true;
+            self.add(driver_step(&check, &wishes), Vec::new());
+        }
+        let missing: Vec<String> = check.cuda_missing.iter().map(ToString::to_string).collect();
+        if !missing.is_empty() {
+            self.add(format!("install with apt: {}", missing.join(", ")), Vec::new());
+        } else if check.software_cut {
+            self.add("complete the packages whose installation was cut off".to_owned(), Vec::new());
+        }
+        if self.all.is_empty() {
+            self.notes.push(format!(
+                "driver {}: installed and right; nvidia-smi would verify it with {} nodes",
+                wishes.driver,
+                nodes(choice).len()
+            ));
+        }
+        Ok(())
+    }
+
+    fn wishes<'a>(&mut self, software: &'a Software) -> Option<&'a Wishes> {
+        match software {
+            Software::Software(wishes) => return Some(wishes),
+            Software::Off => {
+                self.notes.push("INSTALL is off: the driver in the container is left as it is".to_owned())
+            }
+            Software::NoDriver => self.notes.push(
+                "no kernel driver is loaded: the container would keep the driver that it has".to_owned(),
+            ),
+        }
+        None
+    }
+
+    /// What is only seen once the container runs.
+    fn later(&mut self, hand: &Hand, software: &Software) {
+        let Some(wishes) = self.wishes(software) else { return };
+        let wanted = &wishes.driver;
+        let last = State::load(common::root(), hand.ctid).container_driver;
+        self.notes.push(match last {
+            Some(last) if last == wanted.as_str() => {
+                format!("the container does not run; when last seen, it had the driver that it is to have, {wanted}")
+            }
+            Some(last) => format!("the container does not run; its driver would be changed: {last} → {wanted}"),
+            None => format!("the container does not run; whether it has driver {wanted} is seen once it does"),
+        });
+    }
+
+    fn restart(&mut self, hand: &Hand, mut why: Vec<String>) {
+        let restarts = hand.software_restart();
+        if restarts && self.driver {
+            why.push("the driver is new".to_owned());
+        } else if restarts && hand.restart_due() {
+            why.push("its services still run with the driver from before".to_owned());
+        }
+        if !why.is_empty() {
+            self.add(format!("restart container {}: {}", hand.ctid, why.join("; ")), Vec::new());
+        }
+    }
+
+    fn tell(self, out: &Out) -> Code {
+        for (n, (step, lines)) in self.all.iter().enumerate() {
+            out.line(format_args!("{:>3}. {step}", n + 1));
+            for line in lines {
+                out.line(format_args!("       {}", out.paint(line.style(), line)));
+            }
+        }
+        for note in &self.notes {
+            out.line(out.paint(Style::Faint, format_args!("     {note}")));
+        }
+        if self.all.is_empty() {
+            out.line("     Nothing to do.");
+            return Code::Success;
+        }
+        Code::Pending
+    }
+}
+
+fn driver_step(check: &Check, wishes: &Wishes) -> String {
+    let wanted = &wishes.driver;
+    match &check.found {
+        Found::Wrong { version } => format!("install the driver: {version} → {wanted}"),
+        Found::Owned { packages, remove } => format!(
+            "driver {wanted} cannot be installed: packages own driver files ({}); first: {remove}",
+            packages.join(", ")
+        ),
+        other => format!("install the driver {wanted} (now: {other})"),
+    }
+}

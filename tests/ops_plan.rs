@@ -1,0 +1,84 @@
+//! plan, in the lab: it says what a run would do, and touches nothing.
+
+use phoenix_lab::{Lab, Rootfs};
+
+const NODE: &str = "NVIDIA_DRIVER_VERSION=host\nNVIDIA_REPO_URL=http://mirror.lab/\nNVIDIA_RUNFILE_URL=http://mirror.lab/x.run\nCUDA_PACKAGES=none\n";
+
+fn lab() -> Option<Lab> {
+    let lab = Lab::builder().gpus(2).start()?;
+    lab.install(env!("CARGO_BIN_EXE_phoenix-nvidia"));
+    lab.write("/etc/default/phoenix-nvidia", NODE);
+    Some(lab)
+}
+
+/// Every file of the host that could be changed, with its bytes, numbers and
+/// times, and what runs.
+fn everything(lab: &Lab) -> String {
+    lab.sh(
+        "find /etc/pve /etc/default /var/lib/lxc /var/lib/vz /var/lib/phoenix-nvidia /var/cache/phoenix-nvidia /var/log/phoenix-nvidia \
+         /run/phoenix-nvidia /run/lock /dev /tmp -printf '%p %i %m %U:%G %s %T@ %l\\n' 2>/dev/null | grep -v ' /dev/pts' | sort; \
+         find /etc/pve /var/lib/lxc -type f -exec md5sum {} + | sort; ls -l /dev/nvidia*; ps -eo comm= | grep -v -e '^ps$' -e '^sh$' -e '^sort$' -e '^grep$' | sort",
+    )
+    .ok()
+    .stdout
+}
+
+#[test]
+fn plan_tells_the_steps_and_the_diff_and_changes_nothing() {
+    let Some(lab) = lab() else { return };
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\nlxc.environment: INSTALL=off\n");
+    lab.nvidia().remove_node("/dev/nvidia-uvm");
+    let before = everything(&lab);
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .code(10)
+        .says("make the device node /dev/nvidia-uvm, which is missing")
+        .says("+ lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0")
+        .says("+ lxc.cgroup2.devices.allow: c 195:0 rwm")
+        .says("added /dev/nvidia-uvm (c 511:0)")
+        .says("start container 101")
+        .says_not("\u{1b}[");
+    assert_eq!(everything(&lab), before);
+
+    // The run does what the plan said, and then there is nothing left to do.
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do").says("INSTALL is off");
+    let conf = lab.conf(101);
+    lab.write("/etc/pve/lxc/101.conf", conf.replace("GPU_ASSIGNMENT=0\n", "GPU_ASSIGNMENT=1\n"));
+    let before = everything(&lab);
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .code(10)
+        .says("- lxc.mount.entry: /dev/nvidia0")
+        .says("+ lxc.mount.entry: /dev/nvidia1")
+        .says("restart container 101: the running container does not have /dev/nvidia1 yet; the running container still has /dev/nvidia0");
+    assert_eq!(everything(&lab), before);
+}
+
+#[test]
+fn plan_looks_into_a_running_container() {
+    let Some(lab) = lab() else { return };
+    lab.create(101, Rootfs::Debian12.privileged());
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\n");
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .code(10)
+        .says("whether it has driver 580.95.05 is seen once it does");
+    lab.run(["pct", "start", "101"]).ok();
+    let before = everything(&lab);
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .code(10)
+        .says("install the driver 580.95.05 (now: not installed)")
+        .says("the driver is new");
+    assert_eq!(everything(&lab), before);
+}
+
+#[test]
+fn a_run_s_errors_are_plan_s_errors() {
+    let Some(lab) = lab() else { return };
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.run(["phoenix-nvidia", "plan", "101"]).code(2).says("GPU_ASSIGNMENT");
+    lab.run(["phoenix-nvidia", "plan", "999"]).code(3).says("999");
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=7\n");
+    lab.run(["phoenix-nvidia", "plan", "101"]).code(4).says("GPU 7");
+    let out = lab.sh("phoenix-nvidia plan 101 2>/dev/null | head -0; exit 0");
+    out.ok();
+}
