@@ -92,6 +92,64 @@ fn an_installer_fails_as_the_real_ones_do() {
 }
 
 #[test]
+fn an_installer_meets_what_is_there_already() {
+    let Some(lab) = Lab::builder().gpus(1).start() else { return };
+    let ct = lab.create(101, Rootfs::Debian12.privileged());
+    lab.run(["pct", "start", "101"]).ok();
+    let good = Runfile::new("580.95.05");
+
+    ct.sh("mkdir -p /usr/lib/nvidia; touch /usr/lib/nvidia/alternate-install-present").ok();
+    install(&lab, &ct, &good).code(1).says("alternate-install-present");
+    ct.sh("rm /usr/lib/nvidia/alternate-install-present").ok();
+
+    ct.sh("touch /usr/lib/x86_64-linux-gnu/libGLX.so.0").ok();
+    ct.sh("sh /root/driver.run -s --no-kernel-module --no-nouveau-check").code(1).says("libglvnd");
+    ct.sh("mount -t tmpfs -o noexec none /mnt").ok();
+    ct.sh("sh /root/driver.run -s --no-kernel-module --tmpdir /mnt")
+        .code(1)
+        .says("No program can be run in /mnt");
+
+    // A library of somebody else's is moved aside and comes back.
+    ct.sh("echo theirs > /usr/lib/x86_64-linux-gnu/libcuda.so.1").ok();
+    install(&lab, &ct, &good).ok();
+    assert_ne!(ct.read("/usr/lib/x86_64-linux-gnu/libcuda.so.1"), "theirs\n");
+    ct.exec(["nvidia-uninstall", "-s"]).ok();
+    assert_eq!(ct.read("/usr/lib/x86_64-linux-gnu/libcuda.so.1"), "theirs\n");
+
+    // What can't be written is left out, and the exit code is 0; a full disk is another matter.
+    ct.sh("echo old > /usr/bin/nvidia-smi; mount --bind -o ro /usr/bin/nvidia-smi /usr/bin/nvidia-smi").ok();
+    install(&lab, &ct, &good).ok();
+    assert_eq!(ct.sh("cat /usr/bin/nvidia-smi").ok().stdout, "old\n");
+    ct.sh("umount /usr/bin/nvidia-smi && nvidia-uninstall -s").ok();
+    ct.sh("mkdir /small && mount -t tmpfs -o size=16k none /small && mkdir /small/up /small/work").ok();
+    let lib = "/usr/lib/x86_64-linux-gnu";
+    ct.sh(&format!("mount -t overlay -o lowerdir={lib},upperdir=/small/up,workdir=/small/work none {lib}"))
+        .ok();
+    install(&lab, &ct, &good).code(135);
+}
+
+#[test]
+fn the_server_plays_nvidia_over_tls() {
+    let Some(lab) = Lab::builder().gpus(1).start() else { return };
+    let web = lab.web();
+    web.standard(&["580.95.05"]);
+    let url = format!("https://us.download.nvidia.com{}", Runfile::new("580.95.05").url_path());
+    let get = || lab.run(["wget", "-q", "-t", "1", "-T", "10", "-O", "/tmp/file", &url]);
+    // The name can't be resolved without a network; then it is there, and trusted.
+    get().code(4);
+    web.play_nvidia();
+    get().ok();
+    assert_eq!(lab.web().requests().ending(".run")[0].host.as_deref(), Some("us.download.nvidia.com"));
+    let ct = lab.create(101, Rootfs::Debian12.unprivileged());
+    web.play_nvidia_in(&ct);
+    lab.run(["pct", "start", "101"]).ok();
+    let site = "https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64";
+    ct.sh(&format!("wget -q -O /usr/share/keyrings/lab.asc {site}/3bf863cc.pub")).ok();
+    ct.write("/etc/apt/sources.list", format!("deb [signed-by=/usr/share/keyrings/lab.asc] {site}/ /\n"));
+    ct.sh("apt-get update -o APT::Update::Error-Mode=any").ok();
+}
+
+#[test]
 fn nvidia_smi_runs_where_there_is_no_c_library() {
     let Some(lab) = Lab::builder().gpus(1).driver("580.95.05").start() else { return };
     let ct = lab.create(101, Rootfs::Busybox.privileged());

@@ -48,6 +48,7 @@ pub mod rootfs;
 pub mod web;
 
 mod lab;
+mod program;
 
 pub use command::{Command, Output, Running};
 pub use container::Container;

@@ -1,6 +1,8 @@
 #! /bin/sh
 # The lab's nvidia-installer: installs what lies beside it, knows the options of its version and no others, and
 # refuses, replaces and breaks where the real one does. Installed, it is nvidia-uninstall too.
+LC_ALL=C
+export LC_ALL
 version=@VERSION@
 state=/var/lib/nvidia
 list=$state/log
@@ -143,22 +145,31 @@ printf '1.0-%s (%s)\nNVIDIA Accelerated Graphics Driver for Linux-@ARCH@ (%s)\n'
 move_aside() {
     if test -e "$1" || test -L "$1"; then
         while test -e "$state/$saved"; do saved=$((saved + 1)); done
-        mv "$1" "$state/$saved" && echo "$saved: $1" >> "$list"
+        said=$(mv "$1" "$state/$saved" 2>&1) || { cannot "$said"; return; }
+        echo "$saved: $1" >> "$list"
         note "moved $1 aside to $state/$saved"
     fi
 }
 
-# The real one writes through a mapping: on a full disk it dies of SIGBUS, half way.
+# The real one writes through a mapping: on a full disk it dies of SIGBUS, half way. What it can't write for another
+# reason it notes, and ends with 0 all the same.
+cannot() {
+    case $1 in
+        *"No space left"*) kill -BUS $$ ;;
+    esac
+    note "WARNING: $1"
+}
+
 place() {
     move_aside "$2"
     mkdir -p "${2%/*}"
-    cp "$1" "$2" 2>> "$log" && chmod "$3" "$2" || kill -BUS $$
+    said=$(cp "$1" "$2" 2>&1 && chmod "$3" "$2" 2>&1) || { cannot "$said"; return; }
     printf '1: %s\n%s\n' "$2" "$(cksum < "$2" | cut -d ' ' -f 1)" >> "$list"
 }
 
 link() {
     move_aside "$2"
-    ln -s "$1" "$2" || kill -BUS $$
+    said=$(ln -s "$1" "$2" 2>&1) || { cannot "$said"; return; }
     printf '0: %s\n%s\n' "$2" "$1" >> "$list"
 }
 

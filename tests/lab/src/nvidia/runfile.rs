@@ -34,8 +34,10 @@ const LIBRARIES: [(&str, &str); 8] = [
 /// What goes wrong with an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
-    /// It takes this many seconds more, in a child process, as the real one's unpacking does.
+    /// It takes this many seconds more, half way through, in a child process.
     Slow(u32),
+    /// It runs this line of shell before anything else.
+    Runs(String),
     /// It ends with 0 and has installed nothing.
     NothingInstalled,
     /// It ends with 1 and a message.
@@ -54,6 +56,7 @@ pub enum Flaw {
 #[derive(Debug, Clone)]
 pub struct Runfile {
     version: String,
+    arch: String,
     flaw: Option<Flaw>,
     size: u64,
 }
@@ -61,12 +64,18 @@ pub struct Runfile {
 impl Runfile {
     /// A good one.
     pub fn new(version: &str) -> Self {
-        Self { version: version.to_owned(), flaw: None, size: 0 }
+        Self { version: version.to_owned(), arch: ARCH.to_owned(), flaw: None, size: 0 }
     }
 
     /// One that fails.
     pub fn flaw(mut self, flaw: Flaw) -> Self {
         self.flaw = Some(flaw);
+        self
+    }
+
+    /// One for another architecture, by its header; it refuses to run here.
+    pub fn arch(mut self, arch: &str) -> Self {
+        self.arch = arch.to_owned();
         self
     }
 
@@ -78,12 +87,17 @@ impl Runfile {
 
     /// Its file name.
     pub fn name(&self) -> String {
-        format!("NVIDIA-Linux-{ARCH}-{}.run", self.version)
+        format!("NVIDIA-Linux-{}-{}.run", self.arch, self.version)
     }
 
     /// The path of its URL at NVIDIA's server.
     pub fn url_path(&self) -> String {
-        format!("/XFree86/Linux-{ARCH}/{}/{}", self.version, self.name())
+        format!("/XFree86/Linux-{}/{}/{}", self.arch, self.version, self.name())
+    }
+
+    /// The path of the datacenter branch, where some drivers are found only.
+    pub fn tesla_path(&self) -> String {
+        format!("/tesla/{}/{}", self.version, self.name())
     }
 
     /// Makes it, or takes it from the cache, and returns where it lies.
@@ -103,10 +117,16 @@ impl Runfile {
 
     /// Puts it on a site at NVIDIA's path, with its `.sha256sum` beside it, and returns that path.
     pub fn publish(&self, site: &Site) -> Result<String> {
-        let (file, path) = (self.build()?, self.url_path());
-        site.put(&format!("{path}.sha256sum"), sha256sum(&file)?.as_bytes())?;
-        site.put_file(&path, &file)?;
+        let path = self.url_path();
+        self.publish_at(site, &path)?;
         Ok(path)
+    }
+
+    /// The same at another path.
+    pub fn publish_at(&self, site: &Site, path: &str) -> Result<()> {
+        let file = self.build()?;
+        site.put(&format!("{path}.sha256sum"), sha256sum(&file)?.as_bytes())?;
+        site.put_file(path, &file)
     }
 
     fn bytes(&self) -> Result<Vec<u8>> {
@@ -118,7 +138,7 @@ impl Runfile {
             .replace("@SKIP@", &(lines + 1).to_string())
             .replace("@NEED@", &need.to_string())
             .replace("@VERSION@", &self.version)
-            .replace("@ARCH@", ARCH);
+            .replace("@ARCH@", &self.arch);
         let Some((third, _)) = stub.match_indices('\n').nth(2) else {
             bail!("the stub of a runfile has fewer than three lines");
         };
@@ -165,16 +185,20 @@ impl Runfile {
     fn installer(&self, version: &str) -> String {
         let options = Options::of(version);
         let flaw = match &self.flaw {
-            Some(Flaw::Slow(seconds)) => format!("sleep {seconds}"),
+            Some(Flaw::Runs(line)) => line.clone(),
             Some(Flaw::NothingInstalled) => "exit 0".to_owned(),
             Some(Flaw::Fails) => "fail \"The installer was told to fail.\"".to_owned(),
             Some(Flaw::Endless) => "while :; do echo 'WARNING: and so on'; done".to_owned(),
             _ => String::new(),
         };
-        let half = if self.flaw == Some(Flaw::HalfInstalled) { "kill -BUS $$" } else { ":" };
+        let half = match self.flaw {
+            Some(Flaw::HalfInstalled) => "kill -BUS $$".to_owned(),
+            Some(Flaw::Slow(seconds)) => format!("sleep {seconds}"),
+            _ => ":".to_owned(),
+        };
         INSTALLER
             .replace("@VERSION@", version)
-            .replace("@ARCH@", ARCH)
+            .replace("@ARCH@", &self.arch)
             .replace("@PLURAL@", options.plural)
             .replace("@GLVND@", options.glvnd)
             .replace("@GLVND_CHOICE@", options.glvnd_choice)
@@ -183,7 +207,7 @@ impl Runfile {
             .replace("@VALUES_JOINED@", &options.values_joined)
             .replace("@FLAGS@", &options.flags)
             .replace("@FLAW@", &flaw)
-            .replace("@HALF@", half)
+            .replace("@HALF@", &half)
     }
 }
 

@@ -3,9 +3,9 @@
 use super::Package;
 use super::key::Key;
 use super::package::machine;
-use super::program::run;
 use crate::cache;
 use crate::nvidia::runfile::hex;
+use crate::program::run;
 use crate::web::{Site, http_date};
 use anyhow::{Context, Result};
 use md5::{Digest, Md5};

@@ -1,7 +1,7 @@
 //! The keys that sign repositories, made by gpg once and kept in the cache, and the signing.
 
-use super::program::run;
 use crate::cache;
+use crate::program::run;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};

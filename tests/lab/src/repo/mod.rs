@@ -19,7 +19,6 @@ pub mod catalogue;
 mod index;
 mod key;
 mod package;
-mod program;
 
 pub use index::{Repo, Signing};
 pub use package::Package;

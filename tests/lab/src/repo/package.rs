@@ -1,8 +1,8 @@
 //! One Debian package, made by dpkg-deb from what it is to hold.
 
-use super::program::run;
 use crate::cache;
 use crate::nvidia::runfile::hex;
+use crate::program::run;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::fs;

@@ -12,6 +12,8 @@ pub(crate) struct Head {
     pub(crate) method: String,
     /// Decoded, without a query; of `http://host/path`, which a proxy is asked, the path.
     pub(crate) path: String,
+    /// The client takes us for its proxy.
+    pub(crate) proxied: bool,
     headers: Vec<(String, String)>,
     http_1_0: bool,
 }
@@ -49,6 +51,7 @@ impl Head {
         Ok(Self {
             method: method.to_owned(),
             path: decode(target),
+            proxied: target.starts_with("http://") || method == "CONNECT",
             headers: headers
                 .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
                 .collect(),

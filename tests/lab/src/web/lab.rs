@@ -1,11 +1,13 @@
-//! The web server of a running lab, at `http://mirror.lab` for its host and its containers.
+//! The web server of a running lab, at `http://mirror.lab` for its host and its containers; with TLS too, and then under
+//! NVIDIA's names if a test wants.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Fault, Requests, Site};
+use super::{Fault, NAMES, Requests, Site};
 use crate::container::Container;
-use crate::host::MIRROR;
+use crate::files::Files;
+use crate::host::{ADDRESS, MIRROR};
 use crate::lab::Lab;
 use crate::nvidia::runfile::Runfile;
 use crate::repo::{Repo, catalogue};
@@ -20,6 +22,7 @@ const DISTRIBUTION: &str = "/debian";
 pub struct Web<'lab> {
     lab: &'lab Lab,
     site: Site,
+    authority: Vec<u8>,
 }
 
 impl Lab {
@@ -28,7 +31,8 @@ impl Lab {
     pub fn web(&self) -> Web<'_> {
         let base = self.root().join(BASE.trim_start_matches('/'));
         let site = done(Site::create(&base), "the lab's site");
-        let web = Web { lab: self, site };
+        let authority = done(site.certify(), "the server's certificate");
+        let web = Web { lab: self, site, authority };
         if !self.exists(web.said()) {
             web.start();
         }
@@ -48,7 +52,9 @@ impl Web<'_> {
         let said = self.said();
         let program = "/run/lab/bin/lab-web";
         // In a session of its own: it is nobody's child, and ends with the lab.
-        let line = format!(": > {said}; setsid {program} {BASE} 0.0.0.0:80 < /dev/null > {said} 2>&1 &");
+        let line = format!(
+            ": > {said}; setsid {program} {BASE} 0.0.0.0:80 tls:0.0.0.0:443 < /dev/null > {said} 2>&1 &"
+        );
         self.lab.sh(&line).ok();
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.lab.read(&said).ends_with('\n') {
@@ -134,6 +140,31 @@ impl Web<'_> {
         let url = self.url(DISTRIBUTION);
         let line = format!("deb [signed-by={}] {url} {codename} main\n", place.display());
         container.write("/etc/apt/sources.list", line);
+    }
+
+    /// The certificate of the authority behind the server's, PEM.
+    pub fn authority(&self) -> &[u8] {
+        &self.authority
+    }
+
+    /// Makes the host take the server for NVIDIA's own: its names lead here, and its certificate is trusted. Settings
+    /// with `https://us.download.nvidia.com/…` and `https://developer.download.nvidia.com/…` work as they are.
+    #[track_caller]
+    pub fn play_nvidia(&self) {
+        self.pose(&self.lab.files());
+    }
+
+    /// The same inside a container, for its apt.
+    #[track_caller]
+    pub fn play_nvidia_in(&self, container: &Container<'_>) {
+        self.pose(&container.files());
+    }
+
+    #[track_caller]
+    fn pose(&self, files: &Files) {
+        let names = NAMES.iter().filter(|name| **name != MIRROR);
+        files.append("/etc/hosts", names.map(|name| format!("{ADDRESS} {name}\n")).collect::<String>());
+        files.append("/etc/ssl/certs/ca-certificates.crt", &self.authority);
     }
 
     /// From now on requests for paths of this pattern (`*`: any characters) fail so.

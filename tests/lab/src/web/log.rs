@@ -1,5 +1,6 @@
 //! The request log: one line when a request comes, one when a fault strikes it, one when its answer ended.
 
+use super::http::Head;
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     id: String,
-    /// `GET` or `HEAD`.
+    /// `GET`, `HEAD`, or `CONNECT`, whose path is `host:port`.
     pub method: String,
     /// The path, decoded, without a query.
     pub path: String,
@@ -18,6 +19,10 @@ pub struct Request {
     pub range: Option<String>,
     /// The value of the `User-Agent` header.
     pub agent: Option<String>,
+    /// The value of the `Host` header: which of its names the server was asked by.
+    pub host: Option<String>,
+    /// Whether the server was asked as a proxy: with a whole URL, or by CONNECT.
+    pub proxied: bool,
     /// The status that was answered; nothing while the answer is under way, or when there was none.
     pub status: Option<u16>,
     /// How many bytes of a body were sent.
@@ -40,12 +45,14 @@ impl Requests {
         for line in text.lines() {
             let fields: Vec<&str> = line.split('\t').collect();
             match fields[..] {
-                [id, "request", method, path, range, agent] => all.push(Request {
+                [id, "request", method, path, range, agent, host, proxied] => all.push(Request {
                     id: id.to_owned(),
                     method: method.to_owned(),
                     path: path.to_owned(),
                     range: some(range),
                     agent: some(agent),
+                    host: some(host),
+                    proxied: proxied != "-",
                     status: None,
                     sent: 0,
                     ended: false,
@@ -112,17 +119,13 @@ impl Writer {
     }
 
     /// Notes a request and returns the id for its answer. The process id keeps a restarted server's ids apart.
-    pub(crate) fn request(
-        &self,
-        method: &str,
-        path: &str,
-        range: Option<&str>,
-        agent: Option<&str>,
-    ) -> String {
+    pub(crate) fn request(&self, head: &Head) -> String {
         let id = format!("{}.{}", std::process::id(), self.count.fetch_add(1, Ordering::Relaxed));
-        let [path, range, agent] =
-            [path, range.unwrap_or("-"), agent.unwrap_or("-")].map(|text| text.replace('\t', " "));
-        self.line(&format!("{id}\trequest\t{method}\t{path}\t{range}\t{agent}\n"));
+        let header = |name: &str| head.header(name).unwrap_or("-").replace('\t', " ");
+        let [range, agent, host] = [header("range"), header("user-agent"), header("host")];
+        let (method, path) = (&head.method, head.path.replace('\t', " "));
+        let proxied = if head.proxied { "proxied" } else { "-" };
+        self.line(&format!("{id}\trequest\t{method}\t{path}\t{range}\t{agent}\t{host}\t{proxied}\n"));
         id
     }
 
@@ -146,13 +149,21 @@ impl Writer {
 mod tests {
     use super::*;
 
+    fn second_is_proxied(log: &Requests) -> bool {
+        log.all()[1].proxied
+    }
+
     #[test]
     fn answers_find_their_requests() {
         let log = Requests::parse(
-            "9.0\trequest\tGET\t/a b\t-\tWget\n9.1\trequest\tHEAD\t/b.run\tbytes=5-\t-\n9.1\tanswer\t206\t7\n",
+            "9.0\trequest\tGET\t/a b\t-\tWget\tmirror.lab\t-\n9.1\trequest\tHEAD\t/b.run\tbytes=5-\t-\th\tproxied\n9.1\tanswer\t206\t7\n",
         );
         assert_eq!(log.all().len(), 2);
         let [first] = log.of("/a b")[..] else { panic!("{log:?}") };
+        assert_eq!(
+            (first.host.as_deref(), first.proxied, second_is_proxied(&log)),
+            (Some("mirror.lab"), false, true)
+        );
         assert!(!first.ended && first.status.is_none() && first.agent.as_deref() == Some("Wget"));
         let [second] = log.ending(".run")[..] else { panic!("{log:?}") };
         assert_eq!((second.status, second.sent, second.range.as_deref()), (Some(206), 7, Some("bytes=5-")));

@@ -40,6 +40,7 @@
 //! # Ok(()) }
 //! ```
 
+mod certificate;
 mod date;
 mod fault;
 mod http;
@@ -48,7 +49,9 @@ mod log;
 mod respond;
 mod server;
 mod site;
+mod wire;
 
+pub use certificate::NAMES;
 pub(crate) use date::format as http_date;
 pub use fault::{Fault, Faults};
 pub use lab::Web;

@@ -2,10 +2,10 @@
 
 use super::fault::Fault;
 use super::http::{Head, range};
+use super::wire::Wire;
 use super::{Site, date};
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// A client that never gives up keeps its stalled connection this long at most.
@@ -18,6 +18,8 @@ pub(crate) struct Outcome {
     pub(crate) sent: u64,
     /// The connection can't be used for another request.
     pub(crate) close: bool,
+    /// It ends in the middle of something.
+    pub(crate) torn: bool,
 }
 
 /// Answers on the connection. An error is the client's going away; what was sent until then is in `outcome`.
@@ -25,7 +27,7 @@ pub(crate) fn respond(
     head: &Head,
     site: &Site,
     fault: Option<&Fault>,
-    to: &mut TcpStream,
+    to: &mut Wire,
     outcome: &mut Outcome,
 ) -> io::Result<()> {
     if !matches!(head.method.as_str(), "GET" | "HEAD") {
@@ -48,7 +50,7 @@ pub(crate) fn respond(
             return wait_for_end(to);
         }
         Some(Fault::Hangup) => {
-            outcome.close = true;
+            (outcome.close, outcome.torn) = (true, true);
             return Ok(());
         }
         _ => {}
@@ -64,7 +66,7 @@ pub(crate) fn respond(
 /// A short answer of our own.
 fn page(
     head: &Head,
-    to: &mut TcpStream,
+    to: &mut Wire,
     outcome: &mut Outcome,
     status: u16,
     extra: &str,
@@ -109,7 +111,7 @@ struct Document<'a> {
 }
 
 impl Document<'_> {
-    fn send(mut self, to: &mut TcpStream, outcome: &mut Outcome) -> io::Result<()> {
+    fn send(mut self, to: &mut Wire, outcome: &mut Outcome) -> io::Result<()> {
         let modified = self.data.modified().unwrap_or(UNIX_EPOCH);
         let date = date::format(modified, "GMT");
         let nanoseconds = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
@@ -168,7 +170,7 @@ impl Document<'_> {
         range(self.head.header("range"), self.data.len())
     }
 
-    fn body(&mut self, length: u64, to: &mut TcpStream, outcome: &mut Outcome) -> io::Result<()> {
+    fn body(&mut self, length: u64, to: &mut Wire, outcome: &mut Outcome) -> io::Result<()> {
         let until = match self.fault {
             Some(Fault::Cut(bytes) | Fault::Stall(bytes)) => length.min(*bytes),
             _ => length,
@@ -193,10 +195,10 @@ impl Document<'_> {
                 outcome.close = true;
                 return wait_for_end(to);
             }
-            Some(Fault::Cut(_)) => outcome.close = true,
+            Some(Fault::Cut(_)) => (outcome.close, outcome.torn) = (true, true),
             _ => {}
         }
-        Ok(())
+        to.flush()
     }
 
     /// How much to send at once: a slow server sends small pieces, ten a second.
@@ -217,8 +219,8 @@ impl Document<'_> {
 }
 
 /// Says nothing until the client closes its end.
-fn wait_for_end(to: &mut TcpStream) -> io::Result<()> {
-    to.set_read_timeout(Some(LONGEST_STALL))?;
+fn wait_for_end(to: &mut Wire) -> io::Result<()> {
+    to.socket().set_read_timeout(Some(LONGEST_STALL))?;
     let mut ignored = [0; 1024];
     while to.read(&mut ignored)? > 0 {}
     Ok(())

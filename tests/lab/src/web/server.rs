@@ -5,9 +5,11 @@ use super::fault::Fault;
 use super::http::Head;
 use super::log::{self, Writer};
 use super::respond::{Outcome, respond};
+use super::wire::{self, Wire};
 use anyhow::{Context, Result};
+use rustls::ServerConfig;
 use std::collections::HashMap;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -54,37 +56,68 @@ impl Shared {
         None
     }
 
-    fn connection(&self, stream: TcpStream) -> Result<()> {
-        stream.set_read_timeout(Some(IDLE))?;
-        stream.set_nodelay(true)?;
-        let mut to = stream.try_clone()?;
-        let mut from = BufReader::new(stream);
-        while let Some(head) = Head::read(&mut from)? {
-            let range = head.header("range");
-            let id = self.log.request(&head.method, &head.path, range, head.header("user-agent"));
+    fn connection(&self, socket: TcpStream, tls: Option<&Arc<ServerConfig>>) -> Result<()> {
+        socket.set_read_timeout(Some(IDLE))?;
+        socket.set_nodelay(true)?;
+        let mut wire = BufReader::new(Wire::new(socket, tls)?);
+        let mut torn = false;
+        while let Some(head) = Head::read(&mut wire)? {
+            let id = self.log.request(&head);
             let fault = self.fault(&id, &head.path);
+            if head.method == "CONNECT" && fault.is_none() {
+                return self.tunnel(&id, &head.path, wire);
+            }
             let mut outcome = Outcome::default();
-            let sent = respond(&head, &self.site, fault.as_ref(), &mut to, &mut outcome);
+            let sent = respond(&head, &self.site, fault.as_ref(), wire.get_mut(), &mut outcome);
             self.log.answer(&id, outcome.status, outcome.sent);
             sent?;
+            torn = outcome.torn;
             if outcome.close || !head.keep_alive() {
                 break;
             }
         }
-        // The peer learns of the end even while another handle of the socket lives.
-        to.shutdown(Shutdown::Both)?;
+        let wire = wire.get_mut();
+        if torn {
+            wire.socket().shutdown(Shutdown::Both)?
+        } else {
+            wire.end()?
+        }
+        Ok(())
+    }
+
+    /// As a proxy does for https: connects to the host that was asked for and passes the bytes on, both ways.
+    fn tunnel(&self, id: &str, target: &str, wire: BufReader<Wire>) -> Result<()> {
+        let mut client = wire.get_ref().socket().try_clone()?;
+        let Ok(mut server) = TcpStream::connect(target) else {
+            self.log.answer(id, Some(502), 0);
+            return Ok(client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")?);
+        };
+        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+        server.write_all(wire.buffer())?;
+        let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+        let upward = thread::spawn(move || {
+            let _ = std::io::copy(&mut from_client, &mut to_server);
+            to_server.shutdown(Shutdown::Write)
+        });
+        let sent = std::io::copy(&mut server, &mut client);
+        client.shutdown(Shutdown::Both)?;
+        let _ = upward.join();
+        self.log.answer(id, Some(200), sent.unwrap_or(0));
         Ok(())
     }
 }
 
-/// Serves a site on listeners until the process ends: the body of `lab-web`.
-pub fn serve(listeners: Vec<TcpListener>, site: Site) -> Result<()> {
+/// Serves a site until the process ends, on listeners without and with TLS (which needs [`Site::certify`] first): the
+/// body of `lab-web`.
+pub fn serve(plain: Vec<TcpListener>, with_tls: Vec<TcpListener>, site: Site) -> Result<()> {
+    let config = if with_tls.is_empty() { None } else { Some(config(&site)?) };
     let shared = Arc::new(Shared::new(site)?);
-    let loops: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| {
+    let plain = plain.into_iter().map(|listener| (listener, None));
+    let all = plain.chain(with_tls.into_iter().map(|listener| (listener, config.clone())));
+    let loops: Vec<_> = all
+        .map(|(listener, tls)| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || accept(&listener, &shared))
+            thread::spawn(move || accept(&listener, tls.as_ref(), &shared))
         })
         .collect();
     for each in loops {
@@ -93,19 +126,24 @@ pub fn serve(listeners: Vec<TcpListener>, site: Site) -> Result<()> {
     Ok(())
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for stream in listener.incoming() {
+fn config(site: &Site) -> Result<Arc<ServerConfig>> {
+    let [certificate, key] = site.tls();
+    wire::config(&certificate, &key)
+}
+
+fn accept(listener: &TcpListener, tls: Option<&Arc<ServerConfig>>, shared: &Arc<Shared>) {
+    for socket in listener.incoming() {
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
         // Out of file descriptors, or a client that is gone already: the next one may be luckier.
-        let Ok(stream) = stream else {
+        let Ok(socket) = socket else {
             thread::sleep(Duration::from_millis(10));
             continue;
         };
-        let shared = Arc::clone(shared);
+        let (shared, tls) = (Arc::clone(shared), tls.cloned());
         // A broken connection is the client's business; what was sent is in the log.
-        thread::spawn(move || shared.connection(stream).ok());
+        thread::spawn(move || shared.connection(socket, tls.as_ref()).ok());
     }
 }
 
@@ -126,10 +164,20 @@ impl std::fmt::Debug for Shared {
 impl Server {
     /// Serves a site on a listener.
     pub fn start(listener: TcpListener, site: Site) -> Result<Self> {
+        Self::with(listener, None, site)
+    }
+
+    /// Serves a site with TLS; it needs [`Site::certify`] first.
+    pub fn start_tls(listener: TcpListener, site: Site) -> Result<Self> {
+        let tls = config(&site)?;
+        Self::with(listener, Some(tls), site)
+    }
+
+    fn with(listener: TcpListener, tls: Option<Arc<ServerConfig>>, site: Site) -> Result<Self> {
         let address = listener.local_addr().context("asking a listener for its address")?;
         let shared = Arc::new(Shared::new(site)?);
         let for_loop = Arc::clone(&shared);
-        let accepting = thread::spawn(move || accept(&listener, &for_loop));
+        let accepting = thread::spawn(move || accept(&listener, tls.as_ref(), &for_loop));
         Ok(Self { address, shared, accepting: Some(accepting) })
     }
 

@@ -44,6 +44,21 @@ impl Site {
         self.base.join("requests")
     }
 
+    /// Where a certificate and its key lie once the site speaks TLS.
+    pub(crate) fn tls(&self) -> [PathBuf; 2] {
+        ["tls.pem", "tls.key"].map(|name| self.base.join(name))
+    }
+
+    /// Gives the site a certificate for [`super::NAMES`], and tells the authority behind it, PEM.
+    pub fn certify(&self) -> Result<Vec<u8>> {
+        let made = super::certificate::build()?;
+        let [certificate, key] = self.tls();
+        for (from, to) in [("server.pem", certificate), ("server.key", key)] {
+            fs::copy(made.join(from), &to).with_context(|| format!("copying {from} to {}", to.display()))?;
+        }
+        fs::read(made.join("ca.pem")).context("reading the lab's authority")
+    }
+
     /// The file behind a URL path, or nothing when the path would lead out of the site.
     pub fn file(&self, url_path: &str) -> Option<PathBuf> {
         let relative = Path::new(url_path.trim_start_matches('/'));

@@ -163,3 +163,45 @@ fn a_slow_server_is_slow() {
     assert_eq!(lab.ask("/a.run", "").body, lab.document);
     assert!(started.elapsed() >= Duration::from_millis(450), "{:?}", started.elapsed());
 }
+
+/// Gets a URL with wget, a client that is not ours.
+fn wget(arguments: &[&str], proxy: &str) -> std::process::Output {
+    let mut wget = std::process::Command::new("wget");
+    wget.env("http_proxy", proxy).env("https_proxy", proxy).env_remove("no_proxy");
+    wget.args(["-q", "-t", "1", "-T", "20", "-O", "-"]).args(arguments).output().unwrap()
+}
+
+#[test]
+fn tls_is_spoken_with_a_certificate_of_the_labs_authority() {
+    let lab = Lab::new();
+    let authority = lab.site.base().join("ca.pem");
+    std::fs::write(&authority, lab.site.certify().unwrap()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tls = Server::start_tls(listener, lab.site.clone()).unwrap();
+    let url = format!("https://{}/a.run", tls.address());
+    let trust = format!("--ca-certificate={}", authority.display());
+    let trusted = wget(&[&trust, &url], "");
+    assert!(trusted.status.success() && trusted.stdout == lab.document, "{:?}", trusted.status);
+    assert_eq!(wget(&[&url], "").status.code(), Some(5));
+    lab.site.faults().set("*", Fault::Cut(1_000)).unwrap();
+    assert!(!wget(&[&trust, &url], "").status.success());
+}
+
+#[test]
+fn it_is_a_proxy_too() {
+    let lab = Lab::new();
+    let authority = lab.site.base().join("ca.pem");
+    std::fs::write(&authority, lab.site.certify().unwrap()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tls = Server::start_tls(listener, lab.site.clone()).unwrap();
+    let proxy = lab.server.url("");
+    let plain = wget(&["http://example.com/a.run"], &proxy);
+    assert!(plain.stdout == lab.document, "{:?}", plain.status);
+    let trust = format!("--ca-certificate={}", authority.display());
+    let tunnelled = wget(&[&trust, &format!("https://{}/a.run", tls.address())], &proxy);
+    assert!(tunnelled.stdout == lab.document, "{:?}", tunnelled.status);
+    let log = lab.site.requests().unwrap();
+    let asked: Vec<(&str, bool)> = log.all().iter().map(|one| (one.method.as_str(), one.proxied)).collect();
+    assert_eq!(asked, [("GET", true), ("CONNECT", true), ("GET", false)]);
+    assert_eq!(log.all()[0].host.as_deref(), Some("example.com"));
+}

@@ -1,10 +1,10 @@
-//! Running the programs that make packages and signatures.
+//! Running the programs that make packages, signatures and certificates.
 
 use anyhow::{Context, Result, bail};
 use std::process::{Command, Stdio};
 
 /// Runs a program to its end and returns its stdout; a failure shows the command, the status and what it said.
-pub(super) fn run(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     let output = command
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
