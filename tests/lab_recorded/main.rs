@@ -1,6 +1,7 @@
 //! The lab's `pct` gives the answers that were recorded from the genuine one.
 
 mod calls;
+mod devices;
 mod errors;
 mod failures;
 mod phases;

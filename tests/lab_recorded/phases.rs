@@ -44,7 +44,7 @@ fn settle(ct: &Container<'_>) {
     }
 }
 
-fn restarted(ct: &Container<'_>, before: Option<i32>) {
+pub fn restarted(ct: &Container<'_>, before: Option<i32>) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !ct.running() || ct.init_pid().is_none() || ct.init_pid() == before {
         assert!(Instant::now() < deadline, "the container has not come back after its reboot");

@@ -39,6 +39,10 @@ lxc.mount.entry = /run/lab/nvidia/devices proc/devices none bind,optional 0 0
 lxc.mount.entry = /run/lab/nvidia/module sys/module none bind,optional 0 0
 ";
 
+/// Recorded with Proxmox' LXC 6: an unprivileged container may open every node, and a rule in its conf changes nothing.
+/// Debian's LXC 5 makes such a rule the only thing that is allowed, unless it is told so.
+const LXC_UNPRIVILEGED: &str = "lxc.cgroup2.devices.allow = a\n";
+
 const STORAGE: &str = "dir: local
 \tpath /var/lib/vz
 \tcontent snippets,vztmpl,rootdir,iso,backup
@@ -101,6 +105,7 @@ fn lxc(root: &Path) -> Result<()> {
     }
     fs::write(config.join("common.conf.d/01-pve.conf"), LXC_PVE)?;
     fs::write(config.join("common.conf.d/10-lab.conf"), LXC_LAB)?;
+    fs::write(config.join("userns.conf.d/10-lab.conf"), LXC_UNPRIVILEGED)?;
     for kind in ["common", "userns"] {
         let include = format!("lxc.include = /usr/share/lxc/config/{kind}.conf\n");
         fs::write(config.join(format!("debian.{kind}.conf")), include)?;
