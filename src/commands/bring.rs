@@ -132,8 +132,9 @@ impl Work<'_> {
         let wanted = &self.wishes.driver;
         match &check.found {
             Found::Right => log::info!("driver {wanted} is right; CUDA packages are to be installed"),
-            Found::Wrong { version } => log::info!("driver to be changed: {version} → {wanted}"),
-            other => log::info!("driver {wanted} to be installed: {other}"),
+            Found::Wrong { version } => log::info!("driver is to be changed: {version} → {wanted}"),
+            Found::Missing => log::info!("driver {wanted} is to be installed; the container has none"),
+            other => log::info!("driver {wanted} is to be installed; the container's is {other}"),
         }
     }
 

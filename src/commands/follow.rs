@@ -71,6 +71,23 @@ pub fn log_length(ctid: Ctid) -> u64 {
     std::fs::metadata(log_path(ctid)).map_or(0, |m| m.len())
 }
 
+/// What is known before an install process is started: the next one's log and
+/// result are what comes after it.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// The log's length, in bytes.
+    log: u64,
+    /// Who did the last install.
+    job: Option<String>,
+}
+
+impl Before {
+    /// Now.
+    pub fn now(ctid: Ctid) -> Before {
+        Before { log: log_length(ctid), job: State::load(common::root(), ctid).job }
+    }
+}
+
 /// Starts the install process.
 ///
 /// # Errors
@@ -114,23 +131,20 @@ pub enum Followed {
 }
 
 /// Shows what the install process logs until it ends, or until the time is
-/// over. `from` is where its log begins.
+/// over.
 ///
 /// # Errors
 /// A signal of ours.
-pub fn follow(ctid: Ctid, until: &Deadline, from: u64) -> anyhow::Result<Followed> {
-    let mut tail = Tail { path: log_path(ctid), at: from, shown: 0, rest: Vec::new() };
+pub fn follow(ctid: Ctid, until: &Deadline, before: &Before) -> anyhow::Result<Followed> {
+    let mut tail = Tail { path: log_path(ctid), at: before.log, shown: 0, rest: Vec::new() };
     let birth = Deadline::after(BIRTH);
-    let mut alive = false;
+    let mut was_alive = false;
     loop {
-        let ended = match locks::try_worker(ctid) {
-            None => {
-                alive = true;
-                false
-            }
-            // Not yet born, or dead: its log says which.
-            Some(_) => alive || birth.passed() || tail.grew(),
-        };
+        // Looked at before the log is read: what it wrote last is shown.
+        let alive = locks::worker_lives(ctid);
+        was_alive |= alive;
+        let came = || was_alive || birth.passed() || State::load(common::root(), ctid).job != before.job;
+        let ended = !alive && came();
         tail.show();
         if ended {
             return Ok(Followed::Ended);
@@ -192,10 +206,6 @@ struct Tail {
 }
 
 impl Tail {
-    fn grew(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|m| m.len() > self.at)
-    }
-
     fn show(&mut self) {
         let Ok(mut file) = std::fs::File::open(&self.path) else { return };
         if file.metadata().is_ok_and(|m| m.len() < self.at) {

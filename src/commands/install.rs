@@ -52,7 +52,7 @@ pub fn log_file(ctid: Ctid) -> Option<File> {
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     common::must_be_root()?;
     // Alone: a second one finds the first at work, and has nothing to add.
-    let Some(alive) = locks::try_worker(ctid) else {
+    let Some(alive) = locks::worker(ctid) else {
         log::info!("another install process is at work");
         return Ok(Code::Success);
     };
@@ -61,7 +61,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         "install".clone_into(&mut state.phase);
         state.outcome = Outcome::Running;
         state.message = String::new();
-        state.job = Some(std::process::id().to_string());
+        state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
     });
     let (brought, settings, result) = bring(ctid);
     State::update(common::root(), ctid, |state| {

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const DIRECTORY: &str = "/run/lock/phoenix-nvidia";
+/// Longer than anybody holds a lock who only looks whether it is held.
+const LOOKERS: Duration = Duration::from_secs(1);
 
 fn path(name: String) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
@@ -38,9 +40,25 @@ pub fn try_by_hand(ctid: Ctid) -> Option<Lock> {
     try_take(path(format!("{ctid}.run.lock")))
 }
 
-/// What an install process holds for as long as it lives.
-pub fn try_worker(ctid: Ctid) -> Option<Lock> {
-    try_take(path(format!("{ctid}.worker.lock")))
+/// What an install process holds for as long as it lives; `None` when another
+/// one is at work. Those that only look ([`worker_lives`]) hold it for a
+/// moment, which is waited for.
+pub fn worker(ctid: Ctid) -> Option<Lock> {
+    let path = worker_path(ctid);
+    let file = lock::open(&path).ok()?;
+    lock::exclusive(file, &path, &Deadline::after(LOOKERS), |_| ()).ok()
+}
+
+/// Whether an install process is at work.
+pub fn worker_lives(ctid: Ctid) -> bool {
+    let path = worker_path(ctid);
+    // A file that cannot be opened was made by none.
+    let Ok(file) = lock::open(&path) else { return false };
+    matches!(lock::try_exclusive(&file, &path), Ok(false))
+}
+
+fn worker_path(ctid: Ctid) -> PathBuf {
+    path(format!("{ctid}.worker.lock"))
 }
 
 fn try_take(path: PathBuf) -> Option<Lock> {

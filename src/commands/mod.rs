@@ -37,11 +37,14 @@ pub fn main() -> ExitCode {
         }
     };
     let ctid = cli.hook.as_ref().map(|t| t.ctid);
-    log::init(log::Options {
-        subject: ctid.map(|c| c.to_string()),
-        verbose: cli.verbose,
-        stderr: shows_result(&cli).then_some(::log::LevelFilter::Warn),
-        ..Default::default()
+    log::init(match &cli.command {
+        Some(Command::Install { ctid }) => install::log_options(*ctid),
+        _ => log::Options {
+            subject: ctid.map(|c| c.to_string()),
+            verbose: cli.verbose,
+            stderr: shows_result(&cli).then_some(::log::LevelFilter::Warn),
+            ..Default::default()
+        },
     });
     let result = run(cli);
     finish(ctid, result)

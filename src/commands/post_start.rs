@@ -1,7 +1,7 @@
 //! post-start: one look into the container; if something is to be installed,
 //! an install process is started, followed for a while, and left to go on.
 
-use super::follow::{self, Followed};
+use super::follow::{self, Before, Followed};
 use super::run::loaded_version;
 use super::wishes::{self, Wanted};
 use super::{chain, common, locks};
@@ -77,9 +77,9 @@ fn bring(
     let wait = patience(settings, document);
     let until = Deadline::after(wait);
     // An install of an earlier start may still be at work.
-    if locks::try_worker(ctid).is_none() {
+    if locks::worker_lives(ctid) {
         log::info!("an install that began earlier is still under way");
-        match follow::follow(ctid, &until, follow::log_length(ctid))? {
+        match follow::follow(ctid, &until, &Before::now(ctid))? {
             Followed::Ended => {}
             Followed::GoesOn => return Ok(()),
         }
@@ -111,13 +111,13 @@ fn bring(
 
 /// Starts the install process and follows it for a while.
 fn hand_over(ctid: Ctid, wait: Duration, until: &Deadline) -> anyhow::Result<()> {
-    let from = follow::log_length(ctid);
+    let before = Before::now(ctid);
     follow::start(ctid)?;
     if wait.is_zero() {
         follow::say_goes_on(ctid);
         return Ok(());
     }
-    match follow::follow(ctid, until, from)? {
+    match follow::follow(ctid, until, &before)? {
         Followed::GoesOn => Ok(()),
         Followed::Ended => follow::result(ctid),
     }

@@ -2,7 +2,7 @@
 //! config that Proxmox generated for this start is right too.
 
 use super::{chain, common};
-use crate::conf::devices::{Wanted, reconcile, without_passed};
+use crate::conf::devices::{Change, Wanted, reconcile, without_passed};
 use crate::conf::document::{Document, Form};
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{self, Code, Fault};
@@ -131,10 +131,22 @@ pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted]) -> anyhow::Result<bool
     let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, Form::Pve))? else {
         return Ok(false);
     };
-    for change in &edit.changes {
-        log::info!("{}: {change}", conf.path().display());
-    }
+    tell(conf, &edit.changes);
     Ok(true)
+}
+
+/// Tells what was done to the conf: what was added in one line, the rest
+/// line by line.
+fn tell(conf: &Conf, changes: &[Change]) {
+    let path = conf.path().display();
+    let (added, others): (Vec<_>, Vec<_>) = changes.iter().partition(|c| matches!(c, Change::Added(..)));
+    let added: Vec<String> = added.iter().map(|c| c.to_string().replacen("added ", "", 1)).collect();
+    if !added.is_empty() {
+        log::info!("{path}: added {}", added.join(", "));
+    }
+    for change in others {
+        log::info!("{path}: {change}");
+    }
 }
 
 /// The same pairs for this start: Proxmox generated its config from the conf
