@@ -135,11 +135,23 @@ fn the_server_plays_nvidia_over_tls() {
     web.standard(&["580.95.05"]);
     let url = format!("https://us.download.nvidia.com{}", Runfile::new("580.95.05").url_path());
     let get = || lab.run(["wget", "-q", "-t", "1", "-T", "10", "-O", "/tmp/file", &url]);
+    lab.run([
+        "wget",
+        "-q",
+        "-t",
+        "1",
+        "-T",
+        "10",
+        "-O",
+        "/tmp/file",
+        &url.replace("us.download.nvidia.com", "mirror.lab"),
+    ])
+    .ok();
     // The name can't be resolved without a network; then it is there, and trusted.
     get().code(4);
     web.play_nvidia();
     get().ok();
-    assert_eq!(lab.web().requests().ending(".run")[0].host.as_deref(), Some("us.download.nvidia.com"));
+    assert_eq!(lab.web().requests().ending(".run")[1].host.as_deref(), Some("us.download.nvidia.com"));
     let ct = lab.create(101, Rootfs::Debian12.unprivileged());
     web.play_nvidia_in(&ct);
     lab.run(["pct", "start", "101"]).ok();

@@ -48,10 +48,11 @@ const STORAGE: &str = "dir: local
 \tcontent snippets,vztmpl,rootdir,iso,backup
 ";
 
-/// Settings of the node that suit a lab with its web server.
+/// Settings of the node that suit a lab with its web server: the host trusts its certificate, a container's apt trusts
+/// the repository's key.
 const DEFAULTS: &str = "NVIDIA_DRIVER_VERSION=host
 NVIDIA_REPO_URL=http://mirror.lab/compute/cuda/repos/{distro}/{arch}
-NVIDIA_RUNFILE_URL=http://mirror.lab/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run
+NVIDIA_RUNFILE_URL=https://mirror.lab/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run
 ";
 
 /// Furnishes the bare root that the namespaces came with.

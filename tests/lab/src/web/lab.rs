@@ -26,7 +26,8 @@ pub struct Web<'lab> {
 }
 
 impl Lab {
-    /// The lab's web server; the first call starts it, with nothing to serve yet.
+    /// The lab's web server, at `http://mirror.lab` and `https://mirror.lab`, which the host trusts. The first call starts
+    /// it, with nothing to serve yet.
     #[track_caller]
     pub fn web(&self) -> Web<'_> {
         let base = self.root().join(BASE.trim_start_matches('/'));
@@ -34,6 +35,7 @@ impl Lab {
         let authority = done(site.certify(), "the server's certificate");
         let web = Web { lab: self, site, authority };
         if !self.exists(web.said()) {
+            web.trust(&self.files());
             web.start();
         }
         web
@@ -82,7 +84,7 @@ impl Web<'_> {
         &self.site
     }
 
-    /// The URL of a path.
+    /// The URL of a path, without TLS.
     pub fn url(&self, path: &str) -> String {
         format!("http://{MIRROR}/{}", path.trim_start_matches('/'))
     }
@@ -147,16 +149,17 @@ impl Web<'_> {
         &self.authority
     }
 
-    /// Makes the host take the server for NVIDIA's own: its names lead here, and its certificate is trusted. Settings
+    /// Makes the host take the server for NVIDIA's own: its names lead here. Settings
     /// with `https://us.download.nvidia.com/…` and `https://developer.download.nvidia.com/…` work as they are.
     #[track_caller]
     pub fn play_nvidia(&self) {
         self.pose(&self.lab.files());
     }
 
-    /// The same inside a container, for its apt.
+    /// The same inside a container, for its apt, with the trust that a container lacks.
     #[track_caller]
     pub fn play_nvidia_in(&self, container: &Container<'_>) {
+        self.trust(&container.files());
         self.pose(&container.files());
     }
 
@@ -164,6 +167,10 @@ impl Web<'_> {
     fn pose(&self, files: &Files) {
         let names = NAMES.iter().filter(|name| **name != MIRROR);
         files.append("/etc/hosts", names.map(|name| format!("{ADDRESS} {name}\n")).collect::<String>());
+    }
+
+    #[track_caller]
+    fn trust(&self, files: &Files) {
         files.append("/etc/ssl/certs/ca-certificates.crt", &self.authority);
     }
 
