@@ -41,6 +41,10 @@ e2e:
 	$(CARGO) build --workspace --all-targets --locked
 	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} $(CARGO) test --workspace --locked -- --test-threads 4
 
+# Tables of times: how long pre-start looks at hosts of every size.
+bench:
+	$(CARGO) bench --locked --bench '*'
+
 # Licences, bans, sources (deny.toml); needs cargo-deny.
 audit:
 	$(CARGO) deny --locked check licenses bans sources

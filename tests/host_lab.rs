@@ -269,6 +269,18 @@ fn prepare_on_a_host_without_cards_is_no_failure() {
 }
 
 #[test]
+fn prepare_without_a_driver_says_why_with_code_4() {
+    let Some(lab) = Lab::builder().gpus(1).no_driver().start() else { return };
+    lab.install(BINARY);
+    lab.write("/lib/modules/6.8.12-1-pve/modules.dep", "updates/dkms/nvidia.ko.zst:\n");
+    lab.run(["phoenix-nvidia", "prepare"])
+        .code(4)
+        .says("the NVIDIA driver: is not loaded: its module is not installed for the running kernel")
+        .says("(it is for 6.8.12-1-pve)")
+        .says("to mend it: apt install proxmox-headers-");
+}
+
+#[test]
 fn pre_start_runs_no_program_when_every_node_is_there() {
     let Some(lab) = Lab::builder().gpus(2).start() else { return };
     container(&lab, &["GPU_ASSIGNMENT=0"]);
