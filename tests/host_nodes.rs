@@ -213,6 +213,18 @@ fn a_node_that_is_another_drivers_device_now_is_left_alone() {
 }
 
 #[test]
+fn nvidia_modprobe_is_not_let_at_a_node_that_is_left_alone() {
+    // It makes the two uvm nodes together, and would remove the first one.
+    let Some(host) = Host::unpack("stale-uvm-foreign") else { return };
+    fs::remove_file(host.0.at("/dev/nvidia-uvm-tools")).unwrap();
+    host.program("/usr/bin/nvidia-modprobe", "rm -f $R/dev/nvidia-uvm");
+    let given = host.give("0");
+    assert!(host.calls().is_empty(), "{:?}", host.calls());
+    assert_eq!(host.node("/dev/nvidia-uvm"), "511:0 666 0:0");
+    assert_eq!(paths(&given)[2], "/dev/nvidia-uvm-tools");
+}
+
+#[test]
 fn where_the_administrator_makes_the_nodes_nobody_else_does() {
     let Some(host) = Host::unpack("stale-uvm") else { return };
     let params = host.0.at("/proc/driver/nvidia/params");

@@ -3,7 +3,7 @@
 
 use super::choose::{DeviceKind, ToMake};
 use super::facts::{self, Majors, Params};
-use super::gpus::{CAPS_DIR, Inventory, Node, expected};
+use super::gpus::{CAPS_DIR, Inventory, Node, UVM, UVM_TOOLS, expected};
 use super::look::Look;
 use crate::sys::process::{self, Cmd, Failure};
 use crate::sys::time::Deadline;
@@ -89,12 +89,14 @@ impl Maker<'_> {
             return false;
         }
         let Node::Device { major, minor, .. } = self.inventory.node(&node.path) else { return true };
-        let owner = self.majors.owner(*major).filter(|name| !name.starts_with("nvidia"));
-        let Some(owner) = owner else { return true };
+        let whose = match self.majors.owner(*major) {
+            Some(owner) if !owner.starts_with("nvidia") => format!("the driver {owner}'s"),
+            None if self.majors.is_empty() => "nobody knows whose (/proc/devices cannot be read)".to_owned(),
+            _ => return true,
+        };
         let path = &node.path;
         let text = format!(
-            "{path} is the device {major}:{minor}, which is the driver {owner}'s now; it is left alone \
-             (if nothing needs it: rm {path})"
+            "{path} is the device {major}:{minor}, which is {whose} now; it is left alone (if nothing needs it: rm {path})"
         );
         self.problem(text);
         false
@@ -121,10 +123,21 @@ impl Maker<'_> {
         if !args.is_empty() {
             self.run(NVIDIA_MODPROBE, &args);
         }
-        if !of(&[DeviceKind::Uvm, DeviceKind::UvmTools]).is_empty() {
+        if !of(&[DeviceKind::Uvm, DeviceKind::UvmTools]).is_empty() && self.may_make_both_uvm_nodes() {
             self.run(NVIDIA_MODPROBE, &["-u".to_owned(), "-c".to_owned(), "0".to_owned()]);
         }
         self.read_majors();
+    }
+
+    /// nvidia-modprobe makes these two together, and removes first what stands
+    /// in the place of either.
+    fn may_make_both_uvm_nodes(&self) -> bool {
+        [UVM, UVM_TOOLS].iter().all(|path| match self.inventory.node(path) {
+            Node::Device { major, .. } => {
+                self.majors.owner(*major).is_none_or(|owner| owner.starts_with("nvidia"))
+            }
+            other => *other == Node::Absent,
+        })
     }
 
     /// What nvidia-modprobe, or its absence, left unloaded.
