@@ -9,12 +9,14 @@ pub mod follow;
 pub mod hook;
 pub mod hookscript;
 pub mod install;
+pub mod level;
 pub mod locks;
 pub mod plan;
 pub mod post_start;
 pub mod pre_start;
 pub mod prepare;
 pub mod run;
+pub mod status;
 pub mod undo;
 pub mod wishes;
 
@@ -66,6 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         (_, Some(Command::Attach(options))) => attach::run(&options),
         (_, Some(Command::Detach(options))) => detach::run(&options),
         (_, Some(Command::Plan { ctid })) => plan::run(ctid),
+        (_, Some(Command::Status { ctids, json })) => status::run(&ctids, json),
         (_, Some(other)) => anyhow::bail!("{other:?} is not there yet"),
         // clap demands one of them.
         (None, None) => Ok(Code::Input),

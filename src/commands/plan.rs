@@ -15,7 +15,7 @@ use crate::guest::exec::Guest;
 use crate::guest::found::{self, Check, Found};
 use crate::guest::lifecycle::{self, Status};
 use crate::guest::wishes::Wishes;
-use crate::host::choose::{Choice, keep};
+use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::provide::inspect;
 use crate::plan::{self, Intent};
@@ -68,7 +68,7 @@ fn choice(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document)
     let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no").unwrap_or(false).then_some(ctid);
     match intent.request(exclusive) {
         Some(request) => inspect(common::root(), &request).1,
-        None => keep(&Inventory::read_for(common::root(), intent.display(document)), &plan::named(document)),
+        None => intent.on(&Inventory::read_for(common::root(), intent.display(document)), document),
     }
 }
 

@@ -1,0 +1,241 @@
+//! `status`: a row for each container that has GPUs or is to have them.
+//!
+//! It reads files and runs no program: with a hundred containers, a `pct` for
+//! each would take a minute.
+
+mod table;
+mod verdict;
+
+use super::common;
+use super::hookscript::Hookscript;
+use super::level::Level;
+use crate::conf::devices::{Kind, present, reconcile};
+use crate::conf::document::{Document, Form};
+use crate::conf::store::Conf;
+use crate::exit::Code;
+use crate::host::choose::Choice;
+use crate::host::gpus::Inventory;
+use crate::host::look::Look;
+use crate::host::sharing;
+use crate::host::storage::{self, Storage};
+use crate::plan::{self, Intent};
+use crate::settings::{Call, Settings, keys};
+use crate::state::{Outcome, State};
+use crate::sys::out::Out;
+use crate::types::Ctid;
+use serde::Serialize;
+
+/// The version of the JSON's form.
+const SCHEMA: u32 = 1;
+
+/// All that is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: u32,
+    kernel_driver: Option<String>,
+    containers: Vec<Row>,
+    /// What could not be looked at.
+    problems: Vec<String>,
+}
+
+/// One container.
+#[derive(Debug, Serialize)]
+struct Row {
+    ctid: u32,
+    name: Option<String>,
+    running: bool,
+    template: bool,
+    /// GPU_ASSIGNMENT, as it is written.
+    assignment: Option<String>,
+    gpus: Vec<Gpu>,
+    kernel_driver: Option<String>,
+    container_driver: Option<String>,
+    /// `yes`, `no`, `other` or `broken`.
+    hookscript: &'static str,
+    last: Option<Last>,
+    last_success: Option<u64>,
+    verdict: Level,
+    /// What is to be said about it; the first is the worst.
+    reasons: Vec<String>,
+}
+
+/// A GPU of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Gpu {
+    minor: Option<u32>,
+    model: String,
+    uuid: Option<String>,
+    pci: Option<String>,
+}
+
+/// What was done last.
+#[derive(Clone, Debug, Serialize)]
+struct Last {
+    what: String,
+    outcome: Outcome,
+    exit_code: u8,
+    message: String,
+    at: u64,
+    took_ms: u64,
+}
+
+/// Prints the rows.
+///
+/// # Errors
+/// [`Code::NoContainer`] for one that is named and not there.
+pub fn run(ctids: &[Ctid], json: bool) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let mut host = Host::read();
+    let rows = if ctids.is_empty() { host.all() } else { host.named(ctids)? };
+    let out = Out::stdout();
+    if json {
+        let report = Report {
+            schema: SCHEMA,
+            kernel_driver: host.kernel_driver(),
+            containers: rows,
+            problems: host.problems(),
+        };
+        out.line(serde_json::to_string_pretty(&report)?);
+        return Ok(Code::Success);
+    }
+    for problem in host.problems() {
+        log::warn!("{problem}");
+    }
+    table::print(&out, &rows);
+    Ok(Code::Success)
+}
+
+/// What all rows go by, read once.
+struct Host {
+    look: Look<'static>,
+    storages: Vec<Storage>,
+    inventory: Inventory,
+}
+
+impl Host {
+    fn read() -> Host {
+        let mut look = Look::new(common::root());
+        let storages = storage::read(&mut look);
+        Host { look, storages, inventory: Inventory::read_for(common::root(), true) }
+    }
+
+    fn kernel_driver(&self) -> Option<String> {
+        self.inventory.driver.as_ref().map(|driver| driver.version.to_string())
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.look.problems.iter().chain(&self.inventory.problems).cloned().collect()
+    }
+
+    fn named(&mut self, ctids: &[Ctid]) -> anyhow::Result<Vec<Row>> {
+        let row = |ctid: &Ctid| Ok(self.row(*ctid, &Conf::of(*ctid).read()?.document));
+        ctids.iter().map(row).collect()
+    }
+
+    /// Those of this node that have anything to do with us.
+    fn all(&mut self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for ctid in containers(&mut self.look) {
+            // Destroyed or migrated meanwhile: no row.
+            let Ok(snapshot) = Conf::of(ctid).read() else { continue };
+            if concerns_us(&self.look, &self.storages, &snapshot.document) {
+                rows.push(self.row(ctid, &snapshot.document));
+            }
+        }
+        rows
+    }
+
+    fn row(&mut self, ctid: Ctid, conf: &Document) -> Row {
+        let settings = common::settings_with(ctid, Call::Hook, &Conf::of(ctid), conf, Vec::new());
+        let (intent, mut problems) = Intent::of(&settings);
+        problems.extend(settings.problems.iter().cloned());
+        let choice = intent.on(&self.inventory, conf);
+        let state = State::load(common::root(), ctid);
+        let hook = Hookscript::of(&self.look, &self.storages, conf);
+        let running = sharing::is_running(&mut self.look, ctid);
+        let template = conf.get("template").is_some_and(|v| v == "1");
+        let seen = verdict::Seen {
+            problems: problems.iter().map(ToString::to_string).collect(),
+            driver_loaded: self.inventory.driver.is_some(),
+            missing: choice.missing.iter().map(ToString::to_string).collect(),
+            pending: pending(&intent, conf, &choice),
+            hook: &hook,
+            running,
+            install: settings.choice(keys::INSTALL, "on", "off").unwrap_or(true),
+            mismatch: mismatch(&state, self.kernel_driver().as_deref()),
+            state: &state,
+        };
+        let (verdict, reasons) = verdict::of(&seen);
+        Row {
+            ctid: ctid.get(),
+            name: conf.get("hostname"),
+            running,
+            template,
+            assignment: assignment(&settings),
+            gpus: choice.gpus.iter().map(Gpu::of).collect(),
+            kernel_driver: self.kernel_driver(),
+            container_driver: state.container_driver.clone(),
+            hookscript: hook.word(),
+            last: Last::of(&state),
+            last_success: state.last_success,
+            verdict,
+            reasons,
+        }
+    }
+}
+
+/// The containers of this node, by number.
+pub fn containers(look: &mut Look) -> Vec<Ctid> {
+    let names = look.names("/etc/pve/lxc").unwrap_or_default();
+    let number = |name: String| name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
+    let mut ctids: Vec<Ctid> = names.into_iter().filter_map(number).collect();
+    ctids.sort();
+    ctids
+}
+
+/// Whether a conf has settings, entries or a hookscript of ours.
+pub fn concerns_us(look: &Look, storages: &[Storage], conf: &Document) -> bool {
+    conf.environment().iter().any(|line| keys::by_name(&line.key).is_some())
+        || present(conf).iter().any(|p| p.source.kind() != Kind::Dri)
+        || Hookscript::of(look, storages, conf).is_meant()
+}
+
+fn assignment(settings: &Settings) -> Option<String> {
+    settings.text(keys::GPU_ASSIGNMENT).map(|(text, _)| text.to_owned())
+}
+
+/// Whether the next start would change the device pairs.
+fn pending(intent: &Intent, conf: &Document, choice: &Choice) -> bool {
+    let assigned = matches!(intent, Intent::Assigned(..));
+    assigned && reconcile(conf, &plan::wanted_once_made(choice), Form::Pve).is_some()
+}
+
+/// The driver in the container, as last seen, and the kernel's, if they differ.
+fn mismatch(state: &State, kernel: Option<&str>) -> Option<(String, String)> {
+    let (inside, kernel) = (state.container_driver.as_deref()?, kernel?);
+    (inside != kernel).then(|| (inside.to_owned(), kernel.to_owned()))
+}
+
+impl Gpu {
+    fn of(gpu: &crate::host::gpus::Gpu) -> Gpu {
+        Gpu {
+            minor: gpu.minor,
+            model: gpu.model.clone(),
+            uuid: gpu.uuid.clone(),
+            pci: gpu.pci.map(|pci| pci.to_string()),
+        }
+    }
+}
+
+impl Last {
+    fn of(state: &State) -> Option<Last> {
+        (state.outcome != Outcome::None).then(|| Last {
+            what: state.phase.clone(),
+            outcome: state.outcome,
+            exit_code: state.code,
+            message: state.message.clone(),
+            at: state.at,
+            took_ms: state.took_ms,
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! What all that is known of a container comes to. Pure.
+
+use crate::commands::hookscript::Hookscript;
+use crate::commands::level::Level;
+use crate::state::{Outcome, State};
+
+/// What was seen.
+pub struct Seen<'a> {
+    /// Settings that are missing or cannot be read.
+    pub problems: Vec<String>,
+    /// Whether the kernel driver is loaded.
+    pub driver_loaded: bool,
+    /// What the settings ask for and the host does not have.
+    pub missing: Vec<String>,
+    /// The next start changes the conf's device pairs.
+    pub pending: bool,
+    /// The hookscript.
+    pub hook: &'a Hookscript,
+    /// Whether the container runs.
+    pub running: bool,
+    /// Whether its driver is looked after.
+    pub install: bool,
+    /// Its driver and the kernel's, where they differ.
+    pub mismatch: Option<(String, String)>,
+    /// What was recorded.
+    pub state: &'a State,
+}
+
+/// The worst level, and the reasons, the worst first.
+pub fn of(seen: &Seen<'_>) -> (Level, Vec<String>) {
+    let mut reasons: Vec<(Level, String)> = Vec::new();
+    let mut say = |level, text: String| reasons.push((level, text));
+    if !seen.driver_loaded {
+        say(Level::Failure, "no NVIDIA driver is loaded on this node".to_owned());
+    }
+    seen.problems.iter().for_each(|problem| say(Level::Failure, problem.clone()));
+    if seen.driver_loaded {
+        seen.missing.iter().for_each(|missing| say(Level::Failure, missing.clone()));
+    }
+    match seen.hook {
+        Hookscript::Ours(_) => {}
+        Hookscript::None => say(Level::Warning, "no hookscript: nothing is done at its starts".to_owned()),
+        Hookscript::Foreign(place) => {
+            say(
+                Level::Warning,
+                format!("another hookscript, {}: nothing is done at its starts", place.volume),
+            );
+        }
+        Hookscript::NoStorage(volume) => {
+            say(Level::Failure, format!("hookscript {volume}: no such storage, so it does not start"));
+        }
+        Hookscript::Missing(place) => {
+            say(Level::Failure, format!("hookscript {} is missing, so it does not start", place.volume));
+        }
+        Hookscript::NotExecutable(place) => {
+            say(
+                Level::Failure,
+                format!("hookscript {} cannot be executed, so it does not start", place.volume),
+            );
+        }
+    }
+    recorded(seen, &mut say);
+    if let Some((inside, kernel)) = seen.mismatch.as_ref().filter(|_| seen.install && seen.running) {
+        say(Level::Failure, format!("driver {inside} in the container, {kernel} in the kernel: restart it"));
+    }
+    if seen.pending && seen.driver_loaded {
+        say(Level::Warning, "its next start changes its devices".to_owned());
+    }
+    // The worst first, in the order in which they were found.
+    reasons.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
+    let level = reasons.first().map_or(Level::Ok, |(level, _)| *level);
+    (level, reasons.into_iter().map(|(_, text)| text).collect())
+}
+
+fn recorded(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
+    let state = seen.state;
+    let text = || if state.message.is_empty() { String::new() } else { format!(": {}", state.message) };
+    match state.outcome {
+        Outcome::Failed => say(Level::Failure, format!("{} failed{}", state.phase, text())),
+        Outcome::Warning => say(Level::Warning, format!("{}{}", state.phase, text())),
+        Outcome::Running => say(Level::Ok, format!("{} is under way", state.phase)),
+        Outcome::None | Outcome::Ok => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::hookscript::Place;
+
+    fn place() -> Place {
+        Place { volume: "local:snippets/x".into(), path: "/x".into() }
+    }
+
+    fn judge(change: impl FnOnce(&mut Seen<'_>)) -> (Level, String) {
+        let (hook, state) = (Hookscript::Ours(place()), State::default());
+        let mut seen = Seen {
+            problems: Vec::new(),
+            driver_loaded: true,
+            missing: Vec::new(),
+            pending: false,
+            hook: &hook,
+            running: true,
+            install: true,
+            mismatch: None,
+            state: &state,
+        };
+        change(&mut seen);
+        let (level, reasons) = of(&seen);
+        (level, reasons.first().cloned().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_healthy_container_is_ok_without_a_word() {
+        assert_eq!(judge(|_| {}), (Level::Ok, String::new()));
+    }
+
+    #[test]
+    fn the_worst_reason_comes_first() {
+        let (level, first) = judge(|seen| {
+            seen.pending = true;
+            seen.missing = vec!["GPU 3: is not there".into()];
+        });
+        assert_eq!((level, first.as_str()), (Level::Failure, "GPU 3: is not there"));
+        assert_eq!(judge(|seen| seen.pending = true).0, Level::Warning);
+    }
+
+    #[test]
+    fn a_driver_mismatch_counts_only_where_it_matters() {
+        let differ = || Some(("580.76.05".to_owned(), "580.95.05".to_owned()));
+        assert_eq!(judge(|seen| seen.mismatch = differ()).0, Level::Failure);
+        let stopped = |seen: &mut Seen<'_>| {
+            seen.mismatch = differ();
+            seen.running = false;
+        };
+        assert_eq!(judge(stopped).0, Level::Ok);
+        let off = |seen: &mut Seen<'_>| {
+            seen.mismatch = differ();
+            seen.install = false;
+        };
+        assert_eq!(judge(off).0, Level::Ok);
+    }
+
+    #[test]
+    fn without_a_driver_its_missing_gpus_are_not_told_one_by_one() {
+        let (level, reasons) = {
+            let (hook, state) = (Hookscript::None, State::default());
+            of(&Seen {
+                problems: Vec::new(),
+                driver_loaded: false,
+                missing: vec!["GPU 0: x".into(), "GPU 1: x".into()],
+                pending: true,
+                hook: &hook,
+                running: false,
+                install: true,
+                mismatch: None,
+                state: &state,
+            })
+        };
+        assert_eq!((level, reasons.len()), (Level::Failure, 2), "{reasons:?}");
+    }
+}
