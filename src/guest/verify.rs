@@ -136,7 +136,7 @@ fn judge(answer: &Answer, wishes: &Wishes) -> Verdict {
 
 /// What opening a node from inside came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Opened {
+pub enum Opened {
     /// It opens, or fails behind the container's rules (ENXIO): they allow it.
     Allowed,
     /// EPERM: the device rule is missing.
@@ -186,7 +186,7 @@ impl fmt::Display for Opened {
 }
 
 /// Opens the nodes inside; an empty list when that could not be done.
-fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(String, Opened)> {
+pub fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(String, Opened)> {
     let args = nodes.iter().map(String::as_str);
     match guest.pct_sh(OPEN_NODES, args).run(&deadline.at_most(std::time::Duration::from_secs(30))) {
         Ok(output) => fields(&output.stdout)
