@@ -22,6 +22,15 @@ fn debian_containers_start_have_a_network_and_know_the_mirror() {
 }
 
 #[test]
+fn debian_13_with_systemd_has_a_tmpfs_on_tmp() {
+    let Some(lab) = Lab::builder().gpus(1).start() else { return };
+    let ct = lab.create(105, Rootfs::Debian13Systemd.unprivileged());
+    lab.run(["pct", "start", "105"]).ok().says("WARN: Systemd 257 detected.");
+    ct.sh("until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait");
+    assert_eq!(ct.exec(["stat", "-f", "-c", "%T", "/tmp"]).ok().stdout.trim(), "tmpfs");
+}
+
+#[test]
 fn debian_with_systemd_boots_shuts_down_and_is_warned_of() {
     let Some(lab) = Lab::builder().gpus(1).start() else { return };
     for (id, spec) in

@@ -95,3 +95,32 @@ fn a_command_s_end_is_told_as_it_was() {
     running.signal(phoenix_lab::Signal::SIGTERM);
     assert_eq!(running.wait().signal(), Some(15));
 }
+
+#[test]
+fn an_address_that_the_host_manages_comes_after_post_start() {
+    let Some(lab) = Lab::builder().start() else { return };
+    let net = "name=eth0,bridge=vmbr0,ip=dhcp,host-managed=1,type=veth";
+    let ct = lab.create(101, Rootfs::Busybox.privileged().option("--net0", net));
+    lab.snippet(
+        "n.sh",
+        "#!/bin/sh\n[ $2 = post-start ] && lxc-attach -n $1 -- ifconfig eth0 >/run/lab/seen\nexit 0\n",
+    );
+    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/n.sh"]).ok();
+    lab.run(["pct", "start", "101"]).ok();
+    assert!(!lab.read("/run/lab/seen").contains("192.0.2."));
+    ct.exec(["ifconfig", "eth0"]).ok().says("192.0.2.103");
+}
+
+#[test]
+fn a_stopped_task_ends_with_its_hook() {
+    let Some(lab) = Lab::builder().start() else { return };
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.snippet("t.sh", "#!/bin/sh\ntouch /run/lab/begun\nsleep 303\n");
+    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/t.sh"]).ok();
+    let start = lab.command("pct").args(["start", "101"]).spawn();
+    lab.sh("until [ -e /run/lab/begun ]; do sleep 0.02; done").ok();
+    lab.stop_task(101);
+    assert_eq!(start.wait().exit(), Some(255));
+    assert!(!lab.leftovers().processes.iter().any(|process| process.contains("sleep 303")));
+    assert!(!lab.container(101).running());
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -221,6 +222,19 @@ impl Lab {
     /// A container that is there already.
     pub fn container(&self, id: u32) -> Container<'_> {
         Container::new(self, id)
+    }
+
+    /// From now on every call of pct takes the time that Perl needs to start (half a second on a real host).
+    pub fn perl(&self, delay: Duration) {
+        self.write("/run/lab/perl", delay.as_millis().to_string());
+    }
+
+    /// Stops the running task of a container as Proxmox does: TERM to its process group, KILL five seconds later.
+    #[track_caller]
+    pub fn stop_task(&self, id: u32) {
+        let line = "group=$(pgrep -o -f \"__worker [0-9]+ [a-z]+ $0( |\\$)\") && kill -TERM -- -$group && \
+            for i in $(seq 500); do kill -0 -- -$group 2>/dev/null || exit 0; sleep 0.01; done; kill -KILL -- -$group";
+        self.run(["bash", "-c", line, &id.to_string()]).ok();
     }
 
     /// Every call of the lab's pct so far, one line each: `start 101`.

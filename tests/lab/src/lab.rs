@@ -1,6 +1,7 @@
 //! One lab, from its start to its end.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
@@ -22,29 +23,28 @@ impl Builder {
     /// Starts the lab. `None` where no lab can be: the reason is printed, so that a test can return; with `CI=true` or
     /// `PHOENIX_REQUIRE_LAB=1` it is a panic instead.
     pub fn start(self) -> Option<Lab> {
-        if let Err(reason) = possible() {
-            let asked = |key: &str, value: &str| std::env::var(key).is_ok_and(|set| set == value);
-            let required = asked("CI", "true") || asked("PHOENIX_REQUIRE_LAB", "1");
-            assert!(!required, "no lab on this machine: {reason}");
-            let name = std::thread::current().name().unwrap_or("a test").to_owned();
-            host::tell(&format!("{name}: skipped, no lab on this machine: {reason}"));
-            return None;
-        }
-        match Lab::start(self) {
-            Ok(lab) => Some(lab),
-            Err(error) => panic!("the lab does not start: {error:#}"),
-        }
+        let bins = programs().unwrap_or_else(|error| panic!("{error:#}"));
+        let reason = match possible().and_then(|()| Lab::start(self, bins)) {
+            Ok(lab) => return Some(lab),
+            Err(reason) => reason,
+        };
+        let asked = |key: &str, value: &str| std::env::var(key).is_ok_and(|set| set == value);
+        let required = asked("CI", "true") || asked("PHOENIX_REQUIRE_LAB", "1");
+        assert!(!required, "no lab on this machine: {reason:#}");
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        host::tell(&format!("{name}: skipped, no lab on this machine: {reason:#}"));
+        None
     }
 }
 
-/// Why this machine can't hold a lab.
-fn possible() -> Result<(), String> {
+/// What a lab needs before anything is tried.
+fn possible() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        return Err("it needs root (namespaces, mounts, device nodes)".into());
+        bail!("it needs root (namespaces, mounts, device nodes)");
     }
     for program in ["/usr/bin/lxc-start", "/usr/sbin/ip", "/bin/busybox"] {
         if !Path::new(program).exists() {
-            return Err(format!("{program} is missing: install the packages of tests/lab/packages.txt"));
+            bail!("{program} is missing: install the packages of tests/lab/packages.txt");
         }
     }
     Ok(())
@@ -66,14 +66,15 @@ impl Lab {
         Builder::default()
     }
 
-    fn start(builder: Builder) -> Result<Lab> {
-        let bins = programs()?;
+    fn start(builder: Builder, bins: PathBuf) -> Result<Lab> {
         let mut holder = std::process::Command::new(bins.join("lab-holder"))
             .arg(&bins)
             .arg(rootfs::cache()?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // An interrupt at the terminal ends the tests; the holder sees that and cleans up.
+            .process_group(0)
             .spawn()
             .context("lab-holder")?;
         let alive = holder.stdin.take();

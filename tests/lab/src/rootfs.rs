@@ -19,6 +19,8 @@ pub enum Rootfs {
     Debian12Systemd,
     /// Debian 13, otherwise like `Debian12`.
     Debian13,
+    /// Debian 13 that boots systemd, and so has a tmpfs on /tmp.
+    Debian13Systemd,
 }
 
 /// A container to be created.
@@ -51,6 +53,7 @@ impl Rootfs {
             Rootfs::Debian12 => "debian-12",
             Rootfs::Debian12Systemd => "debian-12-systemd",
             Rootfs::Debian13 => "debian-13",
+            Rootfs::Debian13Systemd => "debian-13-systemd",
         }
     }
 
@@ -58,7 +61,7 @@ impl Rootfs {
         match self {
             Rootfs::Busybox => None,
             Rootfs::Debian12 | Rootfs::Debian12Systemd => Some("bookworm"),
-            Rootfs::Debian13 => Some("trixie"),
+            Rootfs::Debian13 | Rootfs::Debian13Systemd => Some("trixie"),
         }
     }
 
@@ -66,7 +69,9 @@ impl Rootfs {
         match self {
             Rootfs::Busybox => "",
             Rootfs::Debian12 | Rootfs::Debian13 => "ca-certificates,kmod,wget,xz-utils",
-            Rootfs::Debian12Systemd => "ca-certificates,dbus,kmod,systemd,systemd-sysv,wget,xz-utils",
+            Rootfs::Debian12Systemd | Rootfs::Debian13Systemd => {
+                "ca-certificates,dbus,kmod,systemd,systemd-sysv,wget,xz-utils"
+            }
         }
     }
 }
@@ -189,7 +194,7 @@ fn fill(rootfs: Rootfs, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir.join(below))?;
     }
     fs::copy("/bin/busybox", dir.join("usr/lib/lab/busybox"))?;
-    if rootfs != Rootfs::Debian12Systemd {
+    if !matches!(rootfs, Rootfs::Debian12Systemd | Rootfs::Debian13Systemd) {
         let init = dir.join("usr/sbin/init");
         fs::write(&init, INIT)?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;

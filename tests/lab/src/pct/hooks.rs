@@ -141,27 +141,40 @@ pub(super) fn bridge(argv: &[String]) -> Result<u8> {
 
 /// Just before process 1 of the container runs: addresses that Proxmox would have written into its configuration.
 pub(super) fn start_host(argv: &[String]) -> Result<u8> {
-    let (_, conf) = container(argv)?;
+    let (id, conf) = container(argv)?;
     let pid = std::env::var("LXC_PID").context("LXC_PID is not set")?;
+    addresses(id, &conf, &pid, false)?;
+    Ok(0)
+}
+
+/// Sets up the interfaces of the container whose process 1 is `pid`: those that the host manages, or the others.
+pub(super) fn addresses(id: u32, conf: &Section, pid: &str, managed: bool) -> Result<()> {
+    let all = conf.numbered("net").into_iter().map(|(_, net)| net);
+    let nets = all.filter(|net| (part(net, "host-managed") == Some("1")) == managed);
     let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
     // A container without interfaces may share the host's network: nothing to be set up there.
     if namespace.metadata()?.ino() == fs::metadata("/proc/self/ns/net")?.ino() {
-        return Ok(0);
+        return Ok(());
     }
     setns(&namespace, CloneFlags::CLONE_NEWNET)?;
     let mut lines = String::from("link set lo up\n");
-    for (_, net) in conf.numbered("net") {
+    for net in nets {
         let name = part(net, "name").unwrap_or("eth0");
-        if let Some(address) = part(net, "ip").filter(|ip| ip.contains('/')) {
-            lines.push_str(&format!("addr add {address} dev {name}\n"));
+        // What a DHCP server would have given.
+        let leased = format!("192.0.2.{}/24", 2 + id % 250);
+        match part(net, "ip") {
+            Some(address) if address.contains('/') => {
+                lines.push_str(&format!("addr add {address} dev {name}\n"))
+            }
+            Some("dhcp") if managed => lines.push_str(&format!("addr add {leased} dev {name}\n")),
+            _ => {}
         }
         lines.push_str(&format!("link set {name} up\n"));
         if let Some(gateway) = part(net, "gw") {
             lines.push_str(&format!("route add default via {gateway}\n"));
         }
     }
-    ip(&lines)?;
-    Ok(0)
+    ip(&lines)
 }
 
 fn ip(lines: &str) -> Result<()> {

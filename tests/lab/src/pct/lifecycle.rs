@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::args::Args;
 use super::conf::{Conf, Section};
 use super::worker::{self, Task};
-use super::{die, disk, generate, hook, lock, lxc, say};
+use super::{die, disk, generate, hook, hooks, lock, lxc, say};
 
 /// Seconds that a shutdown waits for the container to end by itself.
 const PATIENCE: u64 = 60;
@@ -72,7 +72,12 @@ fn start(id: u32, conf: &mut Conf, task: &mut Task) -> Result<()> {
     {
         task.warn(&format!("Systemd {version} detected. You may need to enable nesting."));
     }
-    warn_only(hook::run(conf, id, "post-start"))
+    warn_only(hook::run(conf, id, "post-start"))?;
+    // Last of all, and so later than any hook: addresses that the host asks for in the container's place.
+    if !conf.numbered("net").iter().any(|(_, net)| net.contains("host-managed=1")) {
+        return Ok(());
+    }
+    lxc::init(id).map_or(Ok(()), |pid| hooks::addresses(id, conf, &pid, true))
 }
 
 fn stop(id: u32, conf: &Section, patience: Option<u64>) -> Result<()> {

@@ -17,6 +17,13 @@ pub(super) fn running(id: u32) -> bool {
     list.lines().any(|line| line.split_whitespace().last() == Some(&socket))
 }
 
+/// Process 1 of the container, if it runs.
+pub(super) fn init(id: u32) -> Option<String> {
+    let output = Command::new("lxc-info").args(["-n", &id.to_string(), "-pH"]).output().ok()?;
+    let pid = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (!pid.is_empty()).then_some(pid)
+}
+
 /// Starts the container under a supervisor, and waits until it runs or has failed to.
 pub(super) fn start(id: u32) -> Result<()> {
     // What the supervisor of a container that just ended still does (its post-stop hook) comes first.
