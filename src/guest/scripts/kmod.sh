@@ -3,7 +3,7 @@
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 if command -v apt-get >/dev/null; then
     set -- -y -o Dpkg::Use-Pty=0 -o "DPkg::Lock::Timeout=$1" --no-install-recommends install kmod
-    apt-get "$@" </dev/null || { apt-get update && apt-get "$@" </dev/null; }
+    apt-get "$@" </dev/null || { apt-get update </dev/null && apt-get "$@" </dev/null; }
 elif command -v dnf >/dev/null; then
     dnf -y install kmod </dev/null
 elif command -v zypper >/dev/null; then
@@ -14,3 +14,4 @@ else
     echo 'no package manager that is known here'
     exit 1
 fi
+command -v modprobe >/dev/null

@@ -53,6 +53,7 @@ const STORAGE: &str = "dir: local
 /// the repository's key.
 const DEFAULTS: &str = "NVIDIA_DRIVER_VERSION=host
 NVIDIA_REPO_URL=http://mirror.lab/compute/cuda/repos/{distro}/{arch}
+NVIDIA_REPO_KEY_URL=https://mirror.lab/compute/cuda/repos/{distro}/{arch}/
 NVIDIA_RUNFILE_URL=https://mirror.lab/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run
 ";
 

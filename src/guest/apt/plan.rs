@@ -1,0 +1,232 @@
+//! What apt says it would do, and whether it may.
+
+use super::packages::{is_driver, is_kernel};
+use crate::guest::exec::fields;
+use crate::sys::fetch::size;
+
+/// What a simulation said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Packages that would be installed or upgraded, with their versions.
+    pub install: Vec<(String, String)>,
+    /// Packages that would be removed.
+    pub remove: Vec<String>,
+    /// Packages of a driver among those that it would need if they were not
+    /// kept out.
+    pub driver: Vec<(String, String)>,
+    /// Packages with kernel modules among them.
+    pub kernel: Vec<String>,
+    /// Whether the simulation succeeded.
+    pub possible: bool,
+    /// apt's words, if it did not.
+    pub errors: Vec<String>,
+    /// Bytes to download and to unpack.
+    pub need: (u64, u64),
+    /// Bytes free where they go to.
+    pub free: (u64, u64),
+}
+
+/// Why a plan is not carried out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// apt does not know the package.
+    Unknown(String),
+    /// It would bring kernel modules.
+    Kernel(String),
+    /// It would bring a driver.
+    Driver(String),
+    /// It would remove packages.
+    Removes(String),
+    /// There is no space for it.
+    Space(String),
+    /// apt cannot do it.
+    Impossible(String),
+}
+
+impl Plan {
+    /// Reads the script's lines.
+    pub fn parse(answer: &[u8]) -> Plan {
+        let mut plan = Plan::default();
+        for (key, value) in fields(answer) {
+            let words: Vec<&str> = value.split_ascii_whitespace().collect();
+            match key.as_str() {
+                "sim" => plan.simulated(&value, &words),
+                "sim-rc" => plan.possible = value == "0",
+                "open" => plan.unpinned(&words),
+                "size" => plan.sized(&value),
+                "free" => {
+                    let kb = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(u64::MAX / 2048);
+                    plan.free = (kb(0) * 1024, kb(1) * 1024);
+                }
+                _ => {}
+            }
+        }
+        plan
+    }
+
+    fn simulated(&mut self, line: &str, words: &[&str]) {
+        match words {
+            ["Inst", name, rest @ ..] => {
+                self.note_kind(name, rest);
+                self.install.push(((*name).to_owned(), version(rest)));
+            }
+            ["Remv", name, ..] => self.remove.push((*name).to_owned()),
+            ["E:", ..] => self.errors.push(line.trim_start_matches("E: ").to_owned()),
+            [_, ":", "Depends:", ..] => self.errors.push(line.to_owned()),
+            _ => {}
+        }
+    }
+
+    /// A line of the simulation without our preferences, which is only made
+    /// to name the reason.
+    fn unpinned(&mut self, words: &[&str]) {
+        if let ["Inst", name, rest @ ..] = words {
+            self.note_kind(name, rest);
+        }
+    }
+
+    fn note_kind(&mut self, name: &str, rest: &[&str]) {
+        if is_kernel(name) {
+            self.kernel.push(name.to_owned());
+        } else if is_driver(name) {
+            self.driver.push((name.to_owned(), version(rest)));
+        }
+    }
+
+    fn sized(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("Need to get ") {
+            // `12 kB/3,210 MB of archives`: the first is what is still to
+            // come.
+            let part = rest.split(" of archives").next().unwrap_or_default();
+            self.need.0 = bytes(part.split('/').next().unwrap_or_default(), part);
+        } else if let Some(rest) = line.strip_prefix("After this operation, ") {
+            if rest.contains("additional") {
+                let part = rest.split(" of ").next().unwrap_or_default();
+                self.need.1 = bytes(part, part);
+            }
+        }
+    }
+
+    /// Why it must not be done, if so.
+    pub fn refusal(&self) -> Option<Refusal> {
+        if !self.kernel.is_empty() {
+            return Some(Refusal::Kernel(list(&self.kernel)));
+        }
+        if !self.driver.is_empty() {
+            let named: Vec<String> = self.driver.iter().map(|(n, v)| format!("{n} {v}").trim().to_owned()).collect();
+            return Some(Refusal::Driver(list(&named)));
+        }
+        if !self.possible {
+            let said = self.errors.join(" | ");
+            let unknown = ["Unable to locate package", "has no installation candidate"];
+            return Some(match unknown.iter().any(|u| said.contains(u)) {
+                true => Refusal::Unknown(said),
+                false => Refusal::Impossible(said),
+            });
+        }
+        if !self.remove.is_empty() {
+            return Some(Refusal::Removes(list(&self.remove)));
+        }
+        let (archives, unpacked) = self.need;
+        // Usually both are on one file system, and the archives stay there
+        // while they are unpacked.
+        let short = archives > self.free.0 || archives.saturating_add(unpacked) > self.free.1;
+        short.then(|| {
+            let need = size(archives.saturating_add(unpacked));
+            Refusal::Space(format!("{need} are needed, {} are free", size(self.free.1.min(self.free.0))))
+        })
+    }
+
+    /// The names to be installed.
+    pub fn names(&self) -> Vec<String> {
+        self.install.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// The new version in `Inst NAME [old] (new origin [arch])`.
+fn version(rest: &[&str]) -> String {
+    rest.iter().find_map(|word| word.strip_prefix('(')).unwrap_or_default().to_owned()
+}
+
+/// `3,210 MB` in bytes; the unit may stand only behind the second number of
+/// `12/3,210 MB`.
+fn bytes(number: &str, whole: &str) -> u64 {
+    let digits: String = number.chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
+    let unit = number.split_whitespace().nth(1).or(whole.split_whitespace().last()).unwrap_or_default();
+    let factor = match unit {
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        _ => 1.0,
+    };
+    (digits.parse::<f64>().unwrap_or(0.0) * factor) as u64
+}
+
+fn list(names: &[String]) -> String {
+    match names.len() {
+        0..=6 => names.join(", "),
+        more => format!("{} and {} more", names[..6].join(", "), more - 6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "sim NOTE: This is only a simulation!\n\
+        sim Inst cuda-toolkit-config-common (13.0.1 NVIDIA:1 [all])\n\
+        sim Inst libc6 [2.36-9] (2.36-10 Debian:12 [amd64])\n\
+        sim Conf cuda-toolkit-config-common (13.0.1 NVIDIA:1 [all])\n\
+        sim-rc 0\n\
+        size Need to get 3,210 MB of archives.\n\
+        size After this operation, 7,812 MB of additional disk space will be used.\n";
+
+    fn plan(text: &str) -> Plan {
+        Plan::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_harmless_plan_is_carried_out_if_there_is_space() {
+        let good = plan(&format!("{GOOD}free 20000000 20000000\n"));
+        assert_eq!(good.refusal(), None);
+        assert_eq!(good.install[1], ("libc6".into(), "2.36-10".into()));
+        assert_eq!(good.need, (3_210_000_000, 7_812_000_000));
+        let tight = plan(&format!("{GOOD}free 9000000 9000000\n"));
+        assert_eq!(tight.refusal(), Some(Refusal::Space("11 GB are needed, 9216 MB are free".into())));
+    }
+
+    #[test]
+    fn kernel_modules_driver_libraries_and_removals_are_refused_by_name() {
+        let with = |line: &str| plan(&format!("{GOOD}{line}\nfree 99999999 99999999\n")).refusal();
+        assert_eq!(
+            with("sim Inst nvidia-kernel-open-dkms (580.126.09-1 NVIDIA [amd64])"),
+            Some(Refusal::Kernel("nvidia-kernel-open-dkms".into()))
+        );
+        assert_eq!(
+            with("sim Inst libnvidia-ml1 (580.126.09-1 NVIDIA [amd64])"),
+            Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into()))
+        );
+        assert_eq!(with("sim Remv python3 [3.11]"), Some(Refusal::Removes("python3".into())));
+    }
+
+    #[test]
+    fn the_reason_of_an_impossible_plan_is_what_the_pins_keep_out() {
+        let text = "sim The following packages have unmet dependencies:\n\
+            sim  cuda-drivers-580 : Depends: nvidia-open-580 but it is not installable\n\
+            sim E: Unable to correct problems, you have held broken packages.\nsim-rc 100\n";
+        assert!(matches!(plan(text).refusal(), Some(Refusal::Impossible(said)) if said.contains("nvidia-open-580")));
+        let text = format!("{text}open Inst libnvidia-ml1 (580.126.09-1 NVIDIA [amd64])\n");
+        assert_eq!(plan(&text).refusal(), Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into())));
+        let text = "sim E: Unable to locate package cuda-toolkit-99-0\nsim-rc 100\n";
+        assert!(matches!(plan(text).refusal(), Some(Refusal::Unknown(_))));
+    }
+
+    #[test]
+    fn sizes_are_read_in_every_unit() {
+        assert_eq!(bytes("12.5 kB", ""), 12_500);
+        assert_eq!(bytes("0 B", ""), 0);
+        assert_eq!(bytes("12", "12/3,210 MB"), 12_000_000);
+        assert_eq!(bytes("nonsense", ""), 0);
+    }
+}
