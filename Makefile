@@ -41,8 +41,10 @@ e2e:
 	$(CARGO) build --workspace --all-targets --locked
 	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} $(CARGO) test --workspace --locked -- --test-threads 4
 
-# Tables of times: how long pre-start looks at hosts of every size.
-bench:
+# Tables of times: what happens at every start, on hosts of every size. The
+# lab's own programs come from the debug build.
+bench: packages
+	$(CARGO) build --locked -p phoenix-lab
 	$(CARGO) bench --locked --bench '*'
 
 # Licences, bans, sources (deny.toml); needs cargo-deny.

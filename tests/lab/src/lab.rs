@@ -155,8 +155,10 @@ impl Drop for Lab {
 /// Where the lab's programs are: beside the test, in `target/debug`.
 fn programs() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
-    // target/debug/deps/TEST, or target/debug/PROGRAM
-    let found = exe.ancestors().skip(1).take(2).find(|dir| dir.join("lab-holder").exists());
+    // target/debug/deps/TEST, or target/debug/PROGRAM; a bench is in target/release/deps.
+    let above = exe.ancestors().skip(1).take(2).map(Path::to_owned);
+    let debug = exe.ancestors().nth(3).map(|target| target.join("debug"));
+    let found = above.chain(debug).find(|dir| dir.join("lab-holder").exists());
     let dir = found.with_context(|| {
         format!("the lab's programs (lab-holder, lab-pct, …) are not beside {}: run `cargo build --workspace` first", exe.display())
     })?;
