@@ -54,6 +54,8 @@ pub struct State {
     pub at: u64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
+    /// What pre-start could not give the container in its present start.
+    pub start_warning: Option<String>,
     /// The kernel driver then.
     pub kernel_driver: Option<String>,
     /// The driver in the container then.
@@ -121,6 +123,26 @@ impl State {
         if let Err(error) = result {
             log::warn!("the state of container {ctid} is not recorded: {error:#}");
         }
+    }
+
+    /// Notes what pre-start could not give, `None` for nothing. Nothing is
+    /// written while that is as it was.
+    pub fn note_start(root: &Path, ctid: Ctid, warning: Option<String>) {
+        if State::load(root, ctid).start_warning == warning {
+            return;
+        }
+        State::update(root, ctid, |state| {
+            if warning.is_some() {
+                "pre-start".clone_into(&mut state.phase);
+                state.outcome = Outcome::Warning;
+                state.message = warning.clone().unwrap_or_default();
+            } else {
+                // Not a success yet: the driver is looked at later.
+                state.outcome = Outcome::None;
+                state.message = String::new();
+            }
+            state.start_warning = warning;
+        });
     }
 
     /// Forgets what is known, for `detach`.

@@ -2,18 +2,21 @@
 //! the install process of a hook, or a call by hand.
 
 use super::{common, locks};
-use crate::exit;
+use crate::exit::{self, Context as _, Fault};
 use crate::guest::cache::Cache;
-use crate::guest::exec::Guest;
+use crate::guest::exec::{ExecError, Guest};
 use crate::guest::found::{self, Check, Found};
 use crate::guest::install::{self, Installed};
 use crate::guest::wishes::Wishes;
-use crate::guest::{lifecycle, ready, verify};
+use crate::guest::{leftover, lifecycle, ready, verify};
 use crate::settings::{Settings, keys};
 use crate::state::State;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 use std::time::{Duration, Instant};
+
+/// Thirty containers may want an install after one boot, two at a time.
+const PLACE_WAIT: Duration = Duration::from_secs(2 * 3600);
 
 /// One container's work.
 pub struct Work<'a> {
@@ -68,7 +71,13 @@ impl Work<'_> {
         }
         self.tell_needed(&check);
         let places = self.settings.get::<u32>(keys::MAX_INSTALLS).unwrap_or(2);
-        let _place = locks::place(places, limits.install)?;
+        let there = || match self.guest().runs() {
+            Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
+            _ => Ok(()),
+        };
+        let _place = locks::place(places, PLACE_WAIT.max(limits.install), there)
+            .fault(|| Fault::new(exit::Code::Software, "the install did not begin"))?;
+        leftover::end(self.ctid);
         ready::boot(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
         // The services of this start keep the old driver until the next one.
         let init = lifecycle::init(self.ctid).ok().flatten();

@@ -58,20 +58,53 @@ pub fn since(begun: std::time::Instant) -> String {
     crate::sys::time::human(begun.elapsed())
 }
 
+/// Runs a part of a start; a bug of ours in it is an error like another, since
+/// a start must not fail for it.
+///
+/// # Errors
+/// Those of `part`; [`Code::General`] when it panicked.
+pub fn caught<T>(part: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(part)).unwrap_or_else(|_| {
+        Err(Fault::new(Code::General, "a fault inside phoenix-nvidia; the lines above say where")
+            .remedy("report it, with those lines")
+            .into())
+    })
+}
+
 /// Notes in the state how something ended.
 pub fn outcome(state: &mut State, phase: &str, result: &anyhow::Result<()>, begun: std::time::Instant) {
     phase.clone_into(&mut state.phase);
     state.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     match result {
         Ok(()) => {
-            state.outcome = Outcome::Ok;
+            // The driver may be right and a device missing all the same.
+            state.outcome = if state.start_warning.is_some() { Outcome::Warning } else { Outcome::Ok };
             state.code = 0;
-            state.message = String::new();
+            state.message = state.start_warning.clone().unwrap_or_default();
         }
         Err(error) => {
             state.outcome = Outcome::Failed;
             state.code = exit::code_of(error) as u8;
             state.message = crate::sys::text::line(exit::one_line(error).as_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_like_another() {
+        let error = caught::<()>(|| panic!("no such thing")).unwrap_err();
+        assert_eq!(exit::code_of(&error), Code::General);
+        assert_eq!(caught(|| Ok(3)).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_driver_that_is_right_does_not_hide_a_missing_device() {
+        let mut state = State { start_warning: Some("GPU 7 is missing".into()), ..State::default() };
+        outcome(&mut state, "check", &Ok(()), std::time::Instant::now());
+        assert_eq!((state.outcome, state.message.as_str()), (Outcome::Warning, "GPU 7 is missing"));
     }
 }

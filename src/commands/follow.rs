@@ -24,6 +24,8 @@ pub const LOGS: &str = "/var/log/phoenix-nvidia";
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// There while systemd is the host's init.
 const SYSTEMD: &str = "/run/systemd/system";
+/// It only passes the word on.
+const SYSTEMCTL_TIME: Duration = Duration::from_secs(10);
 /// Until a process that was started has its lock.
 const BIRTH: Duration = Duration::from_secs(10);
 /// Between two looks at log and lock.
@@ -71,39 +73,30 @@ pub fn log_length(ctid: Ctid) -> u64 {
     std::fs::metadata(log_path(ctid)).map_or(0, |m| m.len())
 }
 
-/// What is known before an install process is started: the next one's log and
-/// result are what comes after it.
-#[derive(Debug, Default)]
-pub struct Before {
-    /// The log's length, in bytes.
-    log: u64,
-    /// Who did the last install.
-    job: Option<String>,
-}
-
-impl Before {
-    /// Now.
-    pub fn now(ctid: Ctid) -> Before {
-        Before { log: log_length(ctid), job: State::load(common::root(), ctid).job }
-    }
-}
-
-/// Starts the install process.
+/// Starts the install process. True if that was left to systemd.
 ///
 /// # Errors
 /// [`Code::Software`].
-pub fn start(ctid: Ctid) -> anyhow::Result<()> {
+pub fn start(ctid: Ctid, deadline: &Deadline) -> anyhow::Result<bool> {
     let known = |(key, _): &(String, String)| keys::by_name(key).is_some();
     let environment = common::environment().into_iter().filter(known).collect();
     if let Err(error) = (Job { environment }).save(ctid) {
         log::warn!("settings of the environment are not passed on: {error:#}");
     }
     if std::path::Path::new(SYSTEMD).is_dir() && process::installed(SYSTEMCTL) {
-        match by_systemd(ctid) {
-            Ok(()) => return Ok(()),
+        match by_systemd(ctid, deadline) {
+            Ok(()) => return Ok(true),
             Err(why) => log::warn!("{why}; the install runs as a process of its own"),
         }
     }
+    detach(ctid).map(|()| false)
+}
+
+/// Starts it as a process of its own.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn detach(ctid: Ctid) -> anyhow::Result<()> {
     let fault = |e: std::io::Error| {
         anyhow::Error::from(e).context(Fault::new(Code::Software, "the install process cannot be started"))
     };
@@ -111,49 +104,72 @@ pub fn start(ctid: Ctid) -> anyhow::Result<()> {
     spawn::detach(&program, &["install".to_owned(), ctid.to_string()]).map_err(fault)
 }
 
-fn by_systemd(ctid: Ctid) -> Result<(), String> {
+fn by_systemd(ctid: Ctid, deadline: &Deadline) -> Result<(), String> {
     let unit = format!("phoenix-nvidia-install@{ctid}.service");
     // A unit that failed last time does not start again by itself.
     let out = Cmd::new(SYSTEMCTL)
         .args(["start", "--no-block", "--quiet", unit.as_str()])
-        .run(&Deadline::secs(10))
+        .run(&deadline.at_most(SYSTEMCTL_TIME))
         .map_err(|e| e.to_string())?;
     if out.success() { Ok(()) } else { Err(format!("{unit}: {}", out.last_lines(2).join(" | "))) }
 }
 
 /// How following ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
     /// The process is no more.
     Ended,
     /// The time was over first; it was said where it goes on.
     GoesOn,
+    /// There was none, a good while after it should have begun.
+    NotBorn,
 }
 
-/// Shows what the install process logs until it ends, or until the time is
-/// over.
-///
-/// # Errors
-/// A signal of ours.
-pub fn follow(ctid: Ctid, until: &Deadline, before: &Before) -> anyhow::Result<Followed> {
-    let mut tail = Tail { path: log_path(ctid), at: before.log, shown: 0, rest: Vec::new() };
-    let birth = Deadline::after(BIRTH);
-    let mut was_alive = false;
-    loop {
-        // Looked at before the log is read: what it wrote last is shown.
-        let alive = locks::worker_lives(ctid);
-        was_alive |= alive;
-        let came = || was_alive || birth.passed() || State::load(common::root(), ctid).job != before.job;
-        let ended = !alive && came();
-        tail.show();
-        if ended {
-            return Ok(Followed::Ended);
+/// An install process that is being followed.
+pub struct Follow {
+    ctid: Ctid,
+    tail: Tail,
+    born: bool,
+}
+
+impl Follow {
+    /// One whose log begins at `from`, and whose name is not in the state yet.
+    pub fn new(ctid: Ctid, from: u64) -> Follow {
+        let tail = Tail { path: log_path(ctid), at: from, shown: 0, rest: Vec::new() };
+        Follow { ctid, tail, born: false }
+    }
+
+    /// It was seen at work.
+    #[must_use]
+    pub fn born(mut self) -> Follow {
+        self.born = true;
+        self
+    }
+
+    /// Shows what the process logs until it ends, or until the time is over.
+    ///
+    /// # Errors
+    /// A signal of ours.
+    pub fn until(&mut self, deadline: &Deadline) -> anyhow::Result<Followed> {
+        let birth = Deadline::after(BIRTH);
+        loop {
+            let at_work = locks::worker_lives(self.ctid);
+            // One that is dead already has left its name.
+            self.born = self.born || at_work || State::load(common::root(), self.ctid).job.is_some();
+            self.tail.show();
+            if !at_work && self.born {
+                self.tail.end();
+                return Ok(Followed::Ended);
+            }
+            if !at_work && birth.passed() {
+                return Ok(Followed::NotBorn);
+            }
+            if deadline.passed() {
+                say_goes_on(self.ctid);
+                return Ok(Followed::GoesOn);
+            }
+            signal::sleep(LOOK.min(deadline.remaining()))?;
         }
-        if until.passed() {
-            say_goes_on(ctid);
-            return Ok(Followed::GoesOn);
-        }
-        signal::sleep(LOOK.min(until.remaining()))?;
     }
 }
 
@@ -208,8 +224,9 @@ struct Tail {
 impl Tail {
     fn show(&mut self) {
         let Ok(mut file) = std::fs::File::open(&self.path) else { return };
+        // A file that is put aside when it is large begins anew.
         if file.metadata().is_ok_and(|m| m.len() < self.at) {
-            self.at = 0; // it was turned over
+            self.at = 0;
         }
         let mut bytes = Vec::new();
         let read =
@@ -220,6 +237,14 @@ impl Tail {
         while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             self.relay(&line);
+        }
+    }
+
+    /// What was too much for a task log is at least counted.
+    fn end(&self) {
+        if let Some(more) = self.shown.checked_sub(MOST_LINES).filter(|more| *more > 0) {
+            let path = self.path.display();
+            log::info!(target: crate::sys::log::RELAY, "{more} more lines are in {path}");
         }
     }
 

@@ -17,7 +17,7 @@ use crate::plan::Intent;
 use crate::settings::{Call, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::time::Deadline;
-use crate::sys::{log as messages, signal};
+use crate::sys::{log as messages, signal, text};
 use crate::types::Ctid;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -30,6 +30,10 @@ const UNLOCK: Duration = Duration::from_secs(150);
 /// How often an install begins anew because the container was rebooted from
 /// inside under it.
 const ATTEMPTS: u32 = 3;
+/// How long a container that went away may take to be there again.
+const COME_BACK: Duration = Duration::from_secs(10);
+/// The same where nothing tells that it went away.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where this process's messages go: the container's log file, beside syslog.
 pub fn log_file(ctid: Ctid) -> Option<File> {
@@ -122,7 +126,8 @@ fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
         let before = lifecycle::init(work.ctid).ok().flatten();
         let (brought, result) = work.run();
         let Err(error) = result else { return (brought, Ok(())) };
-        if attempt >= ATTEMPTS || exec::is_interrupted(&error) || !came_back(work, before.as_ref()) {
+        let again = attempt < ATTEMPTS && !exec::is_interrupted(&error);
+        if !again || !came_back(work, before.as_ref(), &error) {
             return (brought, Err(error));
         }
         attempt += 1;
@@ -130,17 +135,20 @@ fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
     }
 }
 
-/// Whether the container runs again with another first process.
-fn came_back(work: &Work<'_>, before: Option<&lifecycle::Init>) -> bool {
-    let deadline = Deadline::secs(10);
+/// Whether the container runs again with another first process. A shutdown
+/// ends the other processes first: one that was killed may be its beginning.
+fn came_back(work: &Work<'_>, before: Option<&lifecycle::Init>, error: &anyhow::Error) -> bool {
+    let Some(before) = before else { return false };
+    let told = exit::one_line(error);
+    let killed = ["killed by", "exit code 137", "exit code 143"].iter().any(|sign| told.contains(sign));
+    let deadline = Deadline::after(if exec::is_gone(error) || killed { COME_BACK } else { LOOK_AGAIN });
     while !deadline.passed() {
-        match lifecycle::init(work.ctid) {
-            Ok(Some(now)) => return before.is_some_and(|b| *b != now),
-            _ => {
-                if signal::sleep(Duration::from_millis(300)).is_err() {
-                    return false;
-                }
-            }
+        if lifecycle::init(work.ctid).is_ok_and(|now| now.is_some_and(|now| now != *before)) {
+            return true;
+        }
+        // Destroyed or migrated: nothing will come.
+        if !Conf::of(work.ctid).path().exists() || signal::sleep(Duration::from_millis(300)).is_err() {
+            return false;
         }
     }
     false
@@ -173,10 +181,18 @@ fn after_install(ctid: Ctid, settings: &Settings, brought: &Brought) -> anyhow::
         state.rebooted_for = version;
         state.restart_due = None;
     });
-    reboot(ctid, settings)
+    let result = reboot(ctid, settings, now.as_deref());
+    if let Err(error) = &result {
+        let why = text::line(exit::one_line(error).as_bytes());
+        State::update(common::root(), ctid, |state| {
+            state.outcome = Outcome::Warning;
+            state.message = format!("the driver is right, but the reboot for it failed: {why}");
+        });
+    }
+    result
 }
 
-fn reboot(ctid: Ctid, settings: &Settings) -> anyhow::Result<()> {
+fn reboot(ctid: Ctid, settings: &Settings, now: Option<&str>) -> anyhow::Result<()> {
     let patience = Patience {
         timeout: settings.limit(keys::RESTART_TIMEOUT),
         interval: settings.limit(keys::RESTART_INTERVAL),
@@ -193,21 +209,23 @@ fn reboot(ctid: Ctid, settings: &Settings) -> anyhow::Result<()> {
             // The hook's task still holds the lock on the conf.
             Err(error) if exit::one_line(&error).contains("got timeout") && !until.passed() => {
                 log::debug!("{}", exit::one_line(&error));
+                // Whoever holds it may be stopping or restarting the container.
+                if lifecycle::init(ctid)?.map(|init| init.to_string()).as_deref() != now {
+                    log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
+                    return Ok(());
+                }
             }
-            Err(error) => {
-                log::warn!("{}", exit::one_line(&error));
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// The log's options for this process.
-pub fn log_options(ctid: Ctid) -> messages::Options {
+pub fn log_options(ctid: Ctid, verbose: bool) -> messages::Options {
     messages::Options {
         subject: Some(ctid.to_string()),
         file: log_file(ctid),
+        verbose,
         stderr: Some(log::LevelFilter::Off),
-        ..Default::default()
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 const DIRECTORY: &str = "/run/lock/phoenix-nvidia";
 /// Longer than anybody holds a lock who only looks whether it is held.
 const LOOKERS: Duration = Duration::from_secs(1);
+/// While waiting for a place: between two looks at the container.
+const ASK: Duration = Duration::from_secs(2);
 
 fn path(name: String) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
@@ -76,12 +78,14 @@ fn take(path: PathBuf, limit: Duration, code: Code, message: String) -> anyhow::
     .fault(fault)
 }
 
-/// One of the node's `count` places for installs that run at once.
+/// One of the node's `count` places for installs that run at once. `wanted`
+/// is asked from time to time whether there is still a container to install in.
 ///
 /// # Errors
-/// [`Code::Software`] when none is free until the deadline.
-pub fn place(count: u32, limit: Duration) -> anyhow::Result<Lock> {
+/// [`Code::Software`] when none is free until the deadline; what `wanted` says.
+pub fn place(count: u32, limit: Duration, wanted: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<Lock> {
     let deadline = Deadline::after(limit);
+    let mut ask = Deadline::after(ASK);
     let mut told = false;
     loop {
         for n in 0..count.max(1) {
@@ -100,6 +104,10 @@ pub fn place(count: u32, limit: Duration) -> anyhow::Result<Lock> {
             log::info!(
                 "{count} other installs are under way on this node (MAX_INSTALLS); waiting for a place"
             );
+        }
+        if ask.passed() {
+            wanted()?;
+            ask = Deadline::after(ASK);
         }
         signal::sleep(Duration::from_millis(200))?;
     }

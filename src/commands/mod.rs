@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     };
     let ctid = cli.hook.as_ref().map(|t| t.ctid);
     log::init(match &cli.command {
-        Some(Command::Install { ctid }) => install::log_options(*ctid),
+        Some(Command::Install { ctid }) => install::log_options(*ctid, cli.verbose),
         _ => log::Options {
             subject: ctid.map(|c| c.to_string()),
             verbose: cli.verbose,
@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
             ..Default::default()
         },
     });
-    let result = run(cli);
+    let result = common::caught(|| run(cli));
     finish(ctid, result)
 }
 

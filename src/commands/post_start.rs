@@ -1,7 +1,7 @@
 //! post-start: one look into the container; if something is to be installed,
 //! an install process is started, followed for a while, and left to go on.
 
-use super::follow::{self, Before, Followed};
+use super::follow::{self, Followed};
 use super::run::loaded_version;
 use super::wishes::{self, Wanted};
 use super::{chain, common, locks};
@@ -13,6 +13,7 @@ use crate::guest::found::{self, Check};
 use crate::guest::wishes::Wishes;
 use crate::settings::{Call, MARK, Settings, keys};
 use crate::state::{Outcome, State};
+use crate::sys::signal;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Phase};
 use std::time::{Duration, Instant};
@@ -25,8 +26,9 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
     let document = conf.read()?.document;
     let settings = common::settings(ctid, Call::Hook, &conf, &document);
-    let ours = look_after(ctid, &settings, &document);
-    // Theirs runs whatever became of ours.
+    let ours = common::caught(|| look_after(ctid, &settings, &document));
+    // Theirs runs whatever became of ours, unless the whole task is stopped.
+    signal::check()?;
     let theirs = chain::run(&settings, ctid, &Phase::PostStart);
     ours?;
     theirs?;
@@ -79,18 +81,25 @@ fn bring(
     // An install of an earlier start may still be at work.
     if locks::worker_lives(ctid) {
         log::info!("an install that began earlier is still under way");
-        match follow::follow(ctid, &until, &Before::now(ctid))? {
-            Followed::Ended => {}
-            Followed::GoesOn => return Ok(()),
+        let mut earlier = follow::Follow::new(ctid, follow::log_length(ctid)).born();
+        if earlier.until(&until)? == Followed::GoesOn {
+            return Ok(());
         }
     }
     let guest = Guest::new(ctid);
-    let check = match found::check(&guest, wishes, &Deadline::after(wishes.limits.check)) {
+    // For the look and for what follows from it, together.
+    let deadline = Deadline::after(wishes.limits.check);
+    let check = match found::check(&guest, wishes, &deadline) {
         Ok(check) => check,
         Err(error) if exec::is_gone(&error) || exec::is_interrupted(&error) => return Err(error),
         Err(error) => {
             // "Could not look" is not "not installed".
             log::warn!("{error:#}; the driver is not looked after in this start");
+            State::update(common::root(), ctid, |state| {
+                common::outcome(state, "check", &Err(error), begun);
+                state.outcome = Outcome::Warning;
+                state.code = 0;
+            });
             return Ok(());
         }
     };
@@ -106,20 +115,33 @@ fn bring(
         });
         return Ok(());
     }
-    hand_over(ctid, wait, &until)
+    hand_over(ctid, wait, &until, &deadline)
 }
 
 /// Starts the install process and follows it for a while.
-fn hand_over(ctid: Ctid, wait: Duration, until: &Deadline) -> anyhow::Result<()> {
-    let before = Before::now(ctid);
-    follow::start(ctid)?;
+fn hand_over(ctid: Ctid, wait: Duration, until: &Deadline, deadline: &Deadline) -> anyhow::Result<()> {
+    // What an earlier one left is not to be taken for this one's result.
+    State::update(common::root(), ctid, |state| {
+        "install".clone_into(&mut state.phase);
+        state.outcome = Outcome::Running;
+        state.message = String::new();
+        state.job = None;
+    });
+    let mut follow = follow::Follow::new(ctid, follow::log_length(ctid));
+    let by_systemd = follow::start(ctid, deadline)?;
     if wait.is_zero() {
         follow::say_goes_on(ctid);
         return Ok(());
     }
-    match follow::follow(ctid, until, &before)? {
+    let mut followed = follow.until(until)?;
+    if (followed, by_systemd) == (Followed::NotBorn, true) {
+        log::warn!("systemd did not start the install; it runs as a process of its own");
+        follow::detach(ctid)?;
+        followed = follow.until(until)?;
+    }
+    match followed {
         Followed::GoesOn => Ok(()),
-        Followed::Ended => follow::result(ctid),
+        Followed::Ended | Followed::NotBorn => follow::result(ctid),
     }
 }
 

@@ -10,8 +10,11 @@ use crate::host::choose::Choice;
 use crate::host::provide::{provide, provide_named};
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
+use crate::state::State;
+use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Phase};
+use std::time::Instant;
 
 /// The phase, under START_POLICY: `continue` turns a fault into warnings,
 /// `fail` into the exit code that stops the start.
@@ -37,12 +40,25 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         log::warn!("{problem}; taken as continue");
         false
     });
+    let begun = Instant::now();
     let deadline = Deadline::after(settings.limit(keys::PRE_START_TIMEOUT));
-    match configure(ctid, &conf, &settings, &snapshot.document, fail, &deadline) {
-        Ok(()) => Ok(Code::Success),
-        Err(error) if fail => Err(error),
+    let conf = conf.until(&deadline);
+    match common::caught(|| configure(ctid, &conf, &settings, &snapshot.document, fail, &deadline)) {
+        Ok(missing) => {
+            State::note_start(common::root(), ctid, (!missing.is_empty()).then(|| missing.join("; ")));
+            Ok(Code::Success)
+        }
         Err(error) if crate::sys::signal::check().is_err() => Err(error),
+        Err(error) if fail => {
+            let result = Err(error);
+            State::update(common::root(), ctid, |state| {
+                common::outcome(state, "pre-start", &result, begun);
+                state.start_warning = Some(state.message.clone());
+            });
+            result.map(|()| Code::Success)
+        }
         Err(error) => {
+            State::note_start(common::root(), ctid, Some(text::line(exit::one_line(&error).as_bytes())));
             log::warn!("{}", exit::one_line(&error));
             if let Some(remedy) = exit::remedy_of(&error) {
                 log::warn!("to mend it: {remedy}");
@@ -53,6 +69,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     }
 }
 
+/// Does it; what the settings say and the container does not get is returned.
 fn configure(
     ctid: Ctid,
     conf: &Conf,
@@ -60,7 +77,7 @@ fn configure(
     document: &Document,
     fail: bool,
     deadline: &Deadline,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<String>> {
     let (intent, problems) = Intent::of(settings);
     if let (true, false) = (fail, problems.is_empty()) {
         return Err(crate::settings::fault(&problems, ctid));
@@ -79,7 +96,8 @@ fn configure(
     let changed = apply(conf, Caller::Hook, &wanted)?;
     mirror(conf, &wanted)?;
     report(&intent, &choice, changed);
-    Ok(())
+    let problems = problems.iter().map(ToString::to_string);
+    Ok(problems.chain(choice.missing.iter().map(ToString::to_string)).collect())
 }
 
 /// The devices of this host for the intent, their nodes made where missing.
@@ -131,22 +149,20 @@ pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted]) -> anyhow::Result<bool
     let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, Form::Pve))? else {
         return Ok(false);
     };
-    tell(conf, &edit.changes);
+    for line in in_few_lines(&edit.changes) {
+        log::info!("{}: {line}", conf.path().display());
+    }
     Ok(true)
 }
 
-/// Tells what was done to the conf: what was added in one line, the rest
-/// line by line.
-fn tell(conf: &Conf, changes: &[Change]) {
-    let path = conf.path().display();
+/// A task log is short: what was just added stands in one line, up to ten
+/// devices. Anything else is worth its own.
+fn in_few_lines(changes: &[Change]) -> Vec<String> {
     let (added, others): (Vec<_>, Vec<_>) = changes.iter().partition(|c| matches!(c, Change::Added(..)));
-    let added: Vec<String> = added.iter().map(|c| c.to_string().replacen("added ", "", 1)).collect();
-    if !added.is_empty() {
-        log::info!("{path}: added {}", added.join(", "));
-    }
-    for change in others {
-        log::info!("{path}: {change}");
-    }
+    let added: Vec<String> =
+        added.iter().map(|c| c.to_string().trim_start_matches("added ").to_owned()).collect();
+    let added = added.chunks(10).map(|some| format!("added {}", some.join(", ")));
+    added.chain(others.iter().map(ToString::to_string)).collect()
 }
 
 /// The same pairs for this start: Proxmox generated its config from the conf

@@ -52,6 +52,7 @@ pub struct Conf {
     pve_lock: PathBuf,
     nodes: PathBuf,
     wait: Duration,
+    until: Option<Deadline>,
 }
 
 impl Conf {
@@ -69,6 +70,7 @@ impl Conf {
             pve_lock: root.join(format!("run/lock/lxc/pve-config-{ctid}.lock")),
             nodes: root.join("etc/pve/nodes"),
             wait: LOCK_WAIT,
+            until: None,
         }
     }
 
@@ -77,6 +79,17 @@ impl Conf {
     pub fn waiting(mut self, wait: Duration) -> Conf {
         self.wait = wait;
         self
+    }
+
+    /// Waits for no lock beyond this deadline, that of the whole phase.
+    #[must_use]
+    pub fn until(mut self, deadline: &Deadline) -> Conf {
+        self.until = Some(*deadline);
+        self
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.until.map_or_else(|| Deadline::after(self.wait), |until| until.at_most(self.wait))
     }
 
     /// Where the conf lies.
@@ -123,7 +136,7 @@ impl Conf {
         }
         self.may_edit(who, &first.document)?;
         // Order: Proxmox's lock, then ours; never the other way round.
-        let taken = open::lock_at(&self.pve_lock, &Deadline::after(self.wait), || {
+        let taken = open::lock_at(&self.pve_lock, &self.deadline(), || {
             lock::open(&self.pve_lock).map_err(TakeError::Lock)
         });
         let _pve = match taken {
@@ -145,7 +158,7 @@ impl Conf {
         who: Caller,
         edit: impl Fn(&Document) -> Option<E>,
     ) -> Result<Option<E>> {
-        let deadline = Deadline::after(self.wait);
+        let deadline = self.deadline();
         loop {
             let (file, meta) = self.lock_conf(&deadline)?;
             let now = self.contents(&file, &meta)?;

@@ -269,7 +269,7 @@ fn clean(guest: &Guest, error: &anyhow::Error) {
     if super::exec::is_gone(error) {
         return;
     }
-    let deadline = Deadline::secs(if super::exec::is_interrupted(error) { 2 } else { 30 });
+    let deadline = Deadline::secs(if super::exec::is_interrupted(error) { 1 } else { 30 });
     match guest.attach_sh(CLEAN, []).even_when_stopping().run(&deadline) {
         Ok(_) | Err(ExecError::Gone(_)) => {}
         Err(why) => log::warn!("driver: temporary files may be left in the container: {why}"),

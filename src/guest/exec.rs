@@ -1,15 +1,19 @@
 //! Running commands in the container.
 
+use super::leftover;
 use crate::sys::process::{Cmd, Ended, Failure, Output};
-use crate::sys::text;
+use crate::sys::{signal, text};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::fmt;
 use std::io::Read;
+use std::time::Duration;
 
 const LXC_ATTACH: &str = "/usr/bin/lxc-attach";
 const LXC_INFO: &str = "/usr/bin/lxc-info";
 const PCT: &str = "/usr/sbin/pct";
+/// How long a killed command's container may take to be seen as stopped.
+const GOING_DOWN: Duration = Duration::from_secs(1);
 const SH: &str = "/bin/sh";
 
 /// What a command in the container finds in its environment when it comes by
@@ -45,7 +49,8 @@ impl Guest {
     /// A command by `pct exec`, as the requirements ask for every install
     /// step.
     pub fn pct<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> Inside {
-        let cmd = Cmd::new(PCT).args(["exec", &self.ctid.to_string(), "--"]).args(argv);
+        let (key, value) = leftover::mark(self.ctid);
+        let cmd = Cmd::new(PCT).args(["exec", &self.ctid.to_string(), "--"]).args(argv).env(key, value);
         Inside { ctid: self.ctid, cmd }
     }
 
@@ -62,8 +67,12 @@ impl Guest {
 
     /// Whether it runs, as LXC says; `None` when LXC could not be asked.
     pub fn runs(&self) -> Option<bool> {
+        self.runs_now(&Deadline::secs(5))
+    }
+
+    fn runs_now(&self, deadline: &Deadline) -> Option<bool> {
         let cmd = Cmd::new(LXC_INFO).args(["-n", &self.ctid.to_string(), "-s", "-H"]);
-        let output = cmd.run(&Deadline::secs(5)).ok()?;
+        let output = cmd.run(deadline).ok()?;
         match output.text().trim() {
             "RUNNING" | "FROZEN" => Some(true),
             // lxc-info of a container that LXC has never heard of: exit 1.
@@ -117,10 +126,23 @@ impl Inside {
     pub fn run(self, deadline: &Deadline) -> Result<Output, ExecError> {
         let Inside { ctid, cmd } = self;
         let output = cmd.run(deadline).map_err(ExecError::Failed)?;
-        if output.success() || Guest::new(ctid).runs() != Some(false) {
+        if output.success() {
             return Ok(output);
         }
-        Err(ExecError::Gone(ctid))
+        // What is killed in a container that is going down may end before LXC
+        // says so.
+        let killed = matches!(output.ended, Ended::Signal(_) | Ended::Code(129 | 137 | 143));
+        let patience = Deadline::after(if killed { GOING_DOWN } else { Duration::ZERO });
+        loop {
+            // lxc-info takes 4 ms; it may not outstay what the whole was given.
+            if Guest::new(ctid).runs_now(&deadline.at_most(Duration::from_secs(5))) == Some(false) {
+                return Err(ExecError::Gone(ctid));
+            }
+            if patience.passed() || deadline.passed() || signal::check().is_err() {
+                return Ok(output);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Runs it and wants exit code 0.

@@ -12,6 +12,7 @@ mod driver;
 pub mod exec;
 pub mod found;
 pub mod install;
+pub mod leftover;
 pub mod lifecycle;
 pub mod net;
 pub mod os;

@@ -2,8 +2,9 @@
 //!
 //! Every child has an absolute path, a cleared environment, a stated stdin,
 //! a process group of its own, a deadline, and output that is read apart from
-//! ours and bounded. When the deadline passes, the whole group goes: a
-//! grandchild that kept the pipe open would hold us for as long as it lives.
+//! ours and bounded. When it ends, or the deadline passes, the whole group
+//! goes: a grandchild that kept the pipe open would hold us for as long as it
+//! lives, and one that nobody waits for would go on unseen.
 
 use super::signal::{self, Interrupted};
 use super::text;
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fmt;
@@ -331,7 +333,7 @@ impl Pump {
     fn wait(&mut self, child: &mut Child, deadline: &Deadline) -> Result<ExitStatus, Why> {
         let mut pause = Duration::from_millis(1);
         loop {
-            if let Some(status) = child.try_wait().map_err(Why::Wait)? {
+            if let Some(status) = ended(child).map_err(Why::Wait)? {
                 self.drain();
                 return Ok(status);
             }
@@ -489,6 +491,18 @@ fn nonblocking(fd: &impl AsFd) {
     let _ = fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
 }
 
+/// How the child ended, if it has. What it left of its group ends with it:
+/// while the child is not reaped, the group's number is nobody else's.
+fn ended(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
+    let pid = Pid::from_raw(child.id() as i32);
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    if matches!(waitid(Id::Pid(pid), look), Ok(WaitStatus::StillAlive)) {
+        return Ok(None);
+    }
+    let _ = killpg(pid, Signal::SIGKILL);
+    child.try_wait()
+}
+
 /// TERM, then KILL, to the whole group. False when the child is still there.
 fn end_group(child: &mut Child) -> bool {
     let group = Pid::from_raw(child.id() as i32);
@@ -499,9 +513,7 @@ fn end_group(child: &mut Child) -> bool {
         }
         let until = Deadline::after(time);
         while !until.passed() {
-            if matches!(child.try_wait(), Ok(Some(_))) {
-                // The leader is gone; what it left of its group goes too.
-                let _ = killpg(group, Signal::SIGKILL);
+            if matches!(ended(child), Ok(Some(_))) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));

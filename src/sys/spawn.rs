@@ -9,15 +9,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Runs somebody else's program with our own arguments, environment, stdin,
-/// stdout and stderr, and without a deadline. A signal of ours is passed on.
+/// Runs somebody else's program with our own arguments, environment (and one
+/// more variable), stdin, stdout and stderr, and without a deadline. A signal
+/// of ours is passed on.
 ///
 /// # Errors
 /// It could not be started.
-pub fn hand_over(program: &Path, args: &[String]) -> std::io::Result<Ended> {
+pub fn hand_over(program: &Path, args: &[String], variable: (&str, &str)) -> std::io::Result<Ended> {
     #[allow(clippy::disallowed_methods)] // this is the one room
     let mut command = Command::new(program);
-    command.args(args);
+    command.args(args).env(variable.0, variable.1);
     super::raw::die_with_parent(&mut command);
     let mut child = command.spawn()?;
     let mut told = false;
@@ -77,8 +78,8 @@ mod tests {
 
     #[test]
     fn a_handed_over_program_gives_its_exit_code() {
-        let ended = hand_over(Path::new("/bin/sh"), &["-c".into(), "exit 7".into()]).unwrap();
-        assert_eq!(ended, Ended::Code(7));
-        assert!(hand_over(Path::new("/nonexistent"), &[]).is_err());
+        let ended = hand_over(Path::new("/bin/sh"), &["-c".into(), "exit $CODE".into()], ("CODE", "7"));
+        assert_eq!(ended.unwrap(), Ended::Code(7));
+        assert!(hand_over(Path::new("/nonexistent"), &[], ("CODE", "7")).is_err());
     }
 }

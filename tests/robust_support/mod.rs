@@ -1,0 +1,111 @@
+//! What the tests of starts under bad conditions share.
+#![allow(dead_code)] // each test file uses a part of it
+
+use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::{Builder, Lab, Running, Spec};
+use std::time::{Duration, Instant};
+
+/// The program under test, as it is installed.
+pub const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
+/// The driver of the lab's host.
+pub const DRIVER: &str = "580.95.05";
+
+/// A lab with the program installed, one GPU, and no install unless a test
+/// asks for one; `None` where labs cannot run.
+pub fn lab() -> Option<Lab> {
+    lab_with(Lab::builder().gpus(1).driver(DRIVER))
+}
+
+/// The same with another host.
+pub fn lab_with(builder: Builder) -> Option<Lab> {
+    let lab = builder.start()?;
+    lab.install(env!("CARGO_BIN_EXE_phoenix-nvidia"));
+    Some(lab)
+}
+
+/// More lines of the node's settings.
+pub fn node(lab: &Lab, lines: &str) {
+    lab.append("/etc/default/phoenix-nvidia", format!("{lines}\n"));
+}
+
+/// A stopped container with GPU 0 and the hookscript.
+pub fn attached(lab: &Lab, ctid: u32, spec: impl Into<Spec>) {
+    lab.create(ctid, spec);
+    lab.append(format!("/etc/pve/lxc/{ctid}.conf"), "lxc.environment: GPU_ASSIGNMENT=0\n");
+    let id = ctid.to_string();
+    lab.run(["pct", "set", id.as_str(), "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+}
+
+/// Has the driver, and only that, installed from a runfile that lies on the
+/// host.
+pub fn offers(lab: &Lab, runfile: &Runfile) {
+    let file = runfile.build().unwrap();
+    lab.write("/srv/driver.run", std::fs::read(file).unwrap());
+    node(lab, "NVIDIA_RUNFILE_URL=/srv/driver.run\nCUDA_PACKAGES=none\nUTILITY_PACKAGES=none");
+}
+
+/// What is recorded of a container.
+pub fn state(lab: &Lab, ctid: u32) -> serde_json::Value {
+    serde_json::from_str(&lab.read(format!("/run/phoenix-nvidia/{ctid}.json"))).unwrap()
+}
+
+/// A field of that, as text.
+pub fn says(lab: &Lab, ctid: u32, field: &str) -> String {
+    match &state(lab, ctid)[field] {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Waits until `done`; panics with `what` after a minute.
+#[track_caller]
+pub fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Processes whose command line has `part`, by their number in the lab.
+pub fn pids(lab: &Lab, part: &str) -> Vec<i32> {
+    let proc = std::path::PathBuf::from(format!("/proc/{}/root/run/lab/proc", lab.init_pid()));
+    let entries = std::fs::read_dir(&proc).unwrap().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers
+        .filter(|pid| {
+            let line = std::fs::read(proc.join(pid.to_string()).join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).replace('\0', " ").contains(part)
+        })
+        .collect()
+}
+
+/// Sends a signal to each of them.
+pub fn signal(lab: &Lab, pids: &[i32], signal: &str) {
+    for pid in pids {
+        lab.run(["kill", "-s", signal, &pid.to_string()]);
+    }
+}
+
+/// Processes of the program under test: hooks, install processes, calls by hand.
+pub fn ours(lab: &Lab) -> Vec<i32> {
+    pids(lab, "/phoenix-nvidia ")
+}
+
+/// Waits until no process of ours is left; what was at work until then has
+/// ended.
+#[track_caller]
+pub fn wait_for_the_end(lab: &Lab) {
+    wait_until("the end of our processes", || ours(lab).is_empty());
+}
+
+/// How often something was called of the lab's pct.
+pub fn calls(lab: &Lab, of: &str) -> usize {
+    lab.calls().iter().filter(|call| call.starts_with(of)).count()
+}
+
+/// Waits until a running command has printed something.
+#[track_caller]
+pub fn wait_for_output(run: &Running, text: &str) {
+    wait_until(text, || run.so_far().contains(text));
+}
