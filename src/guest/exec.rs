@@ -2,8 +2,8 @@
 
 use super::leftover;
 use crate::sys::process::{Cmd, Ended, Failure, Output};
-use crate::sys::{signal, text};
 use crate::sys::time::Deadline;
+use crate::sys::{signal, text};
 use crate::types::Ctid;
 use std::fmt;
 use std::io::Read;

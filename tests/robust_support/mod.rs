@@ -1,5 +1,5 @@
 //! What the tests of starts under bad conditions share.
-#![allow(dead_code)] // each test file uses a part of it
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses a part of it; a failing helper fails its test
 
 use phoenix_lab::nvidia::runfile::Runfile;
 use phoenix_lab::{Builder, Lab, Running, Spec};
