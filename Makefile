@@ -16,7 +16,9 @@ build:
 # The Debian packages that lab and tests use; nothing to do when all are there.
 packages:
 	@missing=$$(for p in $(PACKAGES); do \
-	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done; \
+	    $(CARGO) clippy --version >/dev/null 2>&1 || echo rust-clippy; \
+	    $(CARGO) fmt --version >/dev/null 2>&1 || echo rustfmt); \
 	if [ -n "$$missing" ]; then \
 	    echo "installing $$missing"; \
 	    apt-get -qq update && \
