@@ -8,7 +8,7 @@ mod lab;
 use conf_support::pairs;
 use lab::{CONF, CONTROL, Host, PVE_LOCK, Served};
 use phoenix_lab::{Command, Output};
-use phoenix_nvidia::conf::document::Document;
+use phoenix_nvidia::conf::document::{Document, Form};
 use std::time::Duration;
 
 fn pre_start(host: &Host, assignment: &str) -> Command {
@@ -118,6 +118,29 @@ fn a_conf_that_belongs_to_another_operation_is_not_edited_by_hand() {
     let by_hand = host.lab.command("phoenix-nvidia").arg("101").env("GPU_ASSIGNMENT", "0");
     by_hand.run().code(4).says("(backup)").says("pct unlock 101");
     assert_eq!(host.lab.read(CONF), conf);
+}
+
+#[test]
+fn a_container_on_another_node_is_named_with_its_node() {
+    let Some(host) = Host::start(1, Served::AsPmxcfs) else { return };
+    host.lab.write("/etc/pve/nodes/pve2/lxc/102.conf", host.lab.read(CONF));
+    let by_hand = host.lab.command("phoenix-nvidia").arg("102").env("GPU_ASSIGNMENT", "0");
+    by_hand.run().code(3).says("on node pve2");
+}
+
+#[test]
+fn lxc_takes_the_order_of_options_by_which_drm_nodes_are_known() {
+    let Some(host) = Host::start(1, Served::Plainly) else { return };
+    host.lab.sh("mkdir -p /dev/dri; test -e /dev/dri/card7 || mknod /dev/dri/card7 c 226 7").ok();
+    let wanted = [conf_support::wanted("/dev/dri/card7", 226, 7)];
+    let conf = Document::parse(host.lab.read(CONF).as_bytes());
+    let edit = phoenix_nvidia::conf::devices::reconcile(&conf, &wanted, Form::Pve).unwrap();
+    host.lab.write(CONF, edit.document.as_bytes());
+    host.lab.run(["pct", "start", "101"]).ok();
+    let ct = host.lab.container(101);
+    assert_ne!(ct.open_node("/dev/dri/card7"), Err(phoenix_lab::Errno::ENOENT));
+    assert_ne!(ct.open_node("/dev/dri/card7"), Err(phoenix_lab::Errno::EPERM));
+    ct.exec(["ls", "-l", "/dev/dri/card7"]).ok().says("226,");
 }
 
 #[test]

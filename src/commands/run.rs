@@ -60,7 +60,7 @@ pub struct Hand {
 impl Hand {
     fn all(&self, document: &Document) -> anyhow::Result<()> {
         let (intent, software) = self.validate(document)?;
-        lifecycle::check_exists(self.ctid)?;
+        lifecycle::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
         // A conf that vanished, or that another node has, is told here.
         let document = self.conf.read()?.document;
         let _lock = locks::by_hand(self.ctid, self.longest())?;

@@ -105,6 +105,14 @@ impl Conf {
         Some(there.file_name().to_string_lossy().into_owned())
     }
 
+    /// Adds to an error about a missing container where it is, if that is
+    /// another node.
+    pub fn or_elsewhere(&self, error: anyhow::Error) -> anyhow::Error {
+        let Some(node) = self.other_node() else { return error };
+        let fault = Fault::new(Code::NoContainer, format!("container {} is on node {node}", self.ctid));
+        error.context(fault.remedy(format!("run it on {node}")))
+    }
+
     /// Reads the conf, without any lock.
     ///
     /// # Errors
@@ -301,7 +309,7 @@ impl Conf {
         let ctid = self.ctid;
         let vanished = code != Code::NoContainer;
         if let Some(node) = self.other_node() {
-            let what = if vanished { "was migrated meanwhile: it is now" } else { "is not here but" };
+            let what = if vanished { "was migrated meanwhile: it is now" } else { "is" };
             let message = format!("container {ctid} {what} on node {node}");
             return Fault::new(code, message).remedy(format!("run it on {node}")).into();
         }
