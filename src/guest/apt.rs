@@ -1,17 +1,34 @@
 //! apt in the container: never at the driver's expense, never a package that
 //! brings another driver.
 
-use super::exec::Guest;
-use super::os::Os;
-use super::wishes::Wishes;
-use crate::exit::{Code, Context as _, Fault};
+pub mod packages;
+pub mod plan;
+
+use super::cache::Cache;
+use super::exec::{Guest, fields};
+use super::found::Check;
+use super::install::Installed;
+use super::os::{Os, repo_arch};
+use super::repo::{Repository, SOURCE};
+use super::wishes::{CudaPackages, Facts, PackageTemplate, Wishes};
+use crate::exit::{self, Code, Context as _, Fault};
+use crate::sys::fetch::size;
+use crate::sys::process::Output;
 use crate::sys::time::{Deadline, human};
+use crate::sys::{signal, text};
+use plan::{Plan, Refusal};
+use std::time::{Duration, Instant};
 
 const KMOD: &str = include_str!("scripts/kmod.sh");
+const PREPARE: &str = include_str!("scripts/apt-prepare.sh");
+const UPDATE: &str = include_str!("scripts/apt-update.sh");
+const PLAN: &str = include_str!("scripts/apt-plan.sh");
+const INSTALL: &str = include_str!("scripts/apt-install.sh");
+const UNDO: &str = include_str!("scripts/apt-undo.sh");
 
 /// How long dpkg's lock is waited for, in seconds: a fresh container may run
 /// unattended-upgrades.
-pub(super) const LOCK_SECONDS: &str = "300";
+const LOCK_SECONDS: &str = "300";
 
 /// Installs modprobe, which NVIDIA's installer insists on even without
 /// kernel modules.
@@ -27,4 +44,364 @@ pub(super) fn install_kmod(guest: &Guest, os: &Os, wishes: &Wishes) -> anyhow::R
     let output = guest.pct_sh(KMOD, [LOCK_SECONDS]).must(&deadline).fault(what)?;
     log::info!("driver: installed kmod, which the installer needs, in {}", human(output.took));
     Ok(())
+}
+
+/// The CUDA packages and the utilities, after the driver.
+///
+/// # Errors
+/// [`Code::Software`] when the CUDA packages could not be installed; the
+/// utilities only warn.
+pub(super) fn software(
+    guest: &Guest,
+    wishes: &Wishes,
+    check: &Check,
+    cache: &Cache,
+    installed: &mut Installed,
+) -> anyhow::Result<()> {
+    let apt = Apt { guest, wishes, os: &check.os, deadline: Deadline::after(wishes.limits.apt) };
+    let cuda = if check.software_pending() { apt.cuda(check, cache) } else { Ok(Vec::new()) };
+    let failed = match cuda {
+        Ok(names) => {
+            installed.cuda = names;
+            None
+        }
+        Err(error) => Some(error),
+    };
+    let stop = failed.as_ref().is_some_and(|e| super::exec::is_gone(e) || super::exec::is_interrupted(e));
+    if !stop {
+        apt.utilities(&check.utilities_missing, installed);
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// apt in one container, for one install.
+struct Apt<'a> {
+    guest: &'a Guest,
+    wishes: &'a Wishes,
+    os: &'a Os,
+    deadline: Deadline,
+}
+
+impl Apt<'_> {
+    fn cuda(&self, check: &Check, cache: &Cache) -> anyhow::Result<Vec<String>> {
+        let CudaPackages::List(all) = &self.wishes.cuda else { return Ok(Vec::new()) };
+        if !self.os.apt {
+            return Err(Fault::new(
+                Code::Software,
+                format!("{} has no apt-get: CUDA packages cannot be installed in it", self.os.shown()),
+            )
+            .remedy("set CUDA_PACKAGES=none for this container")
+            .into());
+        }
+        // After an interrupted run all are asked for: apt knows what is there.
+        let wanted = if check.software_cut { all } else { &check.cuda_missing };
+        let names = self.names(wanted)?;
+        let repository = Repository::find(cache, self.wishes, self.os)?;
+        self.offer(&repository)?;
+        let started = Instant::now();
+        let plan = self.plan(&names)?;
+        if let Some(refusal) = plan.refusal() {
+            return Err(self.refused(&names, refusal, &repository));
+        }
+        if plan.install.is_empty() && !check.software_cut {
+            return Ok(Vec::new());
+        }
+        self.install(&names, "CUDA packages")?;
+        log::info!(
+            "cuda: installed {} ({} packages, {} to download) in {}",
+            names.join(", "),
+            plan.install.len(),
+            size(plan.need.0),
+            human(started.elapsed())
+        );
+        Ok(plan.names())
+    }
+
+    fn names(&self, templates: &[PackageTemplate]) -> anyhow::Result<Vec<String>> {
+        let distro = self.os.distro();
+        let facts = Facts { version: &self.wishes.driver, arch: repo_arch(), distro: distro.as_deref() };
+        templates.iter().map(|t| t.fill(&facts)).collect::<anyhow::Result<_>>().fault(|| {
+            Fault::new(Code::Software, "CUDA_PACKAGES cannot be filled in")
+                .remedy("name the packages, like CUDA_PACKAGES=cuda-toolkit-12-8, or CUDA_PACKAGES=none")
+        })
+    }
+
+    /// Puts source, key and preferences in place and fetches the index. When
+    /// that fails, the source is taken away again: apt must go on working for
+    /// the container's owner.
+    fn offer(&self, repository: &Repository) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let prepared = self.prepare(repository)?;
+        let file = prepared.elsewhere.as_deref().unwrap_or(SOURCE);
+        let done = self.update(Some(file));
+        // Without the distribution's lists nothing can be resolved; one that
+        // fails need not matter.
+        if done.is_ok() && !prepared.lists {
+            if let Err(error) = self.update(None) {
+                log::warn!("repository: the container's other sources: {}", exit::one_line(&error));
+            }
+        }
+        if let Err(error) = done {
+            if prepared.elsewhere.is_none() {
+                self.undo();
+            }
+            return Err(error).fault(|| {
+                Fault::new(Code::Software, format!("repository: {} cannot be used", repository.uri)).remedy(
+                    "check NVIDIA_REPO_URL and NVIDIA_REPO_KEY_URL; CUDA_PACKAGES=none does without it",
+                )
+            });
+        }
+        if prepared.changed {
+            log::info!("repository: {} in place in {}", repository.uri, human(started.elapsed()));
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, repository: &Repository) -> anyhow::Result<Prepared> {
+        let mut input = String::new();
+        for (path, text) in repository.files() {
+            input.push_str(&format!("{path} {}\n{text}", text.lines().count()));
+        }
+        let what = || {
+            Fault::new(Code::Software, format!("apt in container {} cannot be prepared", self.guest.ctid()))
+                .remedy(format!("pct exec {} -- dpkg --configure -a", self.guest.ctid()))
+        };
+        let uri = repository.uri.as_str();
+        let cmd = self.guest.pct_sh(PREPARE, [uri]).stdin(std::io::Cursor::new(input));
+        let output = cmd.must(&self.deadline).fault(what)?;
+        Ok(Prepared::parse(&output.stdout))
+    }
+
+    /// `apt-get update`, of one source or of all; repeated while somebody
+    /// holds the lock or the network is not up yet.
+    fn update(&self, file: Option<&str>) -> anyhow::Result<()> {
+        let network = Deadline::after(self.wishes.limits.network);
+        loop {
+            let output = self.guest.pct_sh(UPDATE, [file.unwrap_or_default()]).run(&self.deadline)?;
+            let trouble = Trouble::of(&output);
+            let until = match trouble {
+                None => return Ok(()),
+                Some(Trouble::Locked) => &self.deadline,
+                Some(Trouble::Network) => &network,
+                Some(Trouble::Final) => return Err(anyhow::anyhow!("apt-get update: {}", reasons(&output))),
+            };
+            if until.remaining() < Duration::from_secs(3) {
+                return Err(anyhow::anyhow!("apt-get update: {}", reasons(&output)));
+            }
+            log::debug!("apt-get update: {}; trying again", reasons(&output));
+            signal::sleep(Duration::from_secs(3))?;
+        }
+    }
+
+    fn undo(&self) {
+        if let Err(error) = self.guest.pct_sh(UNDO, []).even_when_stopping().run(&Deadline::secs(30)) {
+            log::warn!("repository: {SOURCE} may be left in the container: {error}");
+        }
+    }
+
+    fn plan(&self, names: &[String]) -> anyhow::Result<Plan> {
+        let what = || Fault::new(Code::Software, format!("apt cannot plan {}", names.join(", ")));
+        let args = names.iter().map(String::as_str);
+        let output = self.guest.pct_sh(PLAN, args).keep(1 << 20).must(&self.deadline).fault(what)?;
+        Ok(Plan::parse(&output.stdout))
+    }
+
+    fn install(&self, names: &[String], what: &str) -> anyhow::Result<()> {
+        let args = std::iter::once(LOCK_SECONDS).chain(names.iter().map(String::as_str));
+        let output =
+            self.guest.pct_sh(INSTALL, args).run(&self.deadline).fault(|| {
+                Fault::new(Code::Software, format!("{what}: {} not installed", names.join(", ")))
+            })?;
+        if output.success() {
+            return Ok(());
+        }
+        let message =
+            format!("{what}: apt-get install {}: {}, {}", names.join(" "), output.ended, reasons(&output));
+        Err(Fault::new(Code::Software, message)
+            .remedy(format!("pct exec {} -- apt-get install {}", self.guest.ctid(), names.join(" ")))
+            .into())
+    }
+
+    fn refused(&self, names: &[String], refusal: Refusal, repository: &Repository) -> anyhow::Error {
+        let what = names.join(", ");
+        let driver = &self.wishes.driver;
+        let (why, remedy) = match refusal {
+            Refusal::Unknown(said) => (
+                format!("{what}: not in {} ({said})", repository.uri),
+                "set CUDA_PACKAGES to what is there, or to none".to_owned(),
+            ),
+            Refusal::Kernel(packages) => (
+                format!(
+                    "{what} is refused: it would bring kernel modules ({packages}), and a container has no kernel"
+                ),
+                "set CUDA_PACKAGES=cuda-toolkit-{cuda}, which holds no driver".to_owned(),
+            ),
+            Refusal::Driver(packages) => (
+                format!(
+                    "{what} is refused: it would put a driver by apt ({packages}) over the runfile's {driver}"
+                ),
+                "set CUDA_PACKAGES=cuda-toolkit-{cuda}, which holds no driver".to_owned(),
+            ),
+            Refusal::Removes(packages) => (
+                format!("{what} is refused: it would remove {packages}"),
+                format!("pct exec {} -- apt-get install {}", self.guest.ctid(), names.join(" ")),
+            ),
+            Refusal::Space(short) => (
+                format!("{what}: {short} in container {}", self.guest.ctid()),
+                format!("pct resize {} rootfs +10G", self.guest.ctid()),
+            ),
+            Refusal::Impossible(said) => (
+                format!("{what} cannot be installed: {said}"),
+                format!("pct exec {} -- apt-get install {}", self.guest.ctid(), names.join(" ")),
+            ),
+        };
+        Fault::new(Code::Software, format!("cuda: {why}")).remedy(remedy).into()
+    }
+
+    /// One by one, since one that cannot be had must not cost the others.
+    fn utilities(&self, missing: &[PackageTemplate], installed: &mut Installed) {
+        if missing.is_empty() || !self.os.apt {
+            return;
+        }
+        for package in missing {
+            match self.utility(package) {
+                Ok(name) => installed.utilities.push(name),
+                Err(error) if super::exec::is_gone(&error) || super::exec::is_interrupted(&error) => return,
+                Err(error) => {
+                    installed.warnings.push(format!("utility {package}: {}", exit::one_line(&error)))
+                }
+            }
+        }
+    }
+
+    fn utility(&self, package: &PackageTemplate) -> anyhow::Result<String> {
+        let started = Instant::now();
+        let names = self.names(std::slice::from_ref(package))?;
+        let mut plan = self.plan(&names)?;
+        if matches!(plan.refusal(), Some(Refusal::Unknown(_))) {
+            self.update(None)?;
+            plan = self.plan(&names)?;
+        }
+        match plan.refusal() {
+            None => {}
+            Some(Refusal::Unknown(_)) => anyhow::bail!("{} does not have it in its sources", self.os.shown()),
+            Some(Refusal::Driver(p) | Refusal::Kernel(p)) => {
+                anyhow::bail!("it would bring a driver by apt ({p})")
+            }
+            Some(Refusal::Removes(p)) => anyhow::bail!("it would remove {p}"),
+            Some(Refusal::Space(why) | Refusal::Impossible(why)) => anyhow::bail!(why),
+        }
+        self.install(&names, "utilities")?;
+        log::info!("utility: installed {} in {}", names.join(", "), human(started.elapsed()));
+        Ok(names.join(", "))
+    }
+}
+
+/// What the preparation found and did.
+#[derive(Debug, Default)]
+struct Prepared {
+    changed: bool,
+    lists: bool,
+    elsewhere: Option<String>,
+}
+
+impl Prepared {
+    fn parse(answer: &[u8]) -> Prepared {
+        let mut prepared = Prepared::default();
+        for (key, value) in fields(answer) {
+            match key.as_str() {
+                "interrupted" => log::info!("apt: an interrupted dpkg run was completed"),
+                "removed" => log::info!("repository: removed {value}, which apt could not read"),
+                "elsewhere" if value.starts_with("/etc/apt/") && !value.contains("..") => {
+                    log::info!("repository: {value} names it already");
+                    prepared.elsewhere = Some(value);
+                }
+                "wrote" => prepared.changed = true,
+                "lists" => prepared.lists = true,
+                _ => {}
+            }
+        }
+        prepared
+    }
+}
+
+/// What kept `apt-get update` from succeeding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Locked,
+    Network,
+    Final,
+}
+
+impl Trouble {
+    fn of(output: &Output) -> Option<Trouble> {
+        let said = format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr));
+        if output.success() {
+            return None;
+        }
+        let any = |words: &[&str]| words.iter().any(|w| said.contains(w));
+        Some(if any(&["Could not get lock", "Unable to lock"]) {
+            Trouble::Locked
+        } else if any(&[
+            "Could not resolve",
+            "Temporary failure",
+            "Could not connect",
+            "Connection failed",
+            "Unable to connect",
+            "Connection timed out",
+            "Network is unreachable",
+        ]) {
+            Trouble::Network
+        } else {
+            Trouble::Final
+        })
+    }
+}
+
+/// apt's own reasons: its error lines, else what it printed last.
+fn reasons(output: &Output) -> String {
+    let all = [output.stdout.as_slice(), b"\n", output.stderr.as_slice()].concat();
+    let is_reason =
+        |l: &&[u8]| l.starts_with(b"E: ") || l.starts_with(b"W: ") || l.starts_with(b"dpkg: error");
+    let mut lines: Vec<String> =
+        all.split(|b| *b == b'\n').filter(is_reason).map(text::line).take(4).collect();
+    if lines.is_empty() {
+        lines = output.last_lines(4);
+    }
+    lines.join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::Ended;
+
+    fn said(text: &str, code: i32) -> Output {
+        Output { ended: Ended::Code(code), stdout: text.into(), stderr: Vec::new(), took: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_lock_and_a_missing_network_are_waited_for_a_bad_signature_is_not() {
+        assert_eq!(Trouble::of(&said("", 0)), None);
+        let lock = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)";
+        assert_eq!(Trouble::of(&said(lock, 100)), Some(Trouble::Locked));
+        let network = "W: Failed to fetch http://h/  Temporary failure resolving 'h'";
+        assert_eq!(Trouble::of(&said(network, 100)), Some(Trouble::Network));
+        let key = "Err:1 http://h  InRelease\nW: GPG error: NO_PUBKEY A4B469963BF863CC\nE: The repository is not signed.";
+        assert_eq!(Trouble::of(&said(key, 100)), Some(Trouble::Final));
+        assert_eq!(
+            reasons(&said(key, 100)),
+            "W: GPG error: NO_PUBKEY A4B469963BF863CC | E: The repository is not signed."
+        );
+    }
+
+    #[test]
+    fn a_source_elsewhere_is_believed_only_below_etc_apt() {
+        let of = |text: &str| Prepared::parse(text.as_bytes()).elsewhere;
+        assert_eq!(
+            of("elsewhere /etc/apt/sources.list.d/cuda.list\n").as_deref(),
+            Some("/etc/apt/sources.list.d/cuda.list")
+        );
+        assert_eq!(of("elsewhere /etc/shadow\n"), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! The order of the steps: driver first and alone, then repository, CUDA,
 //! utilities.
 
+use super::apt;
 use super::cache::Cache;
 use super::driver;
 use super::exec::Guest;
@@ -61,5 +62,5 @@ fn steps(
         keep.extend(&wishes.kernel);
         cache.prune(&keep);
     }
-    Ok(())
+    apt::software(guest, wishes, check, cache, installed)
 }

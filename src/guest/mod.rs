@@ -18,6 +18,7 @@ pub mod net;
 pub mod os;
 pub mod progress;
 pub mod ready;
+mod repo;
 pub mod runfile;
 pub mod smi;
 pub mod verify;

@@ -1,5 +1,6 @@
 //! The edge of the operating system. Knows none of the project's own types.
 
+pub mod armour;
 pub mod fetch;
 pub mod lock;
 pub mod log;

@@ -104,9 +104,14 @@ mod tests {
 
     #[test]
     fn drivers_are_told_from_what_only_has_nvidia_in_its_name() {
-        for name in
-            ["libcuda1", "libcuda1:amd64", "libnvidia-compute-580", "nvidia-driver-cuda", "nvidia-smi", "libnvidia-ml1"]
-        {
+        for name in [
+            "libcuda1",
+            "libcuda1:amd64",
+            "libnvidia-compute-580",
+            "nvidia-driver-cuda",
+            "nvidia-smi",
+            "libnvidia-ml1",
+        ] {
             assert!(is_driver(name), "{name}");
         }
         for name in [

@@ -55,7 +55,9 @@ impl Plan {
                 "open" => plan.unpinned(&words),
                 "size" => plan.sized(&value),
                 "free" => {
-                    let kb = |n: usize| words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(u64::MAX / 2048);
+                    let kb = |n: usize| {
+                        words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(u64::MAX / 2048)
+                    };
                     plan.free = (kb(0) * 1024, kb(1) * 1024);
                 }
                 _ => {}
@@ -113,7 +115,8 @@ impl Plan {
             return Some(Refusal::Kernel(list(&self.kernel)));
         }
         if !self.driver.is_empty() {
-            let named: Vec<String> = self.driver.iter().map(|(n, v)| format!("{n} {v}").trim().to_owned()).collect();
+            let named: Vec<String> =
+                self.driver.iter().map(|(n, v)| format!("{n} {v}").trim().to_owned()).collect();
             return Some(Refusal::Driver(list(&named)));
         }
         if !self.possible {
@@ -215,7 +218,9 @@ mod tests {
         let text = "sim The following packages have unmet dependencies:\n\
             sim  cuda-drivers-580 : Depends: nvidia-open-580 but it is not installable\n\
             sim E: Unable to correct problems, you have held broken packages.\nsim-rc 100\n";
-        assert!(matches!(plan(text).refusal(), Some(Refusal::Impossible(said)) if said.contains("nvidia-open-580")));
+        assert!(
+            matches!(plan(text).refusal(), Some(Refusal::Impossible(said)) if said.contains("nvidia-open-580"))
+        );
         let text = format!("{text}open Inst libnvidia-ml1 (580.126.09-1 NVIDIA [amd64])\n");
         assert_eq!(plan(&text).refusal(), Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into())));
         let text = "sim E: Unable to locate package cuda-toolkit-99-0\nsim-rc 100\n";

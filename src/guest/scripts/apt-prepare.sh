@@ -2,7 +2,7 @@
 # purpose wrote wrongly, and puts our files in place. $1: the repository's URI.
 # stdin: for each file "PATH LINES" and so many lines.
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
-uri=$1
+uri=${1%/}
 d=/etc/apt/sources.list.d
 ours=$d/phoenix-nvidia.sources
 
@@ -27,7 +27,7 @@ done
 elsewhere=
 for f in /etc/apt/sources.list "$d"/*.list "$d"/*.sources; do
     [ "$f" = "$ours" ] || [ ! -f "$f" ] && continue
-    grep -vE '^[[:space:]]*#' "$f" | grep -qF "${uri%/}" && elsewhere=$f && echo "elsewhere $f"
+    grep -vE '^[[:space:]]*#' "$f" | grep -qF "$uri" && elsewhere=$f && echo "elsewhere $f"
 done
 
 while IFS=' ' read -r path lines; do
