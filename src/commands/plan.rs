@@ -35,7 +35,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let document = conf.read()?.document;
     let settings = common::settings(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
-    let (intent, software) = hand.validate(&document)?;
+    let (intent, software) = hand.validate()?;
     let choice = choice(ctid, &intent, &hand.settings, &document);
     if let Some(fault) = pre_start::fault_of(&choice) {
         return Err(fault.into());

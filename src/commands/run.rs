@@ -40,7 +40,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     };
     let settings = common::settings(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
-    let result = hand.all(&document);
+    let result = hand.all();
     hand.record(&result, begun);
     result?;
     log::info!("container {ctid}: NVIDIA configuration completed ({})", common::since(begun));
@@ -58,8 +58,8 @@ pub struct Hand {
 }
 
 impl Hand {
-    fn all(&self, document: &Document) -> anyhow::Result<()> {
-        let (intent, software) = self.validate(document)?;
+    fn all(&self) -> anyhow::Result<()> {
+        let (intent, software) = self.validate()?;
         lifecycle::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
         // A conf that vanished, or that another node has, is told here.
         let document = self.conf.read()?.document;
@@ -76,6 +76,13 @@ impl Hand {
         } else {
             log::info!("{words}: already configured");
         }
+        if document.get("template").as_deref() == Some("1") {
+            log::info!(
+                "container {} is a template: its clones inherit this, and get their driver at their first start",
+                self.ctid
+            );
+            return Ok(());
+        }
         let patience = self.patience();
         if lifecycle::status(self.ctid)? != Status::Running {
             lifecycle::start(self.ctid, &patience, &self.environment())?;
@@ -89,7 +96,7 @@ impl Hand {
     /// # Errors
     /// [`Code::Input`] with all that cannot be read; [`Code::Software`] for a
     /// driver version that cannot work.
-    pub fn validate(&self, document: &Document) -> anyhow::Result<(Intent, WantedSoftware)> {
+    pub fn validate(&self) -> anyhow::Result<(Intent, WantedSoftware)> {
         let (intent, mut problems) = Intent::of(&self.settings);
         let kernel = loaded_version();
         let software = wishes::read(&self.settings, kernel, None);
@@ -116,7 +123,6 @@ impl Hand {
                 later.origin
             );
         }
-        log::debug!("{} lines in the conf", document.entries().len());
         Ok((intent, software))
     }
 
