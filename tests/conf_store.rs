@@ -4,114 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::disallowed_methods)] // other writers' ways are played here
 
+#[path = "conf_support/files.rs"]
+mod files;
+#[path = "conf_support/on_pmxcfs.rs"]
+mod on_pmxcfs;
+
+use files::{Host, ON_PMXCFS, set};
 use phoenix_nvidia::conf::document::Document;
-use phoenix_nvidia::conf::store::{Caller, Conf};
+use phoenix_nvidia::conf::store::Caller;
 use phoenix_nvidia::exit::{Code, code_of, one_line, remedy_of};
 use std::cell::Cell;
-use std::fs::File;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-const TEXT: &str = "arch: amd64\nmemory: 512\n\n[snap]\nmemory: 256\n";
-
-/// Set for the run on pmxcfs's rules.
-const ON_PMXCFS: &str = "PHOENIX_TEST_ON_PMXCFS";
-
-struct Host {
-    // In this order: unmounted before the directory goes.
-    pmxcfs: Option<phoenix_lab::fuse::Served>,
-    root: tempfile::TempDir,
-    conf: Conf,
-}
-
-impl Host {
-    fn new() -> Host {
-        let root = tempfile::tempdir().unwrap();
-        let at = |inside: &str| root.path().join(inside);
-        for directory in ["etc/pve/nodes/two/lxc", "var/lib/lxc/101", "run/lock/lxc", "control"] {
-            std::fs::create_dir_all(at(directory)).unwrap();
-        }
-        let pmxcfs = match std::env::var_os(ON_PMXCFS) {
-            Some(_) => Some(phoenix_lab::fuse::mount(&at("etc/pve"), "one", Some(at("control"))).unwrap()),
-            None => {
-                std::fs::create_dir_all(at("etc/pve/nodes/one/lxc")).unwrap();
-                symlink("nodes/one/lxc", at("etc/pve/lxc")).unwrap();
-                None
-            }
-        };
-        let conf = Conf::under(root.path(), "101".parse().unwrap()).waiting(Duration::from_millis(400));
-        let host = Host { pmxcfs, root, conf };
-        std::fs::write(host.conf.path(), TEXT).unwrap();
-        host
-    }
-
-    fn on_pmxcfs(&self) -> bool {
-        self.pmxcfs.is_some()
-    }
-
-    /// Has each write on pmxcfs fail: `no-quorum`, `full` or `eio`.
-    fn writes_meet(&self, what: &str) {
-        std::fs::write(self.path("control").join(what), "").unwrap();
-    }
-
-    fn path(&self, inside: &str) -> PathBuf {
-        self.root.path().join(inside)
-    }
-
-    fn text(&self) -> String {
-        std::fs::read_to_string(self.conf.path()).unwrap()
-    }
-
-    fn inode(&self) -> u64 {
-        self.conf.path().symlink_metadata().unwrap().ino()
-    }
-
-    /// The names in the directory of the confs.
-    fn names(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.path("etc/pve/lxc")).unwrap();
-        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    /// Replaces the conf as Proxmox does.
-    fn replace_as_proxmox(&self, text: &str) {
-        let temp = self.path("etc/pve/lxc/101.conf.tmp.1");
-        std::fs::write(&temp, text).unwrap();
-        std::fs::rename(temp, self.conf.path()).unwrap();
-    }
-
-    /// A lock as another process holds it: one of its own on an own opening.
-    fn hold(&self, path: PathBuf) -> File {
-        let file = File::options().append(true).create(true).open(path).unwrap();
-        fs2::FileExt::try_lock_exclusive(&file).unwrap();
-        file
-    }
-
-    fn hold_proxmox_lock(&self) -> File {
-        self.hold(self.path("run/lock/lxc/pve-config-101.lock"))
-    }
-
-    fn set(&self, who: Caller, value: &str) -> anyhow::Result<bool> {
-        self.conf.edit(who, |document| set(document, value)).map(|done| done.is_some())
-    }
-
-    /// That an edit fails with code 4, says `what`, and leaves all as it was.
-    fn refuses(&self, who: Caller, what: &str) {
-        let before = (std::fs::read(self.conf.path()).ok(), self.names());
-        let error = self.set(who, "9").unwrap_err();
-        assert_eq!(code_of(&error), Code::Passthrough, "{error:#}");
-        assert!(one_line(&error).contains(what), "{error:#} does not say {what:?}");
-        assert!(remedy_of(&error).is_some(), "{error:#}");
-        assert_eq!(before, (std::fs::read(self.conf.path()).ok(), self.names()));
-    }
-}
-
-/// An edit that every document without the wanted value needs.
-fn set(document: &Document, value: &str) -> Option<Document> {
-    document.set_environment(&"A".parse().unwrap(), Some(&value.parse().unwrap()))
-}
 
 #[test]
 fn an_edit_is_written_whole_with_mode_and_owner_kept() {
@@ -297,7 +201,7 @@ fn what_is_no_file_is_left_alone() {
     if host.on_pmxcfs() {
         return; // neither symlink nor fifo there
     }
-    std::fs::write(host.path("target"), TEXT).unwrap();
+    std::fs::write(host.path("target"), files::TEXT).unwrap();
     symlink(host.path("target"), host.conf.path()).unwrap();
     host.refuses(Caller::ByHand, "is a symlink");
     assert!(host.conf.path().is_symlink());
@@ -387,64 +291,6 @@ fn threads_that_edit_at_once_lose_nothing() {
 }
 
 #[test]
-fn without_quorum_only_what_must_be_written_fails() {
-    let host = Host::new();
-    if !host.on_pmxcfs() {
-        return;
-    }
-    host.set(Caller::Hook, "1").unwrap();
-    for trouble in ["no-quorum", "eio"] {
-        host.writes_meet(trouble);
-        assert!(!host.set(Caller::Hook, "1").unwrap(), "already right, nothing to write");
-        let error = host.set(Caller::Hook, "2").unwrap_err();
-        assert_eq!(code_of(&error), Code::Passthrough);
-        assert!(one_line(&error).contains("the cluster has no quorum"), "{error:#}");
-        assert!(remedy_of(&error).unwrap().contains("pvecm status"));
-        std::fs::remove_file(host.path("control").join(trouble)).unwrap();
-    }
-    assert!(host.text().contains("A=1") && host.names() == ["101.conf"]);
-    assert!(host.set(Caller::Hook, "2").unwrap());
-}
-
-#[test]
-fn a_full_disk_leaves_the_old_conf_and_no_temp_file() {
-    let host = Host::new();
-    if !host.on_pmxcfs() {
-        return;
-    }
-    host.writes_meet("full");
-    host.refuses(Caller::Hook, "no space is left");
-}
-
-#[test]
-fn the_file_system_has_the_rules_of_pmxcfs() {
-    let host = Host::new();
-    if !host.on_pmxcfs() {
-        return;
-    }
-    let errno = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
-    let path = host.conf.path();
-    let meta = path.metadata().unwrap();
-    assert_eq!((meta.mode(), meta.uid(), meta.gid(), meta.mtime_nsec()), (0o100_640, 0, 33, 0));
-    assert_eq!(errno(std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))), nix::libc::EPERM);
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o640)).unwrap();
-    assert_eq!(errno(std::os::unix::fs::chown(path, Some(1), Some(1))), nix::libc::EPERM);
-    assert_eq!(errno(symlink("x", host.path("etc/pve/link"))), nix::libc::ENOSYS);
-    assert_eq!(errno(std::fs::hard_link(path, host.path("etc/pve/link"))), nix::libc::EPERM);
-    let big = host.path("etc/pve/big");
-    assert_eq!(errno(std::fs::write(&big, vec![0; (1 << 20) + 1])), nix::libc::EFBIG);
-    assert_eq!(big.metadata().unwrap().len(), 1 << 20);
-    let secret = host.path("etc/pve/priv/x");
-    std::fs::write(&secret, "x").unwrap();
-    assert_eq!(secret.metadata().unwrap().mode() & 0o777, 0o600);
-    let held = host.hold(path.to_owned());
-    let other = File::open(path).unwrap();
-    assert!(fs2::FileExt::try_lock_exclusive(&other).is_err());
-    drop(held);
-    assert!(fs2::FileExt::try_lock_exclusive(&other).is_ok());
-}
-
-#[test]
 fn all_of_this_holds_on_pmxcfs_too() {
     if std::env::var_os(ON_PMXCFS).is_some() {
         return;
@@ -466,5 +312,5 @@ fn all_of_this_holds_on_pmxcfs_too() {
     let shown = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{shown}\n{errors}", output.status);
-    assert!(shown.contains("test the_file_system_has_the_rules_of_pmxcfs ... ok"), "{shown}");
+    assert!(shown.contains("test on_pmxcfs::the_file_system_has_the_rules_of_pmxcfs ... ok"), "{shown}");
 }

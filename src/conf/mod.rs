@@ -6,6 +6,7 @@
 
 pub mod devices;
 pub mod document;
+mod faults;
 mod line;
 mod open;
 mod reconcile;

@@ -2,14 +2,14 @@
 //! Runs no program.
 
 use super::document::Document;
+use super::faults::describe;
 use super::open::{self, MAX_SIZE, OpenError, TakeError};
 use crate::exit::{Code, Fault};
-use crate::sys::lock::{self, LockError};
+use crate::sys::lock;
 use crate::sys::replace::{Attributes, replace_if};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use anyhow::Result;
-use nix::libc;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -46,8 +46,8 @@ pub struct Snapshot {
 /// The files of one container.
 #[derive(Clone, Debug)]
 pub struct Conf {
-    ctid: Ctid,
-    conf: PathBuf,
+    pub(super) ctid: Ctid,
+    pub(super) conf: PathBuf,
     generated: PathBuf,
     pve_lock: PathBuf,
     nodes: PathBuf,
@@ -103,14 +103,6 @@ impl Conf {
         let mut nodes = std::fs::read_dir(&self.nodes).ok()?.flatten();
         let there = nodes.find(|node| node.path().join("lxc").join(name).exists())?;
         Some(there.file_name().to_string_lossy().into_owned())
-    }
-
-    /// Adds to an error about a missing container where it is, if that is
-    /// another node.
-    pub fn or_elsewhere(&self, error: anyhow::Error) -> anyhow::Error {
-        let Some(node) = self.other_node() else { return error };
-        let fault = Fault::new(Code::NoContainer, format!("container {} is on node {node}", self.ctid));
-        error.context(fault.remedy(format!("run it on {node}")))
     }
 
     /// Reads the conf, without any lock.
@@ -285,92 +277,6 @@ impl Conf {
         let path = self.conf.display();
         let message = format!("{path} would grow over 1 MiB, the most that /etc/pve takes");
         Err(self.fault_at(&self.conf, message))
-    }
-
-    /// A fault of the host's side.
-    fn fault_at(&self, path: &Path, message: String) -> anyhow::Error {
-        Fault::new(Code::Passthrough, message).remedy(format!("look at `ls -l {}`", path.display())).into()
-    }
-
-    fn unreadable(&self, error: OpenError, missing: Code) -> anyhow::Error {
-        let (ctid, path) = (self.ctid, &self.conf);
-        match error {
-            OpenError::Missing => self.missing(missing),
-            OpenError::Io(error) => {
-                let message = format!("cannot read {}: {error}", path.display());
-                let remedy = "`systemctl status pve-cluster` shows whether /etc/pve is served";
-                Fault::new(Code::Passthrough, message).remedy(remedy).into()
-            }
-            other => self.fault_at(path, format!("container {ctid}: {}", describe(&other, path))),
-        }
-    }
-
-    fn missing(&self, code: Code) -> anyhow::Error {
-        let ctid = self.ctid;
-        let vanished = code != Code::NoContainer;
-        if let Some(node) = self.other_node() {
-            let what = if vanished { "was migrated meanwhile: it is now" } else { "is" };
-            let message = format!("container {ctid} {what} on node {node}");
-            return Fault::new(code, message).remedy(format!("run it on {node}")).into();
-        }
-        let path = self.conf.display();
-        let served = self.conf.parent().is_some_and(Path::is_dir);
-        let (message, remedy) = if !served {
-            let what = format!("{path} does not exist, and neither does its directory");
-            (what, "`systemctl status pve-cluster` shows whether /etc/pve is served")
-        } else if vanished {
-            let what = format!("{path} has vanished: container {ctid} was destroyed or migrated meanwhile");
-            (what, "`pct list` shows the containers of this node")
-        } else {
-            let what = format!("container {ctid} does not exist: there is no {path}");
-            (what, "`pct list` shows the containers of this node")
-        };
-        Fault::new(code, message).remedy(remedy).into()
-    }
-
-    fn not_locked(&self, error: TakeError) -> anyhow::Error {
-        let error = match error {
-            TakeError::Open(error) => return self.unreadable(error, Code::Passthrough),
-            TakeError::Lock(error) => error,
-        };
-        let remedy = match &error {
-            LockError::Busy { holder: Some(holder), .. } => {
-                format!("wait until it has ended; `ps -fp {}` shows it", holder.pid)
-            }
-            _ => "run it again; `lslocks` shows who holds what".to_owned(),
-        };
-        let message = format!("the conf of container {} was not changed", self.ctid);
-        anyhow::Error::new(error).context(Fault::new(Code::Passthrough, message).remedy(remedy))
-    }
-
-    fn not_written(&self, error: io::Error) -> anyhow::Error {
-        let path = self.conf.display();
-        let (why, remedy) = match error.raw_os_error() {
-            Some(libc::EACCES | libc::EROFS | libc::EIO) => (
-                "the cluster has no quorum, and without it nothing under /etc/pve can be changed",
-                "`pvecm status` shows the quorum",
-            ),
-            Some(libc::ENOSPC | libc::EDQUOT) => ("no space is left there", "`df /etc/pve` shows it"),
-            Some(libc::EFBIG) => ("it would be too large", "`ls -l /etc/pve/lxc` shows its size"),
-            None | Some(libc::ENOENT) => (
-                "somebody else replaced it again and again, or it vanished",
-                "`ls -l /etc/pve/lxc` shows what is there; then run it again",
-            ),
-            _ => ("nothing was changed", "`systemctl status pve-cluster` shows whether /etc/pve is served"),
-        };
-        let message = format!("cannot write {path}: {why}");
-        anyhow::Error::new(error).context(Fault::new(Code::Passthrough, message).remedy(remedy))
-    }
-}
-
-/// What is wrong with a file, in one sentence.
-fn describe(error: &OpenError, path: &Path) -> String {
-    let path = path.display();
-    match error {
-        OpenError::Missing => format!("{path} does not exist"),
-        OpenError::NotAFile(what) => format!("{path} is {what}, so it is left alone"),
-        OpenError::TooLarge => format!("{path} is larger than 1 MiB, so it is left alone"),
-        OpenError::Io(error) => format!("cannot read {path}: {error}"),
     }
 }
 
