@@ -3,11 +3,10 @@
 
 mod changes;
 mod place;
-mod ready;
 
 use super::hookscript::{Hookscript, Place};
 use super::undo::Undo;
-use super::{common, wishes};
+use super::{common, ready, wishes};
 use crate::cli::Attach;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};

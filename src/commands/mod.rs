@@ -5,6 +5,7 @@ pub mod bring;
 pub mod chain;
 pub mod common;
 pub mod detach;
+pub mod doctor;
 pub mod follow;
 pub mod hook;
 pub mod hookscript;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod post_start;
 pub mod pre_start;
 pub mod prepare;
+pub mod ready;
 pub mod run;
 pub mod status;
 pub mod undo;
@@ -69,7 +71,7 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         (_, Some(Command::Detach(options))) => detach::run(&options),
         (_, Some(Command::Plan { ctid })) => plan::run(ctid),
         (_, Some(Command::Status { ctids, json })) => status::run(&ctids, json),
-        (_, Some(other)) => anyhow::bail!("{other:?} is not there yet"),
+        (_, Some(Command::Doctor { ctid, json })) => doctor::run(ctid, json),
         // clap demands one of them.
         (None, None) => Ok(Code::Input),
     }

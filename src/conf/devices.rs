@@ -303,7 +303,7 @@ pub fn passed_by_dev_lines(document: &Document) -> Vec<String> {
 }
 
 /// A path with single slashes and none at its end.
-pub(super) fn normal(path: &str) -> String {
+pub fn normal(path: &str) -> String {
     let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
     let joined: Vec<&str> = parts.collect();
     let root = if path.starts_with('/') { "/" } else { "" };

@@ -188,7 +188,7 @@ impl fmt::Display for Opened {
 /// Opens the nodes inside; an empty list when that could not be done.
 pub fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(String, Opened)> {
     let args = nodes.iter().map(String::as_str);
-    match guest.pct_sh(OPEN_NODES, args).run(&deadline.at_most(std::time::Duration::from_secs(30))) {
+    match guest.attach_sh(OPEN_NODES, args).run(&deadline.at_most(std::time::Duration::from_secs(30))) {
         Ok(output) => fields(&output.stdout)
             .filter(|(key, _)| key == "node")
             .filter_map(|(_, value)| value.split_once(' ').map(|(n, w)| (n.to_owned(), Opened::read(w))))

@@ -45,11 +45,11 @@ impl Cluster {
         let local = local.unwrap_or_default().trim().split('.').next().unwrap_or_default().to_owned();
         let members = look.text("/etc/pve/.members").unwrap_or_default();
         let mut others = parse_members(&members);
-        // Without corosync .members names no list; the directories do.
-        for name in look.names("/etc/pve/nodes").unwrap_or_default() {
-            if !others.iter().any(|node| node.name == name) {
-                others.push(Node { name, address: None, online: false });
-            }
+        // Without corosync .members names no list; then the directories do,
+        // where a node that was removed may have left one behind.
+        if others.is_empty() {
+            let names = look.names("/etc/pve/nodes").unwrap_or_default();
+            others.extend(names.into_iter().map(|name| Node { name, address: None, online: false }));
         }
         others.retain(|node| node.name != local);
         Cluster {

@@ -1,0 +1,193 @@
+//! `doctor`: what is wrong, why, and the command that mends it.
+//!
+//! Everything is read first; each finding is then a small pure function of
+//! what was read. What could not be looked at is unknown, not wrong.
+
+mod cluster;
+mod conf;
+#[cfg(test)]
+mod conf_tests;
+mod finding;
+mod host;
+mod inside;
+
+use super::hookscript::Hookscript;
+use super::level::Level;
+use super::run::nodes;
+use super::{common, status, wishes};
+use crate::conf::document::Document;
+use crate::conf::store::Conf;
+use crate::exit::{Code, one_line};
+use crate::guest::exec::Guest;
+use crate::guest::verify::open_nodes;
+use crate::guest::{attached, found, lifecycle};
+use crate::host::choose::Choice;
+use crate::host::gpus::Inventory;
+use crate::host::look::Look;
+use crate::host::storage::{self, Storage};
+use crate::host::{diagnose, driver, sharing};
+use crate::plan::{self, Intent};
+use crate::settings::{Call, Settings};
+use crate::state::State;
+use crate::sys::out::{Out, Style};
+use crate::sys::time::Deadline;
+use crate::types::Ctid;
+use finding::Finding;
+use serde::Serialize;
+
+/// The version of the JSON's form.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    findings: &'a [Finding],
+}
+
+/// Looks and tells.
+///
+/// # Errors
+/// [`Code::NoContainer`] for a container that is not there.
+pub fn run(ctid: Option<Ctid>, json: bool) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let mut doctor = Doctor::new();
+    let patients = match ctid {
+        Some(ctid) => vec![(ctid, Conf::of(ctid).read()?.document)],
+        None => doctor.all(),
+    };
+    let mut findings = doctor.host();
+    for (ctid, document) in &patients {
+        findings.extend(doctor.container(*ctid, document).into_iter().map(|f| f.of(*ctid)));
+    }
+    findings.extend(host::problems(&doctor.look.problems));
+    let out = Out::stdout();
+    if json {
+        out.line(serde_json::to_string_pretty(&Report { schema: SCHEMA, findings: &findings })?);
+    } else {
+        print(&out, &findings);
+    }
+    let failed = findings.iter().any(|f| f.level == Level::Failure);
+    Ok(if failed { Code::General } else { Code::Success })
+}
+
+fn print(out: &Out, findings: &[Finding]) {
+    let mut subject = None;
+    for finding in findings {
+        if subject != Some(finding.container) {
+            subject = Some(finding.container);
+            let title = finding.container.map_or("host".to_owned(), |ctid| format!("container {ctid}"));
+            out.line(out.paint(Style::Bold, title));
+        }
+        finding.print(out);
+    }
+    let count = |level| findings.iter().filter(|f| f.level == level).count();
+    let words = [Level::Failure, Level::Warning, Level::Unknown]
+        .map(|level| format!("{} {}", count(level), level.word()));
+    out.line(words.join(", "));
+}
+
+struct Doctor {
+    look: Look<'static>,
+    inventory: Inventory,
+    storages: Vec<Storage>,
+    cluster: cluster::Nodes,
+}
+
+impl Doctor {
+    fn new() -> Doctor {
+        let mut look = Look::new(common::root());
+        let storages = storage::read(&mut look);
+        let cluster = cluster::Nodes::read(&mut look);
+        let mut inventory = Inventory::read(common::root());
+        inventory.add_vms(common::root());
+        Doctor { look, inventory, storages, cluster }
+    }
+
+    /// The containers that have anything to do with us.
+    fn all(&mut self) -> Vec<(Ctid, Document)> {
+        let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?.document));
+        let all: Vec<_> = status::containers(&mut self.look).into_iter().filter_map(read).collect();
+        all.into_iter().filter(|(_, conf)| status::concerns_us(&self.look, &self.storages, conf)).collect()
+    }
+
+    fn host(&self) -> Vec<Finding> {
+        let inventory = &self.inventory;
+        let mut findings = vec![host::driver(inventory, || diagnose::no_driver(common::root()))];
+        let installed = driver::installed(common::root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
+        findings.extend(host::next_boot(inventory, installed));
+        findings.extend(host::nodes(inventory));
+        findings.extend(host::problems(&inventory.problems));
+        findings
+    }
+
+    fn container(&mut self, ctid: Ctid, conf: &Document) -> Vec<Finding> {
+        let settings = common::settings_with(ctid, Call::Hook, &Conf::of(ctid), conf, Vec::new());
+        let (intent, mut problems) = Intent::of(&settings);
+        problems.extend(settings.problems.iter().cloned());
+        let kernel = self.inventory.driver.as_ref().map(|d| d.version.clone());
+        let choice = intent.on(&self.inventory, conf);
+        let software = wishes::read(&settings, kernel, Some(choice.gpus.len()));
+        if let Err(more) = &software {
+            problems.extend(more.iter().cloned());
+        }
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let hook = Hookscript::of(&self.look, &self.storages, conf);
+
+        let mut findings = conf::settings(ctid, &problems);
+        if self.inventory.driver.is_some() {
+            findings.extend(conf::gpus(&choice, &plan::describe(&choice)));
+        }
+        findings.push(conf::hookscript(ctid, &hook));
+        findings.extend(conf::absolute_targets(ctid, conf));
+        findings.extend(conf::in_snapshots(ctid, conf));
+        findings.extend(conf::double_pass(ctid, conf));
+        findings.extend(conf::allow_all(conf));
+        findings.extend(conf::apparmor(conf));
+        findings.extend(conf::template(ctid, conf));
+        findings.extend(conf::lock(ctid, conf));
+        findings.extend(conf::modes(conf, &self.inventory, &choice));
+        findings.extend(conf::last_run(ctid, &State::load(common::root(), ctid)));
+        if sharing::is_running(&mut self.look, ctid) {
+            findings.extend(running(ctid, conf, &choice, software.ok(), &settings));
+        }
+        findings.extend(self.cluster.findings(ctid, &hook, &self.storages));
+        findings
+    }
+}
+
+/// What only a running container shows.
+fn running(
+    ctid: Ctid,
+    conf: &Document,
+    choice: &Choice,
+    software: Option<wishes::Wanted>,
+    settings: &Settings,
+) -> Vec<Finding> {
+    let wanted = plan::wanted_once_made(choice);
+    let has = lifecycle::init(ctid).map_err(|e| one_line(&e)).and_then(|init| match init {
+        Some(init) => attached::read(&init).map_err(|e| e.to_string()),
+        None => Err("it has just stopped".to_owned()),
+    });
+    let differences = has.map(|has| plan::differences(conf, &has, &wanted));
+    let mut findings = inside::devices(ctid, differences);
+    let limit = settings.limit(crate::settings::keys::CHECK_TIMEOUT);
+    let guest = Guest::new(ctid);
+    findings.extend(inside::rules(ctid, &open_nodes(&guest, &nodes(choice), &Deadline::after(limit))));
+    let seen = inside::look(ctid);
+    if let Some(wishes::Wanted::Software(mut wishes)) = software {
+        // Here there is time to ask nvidia-smi itself.
+        wishes.check_runs_smi = true;
+        findings.push(match found::check(&guest, &wishes, &Deadline::after(limit)) {
+            Ok(check) => inside::version(ctid, &check, seen.as_ref().ok(), &wishes.driver),
+            Err(error) => Finding::unknown("version", one_line(&error)),
+        });
+    }
+    match &seen {
+        Ok(seen) => {
+            findings.extend(inside::persistenced(ctid, seen));
+            findings.extend(inside::docker(ctid, seen));
+        }
+        Err(why) => findings.push(Finding::unknown("inside", format!("it could not be looked into: {why}"))),
+    }
+    findings
+}

@@ -1,0 +1,234 @@
+//! What a container's conf shows. Each finding is a pure function of it.
+
+use super::finding::Finding;
+use crate::commands::hookscript::Hookscript;
+use crate::conf::devices::{Flaw, normal, passed_by_dev_lines, present};
+use crate::conf::document::{Document, Entry};
+use crate::host::choose::{Choice, DeviceKind};
+use crate::host::gpus::{Inventory, Node};
+use crate::state::{Outcome, State};
+use crate::types::Ctid;
+
+/// Settings that are missing or cannot be read.
+pub fn settings(ctid: Ctid, problems: &[String]) -> Vec<Finding> {
+    let mend = format!(
+        "phoenix-nvidia attach {ctid} --gpus 0 sets the most common ones; phoenix-nvidia.env(5) lists all"
+    );
+    problems.iter().map(|p| Finding::failure("settings", p.clone()).mend(mend.clone())).collect()
+}
+
+/// GPUs that the settings name and this host does not have.
+pub fn gpus(choice: &Choice, words: &str) -> Vec<Finding> {
+    if choice.missing.is_empty() {
+        return vec![Finding::ok("gpus", words.to_owned())];
+    }
+    let finding = |missing: &crate::host::choose::Missing| {
+        let finding = Finding::failure("gpus", missing.to_string());
+        match &missing.remedy {
+            Some(remedy) => finding.mend(remedy.clone()),
+            None => finding.mend("nvidia-smi -L; phoenix-nvidia attach CTID --gpus LIST assigns others"),
+        }
+    };
+    choice.missing.iter().map(finding).collect()
+}
+
+/// The hookscript: without it nothing happens, and a broken one stops every
+/// start.
+pub fn hookscript(ctid: Ctid, hook: &Hookscript) -> Finding {
+    let attach = format!("phoenix-nvidia attach {ctid}");
+    match hook {
+        Hookscript::Ours(place) => Finding::ok("hookscript", place.volume.clone()),
+        Hookscript::None => {
+            Finding::warning("hookscript", "none is attached: nothing is done at its starts").mend(attach)
+        }
+        Hookscript::Foreign(place) => Finding::warning(
+            "hookscript",
+            format!("{} is not ours: nothing is done at its starts", place.volume),
+        )
+        .mend(format!("{attach} --chain")),
+        Hookscript::NoStorage(volume) => Finding::failure(
+            "hookscript",
+            format!("{volume} is in no storage of this node: the container does not start"),
+        )
+        .mend(format!("pct set {ctid} --delete hookscript; {attach}")),
+        Hookscript::Missing(place) => {
+            let what = format!(
+                "{} is missing ({}): the container does not start",
+                place.volume,
+                place.path.display()
+            );
+            let finding = Finding::failure("hookscript", what);
+            let cause = "it was removed, or the container came from another node";
+            if hook.is_meant() {
+                finding.cause(cause).mend(attach)
+            } else {
+                finding.mend(format!("pct set {ctid} --delete hookscript"))
+            }
+        }
+        Hookscript::NotExecutable(place) => {
+            let path = place.path.display();
+            Finding::failure("hookscript", format!("{path} cannot be executed: the container does not start"))
+                .mend(format!("chmod 755 {path}"))
+        }
+    }
+}
+
+/// Entries that LXC ignores, written by an older script.
+pub fn absolute_targets(ctid: Ctid, conf: &Document) -> Vec<Finding> {
+    let wrong = present(conf)
+        .into_iter()
+        .filter(|p| matches!(p.flaw, Some(Flaw::AbsoluteTarget | Flaw::OtherTarget)));
+    wrong
+        .map(|p| {
+            Finding::failure("target", format!("line {}: the entry of {} has no effect", p.line, p.source.as_str()))
+                .cause("its target must be relative (dev/nvidia0): LXC ignores an absolute one; an older script wrote it so")
+                .mend(format!("phoenix-nvidia {ctid}, which repairs it in its place"))
+        })
+        .collect()
+}
+
+/// The same in the section of a snapshot: appended to the end of the file.
+pub fn in_snapshots(ctid: Ctid, conf: &Document) -> Option<Finding> {
+    let stray = |entry: &&Entry| {
+        let mut words = entry.value.split_ascii_whitespace();
+        let (source, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        entry.section.is_some()
+            && entry.key == "lxc.mount.entry"
+            && source.starts_with("/dev/nvidia")
+            && target.starts_with('/')
+    };
+    let entries = conf.entries();
+    let found: Vec<&Entry> = entries.iter().filter(stray).collect();
+    let section = found.first()?.section.clone().unwrap_or_default();
+    let lines: Vec<String> = found.iter().map(|e| format!("{}d", e.line)).collect();
+    Some(
+        Finding::warning(
+            "snapshot",
+            format!(
+                "{} NVIDIA entries stand in the section [{section}], where they have no effect",
+                found.len()
+            ),
+        )
+        .cause("an older script appended them to the end of the file, which belongs to the last snapshot")
+        .mend(format!("sed -i '{}' /etc/pve/lxc/{ctid}.conf", lines.join(";"))),
+    )
+}
+
+/// The same node by a `devN:` line and by an entry: LXC fails on the second.
+pub fn double_pass(ctid: Ctid, conf: &Document) -> Vec<Finding> {
+    let passed = passed_by_dev_lines(conf);
+    let twice = present(conf).into_iter().filter(|p| passed.iter().any(|path| path == p.source.as_str()));
+    twice
+        .map(|p| {
+            let path = p.source.as_str().to_owned();
+            let key = conf
+                .entries()
+                .into_iter()
+                .find(|e| is_dev_line(e, &path))
+                .map_or("devN".to_owned(), |e| e.key);
+            Finding::failure(
+                "twice",
+                format!(
+                    "{path} is passed by {key} and by the entry in line {}: the container does not start",
+                    p.line
+                ),
+            )
+            .cause("LXC makes the node for the one and fails on the existing file for the other")
+            .mend(format!("pct set {ctid} --delete {key}; or keep that, and: phoenix-nvidia {ctid}"))
+        })
+        .collect()
+}
+
+fn is_dev_line(entry: &Entry, path: &str) -> bool {
+    let number = entry.key.strip_prefix("dev").unwrap_or_default();
+    let is_dev = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let named = |part: &str| normal(part.strip_prefix("path=").unwrap_or(part)) == path;
+    entry.section.is_none() && is_dev && entry.value.split(',').any(named)
+}
+
+/// All devices of the host allowed: what tutorials write when a rule does not
+/// work.
+pub fn allow_all(conf: &Document) -> Option<Finding> {
+    let all = |e: &Entry| {
+        let word = e.value.split_ascii_whitespace().next().unwrap_or_default();
+        e.section.is_none() && e.key == "lxc.cgroup2.devices.allow" && word == "a"
+    };
+    let entry = conf.entries().into_iter().find(all)?;
+    Some(
+        Finding::warning(
+            "allow-all",
+            format!("line {}: the container may open every device of the host", entry.line),
+        )
+        .cause("lxc.cgroup2.devices.allow: a; the pairs that phoenix-nvidia writes need no such rule")
+        .mend("remove that line from the conf, then restart the container"),
+    )
+}
+
+/// AppArmor switched off.
+pub fn apparmor(conf: &Document) -> Option<Finding> {
+    let off = |e: &Entry| {
+        e.section.is_none()
+            && matches!(e.key.as_str(), "lxc.apparmor.profile" | "lxc.aa_profile")
+            && e.value.trim() == "unconfined"
+    };
+    let entry = conf.entries().into_iter().find(off)?;
+    Some(
+        Finding::warning("apparmor", format!("line {}: AppArmor is off for the container", entry.line))
+            .cause("GPUs do not need that")
+            .mend("remove that line from the conf, then restart the container"),
+    )
+}
+
+/// A template never starts.
+pub fn template(ctid: Ctid, conf: &Document) -> Option<Finding> {
+    let is_template = conf.get("template").is_some_and(|v| v == "1");
+    is_template.then(|| {
+        Finding::warning(
+            "template",
+            "it is a template: it never starts, and each clone has its settings and its GPUs",
+        )
+        .mend(format!("phoenix-nvidia attach CLONE --gpus LIST, for each clone of {ctid}"))
+    })
+}
+
+/// Another operation owns the container.
+pub fn lock(ctid: Ctid, conf: &Document) -> Option<Finding> {
+    let owner = conf.get("lock")?;
+    Some(
+        Finding::warning("lock", format!("it is locked ({owner}): another operation owns its conf"))
+            .mend(format!("wait until that has ended; if it died: pct unlock {ctid}")),
+    )
+}
+
+/// Node modes that keep an unprivileged container's root out.
+pub fn modes(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Finding> {
+    if conf.get("unprivileged").as_deref() != Some("1") {
+        return Vec::new();
+    }
+    let closed = |device: &&crate::host::choose::Device| {
+        let open = matches!(inventory.node(&device.path), Node::Device { mode, .. } if mode & 0o006 != 0o006);
+        open && matches!(
+            device.kind,
+            DeviceKind::Gpu | DeviceKind::Control | DeviceKind::Uvm | DeviceKind::UvmTools
+        )
+    };
+    let paths: Vec<&str> = choice.devices.iter().filter(closed).map(|d| d.path.as_str()).collect();
+    if paths.is_empty() {
+        return Vec::new();
+    }
+    let all = paths.join(" ");
+    vec![
+        Finding::failure("modes", format!("the container is unprivileged and may not open {}", paths.join(", ")))
+            .cause("to the host it is nobody: the nodes' mode must let everybody read and write")
+            .mend(format!("chmod 666 {all}; for good: options nvidia NVreg_DeviceFileMode=0666 in /etc/modprobe.d/nvidia.conf")),
+    ]
+}
+
+/// What the last run left behind.
+pub fn last_run(ctid: Ctid, state: &State) -> Option<Finding> {
+    (state.outcome == Outcome::Failed).then(|| {
+        Finding::failure("last-run", format!("{} failed: {}", state.phase, state.message)).mend(format!(
+            "phoenix-nvidia {ctid}; its log: journalctl -t phoenix-nvidia, /var/log/phoenix-nvidia/{ctid}.log"
+        ))
+    })
+}
