@@ -62,13 +62,11 @@ fn a_reboot_from_inside_makes_the_config_anew() {
     let before = ct.init_pid();
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENOENT));
     lab.append("/etc/pve/lxc/101.conf", PAIR);
+    ct.wait_ready();
     ct.exec(["reboot"]);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while !ct.running() || ct.init_pid() == before || ct.init_pid().is_none() {
-        assert!(std::time::Instant::now() < deadline, "not rebooted");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    ct.wait_rebooted(before);
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENXIO));
+    ct.wait_ready();
     ct.exec(["poweroff"]);
     ct.wait_running(false, Duration::from_secs(20));
 }

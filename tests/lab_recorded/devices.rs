@@ -165,8 +165,9 @@ fn edits_in_pre_start_have_the_recorded_effects() {
         start(&appender(&config, &as_lxc(&lines)));
         same(&lab, ct, &recorded("c2: "));
         let before = ct.init_pid();
+        ct.wait_ready();
         ct.exec(["reboot"]);
-        crate::phases::restarted(&ct, before);
+        ct.wait_rebooted(before);
         same(&lab, ct, &recorded("c2b: "));
         assert!(!lab.generated(id).contains("nvidia"));
         stop();

@@ -1,6 +1,6 @@
 //! Start, reboot, stop and shutdown with a hook that prints on both streams; reboots and ends from inside.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use phoenix_lab::{Container, Lab, Rootfs};
 
@@ -28,7 +28,7 @@ fn phases_come_in_the_recorded_order_with_the_recorded_output() {
     lab.write("/run/lab/phases", "");
     let before = ct.init_pid();
     ct.exec(["systemctl", "reboot"]);
-    restarted(&ct, before);
+    ct.wait_rebooted(before);
     settle(&ct);
     ct.exec(["systemctl", "poweroff"]);
     ct.wait_running(false, Duration::from_secs(30));
@@ -41,14 +41,6 @@ fn phases_come_in_the_recorded_order_with_the_recorded_output() {
 fn settle(ct: &Container<'_>) {
     if ct.running() {
         ct.sh("until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait");
-    }
-}
-
-pub fn restarted(ct: &Container<'_>, before: Option<i32>) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !ct.running() || ct.init_pid().is_none() || ct.init_pid() == before {
-        assert!(Instant::now() < deadline, "the container has not come back after its reboot");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -88,6 +88,43 @@ impl<'lab> Container<'lab> {
         }
     }
 
+    /// Waits until process 1 takes signals, so that a `reboot` or `poweroff` inside is not lost. Panics after 30 s.
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let ready = || {
+            let pid = self.init_pid()?;
+            let status = self.lab.read(format!("/proc/{pid}/status"));
+            Some(crate::pct::listens(&status))
+        };
+        while ready() != Some(true) {
+            assert!(
+                Instant::now() < deadline,
+                "container {}: its process 1 takes no signals after 30 s",
+                self.id
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until it has started again after a reboot from inside: another process 1 than `before`. Panics after 30 s.
+    #[track_caller]
+    pub fn wait_rebooted(&self, before: Option<i32>) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let now = self.init_pid();
+            if now.is_some() && now != before {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "container {} has not come back from its reboot in 30 s",
+                self.id
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Process 1 of the container, as numbered in the lab.
     pub fn init_pid(&self) -> Option<i32> {
         self.lab.run(["lxc-info", "-n", &self.id.to_string(), "-pH"]).stdout.trim().parse().ok()

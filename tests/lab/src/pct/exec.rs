@@ -25,7 +25,11 @@ pub(super) fn exec(args: &Args) -> Result<u8> {
 fn attach(id: u32) -> Command {
     let mut command = Command::new("lxc-attach");
     command.args(["-n", &id.to_string(), "--keep-env", "--"]);
-    command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").env("LC_ALL", "C");
+    // The environment of Proxmox' own processes, which the command inherits.
+    command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+    for (key, value) in super::ENVIRONMENT {
+        command.env(key, value);
+    }
     command
 }
 

@@ -52,6 +52,9 @@ pub(super) fn start(id: u32) -> Result<()> {
 /// Ends the container: at once, or by asking its process 1 and waiting up to `patience` seconds.
 pub(super) fn stop(id: u32, patience: Option<u64>) -> Result<()> {
     let name = id.to_string();
+    if patience.is_some() {
+        wait_listening(id);
+    }
     let mut command = Command::new("lxc-stop");
     command.args(["-n", &name]);
     match patience {
@@ -69,6 +72,28 @@ pub(super) fn stop(id: u32, patience: Option<u64>) -> Result<()> {
         return Err(die(format!("command '{shown}' failed: exit code {code}")));
     }
     wait_ended(id, Duration::from_secs(60))
+}
+
+/// Waits a little for process 1 to have its signal handlers: whom a person asks to end has had time for that, and a
+/// signal before it would be lost.
+fn wait_listening(id: u32) {
+    let Some(pid) = init(id) else { return };
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let status = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    while !listens(&status()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Does a process 1 take the signal for a shutdown, by its /proc/PID/status? SIGPWR is caught by simple ones; systemd blocks SIGRTMIN+3, to read
+/// it as a file.
+pub(crate) fn listens(status: &str) -> bool {
+    let mask = |name: &str| {
+        let hex = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0)
+    };
+    let (power, halt) = (30, 34 + 3);
+    mask("SigCgt") & (1 << (power - 1)) != 0 || mask("SigBlk") & (1 << (halt - 1)) != 0
 }
 
 /// Waits until the container's supervisor is gone, and with it the post-stop hook.

@@ -29,6 +29,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use args::Args;
+pub(crate) use lxc::listens;
+
+/// What the genuine program sets in its own environment, for every program that it runs.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("LC_ALL", "C"), ("LVM_SUPPRESS_FD_WARNINGS", "1"), ("PATH", "/sbin:/bin:/usr/sbin:/usr/bin")];
 
 /// An end with a message and an exit code, as Perl's `die` gives it.
 #[derive(Debug)]
