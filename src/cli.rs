@@ -1,7 +1,7 @@
 //! What the command line looks like; nothing else.
 
 use crate::host::assignment::Assignment;
-use crate::types::{Ctid, Line, Phase};
+use crate::types::{Ctid, Line, Phase, Version};
 use clap::{Args, Parser, Subcommand};
 
 /// NVIDIA GPUs and the matching driver for Proxmox VE containers
@@ -81,6 +81,15 @@ pub enum Command {
     /// Loads the kernel modules and makes the nodes that are missing, through
     /// nvidia-modprobe where it is installed. Changes nothing that is right.
     Prepare,
+    /// Fetch drivers ahead, so that the next starts need no network
+    ///
+    /// Without a version: what NVIDIA_DRIVER_VERSION says, and for `host` the
+    /// driver that is loaded and the one that the next boot will load.
+    Prefetch {
+        /// The drivers' versions
+        #[arg(value_name = "VERSION")]
+        versions: Vec<Version>,
+    },
     /// Install the driver in a container; what post-start starts
     #[command(hide = true)]
     Install {

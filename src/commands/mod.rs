@@ -15,6 +15,7 @@ pub mod locks;
 pub mod plan;
 pub mod post_start;
 pub mod pre_start;
+pub mod prefetch;
 pub mod prepare;
 pub mod ready;
 pub mod run;
@@ -67,6 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         },
         (_, Some(Command::Install { ctid })) => install::run(ctid),
         (_, Some(Command::Prepare)) => prepare::run(),
+        (_, Some(Command::Prefetch { versions })) => prefetch::run(&versions),
         (_, Some(Command::Attach(options))) => attach::run(&options),
         (_, Some(Command::Detach(options))) => detach::run(&options),
         (_, Some(Command::Plan { ctid })) => plan::run(ctid),

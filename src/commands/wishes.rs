@@ -107,7 +107,8 @@ fn packages(text: &str) -> Result<Vec<PackageTemplate>, String> {
     words.map(|w| w.parse().map_err(|e: anyhow::Error| format!("{e:#}"))).collect()
 }
 
-fn limits(settings: &Settings, problems: &mut Vec<Problem>) -> Limits {
+/// The time limits among the settings.
+pub(super) fn limits(settings: &Settings, problems: &mut Vec<Problem>) -> Limits {
     let mut seconds = |key| note(problems, settings.seconds(key)).unwrap_or_default();
     let install = seconds(keys::INSTALL_TIMEOUT);
     Limits {

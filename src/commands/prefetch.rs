@@ -1,0 +1,103 @@
+//! `prefetch`: the runfiles that the next starts will want, fetched now, so
+//! that those starts need no network.
+
+use super::common;
+use super::run::loaded_version;
+use super::wishes::{Driver, limits};
+use crate::exit::{self, Code, Fault};
+use crate::guest::cache::{Cache, Order};
+use crate::guest::wishes::{Sha256, Template};
+use crate::host::driver;
+use crate::settings::{Call, Problem, Settings, keys};
+use crate::sys::fetch::size;
+use crate::sys::time::Deadline;
+use crate::types::Version;
+
+/// Fetches and checks the runfiles of these versions; without any, of the
+/// versions that this host's containers have or will have after its next boot.
+///
+/// # Errors
+/// [`Code::Software`] when one could not be had; the others are fetched all
+/// the same. [`Code::Input`] for settings that cannot be read.
+pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    let settings = Settings::load(common::root(), Call::ByHand, Vec::new(), common::environment(), None);
+    let mut problems = Vec::new();
+    let limits = limits(&settings, &mut problems);
+    let url = settings.get::<Template>(keys::NVIDIA_RUNFILE_URL).map_err(input)?;
+    let sha256 = settings.optional::<Sha256>(keys::NVIDIA_RUNFILE_SHA256).map_err(input)?;
+    if let Some(problem) = problems.into_iter().next() {
+        return Err(input(problem));
+    }
+    let versions = if versions.is_empty() { of_this_host(&settings)? } else { versions.to_vec() };
+    // A checksum in the settings is that of one file.
+    let sha256 = sha256.as_ref().filter(|_| versions.len() == 1);
+    let cache = Cache::system();
+    let mut failed = None;
+    for version in &versions {
+        match cache.obtain(&Order { version, url: &url, sha256, limits: &limits }) {
+            Ok(runfile) => {
+                let how = if runfile.fresh { "fetched" } else { "was there" };
+                log::info!("driver {version}: {how}, {}, {}", runfile.path.display(), size(runfile.size));
+            }
+            Err(error) => {
+                if let Some(first) = failed.replace(error) {
+                    log::error!("{}", exit::one_line(&first));
+                }
+            }
+        }
+    }
+    if failed.is_none() {
+        cache.prune(&versions.iter().collect::<Vec<_>>());
+    }
+    failed.map_or(Ok(Code::Success), Err)
+}
+
+/// The version that is set; for `host` the loaded one, and the one that is
+/// installed and not loaded yet.
+fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
+    match settings.get::<Driver>(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
+        Driver::Exact(version) => Ok(vec![version]),
+        Driver::Host => {
+            let installed = driver::installed(common::root(), &Deadline::secs(15)).unwrap_or_else(|error| {
+                log::warn!("which driver is installed for the next boot is not known: {error:#}");
+                None
+            });
+            let versions = both(loaded_version(), installed);
+            if versions.is_empty() {
+                return Err(Fault::new(
+                    Code::Software,
+                    "NVIDIA_DRIVER_VERSION is host, and no driver is loaded or installed on this host",
+                )
+                .remedy("name a version: phoenix-nvidia prefetch 580.95.05")
+                .into());
+            }
+            Ok(versions)
+        }
+    }
+}
+
+fn both(loaded: Option<Version>, installed: Option<Version>) -> Vec<Version> {
+    let mut versions: Vec<Version> = loaded.into_iter().collect();
+    versions.extend(installed.filter(|v| !versions.contains(v)));
+    versions
+}
+
+fn input(problem: Problem) -> anyhow::Error {
+    Fault::new(Code::Input, problem.message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_waits_for_a_boot_is_fetched_too() {
+        let v = |text: &str| Some(text.parse::<Version>().unwrap());
+        let shown = |a, b| both(a, b).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(shown(v("580.76.05"), v("580.95.05")), "580.76.05 580.95.05");
+        assert_eq!(shown(v("580.76.05"), v("580.76.05")), "580.76.05");
+        assert_eq!(shown(None, v("580.95.05")), "580.95.05");
+        assert_eq!(shown(None, None), "");
+    }
+}
