@@ -101,6 +101,8 @@ impl<'lab> Nvidia<'lab> {
         let mut script = String::from("set -e\n");
         // What is there of real modules stays visible, through the second, complete sysfs.
         let _ = writeln!(script, "for m in /run/lab/sysfs/module/*; do ln -s \"$m\" {STATE}/module/; done");
+        // LXC takes this for the sign of AppArmor, whose profiles a lab could not load.
+        let _ = writeln!(script, "rm -f {STATE}/module/apparmor");
         files.write(format!("{STATE}/devices"), devices(&files.read("/proc/devices"), gpus));
         if let Some(version) = gpus.driver.as_ref().filter(|_| !gpus.minors.is_empty()) {
             self.write_driver(version, gpus.open);
