@@ -20,10 +20,7 @@ fn main() -> ExitCode {
     title("A Proxmox-shaped host with two GPUs, kernel driver 580.95.05, and a plain Debian 12 container");
     lab.install(&program);
     lab.web().standard(&[VERSION]);
-    lab.append(
-        "/etc/default/phoenix-nvidia",
-        "NVIDIA_RUNFILE_URL=http://127.0.0.1/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run\n",
-    );
+    lab.sh("rm -r /etc/pve/nodes/pve2").ok();
     let ct = lab.create(101, Rootfs::Debian12.privileged());
     lab.web().use_distribution(&ct);
     show(&lab, "cat /etc/pve/lxc/101.conf");
@@ -31,6 +28,7 @@ fn main() -> ExitCode {
     show(&lab, "phoenix-nvidia attach 101 --gpus 0");
     title("The first start: its task log");
     let first = show(&lab, "pct start 101");
+    wait_for_reboot(&lab);
     title("Inside: the assigned GPU opens (ENXIO: allowed, and no driver behind the lab's nodes)");
     for node in ["nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia1"] {
         let path = format!("/dev/{node}");
@@ -57,6 +55,13 @@ fn main() -> ExitCode {
     );
     let right = first.exit() == Some(0) && ct.open_node("/dev/nvidia0") == Err(Errno::ENXIO);
     if right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The install process reboots the container once, after the task has ended.
+fn wait_for_reboot(lab: &Lab) {
+    let line = "until grep -q 'was rebooted' /var/log/phoenix-nvidia/101.log; do sleep 0.1; done; \
+                tail -n 1 /var/log/phoenix-nvidia/101.log";
+    show(lab, line);
 }
 
 fn title(text: &str) {
