@@ -12,7 +12,7 @@ use phoenix_lab::{Container, Lab, Output, Rootfs, Spec};
 use recording::Step;
 
 /// A container whose conf is the recorded one, byte for byte.
-fn recorded<'lab>(lab: &'lab Lab, id: u32, spec: impl Into<Spec>) -> Container<'lab> {
+fn recorded(lab: &Lab, id: u32, spec: impl Into<Spec>) -> Container<'_> {
     let ct = lab.create(id, spec);
     lab.write(format!("/etc/pve/lxc/{id}.conf"), recording::text(&format!("{id}.conf")));
     ct
