@@ -1,0 +1,64 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_phoenix_nvidia_global_optspecs
+    string join \n v/verbose h/help
+end
+
+function __fish_phoenix_nvidia_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_phoenix_nvidia_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_phoenix_nvidia_using_subcommand
+    set -l cmd (__fish_phoenix_nvidia_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -s v -l verbose -d 'Show what is done in detail'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -s h -l help -d 'Print help'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "attach" -d 'Give containers their GPUs: settings and hookscript, in one step'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "detach" -d 'Take from containers all that attach and the starts gave them'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "plan" -d 'Say what a run for a container would do, and do nothing'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "status" -d 'Show the containers that have GPUs, and how they fare'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "doctor" -d 'Look for what is wrong, say why, and what mends it'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "prepare" -d 'Make the device nodes of all cards, as at boot'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l gpus -d 'The GPUs: none, all, or indices, UUIDs, PCI addresses, MIG instances' -r
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l cuda -d 'CUDA from apt: none, toolkit, or names of packages' -r
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l driver -d 'The driver in the container: a version, or host' -r
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l storage -d 'The storage that the hookscript goes to' -r
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l by-uuid -d 'Write the GPUs\' UUIDs instead of indices, which can change'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l chain -d 'Keep the container\'s own hookscript and run it too'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l now -d 'Start or restart the containers now, and follow that to its end'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -s v -l verbose -d 'Show what is done in detail'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -s h -l help -d 'Print help'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -l keep-driver -d 'The driver in the container stays: don\'t say how to remove it'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -s v -l verbose -d 'Show what is done in detail'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -s h -l help -d 'Print help'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand plan" -s v -l verbose -d 'Show what is done in detail'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand plan" -s h -l help -d 'Print help'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand status" -l json -d 'Print JSON, as phoenix-nvidia(8) describes it'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand status" -s v -l verbose -d 'Show what is done in detail'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand status" -s h -l help -d 'Print help'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand doctor" -l json -d 'Print JSON, as phoenix-nvidia(8) describes it'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand doctor" -s v -l verbose -d 'Show what is done in detail'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand prepare" -s v -l verbose -d 'Show what is done in detail'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand prepare" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach plan status doctor prepare help" -f -a "attach" -d 'Give containers their GPUs: settings and hookscript, in one step'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach plan status doctor prepare help" -f -a "detach" -d 'Take from containers all that attach and the starts gave them'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach plan status doctor prepare help" -f -a "plan" -d 'Say what a run for a container would do, and do nothing'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach plan status doctor prepare help" -f -a "status" -d 'Show the containers that have GPUs, and how they fare'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach plan status doctor prepare help" -f -a "doctor" -d 'Look for what is wrong, say why, and what mends it'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach plan status doctor prepare help" -f -a "prepare" -d 'Make the device nodes of all cards, as at boot'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach plan status doctor prepare help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

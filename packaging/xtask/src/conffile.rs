@@ -1,0 +1,49 @@
+//! /etc/default/phoenix-nvidia, from the table of settings.
+
+use phoenix_nvidia::settings::keys::{self, Key};
+
+const HEAD: &str = "\
+# Settings of phoenix-nvidia for this node: NAME=VALUE, nothing is expanded.
+# A container's own conf (lxc.environment: NAME=VALUE) and
+# /etc/pve/phoenix-nvidia/default.env come before this file.
+# See phoenix-nvidia.env(5).
+";
+
+/// The file: what is required works as it stands, what has a default is shown
+/// with it.
+pub fn make() -> String {
+    let mut text = HEAD.to_owned();
+    for key in keys::ALL {
+        text.push('\n');
+        for line in wrap(key.help, 77) {
+            text.push_str(&format!("# {line}\n"));
+        }
+        text.push_str(&line_of(key));
+    }
+    text
+}
+
+fn line_of(key: &Key) -> String {
+    let name = key.name;
+    match key.default {
+        // Which GPUs a container has is said in its own conf.
+        None if name == keys::GPU_ASSIGNMENT.name => format!("#{name}={}\n", key.example),
+        None => format!("{name}={}\n", key.example),
+        Some(default) => format!("#{name}={default}\n"),
+    }
+}
+
+/// The text in lines of at most `width` characters.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,57 @@
+//! phoenix-nvidia.env(5), from the table of settings.
+
+use crate::roff::Page;
+use phoenix_nvidia::settings::{CLUSTER_FILE, NODE_FILE, keys};
+
+/// The page.
+pub fn make() -> String {
+    let mut page = Page::new("PHOENIX-NVIDIA.ENV", 5, "File formats");
+    page.section("NAME");
+    page.text("phoenix-nvidia.env - settings of phoenix-nvidia");
+    page.section("SYNOPSIS");
+    page.verbatim(&format!(
+        "/etc/pve/lxc/CTID.conf   (lxc.environment: NAME=VALUE)\n/{CLUSTER_FILE}\n/{NODE_FILE}"
+    ));
+    page.section("DESCRIPTION");
+    page.text(
+        "A setting is looked for in these places, and the first that has it counts: the container's conf \
+         (main section), the cluster's file, the node's file. Called by hand, the process environment comes \
+         before all of them; when Proxmox calls, it comes last.",
+    );
+    page.text(
+        "The two files have lines NAME=VALUE. Blank lines and lines that begin with # or ; are skipped; a \
+         value may stand in single or double quotes. Nothing is expanded and nothing is executed. In a conf \
+         a setting is a line of its own, which clones, snapshots, backups and migrations take along:",
+    );
+    page.verbatim("lxc.environment: GPU_ASSIGNMENT=0,1");
+    page.text(
+        "phoenix-nvidia attach writes such lines. Only root can write them; lxc.environment.runtime, which \
+         other users may set, is never read.",
+    );
+    page.text(
+        "In URLs and names of packages these are filled in: {version} the driver's version (580.95.05), \
+         {branch} its first number (580), {cuda} the newest CUDA of that branch (13-0), {arch} the \
+         architecture, {distro} the container's distribution (debian12, ubuntu2404).",
+    );
+    page.section("SETTINGS");
+    for key in keys::ALL {
+        page.item(key.name, key.help);
+        page.also(&match key.default {
+            None => format!("Required ({}).", key.unit),
+            Some("") => format!("Default: not set ({}).", key.unit),
+            Some(default) => format!("Default: {default} ({}).", key.unit),
+        });
+        if !key.example.is_empty() {
+            page.also(&format!("Example: {}={}", key.name, key.example));
+        }
+    }
+    page.section("FILES");
+    page.item(&format!("/{CLUSTER_FILE}"), "Settings for all nodes of the cluster.");
+    page.item(
+        &format!("/{NODE_FILE}"),
+        "Settings for this node, with values that work for all but GPU_ASSIGNMENT.",
+    );
+    page.section("SEE ALSO");
+    page.text("phoenix-nvidia(8), pct(1), pct.conf(5)");
+    page.finish()
+}
