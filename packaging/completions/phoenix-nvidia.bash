@@ -31,6 +31,9 @@ _phoenix_nvidia() {
             phoenix_nvidia,plan)
                 cmd="phoenix_nvidia__subcmd__plan"
                 ;;
+            phoenix_nvidia,prefetch)
+                cmd="phoenix_nvidia__subcmd__prefetch"
+                ;;
             phoenix_nvidia,prepare)
                 cmd="phoenix_nvidia__subcmd__prepare"
                 ;;
@@ -52,6 +55,9 @@ _phoenix_nvidia() {
             phoenix_nvidia__subcmd__help,plan)
                 cmd="phoenix_nvidia__subcmd__help__subcmd__plan"
                 ;;
+            phoenix_nvidia__subcmd__help,prefetch)
+                cmd="phoenix_nvidia__subcmd__help__subcmd__prefetch"
+                ;;
             phoenix_nvidia__subcmd__help,prepare)
                 cmd="phoenix_nvidia__subcmd__help__subcmd__prepare"
                 ;;
@@ -65,7 +71,7 @@ _phoenix_nvidia() {
 
     case "${cmd}" in
         phoenix_nvidia)
-            opts="-v -h --verbose --help attach detach plan status doctor prepare help"
+            opts="-v -h --verbose --help attach detach plan status doctor prepare prefetch help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -137,7 +143,7 @@ _phoenix_nvidia() {
             return 0
             ;;
         phoenix_nvidia__subcmd__help)
-            opts="attach detach plan status doctor prepare help"
+            opts="attach detach plan status doctor prepare prefetch help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -220,6 +226,20 @@ _phoenix_nvidia() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        phoenix_nvidia__subcmd__help__subcmd__prefetch)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         phoenix_nvidia__subcmd__help__subcmd__prepare)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -249,6 +269,20 @@ _phoenix_nvidia() {
             return 0
             ;;
         phoenix_nvidia__subcmd__plan)
+            opts="-v -h --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        phoenix_nvidia__subcmd__prefetch)
             opts="-v -h --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
