@@ -4,7 +4,7 @@
 
 mod conf_support;
 
-use conf_support::{lines, ours_and_theirs, pairs, rewritten_by_proxmox, wanted};
+use conf_support::{ends_in_ours, lines, ours_and_theirs, pairs, rewritten_by_proxmox, wanted};
 use phoenix_nvidia::conf::devices::{Wanted, reconcile};
 use phoenix_nvidia::conf::document::{ConfValue, Document, EnvKey, Form};
 use proptest::prelude::*;
@@ -184,10 +184,8 @@ proptest! {
             prop_assert!(ours || before.contains(&line), "{}", String::from_utf8_lossy(&line));
         }
         // A newline is added to the last line only when another follows it.
-        let same_end = lines(after.as_bytes()).last() == before.last();
-        let theirs = ours_and_theirs(&Document::parse(&bytes)).1;
-        if same_end && theirs.last() == before.last() && !bytes.ends_with(b"\n") {
-            prop_assert!(!after.as_bytes().ends_with(b"\n"));
+        if !ends_in_ours(&Document::parse(&bytes)) && !ends_in_ours(&after) {
+            prop_assert_eq!(bytes.ends_with(b"\n"), after.as_bytes().ends_with(b"\n"));
         }
     }
 

@@ -19,13 +19,24 @@ pub fn lines(bytes: &[u8]) -> Vec<Vec<u8>> {
     ended.map(|line| line[..end(&line)].to_vec()).collect()
 }
 
-/// The lines that are ours, and all others.
-pub fn ours_and_theirs(document: &Document) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+/// The places of the lines that are ours, from 0.
+fn our_places(document: &Document) -> BTreeSet<usize> {
     let mut own = BTreeSet::new();
     for pair in present(document) {
         own.insert(pair.line - 1);
         own.extend(pair.rule.map(|_| pair.line));
     }
+    own
+}
+
+/// Whether the last line is ours.
+pub fn ends_in_ours(document: &Document) -> bool {
+    our_places(document).last() == lines(document.as_bytes()).len().checked_sub(1).as_ref()
+}
+
+/// The lines that are ours, and all others.
+pub fn ours_and_theirs(document: &Document) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let own = our_places(document);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for (index, line) in lines(document.as_bytes()).into_iter().enumerate() {
         if own.contains(&index) { ours.push(line) } else { theirs.push(line) }
