@@ -81,7 +81,8 @@ impl Work<'_> {
         ready::boot(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
         // The services of this start keep the old driver until the next one.
         let init = lifecycle::init(self.ctid).ok().flatten();
-        let outcome = install::install(&self.guest(), self.wishes, &check, &Cache::system());
+        let guest = self.guest().until(Deadline::after(limits.install + limits.download));
+        let outcome = install::install(&guest, self.wishes, &check, &Cache::system());
         self.record(&outcome.installed, &outcome.result, init.as_ref());
         for warning in &outcome.installed.warnings {
             log::warn!("{warning}");
@@ -143,6 +144,8 @@ impl Work<'_> {
             Found::Right => log::info!("driver {wanted} is right; CUDA packages are to be installed"),
             Found::Wrong { version } => log::info!("driver is to be changed: {version} → {wanted}"),
             Found::Missing => log::info!("driver {wanted} is to be installed; the container has none"),
+            // What cannot be installed says so itself.
+            Found::Owned { .. } | Found::Unsupported { .. } => {}
             other => log::info!("driver {wanted} is to be installed; the container's is {other}"),
         }
     }

@@ -27,7 +27,7 @@ const SYSTEMD: &str = "/run/systemd/system";
 /// It only passes the word on.
 const SYSTEMCTL_TIME: Duration = Duration::from_secs(10);
 /// Until a process that was started has its lock.
-const BIRTH: Duration = Duration::from_secs(10);
+const BIRTH: Duration = Duration::from_secs(5);
 /// Between two looks at log and lock.
 const LOOK: Duration = Duration::from_millis(100);
 /// Lines that are shown in a task log at the most.
@@ -111,7 +111,11 @@ fn by_systemd(ctid: Ctid, deadline: &Deadline) -> Result<(), String> {
         .args(["start", "--no-block", "--quiet", unit.as_str()])
         .run(&deadline.at_most(SYSTEMCTL_TIME))
         .map_err(|e| e.to_string())?;
-    if out.success() { Ok(()) } else { Err(format!("{unit}: {}", out.last_lines(2).join(" | "))) }
+    if out.success() {
+        return Ok(());
+    }
+    let said: String = out.last_lines(2).iter().map(|line| format!(": {line}")).collect();
+    Err(format!("{SYSTEMCTL} start {unit}: {}{said}", out.ended))
 }
 
 /// How following ended.

@@ -10,8 +10,9 @@ use super::wishes::{self, Wanted};
 use super::{common, locks};
 use crate::conf::store::Conf;
 use crate::exit::{self, Code};
-use crate::guest::exec;
+use crate::guest::exec::{self, Guest};
 use crate::guest::lifecycle::{self, Patience};
+use crate::guest::ready;
 use crate::host::gpus::Inventory;
 use crate::plan::Intent;
 use crate::settings::{Call, Settings, keys};
@@ -30,7 +31,7 @@ const UNLOCK: Duration = Duration::from_secs(150);
 /// How often an install begins anew because the container was rebooted from
 /// inside under it.
 const ATTEMPTS: u32 = 3;
-/// How long a container that went away may take to be there again.
+/// How long a container that goes away may take to be there again.
 const COME_BACK: Duration = Duration::from_secs(10);
 /// The same where nothing tells that it went away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -139,9 +140,8 @@ fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
 /// ends the other processes first: one that was killed may be its beginning.
 fn came_back(work: &Work<'_>, before: Option<&lifecycle::Init>, error: &anyhow::Error) -> bool {
     let Some(before) = before else { return false };
-    let told = exit::one_line(error);
-    let killed = ["killed by", "exit code 137", "exit code 143"].iter().any(|sign| told.contains(sign));
-    let deadline = Deadline::after(if exec::is_gone(error) || killed { COME_BACK } else { LOOK_AGAIN });
+    let going = exec::is_gone(error) || ready::going_down(&Guest::new(work.ctid));
+    let deadline = Deadline::after(if going { COME_BACK } else { LOOK_AGAIN });
     while !deadline.passed() {
         if lifecycle::init(work.ctid).is_ok_and(|now| now.is_some_and(|now| now != *before)) {
             return true;

@@ -11,8 +11,8 @@ use crate::host::provide::{provide, provide_named};
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
-use crate::sys::text;
 use crate::sys::time::Deadline;
+use crate::sys::{signal, text};
 use crate::types::{Ctid, Phase};
 use std::time::Instant;
 
@@ -48,7 +48,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
             State::note_start(common::root(), ctid, (!missing.is_empty()).then(|| missing.join("; ")));
             Ok(Code::Success)
         }
-        Err(error) if crate::sys::signal::check().is_err() => Err(error),
+        Err(error) if signal::check().is_err() => Err(error),
         Err(error) if fail => {
             let result = Err(error);
             State::update(common::root(), ctid, |state| {
@@ -118,6 +118,8 @@ pub fn devices(
         (None, named) if named.is_empty() => return Ok(Choice::default()),
         (None, named) => provide_named(common::root(), &named, deadline),
     };
+    // Programs that a signal of ours ended are no finding.
+    signal::check()?;
     for warning in &provided.warnings {
         log::warn!("{warning}");
     }

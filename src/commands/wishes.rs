@@ -111,13 +111,16 @@ fn packages(text: &str) -> Result<Vec<PackageTemplate>, String> {
 pub(super) fn limits(settings: &Settings, problems: &mut Vec<Problem>) -> Limits {
     let mut seconds = |key| note(problems, settings.seconds(key)).unwrap_or_default();
     let install = seconds(keys::INSTALL_TIMEOUT);
+    let default = Limits::default();
     Limits {
         check: seconds(keys::CHECK_TIMEOUT),
         download: seconds(keys::DOWNLOAD_TIMEOUT),
         install,
         apt: install,
         network: seconds(keys::NETWORK_TIMEOUT),
-        ..Limits::default()
+        copy: install.min(default.copy),
+        verify: install.min(default.verify),
+        ..default
     }
 }
 

@@ -30,6 +30,12 @@ const INSTALLED: u64 = 1_000_000_000;
 /// Small commands inside may take this long, pct's own start included.
 const SHORT: Duration = Duration::from_secs(60);
 
+/// The deadline of a small command: a short time limit of the whole is its
+/// too.
+fn short(wishes: &Wishes) -> Deadline {
+    Deadline::after(SHORT.min(wishes.limits.install))
+}
+
 fn fault(what: String) -> impl FnOnce() -> Fault {
     move || Fault::new(Code::Software, what)
 }
@@ -79,7 +85,7 @@ fn refuse(guest: &Guest, check: &Check) -> anyhow::Result<()> {
 }
 
 fn put_and_run(guest: &Guest, wishes: &Wishes, check: &Check, runfile: &Runfile) -> anyhow::Result<()> {
-    let places = Places::look(guest, runfile.size)?;
+    let places = Places::look(guest, wishes, runfile.size)?;
     if !places.modprobe {
         super::apt::install_kmod(guest, &check.os, wishes)?;
     }
@@ -111,9 +117,9 @@ struct Places {
 }
 
 impl Places {
-    fn look(guest: &Guest, runfile: u64) -> anyhow::Result<Places> {
+    fn look(guest: &Guest, wishes: &Wishes, runfile: u64) -> anyhow::Result<Places> {
         let what = || fault(format!("container {} cannot take the runfile", guest.ctid()))();
-        let output = guest.pct_sh(PLACES, []).must(&Deadline::after(SHORT)).fault(what)?;
+        let output = guest.pct_sh(PLACES, []).must(&short(wishes)).fault(what)?;
         Places::choose(&output.stdout, runfile).fault(what)
     }
 
@@ -226,13 +232,13 @@ fn run(guest: &Guest, wishes: &Wishes, path: &str, unpack: &str) -> anyhow::Resu
     if matches!(output.ended, Ended::Code(135) | Ended::Signal(7)) {
         ended.push_str(" (SIGBUS: the container's disk is full)");
     }
-    Err(anyhow::anyhow!("{ended}: {}", reasons(guest, &output))).fault(what)
+    Err(anyhow::anyhow!("{ended}: {}", reasons(guest, wishes, &output))).fault(what)
 }
 
 /// What the installer gave as its reasons: its log's errors, else what it
 /// printed last.
-fn reasons(guest: &Guest, output: &Output) -> String {
-    let log = guest.pct_sh(INSTALLER_LOG, [LOG]).run(&Deadline::after(SHORT));
+fn reasons(guest: &Guest, wishes: &Wishes, output: &Output) -> String {
+    let log = guest.pct_sh(INSTALLER_LOG, [LOG]).run(&short(wishes));
     let mut lines = log.map(|log| log.last_lines(4)).unwrap_or_default();
     if lines.is_empty() {
         lines = output.last_lines(4);
@@ -249,14 +255,14 @@ fn confirm(guest: &Guest, wishes: &Wishes, output: &Output) -> anyhow::Result<()
     if now == Found::Right {
         guest
             .pct_sh(CONFIRMED, [])
-            .must(&Deadline::after(SHORT))
+            .must(&short(wishes))
             .fault(fault("driver: the result could not be noted in the container".to_owned()))?;
         return Ok(());
     }
     let message = format!(
         "driver: the installer of {} ended with exit code 0, but the container's driver is {now}: {}",
         wishes.driver,
-        reasons(guest, output)
+        reasons(guest, wishes, output)
     );
     Err(Fault::new(Code::Software, message)
         .remedy(format!("look into {LOG} in container {}", guest.ctid()))

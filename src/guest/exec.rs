@@ -24,12 +24,20 @@ const ENVIRONMENT: [&str; 3] = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"
 #[derive(Clone, Copy, Debug)]
 pub struct Guest {
     ctid: Ctid,
+    until: Option<Deadline>,
 }
 
 impl Guest {
     /// The container of this number; nothing is looked at yet.
     pub fn new(ctid: Ctid) -> Self {
-        Guest { ctid }
+        Guest { ctid, until: None }
+    }
+
+    /// No command in it outlasts this deadline, that of the whole work.
+    #[must_use]
+    pub fn until(mut self, deadline: Deadline) -> Self {
+        self.until = Some(deadline);
+        self
     }
 
     /// Its number.
@@ -43,7 +51,7 @@ impl Guest {
         for variable in ENVIRONMENT {
             cmd = cmd.args(["--set-var", variable]);
         }
-        Inside { ctid: self.ctid, cmd: cmd.arg("--").args(argv) }
+        Inside { guest: *self, cmd: cmd.arg("--").args(argv) }
     }
 
     /// A command by `pct exec`, as the requirements ask for every install
@@ -51,7 +59,7 @@ impl Guest {
     pub fn pct<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> Inside {
         let (key, value) = leftover::mark(self.ctid);
         let cmd = Cmd::new(PCT).args(["exec", &self.ctid.to_string(), "--"]).args(argv).env(key, value);
-        Inside { ctid: self.ctid, cmd }
+        Inside { guest: *self, cmd }
     }
 
     /// A fixed shell script by `lxc-attach`. Values are arguments (`"$1"`),
@@ -84,7 +92,7 @@ impl Guest {
 
 /// A command that is going to run in the container.
 pub struct Inside {
-    ctid: Ctid,
+    guest: Guest,
     cmd: Cmd,
 }
 
@@ -110,11 +118,12 @@ impl Inside {
         self
     }
 
-    /// Runs it also after a signal has asked us to leave: for clean-up, with
-    /// a short deadline.
+    /// Runs it also after a signal has asked us to leave, or the time of the
+    /// whole is over: for clean-up, with a short deadline.
     #[must_use]
     pub fn even_when_stopping(mut self) -> Self {
         self.cmd = self.cmd.even_when_stopping();
+        self.guest.until = None;
         self
     }
 
@@ -124,7 +133,9 @@ impl Inside {
     /// # Errors
     /// [`ExecError`]; an exit code other than 0 is none.
     pub fn run(self, deadline: &Deadline) -> Result<Output, ExecError> {
-        let Inside { ctid, cmd } = self;
+        let Inside { guest, cmd } = self;
+        let deadline =
+            &guest.until.filter(|until| until.remaining() < deadline.remaining()).unwrap_or(*deadline);
         let output = cmd.run(deadline).map_err(ExecError::Failed)?;
         if output.success() {
             return Ok(output);
@@ -135,8 +146,8 @@ impl Inside {
         let patience = Deadline::after(if killed { GOING_DOWN } else { Duration::ZERO });
         loop {
             // lxc-info takes 4 ms; it may not outstay what the whole was given.
-            if Guest::new(ctid).runs_now(&deadline.at_most(Duration::from_secs(5))) == Some(false) {
-                return Err(ExecError::Gone(ctid));
+            if guest.runs_now(&deadline.at_most(Duration::from_secs(5))) == Some(false) {
+                return Err(ExecError::Gone(guest.ctid));
             }
             if patience.passed() || deadline.passed() || signal::check().is_err() {
                 return Ok(output);

@@ -17,6 +17,11 @@ echo "${state:-not yet up}"
 exit 1
 "#;
 
+const GOING_DOWN: &str = r#"
+[ -d /run/systemd/system ] && [ "$(systemctl is-system-running 2>/dev/null)" = stopping ] && exit 3
+exit 0
+"#;
+
 /// Waits until commands can be run in the container.
 ///
 /// # Errors
@@ -42,6 +47,15 @@ pub fn commands(guest: &Guest, limit: Duration) -> anyhow::Result<()> {
             return Err(anyhow::anyhow!("within {}: {last}", human(limit)).context(fault()));
         }
         signal::sleep(Duration::from_millis(200).min(deadline.remaining()))?;
+    }
+}
+
+/// Whether its shutdown has begun, as far as its init tells: that ends the
+/// other processes some time before LXC says that it stops.
+pub fn going_down(guest: &Guest) -> bool {
+    match guest.attach_sh(GOING_DOWN, []).run(&Deadline::secs(5)) {
+        Ok(output) => output.code() == Some(3),
+        Err(error) => matches!(error, super::exec::ExecError::Gone(_)),
     }
 }
 

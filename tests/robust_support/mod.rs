@@ -59,7 +59,7 @@ pub fn says(lab: &Lab, ctid: u32, field: &str) -> String {
 
 /// Waits until `done`; panics with `what` after a minute.
 #[track_caller]
-pub fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "not within a minute: {what}");
