@@ -2,7 +2,7 @@
 
 use crate::host::assignment::Assignment;
 use crate::types::{Ctid, Line, Phase, Version};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// NVIDIA GPUs and the matching driver for Proxmox VE containers
 ///
@@ -14,8 +14,8 @@ use clap::{Args, Parser, Subcommand};
     name = "phoenix-nvidia",
     version,
     max_term_width = 80,
-    args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
+    subcommand_precedence_over_arg = true,
     override_usage = "phoenix-nvidia [-v] CTID\n       phoenix-nvidia CTID PHASE\n       phoenix-nvidia COMMAND ...",
     after_help = AFTER
 )]
@@ -31,6 +31,21 @@ pub struct Cli {
     /// Instead of a CTID: a command
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Cli {
+    /// Refuses a CTID together with a command. clap's own way of saying that
+    /// they exclude each other takes the command of `-v prepare` for a CTID.
+    ///
+    /// # Errors
+    /// A usage error.
+    pub fn sound(self) -> Result<Cli, clap::Error> {
+        if self.hook.is_some() && self.command.is_some() {
+            let message = "a CTID comes after a command, not before it";
+            return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
+        Ok(self)
+    }
 }
 
 /// A container and, in a hook, the phase.
@@ -164,7 +179,6 @@ See phoenix-nvidia(8) and phoenix-nvidia.env(5).";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     fn parse(words: &[&str]) -> Result<Cli, clap::error::ErrorKind> {
         Cli::try_parse_from([&["phoenix-nvidia"], words].concat()).map_err(|e| e.kind())
@@ -182,6 +196,20 @@ mod tests {
         assert_eq!(parse(&["101"]).unwrap().hook.unwrap().phase, None);
         let newer = parse(&["101", "pre-migrate"]).unwrap().hook.unwrap();
         assert_eq!(newer.phase, Some(Phase::Unknown("pre-migrate".into())));
+    }
+
+    #[test]
+    fn verbose_may_stand_before_and_after_a_command() {
+        for words in [&["-v", "prepare"][..], &["prepare", "-v"]] {
+            let cli = parse(words).unwrap();
+            assert!(cli.verbose && matches!(cli.command, Some(Command::Prepare)), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_and_a_command_are_not_both() {
+        let cli = Cli::try_parse_from(["phoenix-nvidia", "101", "prepare"]).and_then(Cli::sound);
+        assert_eq!(cli.unwrap_err().exit_code(), 2);
     }
 
     #[test]

@@ -28,7 +28,8 @@ fn unpacked(suite: &str) -> Option<(String, PathBuf, PathBuf)> {
     "#;
     let output = Command::new("sh").args(["-c", script, "sh"]).arg(&home).arg(suite).output().unwrap();
     let find = |name: &str| {
-        let found = Command::new("find").arg(home.join("root/usr/lib")).args(["-name", name, "-type", "f"]).output();
+        let found =
+            Command::new("find").arg(home.join("root/usr/lib")).args(["-name", name, "-type", "f"]).output();
         let text = String::from_utf8(found.ok()?.stdout).ok()?;
         text.lines().next().map(PathBuf::from)
     };

@@ -28,7 +28,10 @@ fn every_branch_names_its_version() {
         let seen = smi::version(&text);
         match kind {
             "version" => {
-                assert_eq!((code, &seen.tool, &seen.kernel), (0, &Some(version.clone()), &Some(version.clone())));
+                assert_eq!(
+                    (code, &seen.tool, &seen.kernel),
+                    (0, &Some(version.clone()), &Some(version.clone()))
+                );
                 branches.push(version.branch());
             }
             "help" => {

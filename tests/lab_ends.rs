@@ -1,5 +1,6 @@
 //! However a lab ends, nothing of it stays; and labs don't see each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)] // helpers of tests may panic, and run programs
+#![allow(clippy::explicit_write, clippy::zombie_processes)] // past the harness' capture; waited for in a loop
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -33,7 +33,7 @@ use std::process::ExitCode;
 /// Parses the command line, runs what it says, and tells how that ended.
 pub fn main() -> ExitCode {
     signal::catch();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(Cli::sound) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no failures; clap knows the code.
