@@ -4,7 +4,7 @@ use super::common;
 use super::hookscript::Hookscript;
 use super::undo::Undo;
 use crate::cli::Detach;
-use crate::conf::devices::{Kind, reconcile};
+use crate::conf::devices::reconcile;
 use crate::conf::document::{Document, EnvKey, Form};
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, Fault};
@@ -168,7 +168,6 @@ fn ours_again(now: &Document, before: &Document) -> Option<Document> {
     }
     let wanted: Vec<_> = crate::conf::devices::present(before)
         .into_iter()
-        .filter(|p| p.source.kind() != Kind::Dri)
         .filter_map(|p| {
             let number = p.rule?;
             Some(crate::conf::devices::Wanted { source: p.source, major: number.major, minor: number.minor })
@@ -207,6 +206,12 @@ mod tests {
 
     #[test]
     fn what_was_removed_can_come_back() {
+        let drm = "lxc.mount.entry: /dev/dri/card1 dev/dri/card1 none create=file,optional,bind 0 0\n\
+            lxc.cgroup2.devices.allow: c 226:1 rwm\n\n[snap]";
+        let graphics = ATTACHED.replace("\n[snap]", drm);
+        let attached = Document::parse(graphics.as_bytes());
+        assert_eq!(ours_again(&bare(&attached).unwrap(), &attached), Some(attached));
+
         let bare = Document::parse(BARE.as_bytes());
         let again = ours_again(&bare, &Document::parse(ATTACHED.as_bytes())).unwrap();
         assert_eq!(String::from_utf8_lossy(again.as_bytes()), ATTACHED);
