@@ -1,20 +1,17 @@
 //! The runfiles on this node: each downloaded once, checked before it is
 //! offered, for any number of containers.
 
+mod entry;
+
 use super::os::runfile_arch;
-use super::progress::Progress;
-use super::runfile;
-use super::wishes::{Facts, Limits, Sha256, Template};
+use super::wishes::{Limits, Sha256, Template};
 use crate::exit::{Code, Context as _, Fault};
-use crate::sys::fetch::{self, Client, FetchError, Watch};
+use crate::sys::fetch::Client;
 use crate::sys::lock::{self, Lock};
-use crate::sys::replace::replace_own;
 use crate::sys::time::{Deadline, human};
 use crate::types::Version;
 use anyhow::Context as _;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use entry::{Entry, record};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -22,10 +19,6 @@ use std::time::Instant;
 const DIRECTORY: &str = "/var/cache/phoenix-nvidia";
 /// Where a download is locked: what a reboot leaves there, nobody needs.
 const LOCKS: &str = "/run/lock/phoenix-nvidia";
-/// Space that a download leaves free, in bytes.
-const RESERVE: u64 = 128 << 20;
-/// A published checksum file is one line.
-const SUM_LIMIT: usize = 64 * 1024;
 /// How many versions stay, besides those in use.
 const KEEP: usize = 2;
 
@@ -160,259 +153,5 @@ fn version_of(name: &str) -> Option<Version> {
     rest.split_once('-')?.1.parse().ok()
 }
 
-/// Beside each file: what was checked, so that the next use need not read
-/// 400 MB again.
-fn record(path: &Path) -> PathBuf {
-    path.with_extension("run.checked")
-}
-
-/// One file of the cache, while its lock is held.
-struct Entry<'a> {
-    path: PathBuf,
-    cache: &'a Cache,
-}
-
-impl Entry<'_> {
-    /// The file as an earlier run left it, if it is good.
-    fn cached(&self, order: &Order<'_>) -> anyhow::Result<Option<Runfile>> {
-        let mut file = match fetch::open_regular(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| self.path.display().to_string()),
-        };
-        let sha256 = match self.recorded(&file) {
-            Some(sum) => sum,
-            None => match runfile::check(&mut file, order.version, runfile_arch()) {
-                Ok(sum) => sum,
-                Err(why) => return self.drop_bad(&format!("{why:#}")).map(|()| None),
-            },
-        };
-        match order.sha256 {
-            Some(wanted) if *wanted != sha256 => {
-                let why = format!("NVIDIA_RUNFILE_SHA256 is {wanted}, the file's is {sha256}");
-                self.drop_bad(&why).map(|()| None)
-            }
-            _ => {
-                self.remember(&file, &sha256);
-                let size = file.metadata()?.len();
-                log::debug!("cache: {} is there and was checked", self.path.display());
-                Ok(Some(Runfile { path: self.path.clone(), size, sha256, fresh: false }))
-            }
-        }
-    }
-
-    /// A file that is not what it should be is never offered again.
-    fn drop_bad(&self, why: &str) -> anyhow::Result<()> {
-        log::warn!("cache: removing {}: {why}", self.path.display());
-        let _ = std::fs::remove_file(record(&self.path));
-        std::fs::remove_file(&self.path).with_context(|| self.path.display().to_string())
-    }
-
-    /// The checksum of an earlier check, if it was of this very file.
-    fn recorded(&self, file: &File) -> Option<Sha256> {
-        let text = std::fs::read_to_string(record(&self.path)).ok()?;
-        let (sum, rest) = text.trim().split_once(' ')?;
-        (rest == identity(file)?).then(|| sum.parse().ok()).flatten()
-    }
-
-    fn remember(&self, file: &File, sum: &Sha256) {
-        let Some(identity) = identity(file) else { return };
-        let text = format!("{sum} {identity}\n");
-        if let Err(error) = replace_own(&record(&self.path), text.as_bytes(), 0o644) {
-            log::debug!("{}: {error}", record(&self.path).display());
-        }
-    }
-
-    fn fetch(&self, order: &Order<'_>, deadline: &Deadline) -> anyhow::Result<Runfile> {
-        let facts = Facts { version: order.version, arch: runfile_arch(), distro: None };
-        let url = order.url.fill(&facts)?;
-        if order.sha256.is_none() && !fetch::is_trusted_way(&url) {
-            return Err(Fault::new(
-                Code::Software,
-                format!("{url}: over http anybody on the way could change it"),
-            )
-            .remedy("use https://, or set NVIDIA_RUNFILE_SHA256 to the runfile's checksum")
-            .into());
-        }
-        match self.fetch_from(&url, order, deadline) {
-            Err(error) if is_missing(&error) => match elsewhere(&url, order.version) {
-                Some(other) => {
-                    log::info!("download: {url} is not there, trying {other}");
-                    self.fetch_from(&other, order, deadline).map_err(|second| {
-                        if is_missing(&second) { error.context(format!("{second:#}")) } else { second }
-                    })
-                }
-                None => Err(error),
-            },
-            other => other,
-        }
-    }
-
-    fn fetch_from(&self, url: &str, order: &Order<'_>, deadline: &Deadline) -> anyhow::Result<Runfile> {
-        let part = self.path.with_extension("run.part");
-        let client = self.cache.client(order.limits);
-        for last in [false, true] {
-            let started = Instant::now();
-            let mut watch = Download::new(self, order.version);
-            let resumed = fetch::download(&client, url, &part, deadline, &mut watch)?;
-            drop(watch);
-            let took = started.elapsed();
-            match self.accept(&part, url, order, &client, deadline) {
-                Ok(runfile) => {
-                    let size = fetch::size(runfile.size);
-                    log::info!("download: {url}, {size} in {}, checked", human(took));
-                    return Ok(runfile);
-                }
-                Err(Refused::Local(error)) => return Err(error),
-                Err(Refused::Bad(why)) => {
-                    let _ = std::fs::remove_file(&part);
-                    if !resumed || last {
-                        return Err(refusal(url, &why));
-                    }
-                    // Bytes of two different files: once more from the start.
-                    log::info!("download: {url}: {why:#}; fetching it again from the start");
-                }
-            }
-        }
-        anyhow::bail!("{url}: not reached")
-    }
-
-    /// Checks what came, and makes it the cache's if it is good.
-    fn accept(
-        &self,
-        part: &Path,
-        url: &str,
-        order: &Order<'_>,
-        client: &Client,
-        deadline: &Deadline,
-    ) -> Result<Runfile, Refused> {
-        let local =
-            |error: io::Error| Refused::Local(anyhow::Error::new(error).context(part.display().to_string()));
-        let mut file = fetch::open_regular(part).map_err(local)?;
-        let sha256 = runfile::check(&mut file, order.version, runfile_arch()).map_err(Refused::Bad)?;
-        match order.sha256 {
-            Some(wanted) if *wanted != sha256 => {
-                let why = format!("its SHA-256 is {sha256}, NVIDIA_RUNFILE_SHA256 is {wanted}");
-                return Err(Refused::Bad(anyhow::anyhow!(why)));
-            }
-            Some(_) => {}
-            None => published(client, url, &sha256, deadline)?,
-        }
-        let size = file.metadata().map_err(local)?.len();
-        #[allow(clippy::disallowed_methods)] // the part is whole and synced, its name ours under the lock
-        std::fs::rename(part, &self.path).map_err(local)?;
-        self.remember(&file, &sha256);
-        Ok(Runfile { path: self.path.clone(), size, sha256, fresh: true })
-    }
-}
-
-/// Why a download was not taken.
-enum Refused {
-    /// The file is not what it should be.
-    Bad(anyhow::Error),
-    /// We could not look, or keep it.
-    Local(anyhow::Error),
-}
-
-fn refusal(url: &str, why: &anyhow::Error) -> anyhow::Error {
-    Fault::new(Code::Software, format!("{url} is refused and was deleted, it was not run: {why:#}"))
-        .remedy(
-            "check NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if it is set) and the way to that server",
-        )
-        .into()
-}
-
-/// Compares with the checksum that is published beside the file. One that
-/// cannot be had is a warning, since mirrors often lack it.
-fn published(client: &Client, url: &str, sum: &Sha256, deadline: &Deadline) -> Result<(), Refused> {
-    let sum_url = format!("{url}.sha256sum");
-    let text = match fetch::small(client, &sum_url, SUM_LIMIT, deadline) {
-        Ok(text) => text,
-        Err(FetchError::Interrupted(signal)) => return Err(Refused::Local(anyhow::Error::new(signal))),
-        Err(error) if fetch::local(url).is_some() => {
-            log::debug!("download: no published checksum: {error}");
-            return Ok(());
-        }
-        Err(error) => {
-            log::warn!(
-                "download: no published checksum to compare with ({error}); the header's own sums are right"
-            );
-            return Ok(());
-        }
-    };
-    let text = String::from_utf8_lossy(&text);
-    let published = text.split_whitespace().next().and_then(|word| word.parse::<Sha256>().ok());
-    match published {
-        Some(published) if published == *sum => Ok(()),
-        Some(published) => {
-            Err(Refused::Bad(anyhow::anyhow!("its SHA-256 is {sum}, {sum_url} says {published}")))
-        }
-        None => Err(Refused::Bad(anyhow::anyhow!("{sum_url} holds no SHA-256 checksum"))),
-    }
-}
-
-fn is_missing(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref().is_some_and(FetchError::is_missing))
-}
-
-/// The datacenter branch's place at the same server: many drivers of H100 and
-/// H200 are only there.
-fn elsewhere(url: &str, version: &Version) -> Option<String> {
-    let usual = format!("/XFree86/Linux-{}/{version}/", runfile_arch());
-    url.contains(&usual).then(|| url.replacen(&usual, &format!("/tesla/{version}/"), 1))
-}
-
-/// What tells this file from one that was put in its place since.
-fn identity(file: &File) -> Option<String> {
-    let meta = file.metadata().ok()?;
-    Some(format!("{} {} {}.{:09}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
-}
-
-/// Watches a download: space before it, progress, trouble.
-struct Download<'a> {
-    entry: &'a Entry<'a>,
-    version: &'a Version,
-    progress: Progress,
-}
-
-impl<'a> Download<'a> {
-    fn new(entry: &'a Entry<'a>, version: &'a Version) -> Self {
-        Download { entry, version, progress: Progress::new(format!("download: driver {version}")) }
-    }
-}
-
-impl Watch for Download<'_> {
-    fn room(&mut self, more: u64) -> io::Result<()> {
-        let directory = &self.entry.cache.directory;
-        if free_space(directory)? < more + RESERVE {
-            self.entry.cache.prune(&[self.version]);
-        }
-        let free = free_space(directory)?;
-        if free < more + RESERVE {
-            let need = fetch::size(more + RESERVE);
-            return Err(io::Error::other(format!(
-                "needs {need}, only {} are free in {}",
-                fetch::size(free),
-                directory.display()
-            )));
-        }
-        Ok(())
-    }
-
-    fn progress(&mut self, got: u64, of: Option<u64>) {
-        self.progress.at(got, of);
-    }
-
-    fn retry(&mut self, trouble: &FetchError) {
-        log::warn!("download: {trouble}; trying again");
-    }
-}
-
-fn free_space(directory: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(directory)?;
-    Ok(stat.blocks_available() * stat.fragment_size())
-}
-
 #[cfg(test)]
-#[path = "cache_tests.rs"]
 mod tests;

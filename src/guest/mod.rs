@@ -21,5 +21,6 @@ pub mod ready;
 mod repo;
 pub mod runfile;
 pub mod smi;
+mod template;
 pub mod verify;
 pub mod wishes;

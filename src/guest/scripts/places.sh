@@ -5,12 +5,6 @@ export LC_ALL
 free_kb() {
     df -Pk "$1" 2>/dev/null | { read -r _ && read -r _ _ _ kb _ && echo "$kb"; }
 }
-# An installer that outlived whoever started it would work against the next.
-for p in /proc/[0-9]*; do
-    case $(readlink "$p/cwd" 2>/dev/null) in
-    /tmp/phoenix-nvidia.unpack* | /var/tmp/phoenix-nvidia.unpack*) kill -9 "${p#/proc/}" 2>/dev/null && echo "ended ${p#/proc/}" ;;
-    esac
-done
 for d in /tmp /var/tmp; do
     [ -d "$d" ] || continue
     rm -rf "$d/nvidia-driver-installer.run" "$d/phoenix-nvidia.unpack" "$d/phoenix-nvidia.try"

@@ -1,4 +1,5 @@
 use super::*;
+use crate::sys::replace::replace_own;
 use phoenix_lab::nvidia::runfile::{Flaw, Runfile as Lab};
 use phoenix_lab::web::{Fault as Ill, Server, Site};
 use std::time::Duration;

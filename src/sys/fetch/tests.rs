@@ -1,3 +1,4 @@
+use super::transfer::content_range;
 use super::*;
 use phoenix_lab::web::{Fault, Server, Site};
 
