@@ -13,11 +13,13 @@ use crate::exit::Code;
 use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::found::{self, Check, Found};
-use crate::guest::lifecycle::{self, Status};
+use crate::guest::lifecycle;
 use crate::guest::wishes::Wishes;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
+use crate::host::look::Look;
 use crate::host::provide::inspect;
+use crate::host::sharing;
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
@@ -44,7 +46,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     steps.nodes(&choice);
     let wanted = plan::wanted_once_made(&choice);
     let edit = reconcile(&document, &wanted, Form::Pve);
-    let running = lifecycle::status(ctid)? == Status::Running;
+    // As `status` looks: no program is needed to see that a container runs.
+    let running = sharing::is_running(&mut Look::new(common::root()), ctid);
     let out = Out::stdout();
     out.line(out.paint(Style::Bold, format_args!("Container {ctid}: {}", plan::describe(&choice))));
     if let Some(edit) = &edit {
