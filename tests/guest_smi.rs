@@ -1,7 +1,6 @@
 //! nvidia-smi of every branch: what it prints is understood.
 #![allow(clippy::unwrap_used)] // helpers of a test may panic
 
-#![allow(clippy::unwrap_used)] // helpers of tests may panic
 use phoenix_nvidia::guest::smi;
 use phoenix_nvidia::types::Version;
 use std::path::{Path, PathBuf};
