@@ -270,7 +270,7 @@ impl Cmd {
     /// The command line, safe to log.
     fn shown(&self) -> String {
         let words = std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(|a| a.as_os_str()));
-        let line: Vec<_> = words.map(|w| w.to_string_lossy()).collect();
+        let line: Vec<_> = words.map(|w| brief(&w.to_string_lossy())).collect();
         text::line(line.join(" ").as_bytes())
     }
 
@@ -292,6 +292,14 @@ impl Cmd {
             std::io::ErrorKind::NotFound => Failure::Missing(self.program.clone()),
             _ => Failure::Spawn(self.program.clone(), error),
         })
+    }
+}
+
+/// A word of a command line; of a whole script its first line.
+fn brief(word: &str) -> String {
+    match word.trim_start().split_once('\n') {
+        Some((first, _)) => format!("'{first} …'"),
+        None => word.to_owned(),
     }
 }
 
