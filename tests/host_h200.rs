@@ -84,6 +84,18 @@ fn what_nvidia_smi_printed_there_is_read() {
     assert!(text.contains("stub library") && !smi::is_mismatch(&text));
 }
 
+/// Debian's libnvidia-ml and nvidia-smi 535.261.03 beside the kernel driver
+/// 580.159.04: it is the library's version that has to match, not the tool's.
+#[test]
+fn a_library_of_another_version_is_a_mismatch_and_an_older_tool_is_none() {
+    // The tools of both versions, with any argument, said this with this code.
+    let (code, text) = recorded("smi-mismatch.txt");
+    assert_eq!((code, smi::is_mismatch(&text), smi::gpus(&text).len()), (18, true, 0));
+    let (code, text) = recorded("smi-of-535.txt");
+    assert!(code == 0 && !smi::is_mismatch(&text));
+    assert!(text.contains("NVIDIA-SMI 535.261.03") && text.contains("Driver Version: 580.159.04"));
+}
+
 /// The driver's own list of capability minors, against those that the other
 /// fixtures (made by hand) and the tests assume.
 #[test]
