@@ -38,9 +38,12 @@ lint:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 # Unit, property, command-line and end-to-end tests. The lab's own programs
-# are built first: tests find them beside themselves.
+# are built first: tests find them beside themselves. What the end-to-end
+# tests run is the release build.
 e2e:
+	$(CARGO) build --release --locked
 	$(CARGO) build --workspace --all-targets --locked
+	PHOENIX_NVIDIA_BINARY=$(CURDIR)/target/release/phoenix-nvidia \
 	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} $(CARGO) test --workspace --locked -- --test-threads 4
 
 # Tables of times: what happens at every start, on hosts of every size. The

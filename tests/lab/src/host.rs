@@ -188,10 +188,12 @@ impl Lab {
     }
 
     /// Installs the program under test as its package would: `binary` at /usr/sbin/phoenix-nvidia, the snippet, and
-    /// settings of the node that point at the lab's web server.
+    /// settings of the node that point at the lab's web server. `PHOENIX_NVIDIA_BINARY` in the environment names
+    /// another build of it: `make test` tests the release build, which is what ships.
     #[track_caller]
     pub fn install(&self, binary: impl AsRef<Path>) {
-        let binary = binary.as_ref();
+        let other = std::env::var_os("PHOENIX_NVIDIA_BINARY").map(PathBuf::from);
+        let binary = other.as_deref().unwrap_or(binary.as_ref());
         let content = fs::read(binary).unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         self.replace_program("/usr/sbin/phoenix-nvidia", content);
         let snippet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hooks/phoenix-nvidia");
