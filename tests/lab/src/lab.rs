@@ -1,12 +1,14 @@
 //! One lab, from its start to its end.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::command::{Command, Output};
 use crate::gpus::{Gpus, Nvidia};
@@ -80,7 +82,11 @@ impl Lab {
         let alive = holder.stdin.take();
         let stdout = holder.stdout.take().context("lab-holder's output")?;
         let mut word = String::new();
-        BufReader::new(stdout).read_line(&mut word)?;
+        if readable(&stdout, PATIENCE)? {
+            BufReader::new(stdout).read_line(&mut word)?;
+        } else {
+            let _ = holder.kill();
+        }
         if word.trim() != "ready" {
             drop(alive);
             let mut said = String::new();
@@ -148,6 +154,22 @@ impl Drop for Lab {
         }
         if !said.trim().is_empty() {
             host::tell(said.trim());
+        }
+    }
+}
+
+/// How long a lab may take to start; it needs a tenth of a second on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until there is something to be read, or the stream has ended; false when the time is over.
+fn readable(stream: &impl AsFd, limit: Duration) -> Result<bool> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Err(nix::errno::Errno::EINTR) => {}
+            done => return Ok(done? > 0),
         }
     }
 }

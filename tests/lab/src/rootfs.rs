@@ -1,11 +1,15 @@
 //! Container images: made once, cached as plain directories, and shared as the lower layer of every container's root.
 
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 /// What is in a container.
@@ -132,10 +136,7 @@ pub(crate) fn ensure(rootfs: Rootfs, shifted: bool) -> Result<String> {
         return Ok(name);
     }
     // One builder of an image at a time, over all test processes; the others wait and find it made.
-    let lock = fs::File::create(cache.join(format!("{}.lock", rootfs.name())))?;
-    let _held = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, e)| e)
-        .context("the lock on the image cache")?;
+    let _held = lock(&cache.join(format!("{}.lock", rootfs.name())))?;
     if shifted && !cache.join(&plain).exists() {
         build(&cache, &plain, |dir| fill(rootfs, dir))?;
     }
@@ -149,6 +150,28 @@ pub(crate) fn ensure(rootfs: Rootfs, shifted: bool) -> Result<String> {
         })?;
     }
     Ok(name)
+}
+
+/// How long an image may take to be built: debootstrap needs half a minute here, more over a slow network.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+fn lock(path: &Path) -> Result<Flock<fs::File>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut file = fs::File::create(path).with_context(|| format!("creating {}", path.display()))?;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(held),
+            Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
+            Err((_, errno)) => return Err(errno).with_context(|| format!("locking {}", path.display())),
+        };
+        if Instant::now() > deadline {
+            bail!(
+                "{} is still locked after {PATIENCE:?}: another test builds this image, or hangs",
+                path.display()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Builds a directory beside its place and moves it there whole.
@@ -281,17 +304,35 @@ fn shift(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Runs a program to its end, with its output kept for the case that it fails.
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("running {command:?}"))?;
-    if !output.status.success() {
-        let both = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&both);
-        let tail: Vec<&str> = text.lines().rev().take(15).collect();
-        bail!(
-            "{command:?} ended with {}:\n{}",
-            output.status,
-            tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-        );
+    let mut log = tempfile::tempfile()?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("running {command:?}"))?;
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let group = i32::try_from(child.id()).map(nix::unistd::Pid::from_raw)?;
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+            break child.wait()?;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    if status.success() {
+        return Ok(());
     }
-    Ok(())
+    let mut text = String::new();
+    log.seek(SeekFrom::Start(0))?;
+    log.read_to_string(&mut text)?;
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(15)..].join("\n");
+    bail!("{command:?} ended with {status} (it had {PATIENCE:?}):\n{last}");
 }
