@@ -33,9 +33,7 @@ impl Host {
     /// can be no lab.
     pub fn start(gpus: u32, served: Served) -> Option<Host> {
         let lab = Lab::builder().gpus(gpus).driver("580.95.05").start()?;
-        // Or another build of it, the one to be released say.
-        let other = std::env::var("PHOENIX_NVIDIA_BINARY");
-        lab.install(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_phoenix-nvidia")));
+        lab.install(env!("CARGO_BIN_EXE_phoenix-nvidia"));
         let pmxcfs = (served == Served::AsPmxcfs).then(|| serve_pmxcfs(&lab));
         lab.create(101, Rootfs::Busybox.privileged());
         Some(Host { _pmxcfs: pmxcfs, lab })
