@@ -14,7 +14,7 @@ mod inside;
 use super::hookscript::Hookscript;
 use super::level::Level;
 use super::run::nodes;
-use super::{common, status, wishes};
+use super::{common, locks, status, wishes};
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{Code, one_line};
@@ -146,7 +146,7 @@ impl Doctor {
         findings.extend(conf::template(ctid, conf));
         findings.extend(conf::lock(ctid, conf));
         findings.extend(conf::modes(conf, &self.inventory, &choice));
-        findings.extend(conf::last_run(ctid, &State::load(common::root(), ctid)));
+        findings.extend(conf::last_run(ctid, &locks::settled(State::load(common::root(), ctid), ctid)));
         if sharing::is_running(&mut self.look, ctid) {
             findings.extend(running(ctid, conf, &choice, software.ok(), &settings));
         }

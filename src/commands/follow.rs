@@ -26,8 +26,6 @@ const SYSTEMCTL: &str = "/usr/bin/systemctl";
 const SYSTEMD: &str = "/run/systemd/system";
 /// It only passes the word on.
 const SYSTEMCTL_TIME: Duration = Duration::from_secs(10);
-/// Until a process that was started has its lock.
-const BIRTH: Duration = Duration::from_secs(5);
 /// Between two looks at log and lock.
 const LOOK: Duration = Duration::from_millis(100);
 /// Lines that are shown in a task log at the most.
@@ -155,7 +153,7 @@ impl Follow {
     /// # Errors
     /// A signal of ours.
     pub fn until(&mut self, deadline: &Deadline) -> anyhow::Result<Followed> {
-        let birth = Deadline::after(BIRTH);
+        let birth = Deadline::after(locks::BIRTH);
         loop {
             let at_work = locks::worker_lives(self.ctid);
             // One that is dead already has left its name.

@@ -2,6 +2,7 @@
 //! command whose hook wants it.
 
 use crate::exit::{Code, Context as _, Fault};
+use crate::state::{self, Outcome, State};
 use crate::sys::lock::{self, Lock};
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
@@ -12,6 +13,8 @@ use std::time::Duration;
 const DIRECTORY: &str = "/run/lock/phoenix-nvidia";
 /// Longer than anybody holds a lock who only looks whether it is held.
 const LOOKERS: Duration = Duration::from_secs(1);
+/// Until a process that was started has its lock.
+pub const BIRTH: Duration = Duration::from_secs(5);
 /// While waiting for a place: between two looks at the container.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -54,9 +57,22 @@ pub fn worker(ctid: Ctid) -> Option<Lock> {
 /// Whether an install process is at work.
 pub fn worker_lives(ctid: Ctid) -> bool {
     let path = worker_path(ctid);
-    // A file that cannot be opened was made by none.
-    let Ok(file) = lock::open(&path) else { return false };
+    // A file that is not there was made by none; nobody who looks makes it.
+    let Ok(file) = std::fs::File::open(&path) else { return false };
     matches!(lock::try_exclusive(&file, &path), Ok(false))
+}
+
+/// The state as it is to be shown: an install that is under way by the state
+/// and has nobody at work was cut off.
+pub fn settled(mut state: State, ctid: Ctid) -> State {
+    // One that was just asked for has no process yet.
+    let born = state.job.is_some() || state::now().saturating_sub(state.at) > BIRTH.as_secs();
+    if state.outcome == Outcome::Running && born && !worker_lives(ctid) {
+        state.outcome = Outcome::Failed;
+        "the install process ended without a result; the next start completes it"
+            .clone_into(&mut state.message);
+    }
+    state
 }
 
 fn worker_path(ctid: Ctid) -> PathBuf {

@@ -6,9 +6,9 @@
 mod table;
 mod verdict;
 
-use super::common;
 use super::hookscript::Hookscript;
 use super::level::Level;
+use super::{common, locks};
 use crate::conf::devices::{Kind, present, reconcile};
 use crate::conf::document::{Document, Form};
 use crate::conf::store::Conf;
@@ -150,7 +150,7 @@ impl Host {
         let (intent, mut problems) = Intent::of(&settings);
         problems.extend(settings.problems.iter().cloned());
         let choice = intent.on(&self.inventory, conf);
-        let state = State::load(common::root(), ctid);
+        let state = locks::settled(State::load(common::root(), ctid), ctid);
         let hook = Hookscript::of(&self.look, &self.storages, conf);
         let running = sharing::is_running(&mut self.look, ctid);
         let template = conf.get("template").is_some_and(|v| v == "1");
