@@ -261,20 +261,19 @@ fn busybox(dir: &Path) -> Result<()> {
 }
 
 /// The Debian mirror that this machine itself uses.
-fn mirror() -> String {
+fn mirror() -> Result<String> {
     let sources = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
     let texts =
         sources.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n");
-    let words = texts.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
-    let found = words
-        .flat_map(str::split_whitespace)
-        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"));
-    found.unwrap_or("http://deb.debian.org/debian").to_owned()
+    let lines = texts.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
+    let debian = |word: &&str| word.contains("://") && word.trim_end_matches('/').ends_with("/debian");
+    let found = lines.flat_map(str::split_whitespace).find(debian);
+    Ok(found.with_context(|| format!("no Debian mirror in {}", sources.join(" or ")))?.to_owned())
 }
 
 fn debootstrap(dir: &Path, suite: &str, packages: &str) -> Result<()> {
     let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", &format!("--include={packages}"), suite]).arg(dir).arg(mirror());
+    command.args(["--variant=minbase", &format!("--include={packages}"), suite]).arg(dir).arg(mirror()?);
     run(&mut command)?;
     let _ = fs::remove_dir_all(dir.join("var/cache/apt/archives"));
     let _ = fs::remove_dir_all(dir.join("var/lib/apt/lists"));
