@@ -6,7 +6,7 @@ use crate::exit::{self, Context as _, Fault};
 use crate::guest::cache::Cache;
 use crate::guest::exec::{ExecError, Guest};
 use crate::guest::found::{self, Check, Found};
-use crate::guest::install::{self, Installed};
+use crate::guest::install;
 use crate::guest::wishes::Wishes;
 use crate::guest::{leftover, lifecycle, ready, verify};
 use crate::settings::{Settings, keys};
@@ -83,7 +83,7 @@ impl Work<'_> {
         let init = lifecycle::init(self.ctid).ok().flatten();
         let guest = self.guest().until(Deadline::after(limits.install + limits.download));
         let outcome = install::install(&guest, self.wishes, &check, &Cache::system());
-        self.record(&outcome.installed, &outcome.result, init.as_ref());
+        self.record(&check, &outcome, init.as_ref());
         for warning in &outcome.installed.warnings {
             log::warn!("{warning}");
         }
@@ -122,14 +122,16 @@ impl Work<'_> {
         false
     }
 
-    fn record(&self, installed: &Installed, result: &anyhow::Result<()>, init: Option<&lifecycle::Init>) {
-        let driver_there = installed.driver_changed.is_some();
+    fn record(&self, check: &Check, outcome: &install::Outcome, init: Option<&lifecycle::Init>) {
+        let changed = outcome.installed.driver_changed.is_some();
+        // With the driver in place, what failed is what comes after it.
+        let cuda_failed = outcome.result.is_err() && (changed || check.driver_right());
         let fingerprint = self.wishes.fingerprint();
         State::update(common::root(), self.ctid, |state| {
-            if driver_there {
+            if changed {
                 state.restart_due = init.map(ToString::to_string);
             }
-            state.cuda_failed = result.is_err().then_some(fingerprint);
+            state.cuda_failed = cuda_failed.then_some(fingerprint);
         });
     }
 

@@ -104,7 +104,6 @@ pub fn detach(ctid: Ctid) -> anyhow::Result<()> {
 
 fn by_systemd(ctid: Ctid, deadline: &Deadline) -> Result<(), String> {
     let unit = format!("phoenix-nvidia-install@{ctid}.service");
-    // A unit that failed last time does not start again by itself.
     let out = Cmd::new(SYSTEMCTL)
         .args(["start", "--no-block", "--quiet", unit.as_str()])
         .run(&deadline.at_most(SYSTEMCTL_TIME))
