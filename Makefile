@@ -1,6 +1,10 @@
 # phoenix-nvidia: build, try, test, install. `make test` needs a Debian
 # machine with cargo and root, and nothing before it.
 
+# A pipe fails with what is piped.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
 PREFIX ?= /usr
 DESTDIR ?=
 CARGO ?= cargo
@@ -43,8 +47,13 @@ lint:
 e2e:
 	$(CARGO) build --release --locked
 	$(CARGO) build --workspace --all-targets --locked
-	PHOENIX_NVIDIA_BINARY=$(CURDIR)/target/release/phoenix-nvidia \
-	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} $(CARGO) test --workspace --locked -- --test-threads 4
+	@rm -f target/labs target/test.log
+	PHOENIX_NVIDIA_BINARY=$(CURDIR)/target/release/phoenix-nvidia PHOENIX_LAB_COUNT=$(CURDIR)/target/labs \
+	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} \
+	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads 4 2>&1 | tee target/test.log
+	@echo "end-to-end: $$(wc -l < target/labs) labs with real containers were started"
+	@awk '/^test result:/ { p += $$4; f += $$6; i += $$8 } \
+	    END { printf "%d passed, %d failed, %d skipped\n", p, f, i }' target/test.log
 
 # Tables of times: what happens at every start, on hosts of every size. The
 # lab's own programs come from the debug build.
