@@ -272,8 +272,14 @@ fn mirror() -> Result<String> {
 }
 
 fn debootstrap(dir: &Path, suite: &str, packages: &str) -> Result<()> {
-    let mut command = Command::new("debootstrap");
-    command.args(["--variant=minbase", &format!("--include={packages}"), suite]).arg(dir).arg(mirror()?);
+    // It mounts proc in there. In namespaces of its own that can't stay behind, nor can it go on when the test is killed.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
+    command
+        .arg("debootstrap")
+        .args(["--variant=minbase", &format!("--include={packages}"), suite])
+        .arg(dir)
+        .arg(mirror()?);
     run(&mut command)?;
     let _ = fs::remove_dir_all(dir.join("var/cache/apt/archives"));
     let _ = fs::remove_dir_all(dir.join("var/lib/apt/lists"));
