@@ -151,6 +151,36 @@ fn installs_wait_for_a_place_and_for_each_other() {
     assert_eq!(calls(&lab, "reboot"), 0);
 }
 
+/// An install process and a call by hand want the same restart: there is one.
+#[test]
+fn a_call_by_hand_beside_an_install_process_restarts_once() {
+    let Some(lab) = slow(2) else { return };
+    lab.run(["pct", "start", "101"]).ok().says("goes on by itself");
+    let hand = lab.run([PROGRAM, "101"]).ok().says("another install in container 101 is under way");
+    wait_for_the_end(&lab);
+    let restarts = calls(&lab, "reboot 101") + calls(&lab, "shutdown 101");
+    assert_eq!(restarts, 1, "{hand}\n{}", lab.read("/var/log/phoenix-nvidia/101.log"));
+    is_well(&lab, 101);
+}
+
+/// A container whose driver is gone again after every boot is not rebooted
+/// for ever.
+#[test]
+fn a_driver_that_does_not_outlive_the_reboot_is_not_rebooted_for_again() {
+    let Some(lab) = lab() else { return };
+    offers(&lab, &Runfile::new(DRIVER));
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    let ct = lab.container(101);
+    let init = ct.read("/usr/sbin/init").replace("trap", "rm -f /usr/lib/*/libcuda.so*\ntrap");
+    ct.write("/usr/sbin/init", init);
+    lab.run(["pct", "start", "101"]).ok().says("driver: installed");
+    wait_for_the_end(&lab);
+    let logged = lab.read("/var/log/phoenix-nvidia/101.log");
+    assert_eq!(calls(&lab, "reboot 101"), 1, "{logged}");
+    assert!(logged.contains("rebooted for 580.95.05 already; not again"), "{logged}");
+    ct.exec(["nvidia-smi", "--version"]).ok();
+}
+
 #[test]
 fn a_container_that_waits_for_a_place_and_is_stopped_waits_no_longer() {
     let Some(lab) = slow(30) else { return };

@@ -231,3 +231,26 @@ fn the_cuda_step_ends_in_time_whatever_apt_get_does() {
     node(&lab, "INSTALL_TIMEOUT=60");
     lab.run([PROGRAM, "101"]).ok().says("cuda: installed");
 }
+
+/// As a program that asks a lost GPU something: not even KILL ends it.
+#[test]
+fn a_program_that_cannot_be_killed_is_left_behind_and_told() {
+    let Some(lab) = lab() else { return };
+    node(&lab, "INSTALL=off\nPRE_START_TIMEOUT=1");
+    attached(&lab, 101, Rootfs::Busybox.privileged());
+    lab.write("/srv/lost/gpu", "x\n");
+    lab.write("/run/lab/control/stuck", "");
+    let server =
+        lab.command("/run/lab/bin/lab-pmxcfs").args(["/srv/lost", "pve1", "/run/lab/control"]).spawn();
+    wait_for_output(&server, "serving");
+    replace(&lab, "/usr/bin/nvidia-modprobe", "exec cat /srv/lost/gpu");
+    lab.sh("rm -f /dev/nvidia0").ok();
+    let start = lab.run(["pct", "start", "101"]).ok();
+    assert!(start.took < Duration::from_secs(1 + 2 + BESIDE), "{start}");
+    start.says("/usr/bin/nvidia-modprobe").says("cannot be killed (uninterruptible) and was left behind");
+    assert!(lab.container(101).running());
+    let stuck = || lab.sh("grep -l '^[0-9]* (cat) D' /run/lab/proc/[0-9]*/stat").exit() == Some(0);
+    assert!(stuck(), "it is that");
+    lab.files().remove("/run/lab/control/stuck");
+    wait_until("its end", || !stuck());
+}

@@ -163,17 +163,19 @@ fn after_install(ctid: Ctid, settings: &Settings, brought: &Brought) -> anyhow::
         log::info!("AFTER_INSTALL is none: services that started before the install keep the old driver");
         return Ok(());
     }
+    // Asked before the lock: it may be that very reboot which holds it.
+    let again = |state: &State| state.rebooted_for == version;
+    if again(&State::load(common::root(), ctid)) {
+        log::warn!("the container was rebooted for {} already; not again", version.unwrap_or_default());
+        return Ok(());
+    }
     let Some(_lock) = locks::try_by_hand(ctid) else {
         log::info!("the restart is left to the call by hand that is at work");
         return Ok(());
     };
     let state = State::load(common::root(), ctid);
-    if state.rebooted_for == version {
-        log::warn!("the container was rebooted for {} already; not again", version.unwrap_or_default());
-        return Ok(());
-    }
     let now = lifecycle::init(ctid)?.map(|init| init.to_string());
-    if now.is_none() || state.restart_due != now {
+    if now.is_none() || state.restart_due != now || again(&state) {
         log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
         return Ok(());
     }

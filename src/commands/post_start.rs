@@ -110,6 +110,8 @@ fn bring(
             common::outcome(state, "check", &Ok(()), begun);
             state.kernel_driver = wishes.kernel.as_ref().map(ToString::to_string);
             state.container_driver = Some(wishes.driver.to_string());
+            // The reboot helped; a later change of the driver is another one.
+            state.rebooted_for = None;
             if state.cuda_failed.is_some() {
                 state.outcome = Outcome::Warning;
                 "CUDA packages are missing".clone_into(&mut state.message);

@@ -10,7 +10,8 @@
 //!
 //! The program `lab-pmxcfs DIRECTORY NODE [CONTROL]` does the same until it is
 //! killed. It takes over what lies in the directory. While there is a file
-//! `no-quorum`, `full` or `eio` in the control directory, each write meets that.
+//! `no-quorum`, `full` or `eio` in the control directory, each write meets that;
+//! while there is `stuck`, a read does not return and its reader can't be killed.
 
 /// A served file system; unmounted when it is dropped.
 pub use fuser::BackgroundSession as Served;
