@@ -74,6 +74,32 @@ fn debian_13_gets_cuda_and_nvtop() {
 }
 
 #[test]
+fn ubuntu_24_04_gets_cuda_from_its_own_repository() {
+    if let Err(why) = Rootfs::Ubuntu2404.obtainable() {
+        println!("skipped: no image of Ubuntu 24.04: {why:#}");
+        return;
+    }
+    let Some(lab) = lab(Lab::builder().gpus(1).driver(V)) else { return };
+    node(&lab, "AFTER_INSTALL=none\nNETWORK_TIMEOUT=5\nUTILITY_PACKAGES=none");
+    lab.web().standard(&[V]);
+    lab.web().cuda_repo(
+        "ubuntu2404",
+        &Repo::flat().packages(catalogue::cuda_toolkit("13-0")).key_file("3bf863cc.pub"),
+    );
+    let ct = lab.create(101, Rootfs::Ubuntu2404.unprivileged());
+    setting(&lab, 101, "GPU_ASSIGNMENT=0");
+    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    start(&lab)
+        .ok()
+        .says("driver: installed 580.95.05")
+        .says("cuda: installed cuda-toolkit-13-0")
+        .says_not("WARNING");
+    sound(&ct);
+    assert!(ct.read(SOURCE).contains("/compute/cuda/repos/ubuntu2404/"));
+    again(&lab).ok().says("installed and right");
+}
+
+#[test]
 fn a_toolkit_of_any_version_satisfies_a_driver_upgrade() {
     let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "") else { return };
     lab.web().runfile(&Runfile::new("590.48.01"));

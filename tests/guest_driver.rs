@@ -153,6 +153,18 @@ fn containers_that_cannot_have_a_driver_are_refused_up_front() {
 }
 
 #[test]
+fn musl_and_a_missing_shell_are_the_reasons_given() {
+    let Some(lab) = wanting(one_gpu(), Rootfs::Busybox.unprivileged()) else { return };
+    let ct = lab.container(101);
+    ct.write("/lib/ld-musl-x86_64.so.1", "");
+    ct.write("/etc/os-release", "ID=alpine\nPRETTY_NAME=\"Alpine Linux v3.22\"\n");
+    start(&lab).ok().says("Alpine Linux v3.22 uses musl").says("exit code 5");
+    stop(&lab);
+    lab.sh("rm /var/lib/vz/images/101/*.subvol/usr/bin/sh").ok();
+    start(&lab).ok().says("has no /bin/sh that can be run");
+}
+
+#[test]
 fn a_version_that_is_not_the_kernels_is_refused_before_any_download() {
     let Some(lab) = wanting(one_gpu(), Rootfs::Debian12.unprivileged()) else { return };
     setting(&lab, 101, "NVIDIA_DRIVER_VERSION=580.76.05");

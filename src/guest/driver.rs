@@ -183,7 +183,8 @@ fn copy(guest: &Guest, wishes: &Wishes, runfile: &Runfile, path: &str) -> anyhow
     let wanted = Arrived { size: Some(runfile.size), sha256: runfile.sha256.to_string() };
     if arrived.size != wanted.size {
         let (got, of) = (arrived.size.unwrap_or_default(), runfile.size);
-        return Err(anyhow::anyhow!("{} of {} arrived", size(got), size(of))).fault(what);
+        let said = output.last_lines(2).join(" | ");
+        return Err(anyhow::anyhow!("{} of {} arrived: {said}", size(got), size(of))).fault(what);
     }
     // A container without sha256sum: the size and the installer's own check
     // have to do.

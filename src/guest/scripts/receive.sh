@@ -4,7 +4,14 @@
 rm -rf "$1" || exit 1
 set -C
 umask 077
-cat >"$1" || exit 1
+: >"$1" || exit 1
+# From here on it is ours, and in a sticky directory nobody else can swap it.
+set +C
+if command -v sha256sum >/dev/null; then
+    sum=$(tee "$1" | sha256sum)
+    echo "sha256 $sum"
+else
+    cat >"$1"
+fi
 chmod 700 "$1" || exit 1
 echo "size $(wc -c <"$1")"
-echo "sha256 $(sha256sum <"$1")"

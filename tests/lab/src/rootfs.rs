@@ -25,6 +25,8 @@ pub enum Rootfs {
     Debian13,
     /// Debian 13 that boots systemd, and so has a tmpfs on /tmp.
     Debian13Systemd,
+    /// Ubuntu 24.04, otherwise like `Debian12`. Its archive is another one: see [`Rootfs::obtainable`].
+    Ubuntu2404,
 }
 
 /// A container to be created.
@@ -58,6 +60,7 @@ impl Rootfs {
             Rootfs::Debian12Systemd => "debian-12-systemd",
             Rootfs::Debian13 => "debian-13",
             Rootfs::Debian13Systemd => "debian-13-systemd",
+            Rootfs::Ubuntu2404 => "ubuntu-24.04",
         }
     }
 
@@ -66,17 +69,26 @@ impl Rootfs {
             Rootfs::Busybox => None,
             Rootfs::Debian12 | Rootfs::Debian12Systemd => Some("bookworm"),
             Rootfs::Debian13 | Rootfs::Debian13Systemd => Some("trixie"),
+            Rootfs::Ubuntu2404 => Some("noble"),
         }
     }
 
     fn packages(self) -> &'static str {
         match self {
             Rootfs::Busybox => "",
-            Rootfs::Debian12 | Rootfs::Debian13 => "ca-certificates,kmod,wget,xz-utils",
+            Rootfs::Debian12 | Rootfs::Debian13 | Rootfs::Ubuntu2404 => "ca-certificates,kmod,wget,xz-utils",
             Rootfs::Debian12Systemd | Rootfs::Debian13Systemd => {
                 "ca-certificates,dbus,kmod,systemd,systemd-sysv,wget,xz-utils"
             }
         }
+    }
+
+    /// Whether its image is there or can be made: a machine may reach Debian's archive and no other.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn obtainable(self) -> Result<()> {
+        ensure(self, false).map(drop)
     }
 }
 
@@ -275,11 +287,17 @@ fn debootstrap(dir: &Path, suite: &str, packages: &str) -> Result<()> {
     // It mounts proc in there. In namespaces of its own that can't stay behind, nor can it go on when the test is killed.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
-    command
-        .arg("debootstrap")
-        .args(["--variant=minbase", &format!("--include={packages}"), suite])
-        .arg(dir)
-        .arg(mirror()?);
+    command.args(["debootstrap", "--variant=minbase", &format!("--include={packages}")]);
+    if suite == "noble" {
+        // Debian 12's debootstrap knows neither the release, whose script is that of all of Ubuntu's, nor its key:
+        // F6EC B376 2474 EDA9 D21B  7022 8719 20D1 991B C93C, of 2018.
+        let key = Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/ubuntu-archive-2018.gpg");
+        let script = "/usr/share/debootstrap/scripts/gutsy";
+        command.arg("--keyring").arg(key).arg(suite).arg(dir);
+        command.args(["http://archive.ubuntu.com/ubuntu", script]);
+    } else {
+        command.arg(suite).arg(dir).arg(mirror()?);
+    }
     run(&mut command)?;
     let _ = fs::remove_dir_all(dir.join("var/cache/apt/archives"));
     let _ = fs::remove_dir_all(dir.join("var/lib/apt/lists"));
