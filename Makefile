@@ -7,12 +7,15 @@ SHELL := /bin/bash
 
 PREFIX ?= /usr
 DESTDIR ?=
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY ?= $(TARGET)/release/phoenix-nvidia
 PACKAGES := $(shell sed 's/\#.*//' tests/lab/packages.txt)
 # Builds quietly in CI, where nobody watches a bar.
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
-.PHONY: build demo test lint unit e2e bench audit deb install clean packages
+.PHONY: build demo test lint unit e2e bench audit deb install install-files clean packages
 
 build:
 	$(CARGO) build --release --locked
@@ -64,6 +67,41 @@ bench: packages
 # Licences, bans, sources (deny.toml); needs cargo-deny.
 audit:
 	$(CARGO) deny --locked check licenses bans sources
+
+# The Debian package, in target/deb; needs debhelper.
+deb:
+	$(CARGO) build --release --locked
+	packaging/build-deb $(TARGET)/release/phoenix-nvidia $(TARGET)/deb
+
+# For those without dpkg: the program, its files and the boot unit.
+install: build
+	$(MAKE) install-files
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+	    systemd-tmpfiles --create phoenix-nvidia.conf; \
+	    systemctl daemon-reload && systemctl enable phoenix-nvidia-nodes.service; \
+	fi
+
+# The one list of files; the package is made by it too. Settings that are
+# there already stay.
+install-files:
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/sbin/phoenix-nvidia
+	install -D -m 755 hooks/phoenix-nvidia $(DESTDIR)$(PREFIX)/share/phoenix-nvidia/phoenix-nvidia
+	for unit in phoenix-nvidia-nodes.service phoenix-nvidia-install@.service; do \
+	    install -d $(DESTDIR)$(UNITDIR) && \
+	    sed 's|/usr/sbin/phoenix-nvidia|$(PREFIX)/sbin/phoenix-nvidia|' packaging/$$unit \
+	        >$(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
+	done
+	install -D -m 644 packaging/phoenix-nvidia.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/phoenix-nvidia.conf
+	[ -e $(DESTDIR)/etc/default/phoenix-nvidia ] || \
+	    install -D -m 644 packaging/default/phoenix-nvidia $(DESTDIR)/etc/default/phoenix-nvidia
+	install -D -m 644 packaging/man/phoenix-nvidia.8 $(DESTDIR)$(PREFIX)/share/man/man8/phoenix-nvidia.8
+	install -D -m 644 packaging/man/phoenix-nvidia.env.5 $(DESTDIR)$(PREFIX)/share/man/man5/phoenix-nvidia.env.5
+	install -D -m 644 packaging/completions/phoenix-nvidia.bash \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions/phoenix-nvidia
+	install -D -m 644 packaging/completions/_phoenix-nvidia \
+	    $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_phoenix-nvidia
+	install -D -m 644 packaging/completions/phoenix-nvidia.fish \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/phoenix-nvidia.fish
 
 clean:
 	$(CARGO) clean
