@@ -18,7 +18,7 @@ fn unpacked(suite: &str) -> Option<(String, PathBuf, PathBuf)> {
         mkdir -p "$1/lists/partial" "$1/root" && cd "$1"
         [ -e done ] && exit 0
         key=/usr/share/keyrings/debian-archive-keyring.gpg
-        echo "deb [signed-by=$key] http://deb.debian.org/debian $2 non-free" > source.list
+        echo "deb [signed-by=$key] $3 $2 non-free" > source.list
         set -- -o Dir::Etc::sourcelist="$1/source.list" -o Dir::Etc::sourceparts=- \
             -o Dir::State::lists="$1/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
             -o APT::Sandbox::User=root -o APT::Architecture=amd64 -o Acquire::Retries=1 -o Acquire::http::Timeout=20
@@ -27,7 +27,9 @@ fn unpacked(suite: &str) -> Option<(String, PathBuf, PathBuf)> {
         for deb in *.deb; do dpkg -x "$deb" root; done
         touch done
     "#;
-    let output = Command::new("sh").args(["-c", script, "sh"]).arg(&home).arg(suite).output().unwrap();
+    let mirror = phoenix_lab::rootfs::mirror().unwrap();
+    let output =
+        Command::new("sh").args(["-c", script, "sh"]).arg(&home).arg(suite).arg(mirror).output().unwrap();
     let find = |name: &str| {
         let found =
             Command::new("find").arg(home.join("root/usr/lib")).args(["-name", name, "-type", "f"]).output();

@@ -273,7 +273,7 @@ fn busybox(dir: &Path) -> Result<()> {
 }
 
 /// The Debian mirror that this machine itself uses.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     let sources = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
     let texts =
         sources.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<Vec<_>>().join("\n");

@@ -8,13 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The names that the server can prove to have: the lab's own, and those that it plays in the lab.
-pub const NAMES: [&str; 5] = [
-    "mirror.lab",
-    "us.download.nvidia.com",
-    "download.nvidia.com",
-    "developer.download.nvidia.com",
-    "deb.debian.org",
-];
+pub const NAMES: [&str; 4] =
+    ["mirror.lab", "us.download.nvidia.com", "download.nvidia.com", "developer.download.nvidia.com"];
 
 /// The directory with `ca.pem`, `server.pem` and `server.key`.
 pub(crate) fn build() -> Result<PathBuf> {
