@@ -167,6 +167,8 @@ fn an_install_ends_in_time_whatever_runs_inside() {
     let ct = lab.container(101);
     let flaws = [
         (Flaw::Slow(1000), "did not end within 2 s"),
+        (Flaw::Deaf, "did not end within 2 s"),
+        (Flaw::LeavesChild, "exit code 3"),
         (Flaw::Endless, "it last printed: "),
         (Flaw::HalfInstalled, "(SIGBUS: the container's disk is full)"),
         (Flaw::NothingInstalled, "ended with exit code 0, but the container's driver is"),
@@ -191,11 +193,12 @@ fn an_install_ends_in_time_whatever_runs_inside() {
     lab.run([PROGRAM, "101", "post-start"]).ok().says("driver: installed");
     wait_for_the_end(&lab);
     ct.sh("mv /usr/bin/nvidia-smi /usr/bin/real-smi").ok();
+    node(&lab, "INSTALL_TIMEOUT=1");
     for (name, script, said) in MISBEHAVES.into_iter().filter(|(name, ..)| *name != "is missing") {
         ct.write("/usr/bin/nvidia-smi", format!("#!/bin/sh\n{script}\n"));
         ct.sh("chmod 755 /usr/bin/nvidia-smi").ok();
         // By hand it verifies, whatever was there before.
-        let output = in_time(lab.run([PROGRAM, "101"]), 2 + 2, 5);
+        let output = in_time(lab.run([PROGRAM, "101"]), 1 + 2, 5);
         // Between it and us is a shell, which tells a signal as 128 + its number.
         let said = said.trim_start_matches("it last printed: ").replace("killed by SIGSEGV", "exit code 139");
         output.says("nvidia-smi").says(&said);

@@ -57,7 +57,7 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
     put(&ct, "/srv/driver.run", std::fs::read(file).expect("a runfile"), "644");
     put(&ct, "/etc/pve/lxc/101.conf", "hostname: ct101\nlxc.environment: GPU_ASSIGNMENT=none\n", "640");
     let settings = "NVIDIA_DRIVER_VERSION=host\nNVIDIA_REPO_URL=/nonexistent\nNVIDIA_RUNFILE_URL=/srv/driver.run\n\
-                    CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nINSTALL_WAIT=2\n";
+                    CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nINSTALL_WAIT=1\n";
     put(&ct, "/etc/default/phoenix-nvidia", settings, "644");
 
     // The hook hands over to systemd and leaves; systemd's process goes on.
@@ -81,6 +81,7 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
 
     // One that fails is a failed unit, and that is no obstacle to the next.
     put(&ct, "/usr/sbin/pct", "#!/bin/sh\necho no; exit 9\n", "755");
+    ct.sh("echo INSTALL_WAIT=60 >>/etc/default/phoenix-nvidia").ok();
     for _ in 0..6 {
         ct.exec([PROGRAM, "101", "post-start"])
             .code(5)

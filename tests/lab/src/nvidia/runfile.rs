@@ -44,6 +44,10 @@ pub enum Flaw {
     Fails,
     /// It prints without end.
     Endless,
+    /// It takes for ever, and TERM does not end it.
+    Deaf,
+    /// It ends with 3 and leaves a child behind, with its output open.
+    LeavesChild,
     /// It dies of SIGBUS half way, as on a full disk.
     HalfInstalled,
     /// It installs another version than its name says.
@@ -188,6 +192,8 @@ impl Runfile {
             Some(Flaw::Runs(line)) => line.clone(),
             Some(Flaw::NothingInstalled) => "exit 0".to_owned(),
             Some(Flaw::Fails) => "fail \"The installer was told to fail.\"".to_owned(),
+            Some(Flaw::Deaf) => "trap '' TERM; while :; do sleep 1000; done".to_owned(),
+            Some(Flaw::LeavesChild) => "sleep 1000 & exit 3".to_owned(),
             Some(Flaw::Endless) => "while :; do echo 'WARNING: and so on'; done".to_owned(),
             _ => String::new(),
         };
