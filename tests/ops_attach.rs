@@ -136,6 +136,41 @@ fn a_step_that_fails_takes_the_others_back() {
 }
 
 #[test]
+fn now_goes_on_to_the_end_and_templates_hand_their_gpus_on() {
+    let Some(lab) = lab() else { return };
+    let ct = lab.create(101, Rootfs::Busybox.privileged());
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0", "--now"]).ok().says("container 101 runs");
+    assert_eq!(ct.open_node("/dev/nvidia0"), Err(phoenix_lab::Errno::ENXIO));
+    // It runs, so it is restarted, once.
+    let before = ct.init_pid();
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "1", "--now"]).ok();
+    assert_ne!(ct.init_pid(), before);
+    assert_eq!(ct.open_node("/dev/nvidia1"), Err(phoenix_lab::Errno::ENXIO));
+    assert_eq!(ct.open_node("/dev/nvidia0"), Err(phoenix_lab::Errno::ENOENT));
+    lab.create(102, Rootfs::Busybox.privileged());
+    lab.append("/etc/pve/lxc/102.conf", "template: 1\n");
+    lab.run(["phoenix-nvidia", "attach", "102", "--gpus", "0", "--now"]).ok().says("is a template");
+    assert!(!lab.container(102).running());
+    // Detaching says that a running container keeps what it has.
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("keeps its GPUs until it is restarted");
+}
+
+#[test]
+fn one_call_attaches_many() {
+    let Some(lab) = lab() else { return };
+    for id in [101, 102, 103] {
+        lab.create(id, Rootfs::Busybox.unprivileged());
+    }
+    lab.run(["phoenix-nvidia", "attach", "101", "102", "103", "102", "--gpus", "none"]).ok();
+    for id in [101, 102, 103] {
+        assert!(lab.conf(id).contains("GPU_ASSIGNMENT=none\n") && lab.conf(id).contains("hookscript: "));
+    }
+    assert_eq!(lab.calls().iter().filter(|call| call.contains("--hookscript")).count(), 3);
+    lab.run(["phoenix-nvidia", "detach", "101", "102", "103"]).ok();
+    assert!(!lab.conf(102).contains("hookscript") && !lab.conf(103).contains("GPU_ASSIGNMENT"));
+}
+
+#[test]
 fn the_cluster_s_other_nodes_and_ha_are_spoken_of() {
     let Some(lab) = lab() else { return };
     lab.create(101, Rootfs::Busybox.privileged());

@@ -266,3 +266,37 @@ fn nodes_of_the_cluster_that_are_not_ready() {
     lab.write("/etc/pve/storage.cfg", storage);
     assert_eq!(bad(&lab), ["hook-storage warning"]);
 }
+
+#[test]
+fn files_that_cannot_be_read_are_unknown() {
+    finds(busybox(), &["look unknown"], |lab| {
+        lab.sh("rm /etc/pve/storage.cfg && mkdir /etc/pve/storage.cfg").ok();
+    });
+}
+
+/// A new check comes with the lab that shows it.
+#[test]
+fn every_check_is_shown_by_a_broken_lab() {
+    let sources = [
+        include_str!("../src/commands/doctor.rs"),
+        include_str!("../src/commands/doctor/conf.rs"),
+        include_str!("../src/commands/doctor/host.rs"),
+        include_str!("../src/commands/doctor/inside.rs"),
+        include_str!("../src/commands/doctor/cluster.rs"),
+    ];
+    let shown = include_str!("ops_doctor.rs");
+    let mut checks = std::collections::BTreeSet::new();
+    for source in sources {
+        let flat: String = source.split_whitespace().collect();
+        for start in ["Finding::warning(\"", "Finding::failure(\"", "Finding::unknown(\"", "split(\""] {
+            checks.extend(
+                flat.split(start).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())),
+            );
+        }
+    }
+    assert!(checks.len() >= 20, "{checks:?}");
+    for check in checks {
+        let levels = ["warning", "failure", "unknown"];
+        assert!(levels.iter().any(|level| shown.contains(&format!("\"{check} {level}\""))), "{check}");
+    }
+}

@@ -40,6 +40,12 @@ fn plan_tells_the_steps_and_the_diff_and_changes_nothing() {
         .says_not("\u{1b}[");
     assert_eq!(everything(&lab), before);
 
+    // On a terminal the diff has colours, unless they are not wanted.
+    let terminal =
+        |env: &str| lab.sh(&format!("{env} script -qc 'phoenix-nvidia plan 101' /dev/null")).stdout;
+    assert!(terminal("TERM=xterm").contains("\u{1b}[32m+ lxc.mount.entry"), "{}", terminal(""));
+    assert!(!terminal("NO_COLOR=1").contains("\u{1b}["));
+
     // The run does what the plan said, and then there is nothing left to do.
     lab.run(["phoenix-nvidia", "101"]).ok();
     lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do").says("INSTALL is off");
