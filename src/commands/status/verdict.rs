@@ -64,7 +64,9 @@ pub fn of(seen: &Seen<'_>) -> (Level, Vec<String>) {
         say(Level::Failure, format!("driver {inside} in the container, {kernel} in the kernel: restart it"));
     }
     if seen.pending && seen.driver_loaded {
-        say(Level::Warning, "its next start changes its devices".to_owned());
+        // That is what a stopped container waits for.
+        let level = if seen.running { Level::Warning } else { Level::Ok };
+        say(level, "its next start changes its devices".to_owned());
     }
     // The worst first, in the order in which they were found.
     reasons.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
