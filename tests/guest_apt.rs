@@ -110,6 +110,20 @@ fn a_toolkit_of_any_version_satisfies_a_driver_upgrade() {
     assert_eq!(lab.web().requests().ending(".deb").len(), before);
 }
 
+#[test]
+fn the_source_of_an_older_release_is_rewritten() {
+    let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "UTILITY_PACKAGES=none") else { return };
+    start(&lab).ok();
+    let ct = lab.container(101);
+    let right = ct.read(SOURCE);
+    ct.write(SOURCE, right.replace("debian12", "debian11"));
+    let before = lab.web().requests().ending(".deb").len();
+    again(&lab).ok().says("/compute/cuda/repos/debian12/").says_not("cuda: installed");
+    assert_eq!(ct.read(SOURCE), right);
+    assert_eq!(lab.web().requests().ending(".deb").len(), before);
+    again(&lab).ok().says("installed and right").says_not("repository:");
+}
+
 /// The CUDA step fails with these words, and nothing else suffers.
 #[track_caller]
 fn refused(lab: &Lab, words: &[&str]) -> Output {

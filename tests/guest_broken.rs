@@ -224,3 +224,51 @@ fn the_node_that_is_to_blame_is_named_with_the_reason() {
     let output = by_hand(&lab);
     output.says("/dev/nvidia0 is not allowed by the container's device rules (EPERM)");
 }
+
+#[test]
+fn a_node_whose_mode_keeps_the_container_out_is_named() {
+    let Some(lab) = wanting(Rootfs::Debian12.unprivileged()) else { return };
+    lab.web().runfile(&Runfile::new(V));
+    start(&lab).ok();
+    lab.sh("chmod 600 /dev/nvidia0").ok();
+    let output = lab.container(101).sh("nvidia-smi");
+    assert_ne!(output.exit(), Some(0), "{output}");
+    by_hand(&lab).code(5).says("/dev/nvidia0 is closed by its mode (EACCES)");
+}
+
+#[test]
+fn without_a_gpu_the_verification_asks_for_none() {
+    let Some(lab) = bare(Lab::builder().gpus(1).driver(V)) else { return };
+    lab.create(101, Rootfs::Debian12.unprivileged());
+    setting(&lab, 101, "GPU_ASSIGNMENT=none");
+    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    lab.web().runfile(&Runfile::new(V));
+    start(&lab).ok().says("driver: installed 580.95.05").says("verify: no GPU is assigned");
+    right(&lab.container(101));
+}
+
+#[test]
+fn a_host_without_space_for_the_download_is_told_before_it() {
+    let Some(lab) = wanting(Rootfs::Debian12.unprivileged()) else { return };
+    let path = lab.web().runfile(&Runfile::new(V));
+    lab.sh(
+        "mkdir -p /var/cache/phoenix-nvidia && mount -t tmpfs -o size=64m tmpfs /var/cache/phoenix-nvidia",
+    )
+    .ok();
+    start(&lab).ok().says("are free in /var/cache/phoenix-nvidia").says("exit code 5");
+    lab.sh("ls /var/cache/phoenix-nvidia | grep run$").code(1);
+    lab.sh("umount /var/cache/phoenix-nvidia").ok();
+    by_hand(&lab).ok().says("driver: installed");
+    assert!(!lab.web().requests().of(&path).is_empty());
+}
+
+#[test]
+fn a_hook_uses_the_proxy_that_proxmox_knows_of() {
+    let Some(lab) = wanting(Rootfs::Debian12.unprivileged()) else { return };
+    let path = lab.web().runfile(&Runfile::new(V));
+    lab.write("/etc/pve/datacenter.cfg", "keyboard: de\nhttp_proxy: http://192.0.2.1:80\n");
+    start(&lab).ok().says("driver: installed 580.95.05");
+    let requests = lab.web().requests();
+    assert!(requests.of("mirror.lab:443").iter().any(|r| r.method == "CONNECT"), "{requests:?}");
+    assert_eq!(requests.of(&path).len(), 1);
+}

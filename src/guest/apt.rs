@@ -3,6 +3,7 @@
 
 pub mod packages;
 pub mod plan;
+mod trouble;
 
 use super::cache::Cache;
 use super::exec::{Guest, fields};
@@ -13,11 +14,11 @@ use super::repo::{Repository, SOURCE};
 use super::wishes::{CudaPackages, Facts, PackageTemplate, Wishes};
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::sys::fetch::size;
-use crate::sys::process::Output;
+use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
-use crate::sys::{signal, text};
 use plan::{Plan, Refusal};
 use std::time::{Duration, Instant};
+use trouble::{Trouble, reasons};
 
 const KMOD: &str = include_str!("scripts/kmod.sh");
 const PREPARE: &str = include_str!("scripts/apt-prepare.sh");
@@ -98,6 +99,9 @@ impl Apt<'_> {
         let names = self.names(wanted)?;
         let repository = Repository::find(cache, self.wishes, self.os)?;
         self.offer(&repository)?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let started = Instant::now();
         let plan = self.plan(&names)?;
         if let Some(refusal) = plan.refusal() {
@@ -327,78 +331,9 @@ impl Prepared {
     }
 }
 
-/// What kept `apt-get update` from succeeding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    Locked,
-    Network,
-    Final,
-}
-
-impl Trouble {
-    fn of(output: &Output) -> Option<Trouble> {
-        let said = format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr));
-        if output.success() {
-            return None;
-        }
-        let any = |words: &[&str]| words.iter().any(|w| said.contains(w));
-        Some(if any(&["Could not get lock", "Unable to lock"]) {
-            Trouble::Locked
-        } else if any(&[
-            "Could not resolve",
-            "Temporary failure",
-            "Could not connect",
-            "Connection failed",
-            "Unable to connect",
-            "Connection timed out",
-            "Network is unreachable",
-        ]) {
-            Trouble::Network
-        } else {
-            Trouble::Final
-        })
-    }
-}
-
-/// apt's own reasons: its error lines, else what it printed last.
-fn reasons(output: &Output) -> String {
-    let all = [output.stdout.as_slice(), b"\n", output.stderr.as_slice()].concat();
-    let is_reason =
-        |l: &&[u8]| l.starts_with(b"E: ") || l.starts_with(b"W: ") || l.starts_with(b"dpkg: error");
-    let mut lines: Vec<String> =
-        all.split(|b| *b == b'\n').filter(is_reason).map(text::line).take(4).collect();
-    if lines.is_empty() {
-        lines = output.last_lines(4);
-    }
-    if lines.is_empty() {
-        lines.push(format!("{}, nothing printed", output.ended));
-    }
-    lines.join(" | ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::process::Ended;
-
-    fn said(text: &str, code: i32) -> Output {
-        Output { ended: Ended::Code(code), stdout: text.into(), stderr: Vec::new(), took: Duration::ZERO }
-    }
-
-    #[test]
-    fn a_lock_and_a_missing_network_are_waited_for_a_bad_signature_is_not() {
-        assert_eq!(Trouble::of(&said("", 0)), None);
-        let lock = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)";
-        assert_eq!(Trouble::of(&said(lock, 100)), Some(Trouble::Locked));
-        let network = "W: Failed to fetch http://h/  Temporary failure resolving 'h'";
-        assert_eq!(Trouble::of(&said(network, 100)), Some(Trouble::Network));
-        let key = "Err:1 http://h  InRelease\nW: GPG error: NO_PUBKEY A4B469963BF863CC\nE: The repository is not signed.";
-        assert_eq!(Trouble::of(&said(key, 100)), Some(Trouble::Final));
-        assert_eq!(
-            reasons(&said(key, 100)),
-            "W: GPG error: NO_PUBKEY A4B469963BF863CC | E: The repository is not signed."
-        );
-    }
 
     #[test]
     fn a_source_elsewhere_is_believed_only_below_etc_apt() {

@@ -83,6 +83,9 @@ pub struct Check {
     pub utilities_missing: Vec<PackageTemplate>,
     /// An earlier software step was cut off.
     pub software_cut: bool,
+    /// Our source in the container names another repository: the settings or
+    /// the container's release have changed.
+    pub source_outdated: bool,
     /// The container's operating system.
     pub os: Os,
     /// How long the look took.
@@ -103,7 +106,7 @@ impl Check {
 
     /// Whether the CUDA step has something to do.
     pub fn software_pending(&self) -> bool {
-        !self.cuda_missing.is_empty() || self.software_cut
+        !self.cuda_missing.is_empty() || self.software_cut || self.source_outdated
     }
 }
 
@@ -203,6 +206,7 @@ struct Raw {
     owners: Vec<(String, String)>,
     toolkit: bool,
     have: Vec<String>,
+    source: Option<String>,
     says: String,
     complete: bool,
 }
@@ -235,6 +239,7 @@ impl Raw {
             "owner" if is_package_name(two.1) => self.owners.push((two.0.to_owned(), two.1.to_owned())),
             "toolkit" => self.toolkit = true,
             "have" => self.have.push(value),
+            "source" => self.source = Some(value),
             "says" => self.says.extend([&value, "\n"]),
             "end" => self.complete = true,
             _ => {}
@@ -308,8 +313,19 @@ fn judge(raw: Raw, wishes: &Wishes, names: &[(PackageTemplate, String)]) -> Chec
         cuda_missing,
         utilities_missing: missing(&wishes.utilities),
         software_cut: raw.cut_software && wishes.cuda != CudaPackages::None,
+        source_outdated: wishes.cuda != CudaPackages::None && source_outdated(&raw, wishes),
         os: raw.os,
         took: Duration::ZERO,
+    }
+}
+
+/// Whether our source is there and not the one that would be written now.
+fn source_outdated(raw: &Raw, wishes: &Wishes) -> bool {
+    let distro = raw.os.distro();
+    let facts = Facts { version: &wishes.driver, arch: repo_arch(), distro: distro.as_deref() };
+    match (&raw.source, wishes.repo_url.fill(&facts)) {
+        (Some(there), Ok(wanted)) => there.trim_end_matches('/') != wanted.trim_end_matches('/'),
+        _ => false,
     }
 }
 

@@ -89,6 +89,22 @@ fn an_interrupted_software_step_is_pending_unless_none_is_asked_for() {
 }
 
 #[test]
+fn a_source_of_another_release_is_out_of_date() {
+    let mut wishes = wishes("cuda-toolkit-{cuda}");
+    wishes.repo_url = "https://h/{distro}/{arch}".parse().unwrap();
+    let text = |uri: &str| {
+        let text = format!("{DEBIAN}{RIGHT}toolkit /usr/local/cuda/version.json\nsource {uri}\nend 1\n");
+        let names: Vec<_> = packages(&wishes).map(|p| (p.clone(), pattern(p, &wishes).unwrap())).collect();
+        judge(Raw::parse(text.as_bytes()), &wishes, &names)
+    };
+    let arch = repo_arch();
+    let same = text(&format!("https://h/debian12/{arch}/"));
+    assert!(!same.source_outdated && same.right());
+    let older = text(&format!("https://h/debian11/{arch}/"));
+    assert!(older.source_outdated && older.driver_right() && !older.right());
+}
+
+#[test]
 fn a_container_may_print_anything() {
     for text in
         [&b"\xff\xfe\0\0"[..], b"", b"end 1", &[b'x'; 100_000], b"link libnvidia-ml \x1b[31m\nend 1\n"]

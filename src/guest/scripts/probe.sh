@@ -82,9 +82,17 @@ fi
 
 # CUDA and the packages that are asked for.
 for f in /usr/local/cuda*/version.json /usr/local/cuda*/version.txt /usr/local/cuda*/bin/nvcc \
-    "$info"/cuda-toolkit-[0-9]*-[0-9].list "$info"/nvidia-cuda-toolkit.list; do
+    "$info"/cuda-toolkit-[0-9]*-[0-9].list "$info"/cuda-toolkit-[0-9]*-[0-9][0-9].list "$info"/nvidia-cuda-toolkit.list; do
     [ -e "$f" ] && echo "toolkit $f"
 done
+source=/etc/apt/sources.list.d/phoenix-nvidia.sources
+if [ -f "$source" ]; then
+    n=0
+    while [ $n -lt 20 ] && IFS= read -r line; do
+        n=$((n + 1))
+        case $line in URIs:*) printf 'source %s\n' "${line#URIs:}" ;; esac
+    done <"$source"
+fi
 for p in "$@"; do
     # Not quoted: a name may hold a * of ours, for the part that is the
     # container's distribution.
