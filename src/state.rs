@@ -6,6 +6,7 @@
 //! CTIDs are reused and `pct destroy` knows nothing of these files.
 
 use crate::sys::replace::replace_own;
+use crate::sys::text;
 use crate::types::Ctid;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,8 @@ impl State {
         let before = state.clone();
         change(&mut state);
         state.at = now();
+        state.message = text::without_secrets(&state.message);
+        state.start_warning = state.start_warning.map(|warning| text::without_secrets(&warning));
         if state.outcome == Outcome::Ok {
             state.last_success = Some(state.at);
         }

@@ -213,6 +213,22 @@ fn a_failed_install_is_exit_5_the_container_runs_and_nothing_is_left_in_it() {
     assert!(says(&lab, 101, "message").contains("the installer of 580.95.05 failed"));
 }
 
+/// A URL may hold a password; the task log is the cluster's to read.
+#[test]
+fn a_password_in_a_url_is_written_nowhere() {
+    let Some(lab) = lab() else { return };
+    node(&lab, "NVIDIA_RUNFILE_URL=http://me:geheim@127.0.0.1:9/driver.run\nCUDA_PACKAGES=none");
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    lab.run(["pct", "start", "101"])
+        .ok()
+        .says("failed: exit code 5")
+        .says("…@127.0.0.1:9")
+        .says_not("geheim");
+    wait_for_the_end(&lab);
+    let readable = lab.sh("grep -rl geheim /run/phoenix-nvidia /var/log /var/lib/phoenix-nvidia").stdout;
+    assert_eq!(readable.trim(), "", "the environment that is passed on is root's alone");
+}
+
 #[test]
 fn a_stopped_install_process_ends_at_once_with_all_that_it_started() {
     let Some(lab) = slow(30) else { return };

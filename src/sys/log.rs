@@ -123,7 +123,7 @@ impl Sink {
             Level::Warn => "WARNING: ",
             _ => "",
         };
-        let message = text::line(message.as_bytes());
+        let message = text::line(text::without_secrets(message).as_bytes());
         match &self.subject {
             Some(subject) => format!(" {subject}: {mark}{message}"),
             None => format!(": {mark}{message}"),

@@ -30,6 +30,24 @@ fn is_reordering(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
+/// The text with what stands between `://` and `@` in its URLs left out: a
+/// user's name and password. Log and state are read by others.
+pub fn without_secrets(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://").map(|at| at + 3) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let end = rest.find(|c: char| matches!(c, '/' | '?' | '#' | '"' | '\'') || c.is_whitespace());
+        if let Some(host) = rest[..end.unwrap_or(rest.len())].rfind('@') {
+            out.push('…');
+            rest = &rest[host..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 /// The last `count` lines that are not blank, each through [`line`]. Carriage
 /// returns end a line too: progress bars redraw with them.
 pub fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
@@ -51,6 +69,15 @@ mod tests {
     fn escape_codes_nul_and_bad_utf8_are_made_visible() {
         assert_eq!(line(b"a\x1b[31mb\0c\xffd\te\r\n"), "a\\u{1b}[31mb\\u{0}c\u{fffd}d e");
         assert_eq!(line("x\u{202e}y".as_bytes()), "x\\u{202e}y");
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_left_out_and_nothing_else() {
+        let shown = without_secrets("get https://me:p@ss@host/a@b via http://u:p@proxy:3128: 404");
+        assert_eq!(shown, "get https://…@host/a@b via http://…@proxy:3128: 404");
+        for plain in ["", "://", "https://host/x", "mail a@b://", "GPU 0 (0000:01:00.0)"] {
+            assert_eq!(without_secrets(plain), plain);
+        }
     }
 
     #[test]
