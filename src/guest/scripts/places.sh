@@ -9,12 +9,16 @@ for d in /tmp /var/tmp; do
     [ -d "$d" ] || continue
     rm -rf "$d/nvidia-driver-installer.run" "$d/phoenix-nvidia.unpack" "$d/phoenix-nvidia.try"
     runs=noexec
-    if (set -C && umask 077 && printf '#!/bin/sh\nexit 0\n' >"$d/phoenix-nvidia.try") 2>/dev/null; then
-        chmod 700 "$d/phoenix-nvidia.try" && "$d/phoenix-nvidia.try" 2>/dev/null && runs=exec
+    try=$d/phoenix-nvidia.try
+    # Noclobber only minds regular files, and a fifo's maker could exchange it:
+    # nothing is run there but a file of our own.
+    if (set -C && umask 077 && printf '#!/bin/sh\nexit 0\n' >"$try") 2>/dev/null &&
+        [ -f "$try" ] && [ ! -L "$try" ] && [ -O "$try" ]; then
+        chmod 700 "$try" && "$try" 2>/dev/null && runs=exec
     else
         runs=readonly
     fi
-    rm -f "$d/phoenix-nvidia.try"
+    rm -f "$try"
     type=$(stat -f -c %T "$d" 2>/dev/null)
     kb=$(free_kb "$d")
     echo "place $d ${type:-unknown} ${kb:-0} $runs"

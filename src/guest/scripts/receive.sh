@@ -5,6 +5,9 @@ rm -rf "$1" || exit 1
 set -C
 umask 077
 : >"$1" || exit 1
+# Noclobber only minds regular files: who was quick enough to put a fifo there
+# would choose what is run.
+[ -f "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] || { echo "$1 is not the file that was made there"; exit 1; }
 # From here on it is ours, and in a sticky directory nobody else can swap it.
 set +C
 if command -v sha256sum >/dev/null; then
