@@ -57,7 +57,7 @@ pub fn log_file(ctid: Ctid) -> Option<File> {
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     common::must_be_root()?;
     // Alone: a second one finds the first at work, and has nothing to add.
-    let Some(alive) = locks::worker(ctid) else {
+    let Some(alive) = locks::worker(ctid)? else {
         log::info!("another install process is at work");
         return Ok(Code::Success);
     };

@@ -3,7 +3,7 @@
 
 use crate::exit::{Code, Context as _, Fault};
 use crate::state::{self, Outcome, State};
-use crate::sys::lock::{self, Lock};
+use crate::sys::lock::{self, Lock, LockError};
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
 use crate::types::Ctid;
@@ -48,17 +48,25 @@ pub fn try_by_hand(ctid: Ctid) -> Option<Lock> {
 /// What an install process holds for as long as it lives; `None` when another
 /// one is at work. Those that only look ([`worker_lives`]) hold it for a
 /// moment, which is waited for.
-pub fn worker(ctid: Ctid) -> Option<Lock> {
+///
+/// # Errors
+/// [`Code::Software`] when the lock cannot be had for another reason.
+pub fn worker(ctid: Ctid) -> anyhow::Result<Option<Lock>> {
     let path = worker_path(ctid);
-    let file = lock::open(&path).ok()?;
-    lock::exclusive(file, &path, &Deadline::after(LOOKERS), |_| ()).ok()
+    let fault = || Fault::new(Code::Software, "the install did not begin");
+    let file = lock::open(&path).fault(fault)?;
+    match lock::exclusive(file, &path, &Deadline::after(LOOKERS), |_| ()) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(LockError::Busy { .. }) => Ok(None),
+        Err(error) => Err(error).fault(fault),
+    }
 }
 
 /// Whether an install process is at work.
 pub fn worker_lives(ctid: Ctid) -> bool {
     let path = worker_path(ctid);
     // A file that is not there was made by none; nobody who looks makes it.
-    let Ok(file) = std::fs::File::open(&path) else { return false };
+    let Some(file) = lock::open_existing(&path) else { return false };
     matches!(lock::try_exclusive(&file, &path), Ok(false))
 }
 

@@ -78,14 +78,39 @@ pub struct Lock {
 
 /// Opens a lock file as Proxmox does: appending, created with mode 0644.
 ///
+/// /run/lock is open to everybody, so whoever comes first could make our
+/// directory there and put a link in the file's place: neither is followed.
+///
 /// # Errors
 /// [`LockError::Io`].
 pub fn open(path: &Path) -> Result<File, LockError> {
     let io = |error| LockError::Io(path.to_owned(), error);
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(io)?;
+        trusted(parent).map_err(io)?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o644).open(path).map_err(io)
+    OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(GUARDED).open(path).map_err(io)
+}
+
+/// Opens a lock file that is there already, and makes none; `None` also for
+/// one that [`open`] would not take.
+pub fn open_existing(path: &Path) -> Option<File> {
+    trusted(path.parent()?).ok()?;
+    OpenOptions::new().read(true).custom_flags(GUARDED).open(path).ok()
+}
+
+/// Follows no link, and waits for nobody at the other end of a fifo.
+const GUARDED: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+
+/// Fails for a directory in which somebody else could put things.
+fn trusted(directory: &Path) -> std::io::Result<()> {
+    let meta = std::fs::symlink_metadata(directory)?;
+    let ours = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
+    if meta.is_dir() && ours && meta.mode() & 0o002 == 0 {
+        return Ok(());
+    }
+    let shown = directory.display();
+    Err(std::io::Error::other(format!("{shown} is open to other users than root; to mend it: rm -r {shown}")))
 }
 
 /// Tries once. False: somebody holds it.
@@ -216,6 +241,25 @@ mod tests {
         assert!(told.is_none_or(|h| h.pid == me));
         drop(held);
         assert!(exclusive(open(&path).unwrap(), &path, &Deadline::secs(1), |_| ()).is_ok());
+    }
+
+    #[test]
+    fn a_link_or_a_directory_of_somebody_else_is_not_taken_for_a_lock() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, path) = (dir.path().join("victim"), dir.path().join("l/x.lock"));
+        std::fs::create_dir(dir.path().join("l")).unwrap();
+        symlink(&victim, &path).unwrap();
+        assert!(open(&path).is_err() && open_existing(&path).is_none() && !victim.exists());
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open(&path).is_err(), "a fifo without a reader must not be waited for");
+        std::fs::remove_file(&path).unwrap();
+        assert!(open(&path).is_ok() && open_existing(&path).is_some());
+        std::fs::set_permissions(dir.path().join("l"), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(open(&path).unwrap_err().to_string().contains("rm -r") && open_existing(&path).is_none());
+        symlink(dir.path().join("l"), dir.path().join("m")).unwrap();
+        assert!(open(&dir.path().join("m/x.lock")).is_err());
     }
 
     #[test]
