@@ -134,3 +134,12 @@ fn a_missing_binary_never_fails_a_start() {
     lab.run(["pct", "start", "101"]).ok().says("phoenix-nvidia").says("101");
     assert!(lab.container(101).running());
 }
+
+#[test]
+fn a_nodes_policy_counts_where_the_conf_cannot_be_read() {
+    let Some(lab) = attached(Rootfs::Busybox.privileged()) else { return };
+    lab.sh("head -c 1100000 /dev/zero | tr '\\0' '#' >>/etc/pve/lxc/101.conf").ok();
+    lab.run(["phoenix-nvidia", "101", "pre-start"]).ok().says("larger than 1 MiB");
+    node(&lab, "START_POLICY=fail");
+    lab.run(["phoenix-nvidia", "101", "pre-start"]).code(4).says("larger than 1 MiB");
+}

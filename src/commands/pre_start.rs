@@ -26,7 +26,11 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let snapshot = match conf.read() {
         Ok(snapshot) => snapshot,
         Err(error) => {
-            // Without the conf nobody knows the policy: the default's.
+            // Node and cluster may have a policy of their own.
+            let settings = common::settings(ctid, Call::Hook, &conf, &Document::parse(b""));
+            if settings.choice(keys::START_POLICY, "fail", "continue").unwrap_or(false) {
+                return Err(error);
+            }
             log::warn!("{}; the container starts as its conf is", exit::one_line(&error));
             return Ok(Code::Success);
         }
