@@ -227,8 +227,13 @@ impl Settings {
 /// one's setting may stand.
 pub fn fault(problems: &[Problem], ctid: Ctid) -> anyhow::Error {
     let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    let key = problems.first().and_then(|p| keys::by_name(&p.key)).unwrap_or(keys::GPU_ASSIGNMENT);
-    Fault::new(Code::Input, message)
+    let fault = Fault::new(Code::Input, message);
+    let Some(key) = problems.first().and_then(|p| keys::by_name(&p.key)) else {
+        return fault
+            .remedy("mend or remove what is named there; phoenix-nvidia.env(5) lists all settings")
+            .into();
+    };
+    fault
         .remedy(format!(
             "set {name} in the environment, as a line \"lxc.environment: {name}={example}\" in /etc/pve/lxc/{ctid}.conf, \
              in /{CLUSTER_FILE} or in /{NODE_FILE}; see phoenix-nvidia.env(5)",

@@ -111,3 +111,12 @@ fn the_fault_says_where_a_missing_setting_may_stand() {
             && remedy.contains("/etc/default/phoenix-nvidia")
     );
 }
+
+#[test]
+fn the_fault_of_a_line_that_cannot_be_read_does_not_speak_of_another_setting() {
+    let dir = root(&[(NODE_FILE, "no setting\n")]);
+    let s = Settings::load(dir.path(), Call::ByHand, Vec::new(), Vec::new(), ctid());
+    let error = fault(&s.problems, "101".parse().unwrap());
+    let remedy = crate::exit::remedy_of(&error).unwrap();
+    assert!(remedy.contains("mend or remove") && !remedy.contains("GPU_ASSIGNMENT"), "{remedy}");
+}
