@@ -173,3 +173,33 @@ fn a_stop_by_signal_ends_the_call_at_once_and_leaves_nothing() {
     let left = lab.leftovers().since(&before);
     assert!(left.none(), "{left:?}");
 }
+
+/// Whoever could write there would choose what is run as root in containers.
+#[test]
+fn nothing_is_open_to_other_users_whatever_the_umask_of_the_shell() {
+    let Some(lab) = plain(1) else { return };
+    lab.sh("umask 0; phoenix-nvidia 101 && phoenix-nvidia prepare").ok();
+    let open = "find /run/phoenix-nvidia /run/lock/phoenix-nvidia /var/lib/phoenix-nvidia -perm /022";
+    assert_eq!(lab.sh(open).ok().stdout, "");
+}
+
+/// /run/lock is everybody's: somebody may have made our directory there.
+#[test]
+fn a_lock_directory_of_another_user_is_refused_with_the_command_that_mends_it() {
+    let Some(lab) = plain(1) else { return };
+    let evil = "mkdir -p /run/lock/phoenix-nvidia && chown 65534 /run/lock/phoenix-nvidia && \
+                ln -s /etc/nologin /run/lock/phoenix-nvidia/101.run.lock";
+    lab.sh(evil).ok();
+    lab.run([PROGRAM, "101"]).code(1).says("rm -r /run/lock/phoenix-nvidia");
+    assert!(!lab.exists("/etc/nologin"));
+    lab.sh("rm -r /run/lock/phoenix-nvidia").ok();
+    lab.run([PROGRAM, "101"]).ok();
+}
+
+#[test]
+fn a_call_under_nohup_outlives_its_terminal() {
+    let Some(lab) = plain(1) else { return };
+    let script = "mkdir -p /run/lock/phoenix-nvidia; (flock 9; sleep 1.5) 9>/run/lock/phoenix-nvidia/101.run.lock & \
+                  sleep 0.3; nohup phoenix-nvidia 101 2>&1 & p=$!; sleep 0.7; kill -HUP $p; wait $p";
+    lab.sh(script).ok().says("waiting for it").says("completed");
+}

@@ -5,14 +5,19 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use std::os::unix::process::CommandExt as _;
 
 /// Installs `handler` for TERM, INT and HUP, and has SIGPIPE and SIGXFSZ
-/// ignored.
+/// ignored. An INT or HUP that is ignored already stays so: that is what
+/// nohup and a shell's background jobs are for.
 pub fn on_signals(handler: extern "C" fn(i32)) {
     let note = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // SAFETY: the handler only stores into an atomic, which is
         // async-signal-safe, and it is a plain function that never goes away.
-        let _ = unsafe { sigaction(signal, &note) };
+        let before = unsafe { sigaction(signal, &note) };
+        if signal != Signal::SIGTERM && before.is_ok_and(|b| matches!(b.handler(), SigHandler::SigIgn)) {
+            // SAFETY: ignoring a signal runs no code of ours.
+            let _ = unsafe { sigaction(signal, &ignore) };
+        }
     }
     for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
         // SAFETY: ignoring a signal runs no code of ours.
