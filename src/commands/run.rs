@@ -10,7 +10,7 @@ use super::{common, locks};
 use crate::conf::devices::Wanted;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
-use crate::exit::{Code, Fault, code_of};
+use crate::exit::{Code, code_of};
 use crate::guest::attached;
 use crate::guest::lifecycle::{self, Patience, Status};
 use crate::host::choose::{Choice, DeviceKind};
@@ -269,9 +269,4 @@ pub fn nodes(choice: &Choice) -> Vec<String> {
 /// The version of the kernel driver that is loaded.
 pub fn loaded_version() -> Option<Version> {
     driver::loaded(&mut Look::new(common::root())).map(|d| d.version)
-}
-
-/// A fault for a container that must run and does not.
-pub fn not_running(ctid: Ctid) -> Fault {
-    Fault::new(Code::Software, format!("container {ctid} does not run")).remedy(format!("pct start {ctid}"))
 }

@@ -21,8 +21,10 @@ pub type Attached = BTreeMap<String, (u32, u32)>;
 pub fn read(init: &Init) -> std::io::Result<Attached> {
     use std::io::Read as _;
     let process = Path::new("/proc").join(init.pid.to_string());
-    let mut table = String::new();
-    std::fs::File::open(process.join("mountinfo"))?.take(MAX).read_to_string(&mut table)?;
+    let mut table = Vec::new();
+    std::fs::File::open(process.join("mountinfo"))?.take(MAX).read_to_end(&mut table)?;
+    // The container may name its own mounts in any bytes it likes.
+    let table = String::from_utf8_lossy(&table);
     let root = process.join("root");
     let number = |path: &str| {
         // Never followed: the container may put a link anywhere.
