@@ -44,7 +44,7 @@ keys! {
     NVIDIA_RUNFILE_SHA256 = "NVIDIA_RUNFILE_SHA256", Some(""), "hexadecimal", "",
         "The runfile's SHA-256. Without it the published sum beside the runfile is used.";
     NVIDIA_REPO_KEY_URL = "NVIDIA_REPO_KEY_URL", Some(""), "URL", "",
-        "The repository's signing key, where it is not the one that NVIDIA publishes in the repository.";
+        "The repository's signing key, where it is not the one that NVIDIA publishes in the repository: https, file:// or an absolute path; http only from this host. Ending in / it is a directory with the key under NVIDIA's name for it.";
     CUDA_PACKAGES = "CUDA_PACKAGES", Some("cuda-toolkit-{cuda}"), "list", "cuda-toolkit-13-0",
         "The CUDA packages that apt installs after the driver, or none: then no repository is added either. A CUDA toolkit of any version that is already there satisfies it. A package that would bring kernel modules or another driver is refused.";
     UTILITY_PACKAGES = "UTILITY_PACKAGES", Some("nvtop"), "list", "nvtop",
