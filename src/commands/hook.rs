@@ -1,9 +1,10 @@
 //! What Proxmox calls: the phases of a container's life.
 
 use super::{chain, common, post_start, pre_start};
+use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{self, Code};
-use crate::settings::{Call, Settings};
+use crate::settings::Call;
 use crate::types::{Ctid, Phase};
 
 /// One phase.
@@ -27,13 +28,12 @@ pub fn run(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
 /// namespace of lxc-start, and a conf that cannot be read there is no fault.
 fn quiet(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
-    let settings = match conf.read() {
-        Ok(snapshot) => common::settings(ctid, Call::Hook, &conf, &snapshot.document),
-        Err(error) => {
-            log::debug!("{}", exit::one_line(&error));
-            Settings::default()
-        }
-    };
+    let document = conf.read().map(|snapshot| snapshot.document).unwrap_or_else(|error| {
+        log::debug!("{}", exit::one_line(&error));
+        // The files may name a chained script for all containers.
+        Document::parse(b"")
+    });
+    let settings = common::settings(ctid, Call::Hook, &conf, &document);
     chain::run(&settings, ctid, phase)?;
     Ok(Code::Success)
 }

@@ -87,7 +87,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     }
     // The hook that follows us leaves now, and with it the task and its lock.
     drop(alive);
-    if let (Some(settings), Some(_)) = (settings, &brought.driver_changed) {
+    let stopped = signal::check().is_err();
+    if let (Some(settings), Some(_), false) = (settings, &brought.driver_changed, stopped) {
         after_install(ctid, &settings, &brought)?;
     }
     // What went wrong has been told above.

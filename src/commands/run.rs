@@ -246,6 +246,10 @@ impl Hand {
         }
         let kernel = loaded_version();
         State::update(common::root(), self.ctid, |state| {
+            if result.is_ok() {
+                // Devices that are missing are a fault by hand.
+                state.start_warning = None;
+            }
             common::outcome(state, "by hand", result, begun);
             state.kernel_driver = kernel.map(|v| v.to_string());
             if result.is_ok() && self.software_on() {
