@@ -12,13 +12,14 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
 /// How long one message may wait for a syslog daemon that does not read.
 const SYSLOG_PATIENCE: Duration = Duration::from_millis(250);
-/// How long one message may wait for a reader of stderr, in milliseconds.
-const STDERR_PATIENCE_MS: u16 = 1000;
+/// How long all messages together may wait for a reader of stderr. A slow one
+/// misses lines then, and gets those for which it has room again.
+const STDERR_PATIENCE: Duration = Duration::from_secs(1);
 const SOCKET: &str = "/dev/log";
 
 /// The target of messages that another process of ours has logged already:
@@ -48,7 +49,7 @@ pub fn init(options: Options) {
         } else {
             options.stderr.unwrap_or(LevelFilter::Info)
         },
-        state: Mutex::new(State { syslog: connect(), file: options.file, stderr_blocked: false }),
+        state: Mutex::new(State { syslog: connect(), file: options.file, patience: STDERR_PATIENCE }),
     };
     if log::set_boxed_logger(Box::new(sink)).is_ok() {
         log::set_max_level(LevelFilter::Debug);
@@ -64,7 +65,8 @@ struct Sink {
 struct State {
     syslog: Option<Logger<LoggerBackend, Formatter3164>>,
     file: Option<File>,
-    stderr_blocked: bool,
+    /// What is left of [`STDERR_PATIENCE`].
+    patience: Duration,
 }
 
 /// A connection to the local syslog, or none: a missing /dev/log is no error.
@@ -134,8 +136,10 @@ impl Sink {
 impl State {
     fn stderr(&mut self, line: &str) {
         let stderr = std::io::stderr();
-        if self.stderr_blocked || !writable(&stderr.as_fd()) {
-            self.stderr_blocked = true;
+        let begun = Instant::now();
+        let writable = writable(&stderr.as_fd(), self.patience);
+        self.patience = self.patience.saturating_sub(begun.elapsed());
+        if !writable {
             return;
         }
         // A closed stderr must not end a start.
@@ -166,9 +170,10 @@ impl State {
 
 /// Whether a line can be written now: a pipe that says so takes 4096 bytes
 /// whole.
-fn writable(fd: &std::os::fd::BorrowedFd<'_>) -> bool {
+fn writable(fd: &std::os::fd::BorrowedFd<'_>, patience: Duration) -> bool {
     let mut fds = [PollFd::new(*fd, PollFlags::POLLOUT)];
-    matches!(poll(&mut fds, PollTimeout::from(STDERR_PATIENCE_MS)), Ok(n) if n > 0)
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+    matches!(poll(&mut fds, timeout), Ok(n) if n > 0)
 }
 
 #[cfg(test)]
@@ -176,7 +181,7 @@ mod tests {
     use super::*;
 
     fn sink(subject: Option<&str>) -> Sink {
-        let state = State { syslog: None, file: None, stderr_blocked: false };
+        let state = State { syslog: None, file: None, patience: STDERR_PATIENCE };
         Sink { subject: subject.map(Into::into), stderr: LevelFilter::Info, state: Mutex::new(state) }
     }
 
