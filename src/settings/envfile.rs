@@ -72,6 +72,8 @@ struct Value {
     quote: Quote,
     /// The last line ended in a backslash.
     joined: bool,
+    /// Inside an unquoted word, where quotes mean themselves.
+    word: bool,
 }
 
 impl Value {
@@ -82,22 +84,32 @@ impl Value {
             match (&self.quote, c) {
                 (Quote::Single, '\'') | (Quote::Double, '"') => {
                     self.quote = Quote::None;
+                    self.word = false;
                     self.solid = self.text.len();
                 }
                 (Quote::Single, c) => self.text.push(c),
-                (Quote::None, '\'') => self.quote = Quote::Single,
-                (Quote::None, '"') => self.quote = Quote::Double,
-                (quote, '\\') => match chars.next() {
-                    None => self.joined = true,
-                    Some(c) => {
-                        if *quote == Quote::Double && !matches!(c, '"' | '\\' | '`' | '$') {
-                            self.text.push('\\');
+                (Quote::None, '\'') if !self.word => self.quote = Quote::Single,
+                (Quote::None, '"') if !self.word => self.quote = Quote::Double,
+                (quote, '\\') => {
+                    let double = *quote == Quote::Double;
+                    self.word = !double;
+                    match chars.next() {
+                        None => self.joined = true,
+                        Some(c) => {
+                            if double && !matches!(c, '"' | '\\' | '`' | '$') {
+                                self.text.push('\\');
+                            }
+                            self.text.push(c);
+                            self.solid = self.text.len();
                         }
-                        self.text.push(c);
-                        self.solid = self.text.len();
                     }
-                },
-                (_, c) => self.text.push(c),
+                }
+                // Between quoted parts.
+                (Quote::None, c) if !self.word && c.is_whitespace() => {}
+                (quote, c) => {
+                    self.word = *quote == Quote::None;
+                    self.text.push(c);
+                }
             }
         }
     }
@@ -137,7 +149,8 @@ mod tests {
     #[test]
     fn values_are_read_as_systemd_reads_them() {
         let text = "# comment\n; comment\n\nA=1\n B = two words  \nC=\"x # y \" \nD='$HOME \\n'\nE=a\\\nb\n\
-                    F=\"q\\\"q\\x\"\nG=\nH=x#y\nI=${A}\n";
+                    F=\"q\\\"q\\x\"\nG=\nH=x#y\nI=${A}\n\
+                    J=it's b\"c\"\nK='a' \"b\"\n";
         let expected = [
             ("A", "1", 4),
             ("B", "two words", 5),
@@ -148,6 +161,8 @@ mod tests {
             ("G", "", 11),
             ("H", "x#y", 12),
             ("I", "${A}", 13),
+            ("J", "it's b\"c\"", 14),
+            ("K", "ab", 15),
         ];
         assert_eq!(sets(text), expected.map(|(k, v, l)| (k.to_owned(), v.to_owned(), l)));
     }
