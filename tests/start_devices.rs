@@ -143,3 +143,13 @@ fn a_nodes_policy_counts_where_the_conf_cannot_be_read() {
     node(&lab, "START_POLICY=fail");
     lab.run(["phoenix-nvidia", "101", "pre-start"]).code(4).says("larger than 1 MiB");
 }
+
+/// A restore without root's rights takes the settings away and leaves the hookscript.
+#[test]
+fn without_an_assignment_nothing_is_installed() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver("580.95.05")) else { return };
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    lab.run(["pct", "start", "101"]).ok().says("is not looked after").says_not("exit code");
+    assert!(!lab.exists("/run/phoenix-nvidia/101.job"));
+}

@@ -42,6 +42,12 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         log::debug!("the call by hand that made this start looks after the driver");
         return Ok(());
     }
+    if settings.text(keys::GPU_ASSIGNMENT).is_none() {
+        // A restore without root's rights drops the settings and keeps the
+        // hookscript: gigabytes of CUDA are not what was asked for.
+        log::warn!("GPU_ASSIGNMENT is not set: the driver in the container is not looked after");
+        return Ok(());
+    }
     let kernel = loaded_version();
     let wishes = match wishes::read(settings, kernel.clone(), None) {
         Ok(Wanted::Software(wishes)) => wishes,
