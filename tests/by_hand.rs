@@ -76,10 +76,13 @@ fn a_run_killed_between_the_conf_and_the_restart_is_completed_by_the_next() {
 #[test]
 fn a_template_is_configured_and_not_started() {
     let Some(lab) = plain(1) else { return };
+    node(&lab, "INSTALL=on");
     lab.run(["pct", "template", "101"]).ok();
     lab.run([PROGRAM, "101"]).ok().says("is a template");
     assert!(lab.conf(101).contains("/dev/nvidia0"));
     assert_eq!(starts(&lab), 0);
+    // What nobody has looked at is not known.
+    assert!(lab.read("/run/phoenix-nvidia/101.json").contains("\"container_driver\": null"));
 }
 
 #[test]

@@ -40,8 +40,9 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     };
     let settings = common::settings(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
-    let result = hand.all();
-    hand.record(&result, begun);
+    let mut driver = None;
+    let result = hand.all(&mut driver);
+    hand.record(&result, driver, begun);
     result?;
     log::info!("container {ctid}: NVIDIA configuration completed ({})", common::since(begun));
     Ok(Code::Success)
@@ -58,7 +59,9 @@ pub struct Hand {
 }
 
 impl Hand {
-    fn all(&self) -> anyhow::Result<()> {
+    /// All of it; `driver` becomes the version that the container has, once
+    /// that is seen.
+    fn all(&self, driver: &mut Option<Version>) -> anyhow::Result<()> {
         let (intent, software) = self.validate()?;
         lifecycle::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
         // A conf that vanished, or that another node has, is told here.
@@ -87,7 +90,7 @@ impl Hand {
         if lifecycle::status(self.ctid)? != Status::Running {
             lifecycle::start(self.ctid, &patience, &self.environment())?;
         }
-        self.software_and_restart(&software, &choice, &wanted, &patience)
+        self.software_and_restart(&software, &choice, &wanted, &patience, driver)
     }
 
     /// The requirements' `validate_inputs`: everything is read before
@@ -150,6 +153,7 @@ impl Hand {
         choice: &Choice,
         wanted: &[Wanted],
         patience: &Patience,
+        driver: &mut Option<Version>,
     ) -> anyhow::Result<()> {
         let devices_changed = self.devices_changed(wanted)?;
         let nodes = nodes(choice);
@@ -172,6 +176,7 @@ impl Hand {
             insist: true,
         };
         let (brought, result) = work.run();
+        driver.clone_from(&brought.version);
         let restart = devices_changed || (self.software_restart() && self.restart_due());
         if result.is_err() && brought.driver_changed.is_none() && !devices_changed {
             return result;
@@ -236,7 +241,7 @@ impl Hand {
         ours.chain([(MARK.to_owned(), self.ctid.to_string())]).collect()
     }
 
-    fn record(&self, result: &anyhow::Result<()>, begun: Instant) {
+    fn record(&self, result: &anyhow::Result<()>, driver: Option<Version>, begun: Instant) {
         // Nothing is known of a container that is not there.
         if result
             .as_ref()
@@ -252,8 +257,10 @@ impl Hand {
             }
             common::outcome(state, "by hand", result, begun);
             state.kernel_driver = kernel.map(|v| v.to_string());
+            if let Some(driver) = driver {
+                state.container_driver = Some(driver.to_string());
+            }
             if result.is_ok() && self.software_on() {
-                state.container_driver.clone_from(&state.kernel_driver);
                 state.restart_due = None;
                 state.outcome = Outcome::Ok;
             }
