@@ -58,7 +58,7 @@ impl Plan {
                     let kb = |n: usize| {
                         words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(u64::MAX / 2048)
                     };
-                    plan.free = (kb(0) * 1024, kb(1) * 1024);
+                    plan.free = (kb(0).saturating_mul(1024), kb(1).saturating_mul(1024));
                 }
                 _ => {}
             }

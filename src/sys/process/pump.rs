@@ -103,26 +103,34 @@ impl Pump {
         }
     }
 
-    /// Writes what the pipe takes now.
+    /// Writes what the pipe takes now, a few megabytes at most: a child that
+    /// reads as fast as we write must not keep us from looking at the clock.
     fn feed(&mut self) {
         let Some((reader, pipe)) = &mut self.input else { return };
-        loop {
+        let mut ended = false;
+        for _ in 0..8 {
             if self.pending.is_empty() {
                 self.pending.resize(PIPE as usize, 0);
                 let read = reader.read(&mut self.pending).unwrap_or(0);
                 self.pending.truncate(read);
             }
-            if self.pending.is_empty() {
-                break; // end of input: close the pipe
+            ended = self.pending.is_empty();
+            if ended {
+                break;
             }
             match pipe.write(&self.pending) {
                 Ok(n) => drop(self.pending.drain(..n)),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(_) => break, // nobody reads any more; its exit code tells why
+                Err(_) => {
+                    ended = true; // nobody reads any more; its exit code tells why
+                    break;
+                }
             }
         }
-        self.input = None;
+        if ended {
+            self.input = None; // closes the pipe
+        }
     }
 
     /// Takes what is in the pipes now, without waiting for their end.
