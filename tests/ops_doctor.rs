@@ -169,6 +169,35 @@ fn entries_that_older_scripts_left() {
 }
 
 #[test]
+fn a_chained_hookscript_that_cannot_run() {
+    const MINE: &str = "/var/lib/vz/snippets/mine";
+    let line = format!("lxc.environment: HOOK_CHAIN={MINE}");
+    finds(busybox(), &[], |lab| {
+        lab.snippet("mine", "#!/bin/sh\n");
+        append(lab, &line);
+    });
+    finds(busybox(), &["chain failure"], |lab| append(lab, &line));
+    finds(busybox(), &["chain failure"], |lab| {
+        lab.snippet("mine", "#!/bin/sh\n");
+        lab.files().chmod(MINE, 0o644);
+        append(lab, &line);
+    });
+}
+
+#[test]
+fn a_boot_unit_that_is_not_enabled() {
+    let wants = "/etc/systemd/system/multi-user.target.wants";
+    finds(busybox(), &["boot-unit warning"], |lab| drop(lab.sh("mkdir -p /run/systemd/system").ok()));
+    finds(busybox(), &[], |lab| {
+        lab.sh("mkdir -p /run/systemd/system").ok();
+        lab.sh(&format!(
+            "mkdir -p {wants}; ln -s /lib/systemd/system/x {wants}/phoenix-nvidia-nodes.service"
+        ))
+        .ok();
+    });
+}
+
+#[test]
 fn templates_and_locks() {
     finds(busybox(), &["template warning"], |lab| conf(lab, "hookscript: ", "template: 1\nhookscript: "));
     finds(busybox(), &["lock warning"], |lab| conf(lab, "hookscript: ", "lock: backup\nhookscript: "));
@@ -209,6 +238,16 @@ fn drivers_that_do_not_fit() {
     });
     finds(debian(), &["version failure"], |lab| {
         inside(lab, "nvidia-uninstall -s || rm -f /usr/bin/nvidia-smi")
+    });
+    // The tool alone, from elsewhere.
+    finds(debian(), &["version failure"], |lab| {
+        let script = "#!/bin/sh\\necho NVIDIA-SMI version  : 570.86.10\\n";
+        inside(
+            lab,
+            &format!(
+                "rm /usr/bin/nvidia-smi; printf '{script}' > /usr/bin/nvidia-smi; chmod 755 /usr/bin/nvidia-smi"
+            ),
+        );
     });
     finds(debian(), &["mixed-driver failure"], |lab| {
         inside(

@@ -27,9 +27,10 @@ use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
 use crate::host::{diagnose, driver, sharing};
 use crate::plan::{self, Intent};
-use crate::settings::{Call, Settings};
+use crate::settings::{Call, Settings, keys};
 use crate::state::State;
 use crate::sys::out::{Out, Style};
+use crate::sys::process::installed;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use finding::Finding;
@@ -113,9 +114,10 @@ impl Doctor {
     fn host(&self) -> Vec<Finding> {
         let inventory = &self.inventory;
         let mut findings = vec![host::driver(inventory, || diagnose::no_driver(common::root()))];
-        let installed = driver::installed(common::root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
-        findings.extend(host::next_boot(inventory, installed));
+        let next = driver::installed(common::root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
+        findings.extend(host::next_boot(inventory, next));
         findings.extend(host::nodes(inventory));
+        findings.extend(host::boot_unit(boot_unit(&self.look)));
         findings.extend(host::problems(&inventory.problems));
         findings
     }
@@ -138,6 +140,9 @@ impl Doctor {
             findings.extend(conf::gpus(&choice, &plan::describe(&choice)));
         }
         findings.push(conf::hookscript(ctid, &hook));
+        if let Some((path, _)) = settings.text(keys::HOOK_CHAIN).filter(|(path, _)| !path.is_empty()) {
+            findings.extend(conf::chain(ctid, path, lacks(&self.look, path)));
+        }
         findings.extend(conf::absolute_targets(ctid, conf));
         findings.extend(conf::in_snapshots(ctid, conf));
         findings.extend(conf::double_pass(ctid, conf));
@@ -155,6 +160,25 @@ impl Doctor {
     }
 }
 
+/// What a program lacks to be run.
+fn lacks(look: &Look, path: &str) -> Option<&'static str> {
+    let at = look.at(path);
+    match std::fs::metadata(&at) {
+        Ok(meta) if !meta.is_file() => Some("is no file"),
+        Ok(_) if !installed(&at) => Some("cannot be executed"),
+        Ok(_) => None,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("does not exist"),
+        Err(_) => None,
+    }
+}
+
+/// Whether the boot unit is enabled; `None` where systemd does not run.
+fn boot_unit(look: &Look) -> Option<bool> {
+    let wants = "/etc/systemd/system/multi-user.target.wants/phoenix-nvidia-nodes.service";
+    let runs = look.at("/run/systemd/system").is_dir();
+    runs.then(|| look.at(wants).symlink_metadata().is_ok())
+}
+
 /// What only a running container shows.
 fn running(
     ctid: Ctid,
@@ -170,7 +194,7 @@ fn running(
     });
     let differences = has.map(|has| plan::differences(conf, &has, &wanted));
     let mut findings = inside::devices(ctid, differences);
-    let limit = settings.limit(crate::settings::keys::CHECK_TIMEOUT);
+    let limit = settings.limit(keys::CHECK_TIMEOUT);
     let guest = Guest::new(ctid);
     findings.extend(inside::rules(ctid, &open_nodes(&guest, &nodes(choice), &Deadline::after(limit))));
     let seen = inside::look(ctid);

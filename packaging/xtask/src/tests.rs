@@ -65,6 +65,41 @@ fn verbatim_lines_of_the_pages_and_the_conffile_fit_80_columns() {
     }
 }
 
+/// As man(1) shows them on a terminal of 80 columns.
+#[test]
+fn the_pages_are_not_wider_than_80_columns_and_groff_has_nothing_to_say() {
+    for (path, _) in files().iter().filter(|(path, _)| path.contains("/man/")) {
+        #[allow(clippy::disallowed_methods)] // a test's own child
+        let out = std::process::Command::new("groff")
+            .args(["-man", "-Tascii", "-P-c", "-rLL=78n", "-ww"])
+            .arg(root().join(path))
+            .output();
+        let Ok(out) = out else {
+            assert!(std::env::var("PHOENIX_REQUIRE_LAB").is_err(), "groff is not installed");
+            return;
+        };
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && said.is_empty(), "{path}: {said}");
+        let text = String::from_utf8_lossy(&out.stdout);
+        // Bold is a character struck twice.
+        let plain = |line: &str| {
+            let mut shown: Vec<char> = Vec::new();
+            for c in line.chars() {
+                if c == '\u{8}' {
+                    shown.pop();
+                } else {
+                    shown.push(c);
+                }
+            }
+            shown.len()
+        };
+        assert!(text.lines().count() > 50, "{path}");
+        for line in text.lines() {
+            assert!(plain(line) <= 80, "{path}: {line:?}");
+        }
+    }
+}
+
 #[test]
 fn the_env_page_has_every_setting_and_the_conffile_works_as_it_stands() {
     let page = env_page::make();

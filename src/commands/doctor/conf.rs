@@ -73,6 +73,22 @@ pub fn hookscript(ctid: Ctid, hook: &Hookscript) -> Finding {
     }
 }
 
+/// The user's own hookscript, which runs beside ours: what it lacks, if
+/// anything.
+pub fn chain(ctid: Ctid, path: &str, lacks: Option<&str>) -> Option<Finding> {
+    let lacks = lacks?;
+    Some(
+        Finding::failure(
+            "chain",
+            format!("the chained hookscript {path} {lacks}: the container does not start"),
+        )
+        .cause("HOOK_CHAIN names it; its failure in pre-start is the start's")
+        .mend(format!(
+            "chmod 755 {path}; or, without it: remove the line HOOK_CHAIN from /etc/pve/lxc/{ctid}.conf"
+        )),
+    )
+}
+
 /// Entries that LXC ignores, written by an older script.
 pub fn absolute_targets(ctid: Ctid, conf: &Document) -> Vec<Finding> {
     let wrong = present(conf)

@@ -77,6 +77,16 @@ pub fn nodes(inventory: &Inventory) -> Vec<Finding> {
     findings
 }
 
+/// Whether the nodes are made at boot, before the first guest. `enabled` is
+/// none where systemd does not run.
+pub fn boot_unit(enabled: Option<bool>) -> Option<Finding> {
+    (enabled == Some(false)).then(|| {
+        Finding::warning("boot-unit", "phoenix-nvidia-nodes.service is not enabled: no node is made at boot")
+            .cause("a container that names a node in a devN line does not start without it")
+            .mend("systemctl enable --now phoenix-nvidia-nodes.service")
+    })
+}
+
 /// What could not be looked at.
 pub fn problems(problems: &[String]) -> Vec<Finding> {
     problems.iter().map(|problem| Finding::unknown("look", problem.clone())).collect()
