@@ -2,6 +2,7 @@
 //! containers use it, and in a clean Debian container.
 #![allow(clippy::unwrap_used)]
 
+use phoenix_lab::nvidia::runfile::Runfile;
 use phoenix_lab::{Errno, Lab, Rootfs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,6 +43,8 @@ const FILES: &str = "find /etc /lib/ /usr /var /run/phoenix-nvidia /run/lock/pho
     -o -path /var/cache/apt -o -path /var/cache/man -o -path /var/cache/debconf -o -path /var/log/apt -o -path /var/lib/pam -o -path /var/lib/systemd \
     -o -path /usr/local -o -path /usr/share/mime -o -path /var/lib/lxc -o -path /var/lib/vz -o -path /etc/pve -o -path '/var/log/pve' \\) -prune -o -print 2>/dev/null \
     | grep -v -e /ld.so.cache -e dpkg.log -e alternatives.log | sort -u";
+
+const MIRROR: &str = "NVIDIA_RUNFILE_URL=https://mirror.lab/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run\n";
 
 const APT: &str =
     "DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -y --no-install-recommends --allow-downgrades";
@@ -157,6 +160,26 @@ fn from_install_to_purge_a_host_keeps_its_containers_startable() {
     assert!(lab.exists(SNIPPET), "still named by a conf");
     assert_eq!(added(&before, &sh(&lab, FILES).stdout), [""; 0]);
     lab.run(["pct", "start", "101"]).ok();
+}
+
+/// The whole of it, as a reader of the README would do it.
+#[test]
+fn after_apt_install_and_attach_the_first_start_brings_gpu_and_driver() {
+    let Some(lab) = host() else { return };
+    install(&lab, &put(&lab, CURRENT));
+    // The node's settings stay as they are shipped: the cluster's, which are
+    // nearer, name the lab's mirror.
+    lab.web().runfile(&Runfile::new("580.95.05"));
+    lab.write(
+        "/etc/pve/phoenix-nvidia/default.env",
+        format!("{MIRROR}CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\n"),
+    );
+    let ct = lab.create(103, Rootfs::Debian12.unprivileged());
+    lab.run(["phoenix-nvidia", "attach", "103", "--gpus", "0"]).ok();
+    let start = lab.command("pct").args(["start", "103"]).timeout(Duration::from_secs(150)).run();
+    start.ok().says("driver: installed 580.95.05");
+    ct.exec(["nvidia-smi", "-L"]).ok().says("GPU 0: ");
+    lab.run(["phoenix-nvidia", "doctor", "103"]).ok();
 }
 
 #[test]
