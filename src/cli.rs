@@ -166,7 +166,7 @@ Exit codes:
   0 success            4 host passthrough configuration failed
   1 general error      5 NVIDIA software in the container failed
   2 invalid input      6 the container did not stop or start
-  3 no such container
+  3 no such container  10 plan only: there is something to do
 
 Examples:
   phoenix-nvidia 101
