@@ -178,9 +178,13 @@ fn a_package_that_pulls_a_dkms_is_refused() {
 
 #[test]
 fn a_repository_that_is_not_rightly_signed_is_refused_and_taken_away_again() {
-    let kinds = [Signing::Unsigned, Signing::OtherKey, Signing::Sha1, Signing::Altered];
     for (rootfs, distro) in [(Rootfs::Debian12, "debian12"), (Rootfs::Debian13, "debian13")] {
         let Some(lab) = ready(rootfs.unprivileged(), "UTILITY_PACKAGES=none") else { return };
+        let mut kinds = vec![Signing::Unsigned, Signing::OtherKey, Signing::Sha1, Signing::Altered];
+        if distro == "debian13" {
+            // NVIDIA's older key: only SHA-1 binds it to its owner.
+            kinds.push(Signing::Sha1Bound);
+        }
         let key = if distro == "debian13" { "8793F200.pub" } else { "3bf863cc.pub" };
         for (n, signing) in kinds.into_iter().enumerate() {
             let repo = Repo::flat().packages(catalogue::cuda_toolkit("13-0")).signing(signing).key_file(key);
@@ -305,4 +309,71 @@ fn a_repository_that_is_there_under_another_name_is_not_added_twice() {
     start(&lab).ok().says("/etc/apt/sources.list.d/cuda.list names it already").says("cuda: installed");
     assert!(!ct.exists(SOURCE));
     sound(&ct);
+}
+
+#[test]
+fn kmod_is_installed_where_it_is_missing() {
+    let Some(lab) =
+        ready(Rootfs::Debian12.unprivileged(), "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nINSTALL=off")
+    else {
+        return;
+    };
+    let kmod = Package::new("kmod", "30+lab").file("/usr/sbin/modprobe", 0o755, "#!/bin/sh\n");
+    lab.web().repo("/debian", &Repo::dists("bookworm", "main").package(kmod).key_file("archive.asc"));
+    let ct = lab.container(101);
+    lab.web().use_distribution(&ct);
+    start(&lab).ok();
+    ct.sh("dpkg --purge --force-depends kmod").ok();
+    node(&lab, "INSTALL=on");
+    again(&lab).ok().says("driver: installed kmod").says("driver: installed 580.95.05");
+    ct.exec(["nvidia-smi", "--version"]).ok();
+}
+
+#[test]
+fn a_dpkg_that_is_stopped_in_the_middle_dies_with_us_and_is_completed_by_the_next_run() {
+    let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "CUDA_PACKAGES=slow-tools\nUTILITY_PACKAGES=none")
+    else {
+        return;
+    };
+    let slow = "[ -e /root/once ] || { touch /root/once; sleep 120; }\n";
+    let package = Package::new("slow-tools", "1.0").script("postinst", &format!("#!/bin/sh\n{slow}"));
+    lab.web().cuda_repo("debian12", &Repo::flat().package(package));
+    node(&lab, "INSTALL=off");
+    start(&lab).ok();
+    node(&lab, "INSTALL=on");
+    let ct = lab.container(101);
+    let run = lab.command("phoenix-nvidia").arg("101").timeout(Duration::from_secs(100)).spawn();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !ct.exists("/root/once") {
+        assert!(std::time::Instant::now() < deadline, "the package is not being configured");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    lab.sh("pkill -TERM -x phoenix-nvidia").ok();
+    run.wait().says("stopped by SIGTERM");
+    // What was killed may wait for the container's init to take notice.
+    let alive = "for p in /proc/[0-9]*; do read -r _ name state _ <$p/stat || continue
+        case $name$state in '(dpkg)Z' | '(apt-get)Z') ;; '(dpkg)'* | '(apt-get)'*) exit 0 ;; esac
+        done; exit 1";
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while ct.sh(alive).exit() == Some(0) {
+        assert!(std::time::Instant::now() < deadline, "{}", ct.sh("cat /proc/[0-9]*/stat"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_ne!(ct.sh("dpkg --audit").stdout, "");
+    lab.run(["phoenix-nvidia", "101"]).ok().says("an interrupted dpkg run was completed");
+    sound(&ct);
+    ct.exec(["nvidia-smi"]).ok();
+}
+
+#[test]
+fn a_plan_installs_nothing_by_itself() {
+    // Alone and without dependencies: apt would not ask about it.
+    let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "UTILITY_PACKAGES=none") else {
+        return;
+    };
+    let alone = Package::new("nvidia-fs-dkms", "1.0").file("/usr/share/alone", 0o644, "x");
+    lab.web().cuda_repo("debian12", &Repo::flat().package(alone));
+    node(&lab, "CUDA_PACKAGES=nvidia-fs-dkms");
+    refused(&lab, &["nvidia-fs-dkms"]);
+    assert!(!lab.container(101).exists("/usr/share/alone"));
 }

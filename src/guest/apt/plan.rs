@@ -53,7 +53,7 @@ impl Plan {
                 "sim" => plan.simulated(&value, &words),
                 "sim-rc" => plan.possible = value == "0",
                 "open" => plan.unpinned(&words),
-                "size" => plan.sized(&value),
+                "size" => plan.sized(&words),
                 "free" => {
                     let kb = |n: usize| {
                         words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(u64::MAX / 2048)
@@ -95,17 +95,13 @@ impl Plan {
         }
     }
 
-    fn sized(&mut self, line: &str) {
-        if let Some(rest) = line.strip_prefix("Need to get ") {
-            // `12 kB/3,210 MB of archives`: the first is what is still to
-            // come.
-            let part = rest.split(" of archives").next().unwrap_or_default();
-            self.need.0 = bytes(part.split('/').next().unwrap_or_default(), part);
-        } else if let Some(rest) = line.strip_prefix("After this operation, ") {
-            if rest.contains("additional") {
-                let part = rest.split(" of ").next().unwrap_or_default();
-                self.need.1 = bytes(part, part);
-            }
+    /// The archive's size is in bytes, what it unpacks to in kB.
+    fn sized(&mut self, words: &[&str]) {
+        let number = |word: &str| word.parse::<u64>().unwrap_or(0);
+        match words {
+            ["archive", bytes] => self.need.0 = self.need.0.saturating_add(number(bytes)),
+            ["unpacked", kb] => self.need.1 = self.need.1.saturating_add(number(kb).saturating_mul(1024)),
+            _ => {}
         }
     }
 
@@ -151,21 +147,6 @@ fn version(rest: &[&str]) -> String {
     rest.iter().find_map(|word| word.strip_prefix('(')).unwrap_or_default().to_owned()
 }
 
-/// `3,210 MB` in bytes; the unit may stand only behind the second number of
-/// `12/3,210 MB`.
-fn bytes(number: &str, whole: &str) -> u64 {
-    let digits: String = number.chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
-    let unit = number.split_whitespace().nth(1).or(whole.split_whitespace().last()).unwrap_or_default();
-    let factor = match unit {
-        "kB" => 1e3,
-        "MB" => 1e6,
-        "GB" => 1e9,
-        "TB" => 1e12,
-        _ => 1.0,
-    };
-    (digits.parse::<f64>().unwrap_or(0.0) * factor) as u64
-}
-
 fn list(names: &[String]) -> String {
     match names.len() {
         0..=6 => names.join(", "),
@@ -182,8 +163,8 @@ mod tests {
         sim Inst libc6 [2.36-9] (2.36-10 Debian:12 [amd64])\n\
         sim Conf cuda-toolkit-config-common (13.0.1 NVIDIA:1 [all])\n\
         sim-rc 0\n\
-        size Need to get 3,210 MB of archives.\n\
-        size After this operation, 7,812 MB of additional disk space will be used.\n";
+        size archive 3000000000\nsize unpacked 7000000\nsize archive 210000000\nsize unpacked 600000\n\
+        size archive nonsense\n";
 
     fn plan(text: &str) -> Plan {
         Plan::parse(text.as_bytes())
@@ -194,9 +175,9 @@ mod tests {
         let good = plan(&format!("{GOOD}free 20000000 20000000\n"));
         assert_eq!(good.refusal(), None);
         assert_eq!(good.install[1], ("libc6".into(), "2.36-10".into()));
-        assert_eq!(good.need, (3_210_000_000, 7_812_000_000));
+        assert_eq!(good.need, (3_210_000_000, 7_600_000 * 1024));
         let tight = plan(&format!("{GOOD}free 9000000 9000000\n"));
-        assert_eq!(tight.refusal(), Some(Refusal::Space("11 GB are needed, 9216 MB are free".into())));
+        assert_eq!(tight.refusal(), Some(Refusal::Space("10 GB are needed, 9216 MB are free".into())));
     }
 
     #[test]
@@ -225,13 +206,5 @@ mod tests {
         assert_eq!(plan(&text).refusal(), Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into())));
         let text = "sim E: Unable to locate package cuda-toolkit-99-0\nsim-rc 100\n";
         assert!(matches!(plan(text).refusal(), Some(Refusal::Unknown(_))));
-    }
-
-    #[test]
-    fn sizes_are_read_in_every_unit() {
-        assert_eq!(bytes("12.5 kB", ""), 12_500);
-        assert_eq!(bytes("0 B", ""), 0);
-        assert_eq!(bytes("12", "12/3,210 MB"), 12_000_000);
-        assert_eq!(bytes("nonsense", ""), 0);
     }
 }

@@ -12,7 +12,11 @@ if [ $rc != 0 ]; then
     apt-get -s --no-install-recommends -o Dir::Etc::preferencesparts=/nonexistent \
         -o Dir::Etc::preferences=/nonexistent install "$@" </dev/null 2>&1 | tag open
 else
-    apt-get --assume-no --no-install-recommends install "$@" </dev/null 2>&1 | tag size
+    # Not by --assume-no: what apt need not ask about, it installs.
+    new=$(printf '%s\n' "$said" | sed -n 's/^Inst \([^ ]*\) .*(\([^ ]*\) .*/\1=\2/p')
+    # Names and versions hold no blanks.
+    [ -z "$new" ] || apt-cache show --no-all-versions $new 2>/dev/null |
+        sed -n -e 's/^Size: /size archive /p' -e 's/^Installed-Size: /size unpacked /p'
 fi
 free_kb() {
     df -Pk "$1" 2>/dev/null | { read -r _ && read -r _ _ _ kb _ && echo "$kb"; }

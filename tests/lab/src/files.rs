@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -149,7 +150,14 @@ impl Files {
         if flags.contains(OFlag::O_CREAT) {
             how = how.mode(Mode::from_bits_truncate(0o644));
         }
-        Ok(openat2(&root, path, how)?.into())
+        // EAGAIN: somebody mounted or renamed something on the machine just then, so a `..` can't be judged; again.
+        let mut left = 1000;
+        loop {
+            match openat2(&root, path, how) {
+                Err(Errno::EAGAIN) if left > 0 => left -= 1,
+                opened => return Ok(opened?.into()),
+            }
+        }
     }
 
     #[track_caller]
