@@ -181,23 +181,40 @@ fn a_driver_that_does_not_outlive_the_reboot_is_not_rebooted_for_again() {
     ct.exec(["nvidia-smi", "--version"]).ok();
 }
 
+/// A container whose first start installs, with a `pct reboot` that does this.
+fn rebooted_by(script: &str) -> Option<Lab> {
+    let lab = lab()?;
+    offers(&lab, &Runfile::new(DRIVER));
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    lab.sh("cp $(readlink -f /usr/sbin/pct) /usr/sbin/pct.real; rm /usr/sbin/pct").ok();
+    let others = "[ \"$1\" = reboot ] || exec /usr/sbin/pct.real \"$@\"";
+    lab.replace_program("/usr/sbin/pct", format!("#!/bin/sh\n{others}\n{script}\n"));
+    lab.run(["pct", "start", "101"]).ok().says("driver: installed");
+    wait_for_the_end(&lab);
+    Some(lab)
+}
+
 /// The reboot has to wait for the lock of another task, and that one was a
 /// stop.
 #[test]
 fn a_container_that_was_stopped_before_its_reboot_stays_stopped() {
-    let Some(lab) = lab() else { return };
-    offers(&lab, &Runfile::new(DRIVER));
-    attached(&lab, 101, Rootfs::Debian12.privileged());
-    lab.sh("cp $(readlink -f /usr/sbin/pct) /usr/sbin/pct.real; rm /usr/sbin/pct").ok();
-    let script = "#!/bin/sh\n[ \"$1\" = reboot ] || exec /usr/sbin/pct.real \"$@\"\n/usr/sbin/pct.real stop 101\n\
-                  echo \"can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout\" >&2\nexit 4\n";
-    lab.replace_program("/usr/sbin/pct", script);
-    lab.run(["pct", "start", "101"]).ok().says("driver: installed");
-    wait_for_the_end(&lab);
+    let stopped = "/usr/sbin/pct.real stop 101\n\
+                   echo \"can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout\" >&2\nexit 4";
+    let Some(lab) = rebooted_by(stopped) else { return };
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
     assert!(logged.contains("stopped or restarted meanwhile; no reboot is needed"), "{logged}");
     assert!(!lab.container(101).running());
     assert_eq!(says(&lab, 101, "outcome"), "ok");
+}
+
+#[test]
+fn a_reboot_that_fails_is_a_warning_with_its_reason() {
+    let Some(lab) = rebooted_by("echo 'CT is locked (backup)' >&2; exit 255") else { return };
+    assert_eq!(says(&lab, 101, "outcome"), "warning");
+    assert!(says(&lab, 101, "message").contains("the reboot for it failed"), "{}", state(&lab, 101));
+    let logged = lab.read("/var/log/phoenix-nvidia/101.log");
+    assert!(logged.contains("CT is locked (backup)") && logged.contains("pct reboot 101"), "{logged}");
+    lab.container(101).exec(["nvidia-smi", "--version"]).ok().says(DRIVER);
 }
 
 #[test]
