@@ -13,7 +13,7 @@ use crate::types::Version;
 use anyhow::Context as _;
 use entry::{Entry, record};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where the runfiles are kept.
 const DIRECTORY: &str = "/var/cache/phoenix-nvidia";
@@ -21,6 +21,8 @@ const DIRECTORY: &str = "/var/cache/phoenix-nvidia";
 const LOCKS: &str = "/run/lock/phoenix-nvidia";
 /// How many versions stay, besides those in use.
 const KEEP: usize = 2;
+/// How long a download that was broken off may be gone on with.
+const STALE: Duration = Duration::from_secs(86_400);
 
 /// The cache of this node.
 #[derive(Clone, Debug)]
@@ -136,6 +138,26 @@ impl Cache {
                 Err(error) => log::warn!("{}: {error}", path.display()),
             }
             let _ = std::fs::remove_file(record(&path));
+        }
+        self.prune_parts(keep);
+    }
+
+    /// Downloads that were broken off and that nobody has gone on with for a
+    /// day: a driver that was never wanted again.
+    fn prune_parts(&self, keep: &[&Version]) {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
+        for part in entries.filter_map(Result::ok) {
+            let name = part.file_name().to_string_lossy().into_owned();
+            let Some(whole) = name.strip_suffix(".part").or(name.strip_suffix(".part.from")) else {
+                continue;
+            };
+            let Some(version) = version_of(whole) else { continue };
+            let age = part.metadata().and_then(|m| m.modified()).map(|at| at.elapsed().unwrap_or_default());
+            let old = age.is_ok_and(|age| age > STALE);
+            if old && !keep.contains(&&version) && self.free(&self.directory.join(whole)) {
+                log::debug!("cache: removing {}", part.path().display());
+                let _ = std::fs::remove_file(part.path());
+            }
         }
     }
 

@@ -228,3 +228,22 @@ fn old_versions_go_but_the_newest_two_and_the_used_stay() {
     assert_eq!(left, ["570.10.01", "580.76.05", "580.95.05"]);
     assert!(node.dir.path().exists());
 }
+
+#[test]
+fn downloads_that_nobody_goes_on_with_are_removed_after_a_day() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::at(dir.path());
+    let name = |version: &str, end: &str| format!("NVIDIA-Linux-x86_64-{version}.run.part{end}");
+    let yesterday = std::time::SystemTime::now() - Duration::from_secs(90_000);
+    for (version, at) in [("570.10.01", Some(yesterday)), ("580.76.05", Some(yesterday)), ("580.95.05", None)]
+    {
+        for end in ["", ".from"] {
+            let file = std::fs::File::create(dir.path().join(name(version, end))).unwrap();
+            file.set_modified(at.unwrap_or_else(std::time::SystemTime::now)).unwrap();
+        }
+    }
+    cache.prune(&[&"580.76.05".parse().unwrap()]);
+    let there = |version: &str| ["", ".from"].map(|end| dir.path().join(name(version, end)).exists());
+    assert_eq!(there("570.10.01"), [false, false]);
+    assert_eq!((there("580.76.05"), there("580.95.05")), ([true, true], [true, true]));
+}
