@@ -7,8 +7,8 @@ use crate::conf::devices::{Kind, Wanted, passed_by_dev_lines, present, without_p
 use crate::conf::document::Document;
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
-use crate::host::choose::{Capabilities, Choice, choose, keep};
-use crate::host::gpus::Inventory;
+use crate::host::choose::{Capabilities, Choice, Device, DeviceKind, choose, keep};
+use crate::host::gpus::{Inventory, Node};
 use crate::host::provide::Request;
 use crate::settings::{Problem, Settings, keys};
 use crate::types::Ctid;
@@ -80,7 +80,7 @@ pub fn named(conf: &Document) -> Vec<String> {
 /// The chosen devices as the conf's pairs. A path that the conf has no kind
 /// for is none of ours and left out.
 pub fn wanted(choice: &Choice) -> Vec<Wanted> {
-    let pair = |device: &crate::host::choose::Device| {
+    let pair = |device: &Device| {
         Some(Wanted { source: device.path.parse().ok()?, major: device.major, minor: device.minor })
     };
     choice.devices.iter().filter_map(pair).collect()
@@ -90,12 +90,31 @@ pub fn wanted(choice: &Choice) -> Vec<Wanted> {
 /// their numbers are known.
 pub fn wanted_once_made(choice: &Choice) -> Vec<Wanted> {
     let made = |node: &crate::host::choose::ToMake| {
-        let caps = node.kind == crate::host::choose::DeviceKind::Caps;
+        let caps = node.kind == DeviceKind::Caps;
         let path = if caps { crate::host::gpus::CAPS_DIR } else { node.path.as_str() };
         let (major, minor) = node.numbers?;
         Some(Wanted { source: path.parse().ok()?, major, minor })
     };
     wanted(choice).into_iter().chain(choice.to_make.iter().filter_map(made)).collect()
+}
+
+/// The chosen nodes whose mode keeps an unprivileged container out: to the
+/// host its root is nobody. One that maps users in its own way may well be let
+/// in, and is not judged.
+pub fn closed<'a>(conf: &Document, inventory: &Inventory, choice: &'a Choice) -> Vec<&'a str> {
+    if conf.get("unprivileged").as_deref() != Some("1") || conf.get("lxc.idmap").is_some() {
+        return Vec::new();
+    }
+    let shut = |device: &&Device| {
+        let kept_out =
+            matches!(inventory.node(&device.path), Node::Device { mode, .. } if mode & 0o006 != 0o006);
+        let matters = matches!(
+            device.kind,
+            DeviceKind::Gpu | DeviceKind::Control | DeviceKind::Uvm | DeviceKind::UvmTools
+        );
+        kept_out && matters
+    };
+    choice.devices.iter().filter(shut).map(|device| device.path.as_str()).collect()
 }
 
 /// What a running container has, compared with what is wanted: one sentence

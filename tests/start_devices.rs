@@ -153,3 +153,18 @@ fn without_an_assignment_nothing_is_installed() {
     lab.run(["pct", "start", "101"]).ok().says("is not looked after").says_not("exit code");
     assert!(!lab.exists("/run/phoenix-nvidia/101.job"));
 }
+
+#[test]
+fn a_mode_that_keeps_an_unprivileged_container_out_is_told_at_the_start() {
+    let Some(lab) = attached(Rootfs::Busybox.unprivileged()) else { return };
+    lab.sh("chmod 660 /dev/nvidia0").ok();
+    lab.run(["pct", "start", "101"])
+        .ok()
+        .says("WARNING: the container is unprivileged, and the mode of /dev/nvidia0 keeps");
+    assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::EACCES));
+    lab.run(["phoenix-nvidia", "status"]).ok().says("failure").says("/dev/nvidia0: its mode");
+    lab.run(["phoenix-nvidia", "doctor", "101"]).code(1).says("may not open /dev/nvidia0");
+    lab.sh("chmod 666 /dev/nvidia0").ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).ok().says_not("WARNING");
+}

@@ -133,6 +133,14 @@ pub fn devices(
     for note in &provided.choice.notes {
         log::info!("{note}");
     }
+    let closed = plan::closed(document, &provided.inventory, &provided.choice);
+    if !closed.is_empty() {
+        log::warn!(
+            "the container is unprivileged, and the mode of {} keeps it out: `phoenix-nvidia doctor {ctid}` \
+             says what mends that",
+            closed.join(", ")
+        );
+    }
     Ok(provided.choice)
 }
 

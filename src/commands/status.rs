@@ -157,7 +157,7 @@ impl Host {
         let seen = verdict::Seen {
             problems: problems.iter().map(ToString::to_string).collect(),
             driver_loaded: self.inventory.driver.is_some(),
-            missing: choice.missing.iter().map(ToString::to_string).collect(),
+            missing: not_given(conf, &self.inventory, &choice),
             pending: pending(&intent, conf, &choice),
             hook: &hook,
             running,
@@ -202,6 +202,16 @@ pub fn concerns_us(look: &Look, storages: &[Storage], conf: &Document) -> bool {
 
 fn assignment(settings: &Settings) -> Option<String> {
     settings.text(keys::GPU_ASSIGNMENT).map(|(text, _)| text.to_owned())
+}
+
+/// What the host cannot give the container, or gives it with a mode that keeps
+/// it out.
+fn not_given(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<String> {
+    let missing = choice.missing.iter().map(ToString::to_string);
+    let closed = plan::closed(conf, inventory, choice).into_iter();
+    missing
+        .chain(closed.map(|path| format!("{path}: its mode keeps the unprivileged container out")))
+        .collect()
 }
 
 /// Whether the next start would change the device pairs.

@@ -4,8 +4,8 @@ use super::finding::Finding;
 use crate::commands::hookscript::Hookscript;
 use crate::conf::devices::{Flaw, normal, passed_by_dev_lines, present};
 use crate::conf::document::{Document, Entry};
-use crate::host::choose::{Choice, DeviceKind};
-use crate::host::gpus::{Inventory, Node};
+use crate::host::choose::Choice;
+use crate::host::gpus::Inventory;
 use crate::state::{Outcome, State};
 use crate::types::Ctid;
 
@@ -218,17 +218,7 @@ pub fn lock(ctid: Ctid, conf: &Document) -> Option<Finding> {
 
 /// Node modes that keep an unprivileged container's root out.
 pub fn modes(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Finding> {
-    if conf.get("unprivileged").as_deref() != Some("1") {
-        return Vec::new();
-    }
-    let closed = |device: &&crate::host::choose::Device| {
-        let open = matches!(inventory.node(&device.path), Node::Device { mode, .. } if mode & 0o006 != 0o006);
-        open && matches!(
-            device.kind,
-            DeviceKind::Gpu | DeviceKind::Control | DeviceKind::Uvm | DeviceKind::UvmTools
-        )
-    };
-    let paths: Vec<&str> = choice.devices.iter().filter(closed).map(|d| d.path.as_str()).collect();
+    let paths = crate::plan::closed(conf, inventory, choice);
     if paths.is_empty() {
         return Vec::new();
     }
