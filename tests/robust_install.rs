@@ -318,6 +318,8 @@ fn a_host_managed_interface_is_not_waited_for() {
     assert!(!start.stdout.contains("driver: installed"), "{start}");
     wait_for_the_end(&lab);
     is_well(&lab, 101);
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).ok().says("installed and right").says_not("not waiting");
 }
 
 #[test]

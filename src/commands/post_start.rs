@@ -89,6 +89,7 @@ fn bring(
     // An install of an earlier start may still be at work.
     if locks::worker_lives(ctid) {
         log::info!("an install that began earlier is still under way");
+        say_why_not(settings, document);
         let mut earlier = follow::Follow::new(ctid, follow::log_length(ctid)).born();
         if earlier.until(&until)? == Followed::GoesOn {
             return Ok(());
@@ -125,6 +126,7 @@ fn bring(
         });
         return Ok(());
     }
+    say_why_not(settings, document);
     hand_over(ctid, wait, &until, &deadline)
 }
 
@@ -178,13 +180,16 @@ fn nothing_to_do(ctid: Ctid, wishes: &Wishes, check: &Check) -> bool {
 /// stop, back up or change the container.
 fn patience(settings: &Settings, document: &Document) -> Duration {
     let wait = settings.limit(keys::INSTALL_WAIT);
-    if wait.is_zero() || !host_managed(document) {
-        return wait;
+    if host_managed(document) { Duration::ZERO } else { wait }
+}
+
+/// Why an install is not waited for, where the settings would have it.
+fn say_why_not(settings: &Settings, document: &Document) {
+    if host_managed(document) && !settings.limit(keys::INSTALL_WAIT).is_zero() {
+        log::info!(
+            "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
+        );
     }
-    log::info!(
-        "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
-    );
-    Duration::ZERO
 }
 
 /// Whether an interface gets its address from the host, after post-start.
