@@ -157,14 +157,18 @@ impl Hand {
     ) -> anyhow::Result<()> {
         let devices_changed = self.devices_changed(wanted)?;
         let nodes = nodes(choice);
-        let WantedSoftware::Software(wishes) = software else {
-            log::info!(
-                "the driver in the container is left as it is (INSTALL=off, or no kernel driver is loaded)"
-            );
+        let left = |why: &str| {
+            log::info!("the driver in the container is left as it is: {why}");
             if devices_changed {
-                lifecycle::restart(self.ctid, patience, &self.environment())?;
+                lifecycle::restart(self.ctid, patience, &self.environment())
+            } else {
+                Ok(())
             }
-            return Ok(());
+        };
+        let wishes = match software {
+            WantedSoftware::Software(wishes) => wishes,
+            WantedSoftware::Off => return left("INSTALL is off"),
+            WantedSoftware::NoDriver => return left("no kernel driver is loaded on this host"),
         };
         let mut wishes = wishes.as_ref().clone();
         wishes.gpus = Some(choice.gpus.len());
@@ -184,7 +188,9 @@ impl Hand {
         if restart {
             lifecycle::restart(self.ctid, patience, &self.environment())?;
             work.nodes = Some(nodes);
-            work.verify()?;
+            // What failed first is the error; nvidia-smi has its say all the same.
+            let verified = work.verify();
+            return result.and(verified);
         }
         result
     }
