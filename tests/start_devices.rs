@@ -168,3 +168,23 @@ fn a_mode_that_keeps_an_unprivileged_container_out_is_told_at_the_start() {
     lab.run(["pct", "stop", "101"]).ok();
     lab.run(["pct", "start", "101"]).ok().says_not("WARNING");
 }
+
+/// Neither runs while the other one asks: what counts is who was first.
+#[test]
+fn of_two_that_start_at_once_one_has_the_exclusive_card() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver("580.95.05")) else { return };
+    node(&lab, "INSTALL=off\nGPU_EXCLUSIVE=yes\nGPU_ASSIGNMENT=0");
+    for id in [101, 102] {
+        lab.create(id, Rootfs::Busybox.privileged());
+        lab.run(["pct", "set", &id.to_string(), "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    }
+    // Making a node takes so long that both are in pre-start at once.
+    lab.sh("rm /dev/nvidia-uvm-tools").ok();
+    lab.replace_program("/usr/bin/nvidia-modprobe", "#!/bin/sh\nsleep 1\n");
+    let both = ["101", "102"].map(|id| lab.command("pct").args(["start", id]).spawn());
+    for start in both {
+        start.wait().ok();
+    }
+    let has = [101, 102].map(|id| lab.container(id).open_node("/dev/nvidia0") == Err(Errno::ENXIO));
+    assert_eq!(has.iter().filter(|has| **has).count(), 1, "{has:?}");
+}

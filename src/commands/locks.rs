@@ -45,6 +45,16 @@ pub fn try_by_hand(ctid: Ctid) -> Option<Lock> {
     try_take(path(format!("{ctid}.run.lock")))
 }
 
+/// Around choosing cards that nobody else may have and writing them into the
+/// conf, where the next one sees them.
+///
+/// # Errors
+/// [`Code::Passthrough`] when another one holds it until the deadline.
+pub fn cards(deadline: &Deadline) -> anyhow::Result<Lock> {
+    let message = "another container is being given its GPUs (GPU_EXCLUSIVE)".to_owned();
+    take(path("cards.lock".to_owned()), deadline.remaining(), Code::Passthrough, message)
+}
+
 /// What an install process holds for as long as it lives; `None` when another
 /// one is at work. Those that only look ([`worker_lives`]) hold it for a
 /// moment, which is waited for.

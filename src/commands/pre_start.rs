@@ -1,7 +1,7 @@
 //! pre-start: the device nodes are there, the conf is right for good, and the
 //! config that Proxmox generated for this start is right too.
 
-use super::{chain, common};
+use super::{chain, common, locks};
 use crate::conf::devices::{Change, Wanted, reconcile, without_passed};
 use crate::conf::document::{Document, Form};
 use crate::conf::store::{Caller, Conf};
@@ -89,6 +89,9 @@ fn configure(
     for problem in &problems {
         log::warn!("{problem}; the devices in the conf stay as far as they are right");
     }
+    // Of two that start at once, one would not see the other's claim.
+    let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no").unwrap_or(false);
+    let _cards = exclusive.then(|| locks::cards(deadline)).transpose()?;
     let choice = devices(ctid, &intent, settings, document, deadline)?;
     if let (true, Some(fault)) = (fail, fault_of(&choice)) {
         return Err(fault.into());

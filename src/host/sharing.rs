@@ -4,6 +4,7 @@ use super::choose::Missing;
 use super::gpus::Inventory;
 use super::look::Look;
 use super::resolve::Resolved;
+use crate::sys::lock;
 use crate::types::Ctid;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -46,13 +47,14 @@ fn device_of(line: &str) -> Option<&str> {
 }
 
 impl Inventory {
-    /// Learns what the other running containers of this node have.
+    /// Learns what the other containers of this node have that run, or that
+    /// somebody is starting now.
     pub fn add_claims(&mut self, root: &Path, except: Ctid) {
         let mut look = Look::new(root);
         for name in look.names("/etc/pve/lxc").unwrap_or_default() {
             let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
             let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
-            if !is_running(&mut look, ctid) {
+            if !is_running(&mut look, ctid) && !is_being_started(root, ctid) {
                 continue;
             }
             let conf = look.text(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
@@ -73,6 +75,13 @@ pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
         Some(events) => events.lines().any(|line| line == "populated 1"),
         None => look.exists(&format!("/sys/fs/cgroup/devices/lxc/{ctid}")),
     }
+}
+
+/// Whether a task holds Proxmox's lock on its conf, as one that starts it does
+/// from before its hookscript until it runs.
+fn is_being_started(root: &Path, ctid: Ctid) -> bool {
+    let path = root.join(format!("run/lock/lxc/pve-config-{ctid}.lock"));
+    lock::open_existing(&path).is_some_and(|file| matches!(lock::try_exclusive(&file, &path), Ok(false)))
 }
 
 /// Takes out the cards that another running container has. Two that have
