@@ -89,6 +89,11 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     lab.write("/etc/pve/lxc/102.conf", &before.1);
     lab.write("/etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n\tcontent vztmpl,iso\n");
     attach(&["101", "--gpus", "0"]).code(2).says("pvesm set local --content vztmpl,iso,snippets");
+    // What is written below an empty mount point is hidden once the storage is there.
+    lab.append("/etc/pve/storage.cfg", "\nnfs: share\n\tserver 192.0.2.9\n\texport /x\n\tcontent snippets\n");
+    lab.sh("mkdir -p /mnt/pve/share").ok();
+    attach(&["101", "--gpus", "0"]).code(4).says("the storage share is not mounted");
+    assert!(!lab.exists("/mnt/pve/share/snippets"));
     assert_eq!((lab.conf(101), lab.conf(102)), before);
     assert!(!lab.exists(SNIPPET));
 }

@@ -104,6 +104,7 @@ fn job(ctid: Ctid, options: &Attach, host: &Host) -> anyhow::Result<Job> {
     }
     let mut changes = changes::of_options(options, &host.inventory)?;
     let place = hookscript(ctid, &before, options, host, &mut changes)?;
+    place::check_mounted(&host.storages, &place)?;
     place::check(&place)?;
     let after = changes.apply(&before).unwrap_or_else(|| before.clone());
     check_settings(ctid, &conf, &after, host)?;

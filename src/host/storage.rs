@@ -2,6 +2,7 @@
 
 use super::look::Look;
 use super::sections::{self, Section};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Where Proxmox keeps them.
@@ -22,12 +23,24 @@ pub struct Storage {
     pub disabled: bool,
     /// Where it keeps snippets.
     pub snippets: PathBuf,
+    /// What has to be mounted for it to be there.
+    pub mount: Option<PathBuf>,
 }
 
 impl Storage {
     /// Whether hookscripts may lie there.
     pub fn has_snippets(&self) -> bool {
         !self.disabled && self.content.iter().any(|c| c == "snippets")
+    }
+
+    /// Whether it is there: a file that is put below an empty mount point is
+    /// hidden as soon as the storage is mounted.
+    pub fn is_mounted(&self) -> bool {
+        let device = |path: &Path| std::fs::metadata(path).ok().map(|meta| meta.dev());
+        self.mount.as_deref().is_none_or(|at| {
+            let own = device(at);
+            own.is_some() && own != at.parent().and_then(device)
+        })
     }
 
     /// Whether a node has it.
@@ -67,6 +80,11 @@ impl Storage {
             nodes: section.list("nodes"),
             disabled: section.flag("disable"),
             snippets: path.join(own.trim_start_matches('/')),
+            mount: match section.get("is_mountpoint") {
+                Some(elsewhere) if elsewhere.starts_with('/') => Some(elsewhere.into()),
+                _ if default || section.flag("is_mountpoint") => Some(path),
+                _ => None,
+            },
         })
     }
 }
@@ -120,6 +138,10 @@ mod tests {
         assert!(!all[0].has_snippets() && all[1].has_snippets() && all[1].shared && !all[2].shared);
         assert_eq!(all[0].allow_snippets(), "pvesm set local --content iso,vztmpl,backup,snippets");
         assert!(all[2].is_on("alpha") && !all[2].is_on("gamma") && all[0].is_on("gamma"));
+        assert_eq!((all[0].is_mounted(), all[1].is_mounted()), (true, false));
+        let mounts =
+            parse("dir: a\n\tpath /proc\n\tis_mountpoint yes\n\ndir: b\n\tpath /x\n\tis_mountpoint /proc\n");
+        assert!(mounts[0].is_mounted() && mounts[1].is_mounted());
         let disabled = CFG.replace("content snippets\n", "content snippets\n\tdisable\n");
         assert!(!parse(&disabled)[1].has_snippets());
     }

@@ -59,6 +59,21 @@ fn none_fits(storages: &[Storage], node: &str) -> Fault {
         .remedy(remedy)
 }
 
+/// Fails for a storage that is not mounted now.
+///
+/// # Errors
+/// [`Code::Passthrough`].
+pub fn check_mounted(storages: &[Storage], place: &Place) -> anyhow::Result<()> {
+    let id = place.volume.split(':').next().unwrap_or_default();
+    match storages.iter().find(|storage| storage.id == id) {
+        Some(storage) if !storage.is_mounted() => {
+            let message = format!("the storage {id} is not mounted");
+            Err(Fault::new(Code::Passthrough, message).remedy(format!("pvesm status --storage {id}")).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Fails when something else than a snippet of ours stands in its place.
 ///
 /// # Errors
