@@ -64,8 +64,9 @@ bench: packages
 	$(CARGO) build --locked -p phoenix-lab
 	$(CARGO) bench --locked --bench '*'
 
-# Licences, bans, sources (deny.toml); needs cargo-deny.
+# Licences, bans, sources (deny.toml).
 audit:
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check licenses bans sources
 
 # The Debian package, in target/deb; needs debhelper.
