@@ -43,6 +43,9 @@ pub struct State {
     pub schema: u32,
     /// The container.
     pub ctid: u32,
+    /// The container's name and hardware addresses: its number may have been
+    /// another one's before.
+    pub whom: Option<String>,
     /// What was done last: `pre-start`, `check`, `install`, `by hand`.
     pub phase: String,
     /// How it ended.
@@ -98,11 +101,45 @@ impl State {
                 State { last_success: state.last_success.or(kept.and_then(|k| k.last_success)), ..state }
             }
             None => State {
-                schema: SCHEMA,
-                ctid: ctid.get(),
+                whom: kept.as_ref().and_then(|k| k.whom.clone()),
                 last_success: kept.and_then(|k| k.last_success),
-                ..State::default()
+                ..State::fresh(ctid)
             },
+        }
+    }
+
+    fn fresh(ctid: Ctid) -> State {
+        State { schema: SCHEMA, ctid: ctid.get(), ..State::default() }
+    }
+
+    /// The same for the container that is known by `whom`: what is recorded of
+    /// another one that had its number is not its own.
+    pub fn load_of(root: &Path, ctid: Ctid, whom: &str) -> State {
+        let state = State::load(root, ctid);
+        if state.is_of(whom) { state } else { State::fresh(ctid) }
+    }
+
+    fn is_of(&self, whom: &str) -> bool {
+        self.whom.as_deref().is_none_or(|w| w == whom)
+    }
+
+    /// Has the state on disk be that of this container. What pre-start noted
+    /// is of its present start already.
+    pub fn take_over(root: &Path, ctid: Ctid, whom: &str) {
+        let state = State::load(root, ctid);
+        if state.whom.as_deref() == Some(whom) {
+            return;
+        }
+        let kept = if state.is_of(whom) {
+            state
+        } else {
+            State { start_warning: state.start_warning, ..State::fresh(ctid) }
+        };
+        let state = State { whom: Some(whom.to_owned()), ..kept };
+        for directory in [RUN, LIB] {
+            if let Err(error) = write(&file(root, directory, ctid), &state) {
+                log::warn!("the state of container {ctid} is not recorded: {error:#}");
+            }
         }
     }
 
@@ -201,6 +238,26 @@ mod tests {
         let after = State::load(dir.path(), ctid());
         assert_eq!((after.outcome, after.last_success), (Outcome::None, state.last_success));
         assert!(after.last_success.is_some());
+    }
+
+    #[test]
+    fn a_number_that_is_given_again_brings_nothing_of_its_former_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        State::take_over(dir.path(), ctid(), "old BC:24:11:00:00:01");
+        State::update(dir.path(), ctid(), |s| {
+            s.outcome = Outcome::Ok;
+            s.cuda_failed = Some("x".into());
+        });
+        let new = "new BC:24:11:00:00:02";
+        assert_eq!(State::load_of(dir.path(), ctid(), "old BC:24:11:00:00:01").outcome, Outcome::Ok);
+        assert_eq!(State::load_of(dir.path(), ctid(), new), State::fresh(ctid()));
+        State::note_start(dir.path(), ctid(), Some("GPU 7 is missing".into()));
+        State::take_over(dir.path(), ctid(), new);
+        let state = State::load(dir.path(), ctid());
+        assert_eq!((state.cuda_failed, state.last_success), (None, None));
+        assert_eq!(state.start_warning.as_deref(), Some("GPU 7 is missing"));
+        std::fs::remove_dir_all(dir.path().join(RUN)).unwrap(); // a boot
+        assert_eq!(State::load_of(dir.path(), ctid(), new).last_success, None);
     }
 
     #[test]

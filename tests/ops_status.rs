@@ -79,3 +79,19 @@ fn a_reader_that_leaves_is_no_error() {
     let out = lab.sh("{ phoenix-nvidia status; echo rc=$? >&2; } | true").ok();
     assert!(out.stderr.contains("rc=0") && !out.stderr.contains("panicked"), "{}", out.stderr);
 }
+
+#[test]
+fn a_number_that_is_given_again_shows_nothing_of_its_former_owner() {
+    let Some(lab) = lab() else { return };
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.command("phoenix-nvidia").arg("101").env("GPU_ASSIGNMENT", "0").run().ok();
+    assert_eq!(json(&lab, &["101"])["containers"][0]["last"]["what"], "by hand");
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "destroy", "101"]).ok();
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.write("/etc/pve/lxc/101.conf", lab.conf(101).replace("hostname: ct101", "hostname: heir"));
+    let row = &json(&lab, &["101"])["containers"][0];
+    assert!(row["last"].is_null() && row["last_success"].is_null(), "{row:#}");
+    lab.command("phoenix-nvidia").arg("101").env("GPU_ASSIGNMENT", "0").run().ok();
+    assert_eq!(json(&lab, &["101"])["containers"][0]["last"]["outcome"], "ok");
+}

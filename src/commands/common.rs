@@ -53,6 +53,17 @@ pub fn must_be_root() -> anyhow::Result<()> {
     Err(Fault::new(Code::General, "this needs root").remedy("run it with sudo, or as root").into())
 }
 
+/// What tells a container from another one that had its number before: its
+/// name and its hardware addresses, which Proxmox gives anew to each.
+pub fn whom(conf: &Document) -> String {
+    let address = |n: u32| {
+        let net = conf.get(&format!("net{n}"))?;
+        net.split(',').find_map(|part| part.trim().strip_prefix("hwaddr=").map(str::to_owned))
+    };
+    let words = conf.get("hostname").into_iter().chain((0..32).filter_map(address));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// A time span in whole words for messages about how long something took.
 pub fn since(begun: std::time::Instant) -> String {
     crate::sys::time::human(begun.elapsed())

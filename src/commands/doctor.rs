@@ -151,7 +151,8 @@ impl Doctor {
         findings.extend(conf::template(ctid, conf));
         findings.extend(conf::lock(ctid, conf));
         findings.extend(conf::modes(conf, &self.inventory, &choice));
-        findings.extend(conf::last_run(ctid, &locks::settled(State::load(common::root(), ctid), ctid)));
+        let state = State::load_of(common::root(), ctid, &common::whom(conf));
+        findings.extend(conf::last_run(ctid, &locks::settled(state, ctid)));
         if sharing::is_running(&mut self.look, ctid) {
             findings.extend(running(ctid, conf, &choice, software.ok(), &settings));
         }

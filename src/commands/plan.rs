@@ -61,7 +61,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         steps.restart(&hand, differences);
     } else {
         steps.add(format!("start container {ctid}"), Vec::new());
-        steps.later(&hand, &software);
+        steps.later(&hand, &software, &document);
     }
     Ok(steps.tell(&out))
 }
@@ -152,10 +152,10 @@ impl Steps {
     }
 
     /// What is only seen once the container runs.
-    fn later(&mut self, hand: &Hand, software: &Software) {
+    fn later(&mut self, hand: &Hand, software: &Software, document: &Document) {
         let Some(wishes) = self.wishes(software) else { return };
         let wanted = &wishes.driver;
-        let last = State::load(common::root(), hand.ctid).container_driver;
+        let last = State::load_of(common::root(), hand.ctid, &common::whom(document)).container_driver;
         self.notes.push(match last {
             Some(last) if last == wanted.as_str() => {
                 format!("the container does not run; when last seen, it had the driver that it is to have, {wanted}")

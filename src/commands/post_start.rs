@@ -64,6 +64,7 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         Err(problems) => return Err(wishes::fault(&problems)),
     };
     let begun = Instant::now();
+    State::take_over(common::root(), ctid, &common::whom(document));
     let result = wishes.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &wishes, begun));
     if let Err(error) = &result {
         // An install process has written its own, more exact, result.

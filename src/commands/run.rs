@@ -67,6 +67,7 @@ impl Hand {
         // A conf that vanished, or that another node has, is told here.
         let document = self.conf.read()?.document;
         let _lock = locks::by_hand(self.ctid, self.longest())?;
+        State::take_over(common::root(), self.ctid, &common::whom(&document));
         let deadline = Deadline::after(self.settings.limit(keys::PRE_START_TIMEOUT));
         let choice = devices(self.ctid, &intent, &self.settings, &document, &deadline)?;
         if let Some(fault) = fault_of(&choice) {

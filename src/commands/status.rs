@@ -150,7 +150,7 @@ impl Host {
         let (intent, mut problems) = Intent::of(&settings);
         problems.extend(settings.problems.iter().cloned());
         let choice = intent.on(&self.inventory, conf);
-        let state = locks::settled(State::load(common::root(), ctid), ctid);
+        let state = locks::settled(State::load_of(common::root(), ctid, &common::whom(conf)), ctid);
         let hook = Hookscript::of(&self.look, &self.storages, conf);
         let running = sharing::is_running(&mut self.look, ctid);
         let template = conf.get("template").is_some_and(|v| v == "1");
