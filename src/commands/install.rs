@@ -21,6 +21,7 @@ use crate::sys::time::Deadline;
 use crate::sys::{log as messages, signal, text};
 use crate::types::Ctid;
 use std::fs::{File, OpenOptions};
+use std::io::IsTerminal as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
@@ -229,6 +230,7 @@ pub fn log_options(ctid: Ctid, verbose: bool) -> messages::Options {
         subject: Some(ctid.to_string()),
         file: log_file(ctid),
         verbose,
-        stderr: Some(log::LevelFilter::Off),
+        // Somebody who calls it himself is told; systemd's journal has it already.
+        stderr: (!std::io::stderr().is_terminal()).then_some(log::LevelFilter::Off),
     }
 }

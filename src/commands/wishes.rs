@@ -103,8 +103,7 @@ fn packages(text: &str) -> Result<Vec<PackageTemplate>, String> {
     if text.trim().eq_ignore_ascii_case("none") {
         return Ok(Vec::new());
     }
-    let words = text.split([',', ' ']).filter(|w| !w.is_empty());
-    words.map(|w| w.parse().map_err(|e: anyhow::Error| format!("{e:#}"))).collect()
+    crate::guest::wishes::packages(text).map_err(|e| format!("{e:#}"))
 }
 
 /// The time limits among the settings.

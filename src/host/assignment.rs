@@ -39,13 +39,6 @@ pub enum GpuName {
     MigUuid(String),
 }
 
-impl GpuName {
-    /// Whether it names a MIG instance rather than a card.
-    pub fn is_mig(&self) -> bool {
-        matches!(self, GpuName::Mig { .. } | GpuName::MigUuid(_))
-    }
-}
-
 impl FromStr for Assignment {
     type Err = anyhow::Error;
 

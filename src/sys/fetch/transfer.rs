@@ -274,7 +274,13 @@ impl Worker {
         if is_loopback(&self.url) {
             return None;
         }
-        Proxy::try_from_env().or_else(|| Proxy::new(self.client.proxy.as_deref()?).ok())
+        Proxy::try_from_env().or_else(|| match Proxy::new(self.client.proxy.as_deref()?) {
+            Ok(proxy) => Some(proxy),
+            Err(error) => {
+                log::warn!("the node's http_proxy cannot be used, going without: {error}");
+                None
+            }
+        })
     }
 }
 
