@@ -178,6 +178,11 @@ fn after_apt_install_and_attach_the_first_start_brings_gpu_and_driver() {
     lab.run(["phoenix-nvidia", "attach", "103", "--gpus", "0"]).ok();
     let start = lab.command("pct").args(["start", "103"]).timeout(Duration::from_secs(150)).run();
     start.ok().says("driver: installed 580.95.05");
+    // The one reboot after an install comes when the task has ended.
+    lab.command("sh")
+        .args(["-c", "until grep -q 'was rebooted' /var/log/phoenix-nvidia/103.log; do sleep 0.1; done"])
+        .run()
+        .ok();
     ct.exec(["nvidia-smi", "-L"]).ok().says("GPU 0: ");
     lab.run(["phoenix-nvidia", "doctor", "103"]).ok();
 }
@@ -224,9 +229,18 @@ fn the_snippet_goes_with_the_package_only_when_surely_nothing_names_it() {
     assert!(!lab.exists(SNIPPET));
 }
 
+fn built_on_13_or_later() -> bool {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap();
+    let version = release.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
+    version.and_then(|v| v.trim_matches('"').parse::<f32>().ok()).is_some_and(|v| v >= 13.0)
+}
+
 #[test]
 fn a_clean_debian_takes_and_loses_it_without_a_trace() {
     for rootfs in [Rootfs::Debian12, Rootfs::Debian13] {
+        if rootfs == Rootfs::Debian12 && built_on_13_or_later() {
+            continue; // its C library is older than the one that the package was built with
+        }
         let Some(lab) = Lab::builder().start() else { return };
         let ct = lab.create(101, rootfs.privileged());
         lab.run(["pct", "start", "101"]).ok();

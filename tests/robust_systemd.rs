@@ -27,7 +27,7 @@ fn put(ct: &Container, path: &str, content: impl AsRef<[u8]>, mode: &str) {
 }
 
 fn host(lab: &Lab) -> Container<'_> {
-    let ct = lab.create(200, Rootfs::Debian12Systemd.privileged().option("--memory", "1024"));
+    let ct = lab.create(200, Rootfs::Debian13Systemd.privileged().option("--memory", "1024"));
     lab.run(["pct", "start", "200"]).ok();
     ct.sh("until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait");
     put(&ct, PROGRAM, std::fs::read(env!("CARGO_BIN_EXE_phoenix-nvidia")).expect("the program"), "755");
