@@ -137,7 +137,7 @@ impl Conf {
         self.may_edit(who, &first.document)?;
         // Order: Proxmox's lock, then ours; never the other way round.
         let taken = open::lock_at(&self.pve_lock, &self.deadline(), || {
-            lock::open(&self.pve_lock).map_err(TakeError::Lock)
+            lock::open_theirs(&self.pve_lock).map_err(TakeError::Lock)
         });
         let _pve = match taken {
             Ok(held) => held,

@@ -89,6 +89,18 @@ pub fn open(path: &Path) -> Result<File, LockError> {
         std::fs::create_dir_all(parent).map_err(io)?;
         trusted(parent).map_err(io)?;
     }
+    open_theirs(path)
+}
+
+/// The same in a directory that is somebody else's to keep: Proxmox' own.
+///
+/// # Errors
+/// [`LockError::Io`].
+pub fn open_theirs(path: &Path) -> Result<File, LockError> {
+    let io = |error| LockError::Io(path.to_owned(), error);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(io)?;
+    }
     OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(GUARDED).open(path).map_err(io)
 }
 
