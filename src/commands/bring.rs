@@ -42,6 +42,21 @@ pub struct Brought {
     pub version: Option<Version>,
 }
 
+/// Whether the CUDA step failed already in this boot, with the same inputs:
+/// then no start tries it again, and one warning says so.
+pub fn cuda_failed_before(ctid: Ctid, wishes: &Wishes) -> bool {
+    let failed = State::load(common::root(), ctid).cuda_failed;
+    if failed.as_deref() != Some(&wishes.fingerprint()) {
+        return false;
+    }
+    log::warn!(
+        "driver {} is right; the CUDA packages failed earlier in this boot and are not tried again: \
+         `phoenix-nvidia {ctid}` tries now",
+        wishes.driver
+    );
+    true
+}
+
 impl Work<'_> {
     fn guest(&self) -> Guest {
         Guest::new(self.ctid)
@@ -107,19 +122,7 @@ impl Work<'_> {
 
     /// Whether a missing CUDA package is to be tried now.
     fn software_is_due(&self, check: &Check) -> bool {
-        if !check.software_pending() {
-            return false;
-        }
-        let failed = State::load(common::root(), self.ctid).cuda_failed;
-        if self.insist || failed.as_deref() != Some(&self.wishes.fingerprint()) {
-            return true;
-        }
-        log::warn!(
-            "the CUDA packages failed already since the last boot and are not tried again at every start; \
-             phoenix-nvidia {} tries now",
-            self.ctid
-        );
-        false
+        check.software_pending() && (self.insist || !cuda_failed_before(self.ctid, self.wishes))
     }
 
     fn record(&self, check: &Check, outcome: &install::Outcome, init: Option<&lifecycle::Init>) {

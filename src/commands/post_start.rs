@@ -1,6 +1,7 @@
 //! post-start: one look into the container; if something is to be installed,
 //! an install process is started, followed for a while, and left to go on.
 
+use super::bring::cuda_failed_before;
 use super::follow::{self, Followed};
 use super::run::loaded_version;
 use super::wishes::{self, Wanted};
@@ -165,16 +166,7 @@ fn nothing_to_do(ctid: Ctid, wishes: &Wishes, check: &Check) -> bool {
         log::info!("driver {}: installed and right", wishes.driver);
         return true;
     }
-    let failed = State::load(common::root(), ctid).cuda_failed;
-    if check.driver_right() && failed.as_deref() == Some(&wishes.fingerprint()) {
-        log::warn!(
-            "driver {} is right; the CUDA packages failed earlier in this boot and are not tried again: \
-             `phoenix-nvidia {ctid}` tries now",
-            wishes.driver
-        );
-        return true;
-    }
-    false
+    check.driver_right() && cuda_failed_before(ctid, wishes)
 }
 
 /// How long an install is followed. While a hook runs, Proxmox refuses to
