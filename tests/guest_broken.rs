@@ -149,6 +149,25 @@ fn a_disk_that_is_too_small_is_found_out_before_anything_is_written() {
     right(&ct);
 }
 
+/// It had room when it was looked at, and something else took it meanwhile.
+#[test]
+fn a_disk_that_fills_up_under_the_installer_is_said_and_the_next_start_completes() {
+    let Some(lab) = bare(Lab::builder().gpus(1).driver(V)) else { return };
+    lab.sh("mkdir -p /run/lab/disks/101 && mount -t tmpfs -o size=64m tmpfs /run/lab/disks/101").ok();
+    want(&lab, 101, Rootfs::Debian12.privileged());
+    let fill = "head -c 200000000 /dev/zero >/var/fill 2>/dev/null || :";
+    lab.web().runfile(&Runfile::new(V).flaw(Flaw::Runs(fill.into())));
+    start(&lab).ok().says("SIGBUS: the container's disk is full").says("exit code 5");
+    let ct = lab.container(101);
+    nothing_in_tmp(&ct);
+    ct.exec(["rm", "/var/fill"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.sh("rm -rf /var/cache/phoenix-nvidia");
+    lab.web().runfile(&Runfile::new(V));
+    start(&lab).ok().says("was cut off").says("driver: installed 580.95.05");
+    right(&ct);
+}
+
 #[test]
 fn an_nvidia_smi_that_cannot_be_replaced_is_found_out_and_repaired_later() {
     let Some(lab) = wanting(Rootfs::Debian12.privileged()) else { return };
