@@ -107,6 +107,19 @@ fn a_chained_hookscript_that_fails_does_what_it_would_do_alone() {
 }
 
 #[test]
+fn a_chained_hookscript_has_its_callers_umask_and_what_is_ours_is_nobody_elses() {
+    let Some(lab) = chained() else { return };
+    lab.replace_program("/var/lib/vz/snippets/theirs", "#!/bin/sh\numask >/tmp/umask\n");
+    lab.sh(
+        "umask 0002; phoenix-nvidia 101 pre-start; rm -rf /run/phoenix-nvidia; phoenix-nvidia 101 post-start",
+    )
+    .ok();
+    assert_eq!(lab.read("/tmp/umask").trim(), "0002");
+    lab.sh("find /run/phoenix-nvidia /run/lock/phoenix-nvidia /var/lib/phoenix-nvidia -perm /022 | grep .")
+        .code(1);
+}
+
+#[test]
 fn a_chained_hookscript_that_is_missing_or_leads_back_to_us_is_told() {
     let Some(lab) = quiet() else { return };
     let chain = |path: &str| {

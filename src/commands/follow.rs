@@ -98,7 +98,9 @@ pub fn detach(ctid: Ctid) -> anyhow::Result<()> {
     let fault = |e: std::io::Error| {
         anyhow::Error::from(e).context(Fault::new(Code::Software, "the install process cannot be started"))
     };
-    let program = std::env::current_exe().map_err(fault)?;
+    // While the package is upgraded, the file that we were started from is gone.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
     spawn::detach(&program, &["install".to_owned(), ctid.to_string()]).map_err(fault)
 }
 

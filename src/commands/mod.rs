@@ -25,7 +25,7 @@ pub mod wishes;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{self, Code};
-use crate::sys::{log, signal};
+use crate::sys::{log, signal, spawn};
 use crate::types::Ctid;
 use clap::Parser as _;
 use std::process::ExitCode;
@@ -33,7 +33,7 @@ use std::process::ExitCode;
 /// Parses the command line, runs what it says, and tells how that ended.
 pub fn main() -> ExitCode {
     signal::catch();
-    keep_others_out();
+    spawn::keep_others_out();
     let cli = match Cli::try_parse().and_then(Cli::sound) {
         Ok(cli) => cli,
         Err(error) => {
@@ -54,14 +54,6 @@ pub fn main() -> ExitCode {
     });
     let result = common::caught(|| run(cli));
     finish(ctid, result)
-}
-
-/// Nothing that we make is for others to write to, whatever the umask of the
-/// shell that called us.
-fn keep_others_out() {
-    use nix::sys::stat::{Mode, umask};
-    let before = umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    umask(before | Mode::S_IWGRP | Mode::S_IWOTH);
 }
 
 /// Whether the result is on stdout, so that only warnings belong beside it.

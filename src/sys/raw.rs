@@ -76,3 +76,14 @@ pub fn die_with_parent(command: &mut std::process::Command) {
         });
     }
 }
+
+/// Gives the child another umask than ours.
+pub fn umask(command: &mut std::process::Command, mode: nix::sys::stat::Mode) {
+    // SAFETY: umask is async-signal-safe, cannot fail and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::stat::umask(mode);
+            Ok(())
+        });
+    }
+}

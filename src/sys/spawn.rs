@@ -4,10 +4,23 @@
 use super::process::Ended;
 use super::signal::{self, Interrupted};
 use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+/// The umask that we were called with.
+static CALLERS: AtomicU32 = AtomicU32::new(0o022);
+
+/// From here on nothing that we make is for others to write to, whatever the
+/// umask of the shell that called us. What is not ours gets that one back.
+pub fn keep_others_out() {
+    let before = umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    umask(before | Mode::S_IWGRP | Mode::S_IWOTH);
+    CALLERS.store(before.bits(), Ordering::Relaxed);
+}
 
 /// Runs somebody else's program with our own arguments, environment (and one
 /// more variable), stdin, stdout and stderr, and without a deadline. A signal
@@ -20,6 +33,7 @@ pub fn hand_over(program: &Path, args: &[String], variable: (&str, &str)) -> std
     let mut command = Command::new(program);
     command.args(args).env(variable.0, variable.1);
     super::raw::die_with_parent(&mut command);
+    super::raw::umask(&mut command, Mode::from_bits_truncate(CALLERS.load(Ordering::Relaxed)));
     let mut child = command.spawn()?;
     let mut told = false;
     let mut pause = Duration::from_millis(1);
