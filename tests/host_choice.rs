@@ -3,10 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "fixtures/hosts.rs"]
-#[allow(dead_code)]
 mod hosts;
 #[path = "fixtures/shown.rs"]
-#[allow(dead_code)]
 mod shown;
 
 use expect_test::expect;

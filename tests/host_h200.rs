@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "fixtures/hosts.rs"]
-#[allow(dead_code)]
 mod hosts;
 
 use hosts::{FixtureHost, fixtures};

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 #[path = "fixtures/hosts.rs"]
-#[allow(dead_code)]
 mod hosts;
 
 use hosts::FixtureHost;
