@@ -5,7 +5,6 @@
 #![allow(clippy::print_stdout, clippy::expect_used, clippy::disallowed_methods)] // a table is its purpose
 
 #[path = "../tests/fixtures/hosts.rs"]
-#[allow(dead_code)]
 mod hosts;
 
 use hosts::FixtureHost;
