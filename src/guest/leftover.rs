@@ -27,17 +27,23 @@ pub(super) fn mark(ctid: Ctid) -> (&'static str, String) {
 /// Ends what a killed install left at work in the container. To be called
 /// under the lock that makes installs in it happen one at a time.
 pub fn end(ctid: Ctid) {
-    let found = find(Path::new("/proc"), ctid);
+    let mut found = find(Path::new("/proc"), ctid);
     if found.is_empty() {
         return;
     }
     log::warn!("{} processes of an install that was cut off are still at work: ending them", found.len());
     let deadline = Deadline::secs(5);
-    for pid in &found {
-        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-    }
-    while !find(Path::new("/proc"), ctid).is_empty() && !deadline.passed() {
+    let mut quiet = 0;
+    // What they start between a look and its kill is found by the next look;
+    // one in the middle of exec has no environment, so one empty look is not
+    // enough.
+    while quiet < 3 && !deadline.passed() {
+        for pid in &found {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        quiet = if found.is_empty() { quiet + 1 } else { 0 };
         std::thread::sleep(Duration::from_millis(20));
+        found = find(Path::new("/proc"), ctid);
     }
 }
 

@@ -134,7 +134,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Missing(program) => write!(f, "{} is not installed", program.display()),
-            Failure::Spawn(program, _) => write!(f, "{} cannot be started", program.display()),
+            Failure::Spawn(program, error) => {
+                write!(f, "{} cannot be started: {error}", program.display())
+            }
             Failure::TimedOut { program, after, last, abandoned } => {
                 write!(f, "{} did not end within {}", program.display(), human(*after))?;
                 if *abandoned {
@@ -154,8 +156,7 @@ impl std::error::Error for Failure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Failure::Interrupted(signal) => Some(signal),
-            Failure::Spawn(_, error) => Some(error),
-            Failure::Missing(_) | Failure::TimedOut { .. } => None,
+            Failure::Missing(_) | Failure::Spawn(..) | Failure::TimedOut { .. } => None,
         }
     }
 }
@@ -276,10 +277,24 @@ impl Cmd {
             .stderr(Stdio::piped())
             .process_group(0);
         super::raw::die_with_parent(&mut command);
-        command.spawn().map_err(|error| match error.kind() {
+        spawn_when_written(&mut command).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Failure::Missing(self.program.clone()),
             _ => Failure::Spawn(self.program.clone(), error),
         })
+    }
+}
+
+/// Starts it; a program that somebody is just writing (ETXTBSY) is tried again
+/// for a moment.
+fn spawn_when_written(command: &mut Command) -> std::io::Result<Child> {
+    let deadline = Deadline::after(GRACE);
+    loop {
+        match command.spawn() {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ETXTBSY) && !deadline.passed() => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
     }
 }
 
