@@ -156,9 +156,11 @@ impl Follow {
     pub fn until(&mut self, deadline: &Deadline) -> anyhow::Result<Followed> {
         let birth = Deadline::after(locks::BIRTH);
         loop {
+            // It takes its lock before it leaves its name: looked at in the
+            // other order, one that was born in between would seem dead.
+            let named = State::load(common::root(), self.ctid).job.is_some();
             let at_work = locks::worker_lives(self.ctid);
-            // One that is dead already has left its name.
-            self.born = self.born || at_work || State::load(common::root(), self.ctid).job.is_some();
+            self.born = self.born || named || at_work;
             self.tail.show();
             if !at_work && self.born {
                 self.tail.end();

@@ -86,6 +86,11 @@ pub fn settled(mut state: State, ctid: Ctid) -> State {
     // One that was just asked for has no process yet.
     let born = state.job.is_some() || state::now().saturating_sub(state.at) > BIRTH.as_secs();
     if state.outcome == Outcome::Running && born && !worker_lives(ctid) {
+        // It may have ended well between the two looks.
+        let now = State::load(super::common::root(), ctid);
+        if now.outcome != Outcome::Running {
+            return now;
+        }
         state.outcome = Outcome::Failed;
         "the install process ended without a result; the next start completes it"
             .clone_into(&mut state.message);
