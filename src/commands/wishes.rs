@@ -89,7 +89,7 @@ pub fn read(
         gpus,
         // Measured on an H200 with persistence mode on: 32 ms to 65 ms for
         // `nvidia-smi --version`, 0.01 ms for the library's link, which says
-        // the same; without persistence mode NVML takes seconds per card.
+        // the same. Without persistence mode it is said to take longer (not measured).
         check_runs_smi: false,
     })))
 }
