@@ -109,6 +109,11 @@ fn installed_line(before: &Found, driver: &Version, took: Duration) -> String {
     }
 }
 
+/// What df says in kB, in bytes; `None` where it did not tell.
+fn bytes(kb: &str) -> Option<u64> {
+    kb.parse::<u64>().ok().map(|kb| kb.saturating_mul(1024))
+}
+
 /// Where in the container the runfile can be unpacked and run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Places {
@@ -130,16 +135,25 @@ impl Places {
         let need = runfile + unpacked;
         let mut places = Places::default();
         let mut refused = Vec::new();
+        // df that does not tell is no full disk: second choice, and the
+        // installer's own word decides.
+        let mut untold = None;
         for (key, value) in fields(answer) {
             let words: Vec<&str> = value.split(' ').collect();
             match (key.as_str(), words.as_slice()) {
                 ("place", [directory @ ("/tmp" | "/var/tmp"), kind, free, runs]) => {
-                    let free = free.parse::<u64>().unwrap_or(0).saturating_mul(1024);
+                    let free = bytes(free);
                     let why = match (*kind, *runs) {
                         ("tmpfs" | "ramfs", _) => "is in memory".to_owned(),
                         (_, "noexec") => "is mounted noexec".to_owned(),
                         (_, "readonly") => "cannot be written to".to_owned(),
-                        _ if free < need => format!("has {} free", size(free)),
+                        _ if free.is_some_and(|free| free < need) => {
+                            format!("has {} free", size(free.unwrap_or_default()))
+                        }
+                        _ if free.is_none() => {
+                            untold.get_or_insert_with(|| (*directory).to_owned());
+                            continue;
+                        }
                         _ if places.directory.is_empty() => {
                             places.directory = (*directory).to_owned();
                             continue;
@@ -149,14 +163,10 @@ impl Places {
                     refused.push(format!("{directory} {why}"));
                 }
                 ("usr", [free]) => {
-                    let free = free.parse::<u64>().unwrap_or(0).saturating_mul(1024);
                     let need = INSTALLED.min(runfile.saturating_mul(3));
-                    anyhow::ensure!(
-                        free >= need,
-                        "/usr has {} free, the driver needs {}",
-                        size(free),
-                        size(need)
-                    );
+                    if let Some(free) = bytes(free).filter(|free| *free < need) {
+                        anyhow::bail!("/usr has {} free, the driver needs {}", size(free), size(need));
+                    }
                 }
                 ("readonly", _) => anyhow::bail!("its /usr/bin cannot be written to"),
                 ("modprobe", _) => places.modprobe = true,
@@ -164,6 +174,11 @@ impl Places {
             }
         }
         if places.directory.is_empty() {
+            if let Some(directory) = untold {
+                log::warn!("driver: df in the container does not tell how much room {directory} has");
+                places.directory = directory;
+                return Ok(places);
+            }
             let refused =
                 if refused.is_empty() { "no /tmp and no /var/tmp".into() } else { refused.join("; ") };
             anyhow::bail!("it needs {} on a disk to unpack the driver: {refused}", size(need));
@@ -320,6 +335,15 @@ mod tests {
         assert!(choose(&text).unwrap_err().contains("/usr has 1024 kB free"));
         assert!(choose("readonly /usr/bin\n").unwrap_err().contains("/usr/bin"));
         assert!(choose("").unwrap_err().contains("no /tmp"));
+    }
+
+    #[test]
+    fn a_df_that_does_not_tell_is_no_full_disk() {
+        let text = "place /tmp zfs - exec\nplace /var/tmp zfs - exec\nusr -\n";
+        assert_eq!(choose(text).unwrap().directory, "/tmp");
+        let told = format!("place /tmp zfs - exec\nplace /var/tmp zfs {} exec\nusr -\n", 9 * GB);
+        assert_eq!(choose(&told).unwrap().directory, "/var/tmp");
+        assert!(choose("place /tmp zfs - noexec\nusr -\n").is_err());
     }
 
     #[test]

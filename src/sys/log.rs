@@ -125,7 +125,7 @@ impl Sink {
             Level::Warn => "WARNING: ",
             _ => "",
         };
-        let message = text::line(text::without_secrets(message).as_bytes());
+        let message = text::message(&text::without_secrets(message));
         match &self.subject {
             Some(subject) => format!(" {subject}: {mark}{message}"),
             None => format!(": {mark}{message}"),

@@ -1,7 +1,11 @@
 //! Text that comes from elsewhere, made fit to be shown.
 
-/// The longest line that is passed on, in characters; the rest is cut.
+/// The longest line of somebody else's that is passed on, in characters; the
+/// rest is cut.
 pub const MAX_LINE: usize = 400;
+/// The longest message of our own, in bytes. A list of 16 cards or 56 MIG
+/// instances fits, and a pipe takes the line whole (`PIPE_BUF` is 4096).
+pub const MAX_MESSAGE: usize = 3800;
 
 /// Bytes from a container or a program as one line that is safe to log:
 /// invalid UTF-8 replaced, control characters (escape codes, NUL) escaped,
@@ -10,19 +14,38 @@ pub fn line(bytes: &[u8]) -> String {
     // MAX_LINE characters never need more than four times as many bytes.
     let cut = &bytes[..bytes.len().min((MAX_LINE + 1) * 4)];
     let text = String::from_utf8_lossy(cut);
+    let text = text.trim_end_matches(['\r', '\n']);
     let mut out = String::with_capacity(text.len().min(MAX_LINE + 8));
-    for (n, c) in text.trim_end_matches(['\r', '\n']).chars().enumerate() {
-        match c {
-            _ if n >= MAX_LINE => {
-                out.push('…');
-                break;
-            }
-            '\t' => out.push(' '),
-            c if c.is_control() || is_reordering(c) => out.extend(c.escape_default()),
-            c => out.push(c),
+    for (n, c) in text.chars().enumerate() {
+        if n >= MAX_LINE {
+            out.push('…');
+            break;
         }
+        push(&mut out, c);
     }
     out
+}
+
+/// A message of our own as one line that is safe to show, at most about
+/// [`MAX_MESSAGE`] bytes. What it quotes of others has passed [`line`].
+pub fn message(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(MAX_MESSAGE + 8));
+    for c in text.trim_end_matches(['\r', '\n']).chars() {
+        if out.len() >= MAX_MESSAGE {
+            out.push('…');
+            break;
+        }
+        push(&mut out, c);
+    }
+    out
+}
+
+fn push(out: &mut String, c: char) {
+    match c {
+        '\t' => out.push(' '),
+        c if c.is_control() || is_reordering(c) => out.extend(c.escape_default()),
+        c => out.push(c),
+    }
 }
 
 /// Characters that change how the rest of a line is shown.
@@ -83,6 +106,16 @@ mod tests {
     #[test]
     fn an_endless_line_is_cut() {
         assert_eq!(line(&[b'x'; 1 << 20]).chars().count(), MAX_LINE + 1);
+    }
+
+    #[test]
+    fn a_message_of_ours_is_whole_where_a_strangers_line_is_cut() {
+        let cards: Vec<String> = (0..16).map(|n| format!("GPU {n} (NVIDIA H100 80GB HBM3)")).collect();
+        let text = cards.join(", ");
+        assert!(text.len() > MAX_LINE);
+        assert_eq!(message(&text), text);
+        assert_eq!(message("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb");
+        assert!(message(&"ü".repeat(10_000)).len() <= MAX_MESSAGE + 8);
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub struct Plan {
     pub errors: Vec<String>,
     /// Bytes to download and to unpack.
     pub need: (u64, u64),
-    /// Bytes free where they go to.
-    pub free: (u64, u64),
+    /// Bytes free where they go to; `None` where df did not tell.
+    pub free: (Option<u64>, Option<u64>),
 }
 
 /// Why a plan is not carried out.
@@ -55,10 +55,8 @@ impl Plan {
                 "open" => plan.unpinned(&words),
                 "size" => plan.sized(&words),
                 "free" => {
-                    let kb = |n: usize| {
-                        words.get(n).and_then(|w| w.parse::<u64>().ok()).unwrap_or(u64::MAX / 2048)
-                    };
-                    plan.free = (kb(0).saturating_mul(1024), kb(1).saturating_mul(1024));
+                    let kb = |n: usize| words.get(n)?.parse::<u64>().ok().map(|kb| kb.saturating_mul(1024));
+                    plan.free = (kb(0), kb(1));
                 }
                 _ => {}
             }
@@ -128,12 +126,11 @@ impl Plan {
         }
         let (archives, unpacked) = self.need;
         // Usually both are on one file system, and the archives stay there
-        // while they are unpacked.
-        let short = archives > self.free.0 || archives.saturating_add(unpacked) > self.free.1;
-        short.then(|| {
-            let need = size(archives.saturating_add(unpacked));
-            Refusal::Space(format!("{need} are needed, {} are free", size(self.free.1.min(self.free.0))))
-        })
+        // while they are unpacked. Where df did not tell, apt finds out.
+        let all = archives.saturating_add(unpacked);
+        let less = |free: Option<u64>, need: u64| free.filter(|free| *free < need);
+        let short = less(self.free.0, archives).into_iter().chain(less(self.free.1, all)).min()?;
+        Some(Refusal::Space(format!("{} are needed, {} are free", size(all), size(short))))
     }
 
     /// The names to be installed.
@@ -178,6 +175,11 @@ mod tests {
         assert_eq!(good.need, (3_210_000_000, 7_600_000 * 1024));
         let tight = plan(&format!("{GOOD}free 9000000 9000000\n"));
         assert_eq!(tight.refusal(), Some(Refusal::Space("10 GB are needed, 9216 MB are free".into())));
+        for untold in ["free - -\n", "free - 20000000\n", ""] {
+            assert_eq!(plan(&format!("{GOOD}{untold}")).refusal(), None, "{untold}");
+        }
+        let usr = plan(&format!("{GOOD}free - 100\n"));
+        assert_eq!(usr.refusal(), Some(Refusal::Space("10 GB are needed, 102 kB are free".into())));
     }
 
     #[test]

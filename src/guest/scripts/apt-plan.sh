@@ -21,4 +21,6 @@ fi
 free_kb() {
     df -Pk "$1" 2>/dev/null | { read -r _ && read -r _ _ _ kb _ && echo "$kb"; }
 }
-echo "free $(free_kb /var/cache/apt/archives) $(free_kb /usr)"
+archives=$(free_kb /var/cache/apt/archives)
+usr=$(free_kb /usr)
+echo "free ${archives:--} ${usr:--}"

@@ -1,5 +1,5 @@
-# Where the runfile could go: for each directory its file system, free kB and
-# whether programs can be started from it. Takes away what a cut-off run left.
+# Where the runfile could go: for each directory its file system, free kB (- where df
+# does not tell) and whether programs can be started from it. Takes away what a cut-off run left.
 LC_ALL=C
 export LC_ALL
 free_kb() {
@@ -21,10 +21,10 @@ for d in /tmp /var/tmp; do
     rm -f "$try"
     type=$(stat -f -c %T "$d" 2>/dev/null)
     kb=$(free_kb "$d")
-    echo "place $d ${type:-unknown} ${kb:-0} $runs"
+    echo "place $d ${type:-unknown} ${kb:--} $runs"
 done
 kb=$(free_kb /usr)
-echo "usr ${kb:-0}"
+echo "usr ${kb:--}"
 [ -w /usr/bin ] || echo "readonly /usr/bin"
 command -v modprobe >/dev/null && echo "modprobe yes"
 echo "end 1"
