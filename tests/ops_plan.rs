@@ -72,7 +72,7 @@ fn plan_looks_into_a_running_container() {
     let before = everything(&lab);
     lab.run(["phoenix-nvidia", "plan", "101"])
         .code(10)
-        .says("install the driver 580.95.05 (now: not installed)")
+        .says("install driver 580.95.05 (found none)")
         .says("the driver is new");
     assert_eq!(everything(&lab), before);
 }
@@ -87,4 +87,69 @@ fn a_run_s_errors_are_plan_s_errors() {
     lab.run(["phoenix-nvidia", "plan", "101"]).code(4).says("GPU 7");
     let out = lab.sh("phoenix-nvidia plan 101 2>/dev/null | head -0; exit 0");
     out.ok();
+}
+
+#[test]
+fn a_template_is_not_started_and_plan_says_so() {
+    let Some(lab) = lab() else { return };
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\n");
+    lab.run(["pct", "template", "101"]).ok();
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .code(10)
+        .says("added /dev/nvidia0")
+        .says("is a template")
+        .says_not("start container");
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+}
+
+/// A container without glibc can have the devices and no driver: what the run
+/// fails with, plan says, with the steps that come before.
+#[test]
+fn plan_fails_with_what_the_run_fails_with() {
+    let Some(lab) = lab() else { return };
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\n");
+    lab.run(["pct", "start", "101"]).ok();
+    let plan = lab.run(["phoenix-nvidia", "plan", "101"]).code(5).says("added /dev/nvidia0");
+    let plan = plan.says("no NVIDIA driver can be installed in container 101").says_not("Nothing to do");
+    let run = lab.run(["phoenix-nvidia", "101"]).code(5);
+    let reason = |text: &str| {
+        let line = text.lines().find(|l| l.contains("no NVIDIA driver can be installed")).unwrap_or_default();
+        line.split("ERROR: ").nth(1).unwrap_or_default().to_owned()
+    };
+    assert!(!reason(&plan.stderr).is_empty(), "{plan}");
+    assert_eq!(reason(&plan.stderr), reason(&run.stderr));
+}
+
+/// Another repository in the settings: plan tells the step, the run does that
+/// one and no other, and then there is nothing to do.
+#[test]
+fn an_outdated_apt_source_is_a_step_of_plan_and_run() {
+    let Some(lab) = Lab::builder().gpus(1).driver("580.95.05").start() else { return };
+    lab.install(env!("CARGO_BIN_EXE_phoenix-nvidia"));
+    lab.web().standard(&["580.95.05"]);
+    lab.append(
+        "/etc/default/phoenix-nvidia",
+        "NVIDIA_RUNFILE_URL=http://127.0.0.1/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run\n",
+    );
+    let ct = lab.create(101, Rootfs::Debian12.privileged());
+    lab.web().use_distribution(&ct);
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\n");
+    lab.run(["phoenix-nvidia", "101"]).ok().says("to do: install driver 580.95.05 (found none)");
+    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+
+    lab.sh("cp -a $(find /run/lab/web -type d -path '*compute/cuda/repos') $(find /run/lab/web -type d -path '*compute/cuda')/repos2").ok();
+    lab.append(
+        "/etc/default/phoenix-nvidia",
+        "NVIDIA_REPO_URL=http://mirror.lab/compute/cuda/repos2/{distro}/{arch}\n",
+    );
+    let said = "replace the apt source";
+    lab.run(["phoenix-nvidia", "plan", "101"]).code(10).says(said).says_not("install ");
+    let run = lab.run(["phoenix-nvidia", "101"]).ok();
+    run.says(&format!("to do: {said}")).says("in place in").says_not("cuda: installed");
+    ct.sh("cat /etc/apt/sources.list.d/phoenix-nvidia.sources").ok().says("/cuda/repos2/");
+    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+    lab.run(["phoenix-nvidia", "101"]).ok().says_not("to do");
 }

@@ -53,7 +53,7 @@ fn one_start_brings_gpu_and_driver_and_the_next_one_has_nothing_to_do() {
 
     lab.run(["pct", "shutdown", "101"]).ok();
     let before = (lab.conf(101), lab.inode("/etc/pve/lxc/101.conf"));
-    lab.run(["pct", "start", "101"]).ok().says("installed and right").says_not("is to be");
+    lab.run(["pct", "start", "101"]).ok().says("installed and right").says_not("to do");
     assert_eq!((lab.conf(101), lab.inode("/etc/pve/lxc/101.conf")), before);
     let traced = lab.trace(["/usr/sbin/phoenix-nvidia", "101", "post-start"]);
     // Ourselves, one child, and what that becomes in the container.

@@ -5,8 +5,9 @@ use super::{common, locks};
 use crate::exit::{self, Context as _, Fault};
 use crate::guest::cache::Cache;
 use crate::guest::exec::{ExecError, Guest};
-use crate::guest::found::{self, Check, Found};
+use crate::guest::found::{self, Check};
 use crate::guest::install;
+use crate::guest::steps::Steps;
 use crate::guest::wishes::Wishes;
 use crate::guest::{leftover, lifecycle, ready, verify};
 use crate::settings::{Settings, keys};
@@ -79,12 +80,15 @@ impl Work<'_> {
         let _lock = locks::work(self.ctid, limits.install + limits.download)?;
         ready::commands(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
         let check = found::check(&self.guest(), self.wishes, &Deadline::after(limits.check))?;
-        if check.right() || (check.driver_right() && !self.software_is_due(&check)) {
+        let steps = Steps::of(&check, self.wishes, self.software_is_due(&check));
+        if steps.is_empty() {
             self.tell_right(&check);
             brought.version = Some(self.wishes.driver.clone());
             return self.verify();
         }
-        self.tell_needed(&check);
+        // What fails for certain fails before anything is waited for.
+        steps.iter().next().map_or(Ok(()), |first| first.possible(self.ctid, &check))?;
+        log::info!("to do: {steps}");
         let places = self.settings.get::<u32>(keys::MAX_INSTALLS).unwrap_or(2);
         let there = || match self.guest().runs() {
             Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
@@ -97,7 +101,7 @@ impl Work<'_> {
         // The services of this start keep the old driver until the next one.
         let init = lifecycle::init(self.ctid).ok().flatten();
         let guest = self.guest().until(Deadline::after(limits.install + limits.download));
-        let outcome = install::install(&guest, self.wishes, &check, &Cache::system());
+        let outcome = install::install(&guest, self.wishes, &check, &steps, &Cache::system());
         self.record(&check, &outcome, init.as_ref());
         for warning in &outcome.installed.warnings {
             log::warn!("{warning}");
@@ -122,7 +126,11 @@ impl Work<'_> {
 
     /// Whether a missing CUDA package is to be tried now.
     fn software_is_due(&self, check: &Check) -> bool {
-        check.software_pending() && (self.insist || !cuda_failed_before(self.ctid, self.wishes))
+        // With another driver to install, what failed before may work now.
+        self.insist
+            || !check.software_pending()
+            || !check.driver_right()
+            || !cuda_failed_before(self.ctid, self.wishes)
     }
 
     fn record(&self, check: &Check, outcome: &install::Outcome, init: Option<&lifecycle::Init>) {
@@ -141,18 +149,6 @@ impl Work<'_> {
     fn tell_right(&self, check: &Check) {
         log::info!("driver {}: installed and right", self.wishes.driver);
         log::debug!("the look into the container took {}", crate::sys::time::human(check.took));
-    }
-
-    fn tell_needed(&self, check: &Check) {
-        let wanted = &self.wishes.driver;
-        match &check.found {
-            Found::Right => log::info!("driver {wanted} is right; CUDA packages are to be installed"),
-            Found::Wrong { version } => log::info!("driver is to be changed: {version} → {wanted}"),
-            Found::Missing => log::info!("driver {wanted} is to be installed; the container has none"),
-            // What cannot be installed says so itself.
-            Found::Owned { .. } | Found::Unsupported { .. } => {}
-            other => log::info!("driver {wanted} is to be installed; the container's is {other}"),
-        }
     }
 
     /// nvidia-smi's word, if the nodes are there to ask for it.

@@ -12,8 +12,9 @@ use crate::conf::store::Conf;
 use crate::exit::Code;
 use crate::guest::attached;
 use crate::guest::exec::Guest;
-use crate::guest::found::{self, Check, Found};
+use crate::guest::found;
 use crate::guest::lifecycle;
+use crate::guest::steps::Steps as Install;
 use crate::guest::wishes::Wishes;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
@@ -55,7 +56,11 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         let changes: Vec<String> = edit.changes.iter().map(ToString::to_string).collect();
         steps.add(format!("edit {}: {}", hand.conf.path().display(), changes.join(", ")), lines);
     }
-    if running {
+    if document.get("template").as_deref() == Some("1") {
+        steps.notes.push(
+            "it is a template: its clones inherit this, and get their driver at their first start".into(),
+        );
+    } else if running {
         let differences = steps.differences(&hand, &document, &wanted)?;
         steps.software(&hand, &software, &choice)?;
         steps.restart(&hand, differences);
@@ -63,7 +68,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         steps.add(format!("start container {ctid}"), Vec::new());
         steps.later(&hand, &software, &document);
     }
-    Ok(steps.tell(&out))
+    steps.tell(&out)
 }
 
 /// The devices on this host, with those whose nodes a run would make.
@@ -83,6 +88,8 @@ struct Steps {
     notes: Vec<String>,
     /// The driver in the container would change.
     driver: bool,
+    /// What the run would fail with.
+    refused: Option<anyhow::Error>,
 }
 
 impl Steps {
@@ -118,15 +125,14 @@ impl Steps {
         wishes.gpus = Some(choice.gpus.len());
         let deadline = Deadline::after(wishes.limits.check);
         let check = found::check(&Guest::new(hand.ctid), &wishes, &deadline)?;
-        if !check.driver_right() {
-            self.driver = true;
-            self.add(driver_step(&check, &wishes), Vec::new());
-        }
-        let missing: Vec<String> = check.cuda_missing.iter().map(ToString::to_string).collect();
-        if !missing.is_empty() {
-            self.add(format!("install with apt: {}", missing.join(", ")), Vec::new());
-        } else if check.software_cut {
-            self.add("complete the packages whose installation was cut off".to_owned(), Vec::new());
+        // As a call by hand: what failed before is tried again.
+        let install = Install::of(&check, &wishes, true);
+        self.driver = install.driver();
+        for step in install.iter() {
+            self.add(step.to_string(), Vec::new());
+            if self.refused.is_none() {
+                self.refused = step.possible(hand.ctid, &check).err();
+            }
         }
         if self.all.is_empty() {
             self.notes.push(format!(
@@ -177,7 +183,7 @@ impl Steps {
         }
     }
 
-    fn tell(self, out: &Out) -> Code {
+    fn tell(self, out: &Out) -> anyhow::Result<Code> {
         for (n, (step, lines)) in self.all.iter().enumerate() {
             out.line(format_args!("{:>3}. {step}", n + 1));
             for line in lines {
@@ -189,20 +195,8 @@ impl Steps {
         }
         if self.all.is_empty() {
             out.line("     Nothing to do.");
-            return Code::Success;
+            return Ok(Code::Success);
         }
-        Code::Pending
-    }
-}
-
-fn driver_step(check: &Check, wishes: &Wishes) -> String {
-    let wanted = &wishes.driver;
-    match &check.found {
-        Found::Wrong { version } => format!("install the driver: {version} → {wanted}"),
-        Found::Owned { packages, remove } => format!(
-            "driver {wanted} cannot be installed: packages own driver files ({}); first: {remove}",
-            packages.join(", ")
-        ),
-        other => format!("install the driver {wanted} (now: {other})"),
+        self.refused.map_or(Ok(Code::Pending), Err)
     }
 }

@@ -11,6 +11,7 @@ use super::found::Check;
 use super::install::Installed;
 use super::os::{Os, repo_arch};
 use super::repo::{Repository, SOURCE};
+use super::steps::{Steps, no_apt};
 use super::wishes::{CudaPackages, Facts, PackageTemplate, Wishes};
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::sys::fetch::size;
@@ -56,11 +57,12 @@ pub(super) fn software(
     guest: &Guest,
     wishes: &Wishes,
     check: &Check,
+    steps: &Steps,
     cache: &Cache,
     installed: &mut Installed,
 ) -> anyhow::Result<()> {
     let apt = Apt { guest, wishes, os: &check.os, deadline: Deadline::after(wishes.limits.apt) };
-    let cuda = if check.software_pending() { apt.cuda(check, cache) } else { Ok(Vec::new()) };
+    let cuda = if steps.software() { apt.cuda(check, cache) } else { Ok(Vec::new()) };
     let failed = match cuda {
         Ok(names) => {
             installed.cuda = names;
@@ -70,7 +72,7 @@ pub(super) fn software(
     };
     let stop = failed.as_ref().is_some_and(|e| super::exec::is_gone(e) || super::exec::is_interrupted(e));
     if !stop {
-        apt.utilities(&check.utilities_missing, installed);
+        apt.utilities(steps.utilities(), installed);
     }
     failed.map_or(Ok(()), Err)
 }
@@ -87,12 +89,7 @@ impl Apt<'_> {
     fn cuda(&self, check: &Check, cache: &Cache) -> anyhow::Result<Vec<String>> {
         let CudaPackages::List(all) = &self.wishes.cuda else { return Ok(Vec::new()) };
         if !self.os.apt {
-            return Err(Fault::new(
-                Code::Software,
-                format!("{} has no apt-get: CUDA packages cannot be installed in it", self.os.shown()),
-            )
-            .remedy("set CUDA_PACKAGES=none for this container")
-            .into());
+            return Err(no_apt(self.guest.ctid(), check).into());
         }
         // After an interrupted run all are asked for: apt knows what is there.
         let wanted = if check.software_cut { all } else { &check.cuda_missing };
@@ -266,9 +263,6 @@ impl Apt<'_> {
 
     /// One by one, since one that cannot be had must not cost the others.
     fn utilities(&self, missing: &[PackageTemplate], installed: &mut Installed) {
-        if missing.is_empty() || !self.os.apt {
-            return;
-        }
         for package in missing {
             match self.utility(package) {
                 Ok(name) => installed.utilities.push(name),

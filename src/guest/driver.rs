@@ -10,7 +10,7 @@ use crate::exit::{Code, Context as _, Fault};
 use crate::sys::fetch::{self, size};
 use crate::sys::process::{Ended, Output};
 use crate::sys::time::{Deadline, human};
-use crate::types::Version;
+use crate::types::{Ctid, Version};
 use anyhow::Context as _;
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ fn fault(what: String) -> impl FnOnce() -> Fault {
 /// # Errors
 /// [`Code::Software`], naming the step that failed.
 pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, cache: &Cache) -> anyhow::Result<()> {
-    refuse(guest, check)?;
+    refuse(guest.ctid(), check)?;
     wishes.fit_the_kernel()?;
     let order = Order {
         version: &wishes.driver,
@@ -63,22 +63,25 @@ pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, cache: &Cache) -> 
 }
 
 /// What must not be touched, and why.
-fn refuse(guest: &Guest, check: &Check) -> anyhow::Result<()> {
+///
+/// # Errors
+/// [`Code::Software`].
+pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
     match &check.found {
         Found::Unsupported { why } => Err(Fault::new(
             Code::Software,
-            format!("no NVIDIA driver can be installed in container {}: {why}", guest.ctid()),
+            format!("no NVIDIA driver can be installed in container {}: {why}", ctid),
         )
         .into()),
         Found::Owned { packages, remove } => Err(Fault::new(
             Code::Software,
             format!(
                 "container {} has a driver of its distribution's packages ({}); a runfile on top would break both",
-                guest.ctid(),
+                ctid,
                 packages.join(", ")
             ),
         )
-        .remedy(format!("pct exec {} -- {remove}", guest.ctid()))
+        .remedy(format!("pct exec {} -- {remove}", ctid))
         .into()),
         _ => Ok(()),
     }

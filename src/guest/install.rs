@@ -6,6 +6,7 @@ use super::cache::Cache;
 use super::driver;
 use super::exec::Guest;
 use super::found::Check;
+use super::steps::Steps;
 use super::wishes::Wishes;
 use crate::types::Version;
 
@@ -39,22 +40,23 @@ pub struct Outcome {
     pub result: anyhow::Result<()>,
 }
 
-/// Brings the container's software to what the wishes say. Every step logs
-/// one line with its duration.
-pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, cache: &Cache) -> Outcome {
+/// Carries out the steps that follow from the look. Each logs one line with
+/// its duration.
+pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, steps: &Steps, cache: &Cache) -> Outcome {
     let mut installed = Installed::default();
-    let result = steps(guest, wishes, check, cache, &mut installed);
+    let result = carry_out(guest, wishes, check, steps, cache, &mut installed);
     Outcome { installed, result }
 }
 
-fn steps(
+fn carry_out(
     guest: &Guest,
     wishes: &Wishes,
     check: &Check,
+    steps: &Steps,
     cache: &Cache,
     installed: &mut Installed,
 ) -> anyhow::Result<()> {
-    if !check.driver_right() {
+    if steps.driver() {
         driver::install(guest, wishes, check, cache)?;
         let before = check.found.version(&wishes.driver).cloned();
         installed.driver_changed = Some((before, wishes.driver.clone()));
@@ -62,5 +64,5 @@ fn steps(
         keep.extend(&wishes.kernel);
         cache.prune(&keep);
     }
-    apt::software(guest, wishes, check, cache, installed)
+    apt::software(guest, wishes, check, steps, cache, installed)
 }

@@ -21,6 +21,7 @@ pub mod ready;
 mod repo;
 pub mod runfile;
 pub mod smi;
+pub mod steps;
 mod template;
 pub mod verify;
 pub mod wishes;
