@@ -135,7 +135,7 @@ fn a_step_that_fails_takes_the_others_back() {
     lab.run(["phoenix-nvidia", "attach", "101", "102", "--gpus", "0"])
         .code(4)
         .says("no quorum")
-        .says("taken back: the settings of container 102");
+        .says("taken back: the settings");
     assert_eq!((lab.conf(101), lab.conf(102)), before);
     assert!(!lab.exists(SNIPPET));
 }

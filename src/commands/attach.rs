@@ -58,7 +58,7 @@ pub fn run(options: &Attach) -> anyhow::Result<Code> {
     }
     let mut undo = Undo::default();
     for job in &jobs {
-        if let Err(error) = job.act(&mut undo) {
+        if let Err(error) = job.act(&host.storages, &mut undo) {
             undo.roll_back();
             return Err(error);
         }
@@ -199,31 +199,42 @@ impl Job {
 
     /// The snippet, the settings, the hookscript, in this order: whatever
     /// start happens in between finds either all or what it had.
-    fn act(&self, undo: &mut Undo) -> anyhow::Result<()> {
+    fn act(&self, storages: &[Storage], undo: &mut Undo) -> anyhow::Result<()> {
         let ctid = self.ctid;
-        if place::put(&self.place, undo)? {
+        if place::put(&self.place, storages, undo)? {
             log::info!("put the hookscript to {}", self.place.path.display());
         }
+        self.note(undo);
         let changes = self.changes.clone();
         if self.conf.edit(Caller::ByHand, |conf| changes.apply(conf))?.is_some() {
             for line in self.changes.lines() {
                 log::info!("container {ctid}: {line}");
             }
-            let (conf, back) = (self.conf.clone(), self.changes.reverse(&self.before));
-            undo.push(format!("the settings of container {ctid}"), move || {
-                conf.edit(Caller::ByHand, |now| back.apply(now)).map(drop)
-            });
         }
         if self.hookscript.as_ref() != Some(&self.place.volume) {
             lifecycle::set(ctid, &["--hookscript", &self.place.volume])?;
             log::info!("container {ctid}: hookscript {}", self.place.volume);
-            let old = self.hookscript.clone();
-            undo.push(format!("the hookscript of container {ctid}"), move || match &old {
-                Some(old) => lifecycle::set(ctid, &["--hookscript", old]),
-                None => lifecycle::set(ctid, &["--delete", "hookscript"]),
-            });
         }
         Ok(())
+    }
+
+    /// Notes how the container's settings and hookscript are taken back: the
+    /// hookscript first, and where that fails the settings stay too, so that
+    /// it starts as one that is attached.
+    fn note(&self, undo: &mut Undo) {
+        let (ctid, conf, back) = (self.ctid, self.conf.clone(), self.changes.reverse(&self.before));
+        let (old, new) = (self.hookscript.clone(), self.place.volume.clone());
+        undo.push(format!("the settings and the hookscript of container {ctid}"), move || {
+            let mut taken = false;
+            if old.as_ref() != Some(&new) && conf.read()?.document.get("hookscript") == Some(new) {
+                match &old {
+                    Some(old) => lifecycle::set(ctid, &["--hookscript", old])?,
+                    None => lifecycle::set(ctid, &["--delete", "hookscript"])?,
+                }
+                taken = true;
+            }
+            Ok(conf.edit(Caller::ByHand, |now| back.apply(now))?.is_some() || taken)
+        });
     }
 
     /// What the user has to know now.

@@ -79,9 +79,12 @@ fn job(ctid: Ctid, look: &Look, storages: &[Storage]) -> anyhow::Result<Job> {
 }
 
 impl Job {
+    /// The hookscript first, then settings and devices: in between the
+    /// container starts without our doing, with the devices that it has.
     fn act(&self, undo: &mut Undo) -> anyhow::Result<()> {
         let ctid = self.ctid;
-        if let Some(ours) = self.ours.clone() {
+        self.note(undo);
+        if let Some(ours) = &self.ours {
             match &self.chained {
                 Some(theirs) => lifecycle::set(ctid, &["--hookscript", theirs])?,
                 None => lifecycle::set(ctid, &["--delete", "hookscript"])?,
@@ -90,22 +93,29 @@ impl Job {
                 Some(theirs) => log::info!("container {ctid}: hookscript {theirs} again, instead of {ours}"),
                 None => log::info!("container {ctid}: removed hookscript {ours}"),
             }
-            undo.push(format!("the hookscript of container {ctid}"), move || {
-                lifecycle::set(ctid, &["--hookscript", &ours])
-            });
         }
         for line in removed(&self.before) {
             log::info!("container {ctid}: {line}");
         }
         self.conf.edit(Caller::ByHand, bare)?;
-        // What is left of the undo covers this one too: the conf was replaced
-        // as the last step, so there is nothing to take back after it but the
-        // conf itself.
-        let (conf, before) = (self.conf.clone(), self.before.clone());
-        undo.push(format!("the settings and devices of container {ctid}"), move || {
-            conf.edit(Caller::ByHand, |now| ours_again(now, &before)).map(drop)
-        });
         Ok(())
+    }
+
+    /// Notes how that is taken back, in reverse. Where the settings cannot
+    /// come back the hookscript stays away: without them it could stop a start.
+    fn note(&self, undo: &mut Undo) {
+        let (ctid, conf, before, ours) =
+            (self.ctid, self.conf.clone(), self.before.clone(), self.ours.clone());
+        undo.push(format!("the settings, the devices and the hookscript of container {ctid}"), move || {
+            let mut taken = conf.edit(Caller::ByHand, |now| ours_again(now, &before))?.is_some();
+            if let Some(ours) = ours.filter(|ours| {
+                conf.read().is_ok_and(|now| now.document.get("hookscript").as_ref() != Some(ours))
+            }) {
+                lifecycle::set(ctid, &["--hookscript", &ours])?;
+                taken = true;
+            }
+            Ok(taken)
+        });
     }
 
     fn tell(&self, options: &Detach) {

@@ -83,6 +83,44 @@ fn named(volume: &str) -> bool {
     volume.rsplit('/').next() == Some(NAME)
 }
 
+/// The confs of the cluster, containers' and virtual machines', that name a
+/// snippet, be it in a snapshot: a rollback brings the line back. A guest whose
+/// hookscript is missing does not start.
+///
+/// # Errors
+/// Where that cannot be seen.
+pub fn named_by(root: &Path, storages: &[Storage], place: &Place) -> std::io::Result<Vec<PathBuf>> {
+    let leads_there = |volume: &str| {
+        volume == place.volume || storage::path_of(storages, volume).is_some_and(|path| path == place.path)
+    };
+    let mut found = Vec::new();
+    for node in std::fs::read_dir(root.join("etc/pve/nodes"))? {
+        let node = node?.path();
+        for kind in ["lxc", "qemu-server"] {
+            let confs = match std::fs::read_dir(node.join(kind)) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            for conf in confs {
+                let conf = conf?.path();
+                if conf.extension().is_none_or(|end| end != "conf") {
+                    continue;
+                }
+                let bytes = match std::fs::read(&conf) {
+                    // Destroyed or migrated while we look.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    other => other?,
+                };
+                let entries = Document::from(bytes).entries();
+                if entries.iter().any(|entry| entry.key == "hookscript" && leads_there(&entry.value)) {
+                    found.push(conf);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Whether a file is our snippet, or a link to the program itself.
 pub fn is_ours(path: &Path) -> bool {
     if path.canonicalize().is_ok_and(|p| p.ends_with("usr/sbin/phoenix-nvidia")) {
@@ -101,6 +139,32 @@ mod tests {
     fn the_snippet_knows_itself() {
         assert!(SNIPPET.as_bytes().windows(MARK.len()).any(|w| w == MARK));
         assert!(SNIPPET.starts_with("#!/bin/sh\n"));
+    }
+
+    #[test]
+    fn every_conf_that_names_a_snippet_is_found_and_no_look_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let storages = storage::parse("dir: other\n\tpath /var/lib/vz\n\tcontent snippets\n");
+        let place = Place {
+            volume: "local:snippets/phoenix-nvidia".into(),
+            path: "/var/lib/vz/snippets/phoenix-nvidia".into(),
+        };
+        let names = || named_by(dir.path(), &storages, &place);
+        assert!(names().is_err(), "/etc/pve is not served");
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join("etc/pve/nodes").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            crate::sys::replace::replace_own(&path, text.as_bytes(), 0o640).unwrap();
+        };
+        write(
+            "alpha/lxc/101.conf",
+            "hookscript: local:snippets/phoenix-nvidia-2\n#hookscript: local:snippets/phoenix-nvidia\n",
+        );
+        write("alpha/lxc/101.conf.tmp.7", "hookscript: local:snippets/phoenix-nvidia\n");
+        assert!(names().unwrap().is_empty());
+        write("beta/lxc/102.conf", "memory: 5\n\n[snap]\nhookscript: local:snippets/phoenix-nvidia\n");
+        write("beta/qemu-server/103.conf", "hookscript: other:snippets/phoenix-nvidia\n");
+        assert_eq!(names().unwrap().len(), 2);
     }
 
     #[test]

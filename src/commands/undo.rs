@@ -1,8 +1,16 @@
-//! Steps that are taken back, the last first, when a later one fails.
+//! Steps that are taken back, the last first, when a later one fails or a
+//! signal ends the call.
 
 use crate::exit;
+use crate::sys::signal;
+use std::time::Duration;
 
-type Step = Box<dyn FnOnce() -> anyhow::Result<()>>;
+/// Takes a step back; false when there was nothing of it to take back.
+type Step = Box<dyn FnOnce() -> anyhow::Result<bool>>;
+
+/// How long a signal is put off for all steps together. One of them takes a
+/// second, or ten where `pct` waits for a lock.
+const TIME: Duration = Duration::from_secs(60);
 
 /// What was done so far, and how each is taken back.
 #[derive(Default)]
@@ -11,18 +19,27 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// Notes a step that was done: what taking it back is, and how.
-    pub fn push(&mut self, what: impl Into<String>, step: impl FnOnce() -> anyhow::Result<()> + 'static) {
+    /// Notes a step: what taking it back is, and how. It is noted before the
+    /// step is done, since a step that was cut off may have been done all the
+    /// same: so `step` looks at what is there.
+    pub fn push(&mut self, what: impl Into<String>, step: impl FnOnce() -> anyhow::Result<bool> + 'static) {
         self.steps.push((what.into(), Box::new(step)));
     }
 
-    /// Takes all back. One that fails does not keep the others from it, and is
-    /// told.
+    /// Takes all back, also after a signal. One that fails does not keep the
+    /// others from it, and is told with what mends it.
     pub fn roll_back(self) {
+        let _calm = signal::put_off(TIME);
         for (what, step) in self.steps.into_iter().rev() {
             match step() {
-                Ok(()) => log::info!("taken back: {what}"),
-                Err(error) => log::warn!("not taken back: {what}: {}", exit::one_line(&error)),
+                Ok(true) => log::info!("taken back: {what}"),
+                Ok(false) => {}
+                Err(error) => {
+                    log::warn!("not taken back: {what}: {}", exit::one_line(&error));
+                    if let Some(remedy) = exit::remedy_of(&error) {
+                        log::warn!("fix: {remedy}");
+                    }
+                }
             }
         }
     }
@@ -43,7 +60,7 @@ mod tests {
             undo.push(format!("step {n}"), move || {
                 seen.borrow_mut().push(n);
                 anyhow::ensure!(n != 2, "no");
-                Ok(())
+                Ok(n == 1)
             });
         }
         undo.roll_back();

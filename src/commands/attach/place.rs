@@ -1,5 +1,6 @@
 //! The snippet: which storage it goes to, and putting it there.
 
+use crate::commands::common;
 use crate::commands::hookscript::{self, NAME, Place, SNIPPET};
 use crate::commands::undo::Undo;
 use crate::exit::{Code, Context as _, Fault};
@@ -94,7 +95,7 @@ pub fn check(place: &Place) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// [`Code::Passthrough`].
-pub fn put(place: &Place, undo: &mut Undo) -> anyhow::Result<bool> {
+pub fn put(place: &Place, storages: &[Storage], undo: &mut Undo) -> anyhow::Result<bool> {
     check(place)?;
     let path = &place.path;
     if is_right(path) {
@@ -109,8 +110,34 @@ pub fn put(place: &Place, undo: &mut Undo) -> anyhow::Result<bool> {
     std::fs::create_dir_all(directory).fault(failed)?;
     replace_own(path, SNIPPET.as_bytes(), 0o755).fault(failed)?;
     note(path);
-    let again = path.clone();
-    undo.push(format!("the file {}", path.display()), move || put_back(&again, before));
+    let (again, storages) = (place.clone(), storages.to_vec());
+    undo.push(format!("the file {}", path.display()), move || take_back(&again, &storages, before));
+    Ok(true)
+}
+
+/// Puts back what stood there, unless a guest of the cluster names the
+/// snippet: without it that one could not start any more.
+fn take_back(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result<bool> {
+    let path = place.path.display();
+    let named = || hookscript::named_by(common::root(), storages, place);
+    match named() {
+        Ok(confs) if confs.is_empty() => {}
+        Ok(confs) => {
+            let confs: Vec<String> = confs.iter().map(|conf| conf.display().to_string()).collect();
+            log::info!("{path} stays: {} names it", confs.join(", "));
+            return Ok(false);
+        }
+        Err(error) => {
+            log::warn!("{path} stays: cannot check whether a container names it: {error}");
+            return Ok(false);
+        }
+    }
+    put_back(&place.path, before)?;
+    // Somebody may have set it in the moment between.
+    if !matches!(named(), Ok(confs) if confs.is_empty()) && !is_right(&place.path) {
+        replace_own(&place.path, SNIPPET.as_bytes(), 0o755)?;
+        return Ok(false);
+    }
     Ok(true)
 }
 
