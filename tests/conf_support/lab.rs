@@ -3,8 +3,7 @@
 #![allow(dead_code)] // each test file uses a part
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use phoenix_lab::{Lab, Rootfs, Running};
-use std::time::{Duration, Instant};
+use phoenix_lab::{Lab, Pmxcfs, Rootfs};
 
 /// Where the container's files are, as the program sees them.
 pub const CONF: &str = "/etc/pve/lxc/101.conf";
@@ -24,7 +23,7 @@ pub enum Served {
 
 /// A lab and, if need be, its file system server. Dropped in this order.
 pub struct Host {
-    _pmxcfs: Option<Running>,
+    _pmxcfs: Option<Pmxcfs>,
     pub lab: Lab,
 }
 
@@ -34,7 +33,7 @@ impl Host {
     pub fn start(gpus: u32, served: Served) -> Option<Host> {
         let lab = Lab::builder().gpus(gpus).driver("580.95.05").start()?;
         lab.install(env!("CARGO_BIN_EXE_phoenix-nvidia"));
-        let pmxcfs = (served == Served::AsPmxcfs).then(|| serve_pmxcfs(&lab));
+        let pmxcfs = (served == Served::AsPmxcfs).then(|| lab.pmxcfs());
         lab.create(101, Rootfs::Busybox.privileged());
         Some(Host { _pmxcfs: pmxcfs, lab })
     }
@@ -43,18 +42,4 @@ impl Host {
     pub fn temp_files(&self) -> String {
         self.lab.sh("ls -A /etc/pve/lxc /var/lib/lxc/101 | grep -E 'phoenix-nvidia|tmp' || :").ok().stdout
     }
-}
-
-fn serve_pmxcfs(lab: &Lab) -> Running {
-    lab.sh(&format!("mkdir -p {CONTROL}; test -e /dev/fuse || mknod -m 600 /dev/fuse c 10 229")).ok();
-    let arguments = ["/etc/pve", "pve1", CONTROL];
-    let mut server =
-        lab.command("/run/lab/bin/lab-pmxcfs").args(arguments).timeout(Duration::from_secs(600)).spawn();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !server.so_far().contains("serving") {
-        assert!(!server.ended() && Instant::now() < deadline, "lab-pmxcfs: {}", server.so_far());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    lab.sh("stat -f -c %T /etc/pve/lxc/").ok().says("fuse");
-    server
 }

@@ -6,7 +6,9 @@ mod errors;
 mod failures;
 mod phases;
 mod recording;
+mod refused;
 mod rewriting;
+mod storage;
 
 use phoenix_lab::{Container, Lab, Output, Rootfs, Spec};
 use recording::Step;

@@ -70,3 +70,24 @@ pub fn file(name: &str, heading: &str) -> String {
         .filter(|line| !line.starts_with("in generated"));
     body.map(|line| format!("{line}\n")).collect()
 }
+
+/// The commands of a recording in the newer form (`$ COMMAND`, `out|`, `err|`), in their order. What stands before a
+/// command and begins with `#` is its section.
+pub fn calls(name: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut section = String::new();
+    for line in text(name).lines() {
+        if let Some(title) = line.strip_prefix("$ ") {
+            steps.push(Step { section: section.clone(), title: title.to_owned(), ..Step::default() });
+        } else if line.starts_with('#') {
+            section = line.trim_start_matches('#').trim().to_owned();
+        } else if let Some(step) = steps.last_mut() {
+            match line.split_once('|') {
+                Some(("out", text)) => step.out += &format!("{text}\n"),
+                Some(("err", text)) => step.err += &format!("{text}\n"),
+                _ => add(step, line),
+            }
+        }
+    }
+    steps
+}

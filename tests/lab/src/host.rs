@@ -91,7 +91,7 @@ pub(crate) fn furnish(lab: &Lab) -> Result<()> {
     fs::write(at("etc/subuid"), "root:100000:65536\n")?;
     fs::write(at("etc/subgid"), "root:100000:65536\n")?;
     lxc(&root)?;
-    for (name, dir) in [("pct", "usr/sbin"), ("lxcnetaddbr", "usr/share/lxc")] {
+    for (name, dir) in [("pct", "usr/sbin"), ("pvesm", "usr/sbin"), ("lxcnetaddbr", "usr/share/lxc")] {
         link(&root, "/run/lab/bin/lab-pct", &format!("{dir}/{name}"))?;
     }
     lab.nvidia().furnish(&lab.builder.gpus);

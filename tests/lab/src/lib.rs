@@ -29,7 +29,8 @@
 //!
 //! Rooms: `ns` makes the namespaces and the root, `host` is the files and programs of the lab's host, `gpus` what its
 //! NVIDIA driver shows, `rootfs` the cached container images, `container` one container, `command` runs programs,
-//! `leftovers` counts what they leave, and `pct` is the program that stands in for Proxmox'. `nvidia`, `repo` and `web`
+//! `leftovers` counts what they leave, `pct` is the program that stands in for Proxmox', and `pmxcfs` serves /etc/pve with
+//! a quorum that can be lost. `nvidia`, `repo` and `web`
 //! are NVIDIA's runfile and programs, package repositories, and the server that offers them.
 
 pub mod cache;
@@ -48,6 +49,7 @@ pub mod rootfs;
 pub mod web;
 
 mod lab;
+mod pmxcfs;
 mod program;
 
 pub use command::{Command, Output, Running};
@@ -56,4 +58,5 @@ pub use gpus::Nvidia;
 pub use lab::{Builder, Lab};
 pub use nix::errno::Errno;
 pub use nix::sys::signal::Signal;
+pub use pmxcfs::Pmxcfs;
 pub use rootfs::{Rootfs, Spec};

@@ -118,8 +118,9 @@ impl Spec {
         all.extend(["--hostname".into(), format!("ct{id}")]);
         let ostype = if self.rootfs == Rootfs::Busybox { "unmanaged" } else { "debian" };
         all.extend(["--ostype".into(), ostype.into()]);
-        if !self.privileged {
-            all.extend(["--unprivileged".into(), "1".into()]);
+        // Unprivileged is what `pct create` makes unless told otherwise.
+        if self.privileged {
+            all.extend(["--unprivileged".into(), "0".into()]);
         }
         if self.network {
             let host = 2 + id % 250;

@@ -168,7 +168,15 @@ impl Conf {
     pub(super) fn store(&self, id: u32) -> Result<()> {
         let target = path(id);
         let temporary = PathBuf::from(format!("{}.tmp.{}", target.display(), std::process::id()));
-        fs::write(&temporary, self.render()).with_context(|| format!("writing {}", temporary.display()))?;
+        fs::write(&temporary, self.render()).map_err(|error| match error.kind() {
+            // Recorded without quorum; the genuine one goes by the node's own directory.
+            std::io::ErrorKind::PermissionDenied => {
+                let name = format!("{id}.conf.tmp.{}", std::process::id());
+                let path = format!("/etc/pve/nodes/{NODE}/lxc/{name}");
+                die_with(2, format!("unable to open file '{path}' - Permission denied"))
+            }
+            _ => anyhow::Error::from(error).context(format!("writing {}", temporary.display())),
+        })?;
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o640))?;
         std::os::unix::fs::chown(&temporary, Some(0), Some(33))?;
         Ok(fs::rename(&temporary, &target)?)

@@ -24,7 +24,8 @@ pub(super) fn create(args: &Args) -> Result<u8> {
     let path = format!("/var/lib/vz/template/cache/{name}");
     let image = fs::read_to_string(&path).map_err(|_| die(format!("volume '{template}' does not exist")))?;
     let mut section = Section::default();
-    let defaults = [("arch", "amd64"), ("memory", "512"), ("ostype", "debian"), ("swap", "512")];
+    let defaults =
+        [("arch", "amd64"), ("memory", "512"), ("ostype", "debian"), ("swap", "512"), ("unprivileged", "1")];
     for (key, value) in defaults {
         section.set(key, value);
     }
@@ -36,6 +37,9 @@ pub(super) fn create(args: &Args) -> Result<u8> {
             return Err(args.refuse(&format!("{key}: {fault}")));
         }
         section.set(key, value);
+    }
+    if !section.flag("unprivileged") {
+        section.keys.remove("unprivileged");
     }
     if section.get("hostname").is_none() {
         section.set("hostname", &format!("CT{id}"));
@@ -73,7 +77,7 @@ pub(super) fn destroy(args: &Args) -> Result<u8> {
         if !args.flag("force") {
             return Err(die(format!("CT {id} is running")));
         }
-        lxc::stop(id, None)?;
+        lxc::stop(id, lxc::Stop::Kill)?;
     }
     if conf.current.flag("protection") {
         return Err(die(format!("can't remove CT {id} - protection mode enabled")));
@@ -154,7 +158,7 @@ pub(super) fn rollback(args: &Args) -> Result<u8> {
     let saved = conf.snapshots.get(name).cloned();
     let mut section = saved.ok_or_else(|| die(format!("snapshot '{name}' does not exist")))?;
     if lxc::running(args.id) {
-        lxc::stop(args.id, None)?;
+        lxc::stop(args.id, lxc::Stop::Kill)?;
     }
     section.keys.remove("snaptime");
     section.set("parent", name);

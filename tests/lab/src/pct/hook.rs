@@ -6,14 +6,14 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::conf::Section;
-use super::say;
+use super::{say, storage};
 
 /// A hookscript that did not do.
 #[derive(Debug)]
@@ -27,13 +27,6 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Where a volume id of type snippets is; `None` if it isn't one.
-pub(super) fn locate(volume: &str) -> Option<PathBuf> {
-    let name =
-        volume.strip_prefix("local:snippets/").filter(|name| !name.is_empty() && !name.contains('/'))?;
-    Some(Path::new("/var/lib/vz/snippets").join(name))
-}
-
 /// What keeps a hookscript from being run.
 pub(super) enum Unfit {
     Missing(String),
@@ -43,7 +36,7 @@ pub(super) enum Unfit {
 /// Checks a hookscript as Proxmox does: what the path leads to must be a file that can be executed.
 pub(super) fn check(volume: &str) -> Result<PathBuf, Unfit> {
     let missing = || Unfit::Missing(format!("script '{volume}' does not exist"));
-    let path = locate(volume).ok_or_else(missing)?;
+    let path = storage::snippet(volume).map_err(Unfit::Missing)?;
     let found = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).ok_or_else(missing)?;
     if found.permissions().mode() & 0o111 == 0 {
         return Err(Unfit::NotExecutable(format!("script '{volume}' is not executable")));

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::conf::{Conf, Section};
 use super::generate::{self, part};
-use super::{disk, hook, supervise};
+use super::{cluster, die, disk, hook, lxc, supervise};
 
 const NONE: Option<&str> = None;
 
@@ -27,21 +27,43 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// In the monitor's mount namespace, before anything else: the root, mount points and device nodes. It reads the conf
-/// again, so what a hookscript wrote there is seen, unlike in the generated config.
+/// again, so what a hookscript wrote there is seen, unlike in the generated config. What it prints is lost to whoever
+/// started the container.
 pub(super) fn prestart(argv: &[String]) -> Result<u8> {
     let (id, conf) = container(argv)?;
+    let done = may_start(id, &conf).and_then(|()| lay(id, &conf));
+    if let Err(error) = &done {
+        fs::write(lxc::refused_path(id), format!("{error:#}\n"))?;
+    }
+    done.map(|()| 0)
+}
+
+/// A start that did not come through `pct start` (a reboot) meets quorum and `lock:` here, and only here.
+fn may_start(id: u32, conf: &Section) -> Result<()> {
+    let skip = fs::remove_file(lxc::skiplock_path(id)).is_ok();
+    cluster::check_quorum()?;
+    match conf.get("lock").filter(|word| !skip && *word != "mounted") {
+        Some(word) => Err(die(format!("CT is locked ({word})"))),
+        None => Ok(()),
+    }
+}
+
+fn lay(id: u32, conf: &Section) -> Result<()> {
     let root = PathBuf::from(format!("/var/lib/lxc/{id}/rootfs"));
-    let disk = disk::root(&conf).context("no rootfs in the conf")?;
+    let disk = disk::root(conf).context("no rootfs in the conf")?;
     bind(Path::new(&disk), &root)?;
     for (_, point) in conf.numbered("mp") {
         let source = point.split(',').next().unwrap_or_default();
+        let source = source.strip_prefix("volume=").unwrap_or(source);
         let target = part(point, "mp").context("a mount point without mp=")?;
         let target = root.join(target.trim_start_matches('/'));
+        if !Path::new(source).is_dir() {
+            return Err(die(format!("directory '{source}' does not exist")));
+        }
         fs::create_dir_all(&target)?;
         bind(Path::new(source), &target)?;
     }
-    passthrough(id, &conf)?;
-    Ok(0)
+    passthrough(id, conf)
 }
 
 fn devices(id: u32) -> PathBuf {

@@ -24,10 +24,38 @@ pub(super) fn init(id: u32) -> Option<String> {
     (!pid.is_empty()).then_some(pid)
 }
 
+/// How a container is stopped.
+#[derive(Clone, Copy)]
+pub(super) enum Stop {
+    /// At once.
+    Kill,
+    /// Its process 1 is asked, and has this long; what then: it is killed, or goes on.
+    Ask { seconds: u64, kill: bool },
+}
+
+/// What became of a start that systemd made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Started {
+    Runs,
+    /// Proxmox' hook inside LXC's start refused: nobody but the journal says why.
+    Refused,
+}
+
+/// There once Proxmox' hook inside LXC's start has refused, with its reason: the unit's journal.
+pub(super) fn refused_path(id: u32) -> String {
+    format!("/run/lab/ct/{id}.refused")
+}
+
+/// There for a start that does not look at `lock:`.
+pub(super) fn skiplock_path(id: u32) -> String {
+    format!("/run/lab/ct/{id}.skiplock")
+}
+
 /// Starts the container under a supervisor, and waits until it runs or has failed to.
-pub(super) fn start(id: u32) -> Result<()> {
+pub(super) fn start(id: u32) -> Result<Started> {
     // What the supervisor of a container that just ended still does (its post-stop hook) comes first.
     wait_ended(id, Duration::from_secs(10))?;
+    let _ = std::fs::remove_file(refused_path(id));
     let mut child = Command::new("/run/lab/bin/lab-pct")
         .args(["__supervise", &id.to_string()])
         .env_clear()
@@ -40,38 +68,52 @@ pub(super) fn start(id: u32) -> Result<()> {
     let mut word = String::new();
     BufReader::new(child.stdout.take().context("the supervisor's word")?).read_line(&mut word)?;
     match word.trim() {
-        "started" => Ok(()),
+        "started" => Ok(Started::Runs),
         said => {
             let _ = child.wait();
+            if std::path::Path::new(&refused_path(id)).exists() {
+                return Ok(Started::Refused);
+            }
             super::say(said);
             Err(die(format!("startup for container '{id}' failed")))
         }
     }
 }
 
-/// Ends the container: at once, or by asking its process 1 and waiting up to `patience` seconds.
-pub(super) fn stop(id: u32, patience: Option<u64>) -> Result<()> {
-    let name = id.to_string();
-    if patience.is_some() {
-        wait_listening(id);
+/// What `lxc-info` says of a container that ends while it is asked, in the words of LXC 6.
+pub(super) fn no_process(id: u32) {
+    let said = "Connection reset by peer - Failed to receive response";
+    super::say(&format!("lxc-info: {id}: ../src/lxc/af_unix.c: lxc_abstract_unix_recv_fds_iov: 218 {said}"));
+    let said = "Failed to receive file descriptors for command \"get_init_pid\"";
+    super::say(&format!("lxc-info: {id}: ../src/lxc/commands.c: lxc_cmd_rsp_recv_fds: 128 {said}"));
+}
+
+/// Ends the container.
+pub(super) fn stop(id: u32, how: Stop) -> Result<()> {
+    let mut words = vec!["-n".to_owned(), id.to_string()];
+    match how {
+        Stop::Kill => words.push("--kill".into()),
+        Stop::Ask { seconds, kill } => {
+            wait_listening(id);
+            if !kill {
+                words.push("--nokill".into());
+            }
+            words.extend(["--timeout".to_owned(), seconds.to_string()]);
+        }
     }
-    let mut command = Command::new("lxc-stop");
-    command.args(["-n", &name]);
-    match patience {
-        None => command.arg("--kill"),
-        Some(seconds) => command.args(["--nokill", "--timeout", &seconds.to_string()]),
-    };
-    let output = command.stdin(Stdio::null()).output().context("lxc-stop")?;
+    let output = Command::new("lxc-stop").args(&words).stdin(Stdio::null()).output().context("lxc-stop")?;
     // The end of the container is what counts: one that ends by itself just now is no fault.
-    if !output.status.success() && running(id) {
-        let shown = match patience {
-            None => format!("lxc-stop -n {id} --kill"),
-            Some(seconds) => format!("lxc-stop -n {id} --nokill --timeout {seconds}"),
-        };
-        let code = output.status.code().unwrap_or(255);
-        return Err(die(format!("command '{shown}' failed: exit code {code}")));
+    if output.status.success() || !running(id) {
+        return wait_ended(id, Duration::from_secs(60));
     }
-    wait_ended(id, Duration::from_secs(60))
+    let code = output.status.code().unwrap_or(255);
+    super::say(&format!("command 'lxc-stop {}' failed: exit code {code}", words.join(" ")));
+    // As long again, and five seconds, for one that is about to end; all of it under the lock.
+    let more = match how {
+        Stop::Kill => Duration::from_secs(60),
+        Stop::Ask { seconds, .. } => Duration::from_secs(seconds + 5),
+    };
+    wait_ended(id, more).map_err(|_| die("container did not stop"))
 }
 
 /// Waits a little for process 1 to have its signal handlers: whom a person asks to end has had time for that, and a

@@ -5,6 +5,7 @@
 //! does was written from recordings of the genuine program; `tests/lab_recorded.rs` compares.
 
 mod args;
+mod cluster;
 mod conf;
 mod create;
 mod disk;
@@ -18,6 +19,7 @@ mod lxc;
 mod query;
 mod schema;
 mod set;
+mod storage;
 mod supervise;
 mod text;
 mod worker;
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         "lxc-pve-poststop-hook" => hooks::poststop(&rest),
         "lab-start-host" => hooks::start_host(&rest),
         "lxcnetaddbr" => hooks::bridge(&rest),
+        "pvesm" => storage::pvesm(&rest),
         _ => run(&rest),
     };
     match done {
