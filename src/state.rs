@@ -58,6 +58,9 @@ pub struct State {
     pub at: u64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
+    /// The fingerprint of the software that was asked for: what failed may not
+    /// be what is wanted now.
+    pub asked: Option<String>,
     /// What pre-start could not give the container in its present start.
     pub start_warning: Option<String>,
     /// The kernel driver then.
@@ -168,7 +171,10 @@ impl State {
     /// Notes what pre-start could not give, `None` for nothing. Nothing is
     /// written while that is as it was.
     pub fn note_start(root: &Path, ctid: Ctid, warning: Option<String>) {
-        if State::load(root, ctid).start_warning == warning {
+        let state = State::load(root, ctid);
+        // A start that failed is not what this one came to.
+        let failed = state.phase == "pre-start" && state.outcome == Outcome::Failed;
+        if state.start_warning == warning && !failed {
             return;
         }
         State::update(root, ctid, |state| {
@@ -258,6 +264,18 @@ mod tests {
         assert_eq!(state.start_warning.as_deref(), Some("GPU 7 is missing"));
         std::fs::remove_dir_all(dir.path().join(RUN)).unwrap(); // a boot
         assert_eq!(State::load_of(dir.path(), ctid(), new).last_success, None);
+    }
+
+    #[test]
+    fn a_start_that_only_warned_is_not_shown_as_the_one_that_failed_before() {
+        let dir = tempfile::tempdir().unwrap();
+        State::update(dir.path(), ctid(), |s| {
+            "pre-start".clone_into(&mut s.phase);
+            s.outcome = Outcome::Failed;
+            s.start_warning = Some("GPU 7 is missing".into());
+        });
+        State::note_start(dir.path(), ctid(), Some("GPU 7 is missing".into()));
+        assert_eq!(State::load(dir.path(), ctid()).outcome, Outcome::Warning);
     }
 
     #[test]

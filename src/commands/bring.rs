@@ -78,6 +78,8 @@ impl Work<'_> {
     fn steps(&self, brought: &mut Brought) -> anyhow::Result<()> {
         let limits = &self.wishes.limits;
         let _lock = locks::work(self.ctid, limits.install + limits.download)?;
+        let asked = self.wishes.fingerprint();
+        State::update(common::root(), self.ctid, |state| state.asked = Some(asked));
         ready::commands(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
         let check = found::check(&self.guest(), self.wishes, &Deadline::after(limits.check))?;
         let steps = Steps::of(&check, self.wishes, self.software_is_due(&check));

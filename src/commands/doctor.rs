@@ -13,12 +13,14 @@ mod inside;
 
 use super::hookscript::Hookscript;
 use super::level::Level;
+use super::recorded::Now;
 use super::run::nodes;
 use super::{common, locks, status, wishes};
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{Code, one_line};
 use crate::guest::exec::Guest;
+use crate::guest::steps::Steps;
 use crate::guest::verify::open_nodes;
 use crate::guest::{attached, found, lifecycle};
 use crate::host::choose::Choice;
@@ -151,11 +153,22 @@ impl Doctor {
         findings.extend(conf::template(ctid, conf));
         findings.extend(conf::lock(ctid, conf));
         findings.extend(conf::modes(conf, &self.inventory, &choice));
-        let state = State::load_of(common::root(), ctid, &common::whom(conf));
-        findings.extend(conf::last_run(ctid, &locks::settled(state, ctid)));
-        if sharing::is_running(&mut self.look, ctid) {
-            findings.extend(running(ctid, conf, &choice, software.ok(), &settings));
+        let mut now = Now {
+            running: sharing::is_running(&mut self.look, ctid),
+            devices: choice.missing.is_empty() && !status::pending(&intent, conf, &choice),
+            ..Now::default()
+        };
+        if let Ok(wishes::Wanted::Software(wishes)) = &software {
+            now.asked = Some(wishes.fingerprint());
+            findings.extend(conf::driver_version(ctid, wishes.fit_the_kernel()));
         }
+        if now.running {
+            let (more, right) = running(ctid, conf, &choice, software.ok(), &settings);
+            findings.extend(more);
+            now.software = right;
+        }
+        let state = State::load_of(common::root(), ctid, &common::whom(conf));
+        findings.extend(conf::last_run(ctid, &locks::settled(state, ctid), &now));
         findings.extend(self.cluster.findings(ctid, &hook, &self.storages));
         findings
     }
@@ -180,14 +193,15 @@ fn boot_unit(look: &Look) -> Option<bool> {
     runs.then(|| look.at(wants).symlink_metadata().is_ok())
 }
 
-/// What only a running container shows.
+/// What only a running container shows, and whether the software in it is as
+/// wanted, where that could be looked at.
 fn running(
     ctid: Ctid,
     conf: &Document,
     choice: &Choice,
     software: Option<wishes::Wanted>,
     settings: &Settings,
-) -> Vec<Finding> {
+) -> (Vec<Finding>, Option<bool>) {
     let wanted = plan::wanted_once_made(choice);
     let has = lifecycle::init(ctid).map_err(|e| one_line(&e)).and_then(|init| match init {
         Some(init) => attached::read(&init).map_err(|e| e.to_string()),
@@ -199,13 +213,19 @@ fn running(
     let guest = Guest::new(ctid);
     findings.extend(inside::rules(ctid, &open_nodes(&guest, &nodes(choice), &Deadline::after(limit))));
     let seen = inside::look(ctid);
+    let mut right = None;
     if let Some(wishes::Wanted::Software(mut wishes)) = software {
         // Here there is time to ask nvidia-smi itself.
         wishes.check_runs_smi = true;
-        findings.push(match found::check(&guest, &wishes, &Deadline::after(limit)) {
-            Ok(check) => inside::version(ctid, &check, seen.as_ref().ok(), &wishes.driver),
-            Err(error) => Finding::unknown("version", one_line(&error)),
-        });
+        match found::check(&guest, &wishes, &Deadline::after(limit)) {
+            Ok(check) => {
+                let steps = Steps::of(&check, &wishes, true);
+                right = Some(steps.is_empty());
+                findings.push(inside::version(ctid, &check, seen.as_ref().ok(), &wishes.driver));
+                findings.extend(inside::packages(ctid, &steps));
+            }
+            Err(error) => findings.push(Finding::unknown("version", one_line(&error))),
+        }
     }
     match &seen {
         Ok(seen) => {
@@ -214,5 +234,5 @@ fn running(
         }
         Err(why) => findings.push(Finding::unknown("inside", format!("it could not be looked into: {why}"))),
     }
-    findings
+    (findings, right)
 }

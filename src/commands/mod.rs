@@ -18,6 +18,7 @@ pub mod pre_start;
 pub mod prefetch;
 pub mod prepare;
 pub mod ready;
+pub mod recorded;
 pub mod run;
 pub mod status;
 pub mod undo;

@@ -72,6 +72,7 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         if !follow::is_told(error) {
             State::update(common::root(), ctid, |state| {
                 common::outcome(state, "check", &result, begun);
+                state.asked = Some(wishes.fingerprint());
                 state.kernel_driver = kernel.map(|v| v.to_string());
             });
         }
@@ -108,6 +109,7 @@ fn bring(
             log::warn!("{error:#}; the driver is not looked after in this start");
             State::update(common::root(), ctid, |state| {
                 common::outcome(state, "check", &Err(error), begun);
+                state.asked = Some(wishes.fingerprint());
                 state.outcome = Outcome::Warning;
                 state.code = 0;
             });
@@ -117,6 +119,7 @@ fn bring(
     if nothing_to_do(ctid, wishes, &check) {
         State::update(common::root(), ctid, |state| {
             common::outcome(state, "check", &Ok(()), begun);
+            state.asked = Some(wishes.fingerprint());
             state.kernel_driver = wishes.kernel.as_ref().map(ToString::to_string);
             state.container_driver = Some(wishes.driver.to_string());
             // The reboot helped; a later change of the driver is another one.

@@ -41,7 +41,9 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let settings = common::settings(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
     let mut driver = None;
-    let result = hand.all(&mut driver);
+    // What is wrong with the inputs is this call's alone, and changed nothing.
+    let (intent, software) = hand.validate()?;
+    let result = hand.all(&intent, &software, &mut driver);
     hand.record(&result, driver, begun);
     result?;
     log::info!("container {ctid}: NVIDIA configuration completed ({})", common::since(begun));
@@ -61,15 +63,19 @@ pub struct Hand {
 impl Hand {
     /// All of it; `driver` becomes the version that the container has, once
     /// that is seen.
-    fn all(&self, driver: &mut Option<Version>) -> anyhow::Result<()> {
-        let (intent, software) = self.validate()?;
+    fn all(
+        &self,
+        intent: &Intent,
+        software: &WantedSoftware,
+        driver: &mut Option<Version>,
+    ) -> anyhow::Result<()> {
         lifecycle::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
         // A conf that vanished, or that another node has, is told here.
         let document = self.conf.read()?.document;
         let _lock = locks::by_hand(self.ctid, self.longest())?;
         State::take_over(common::root(), self.ctid, &common::whom(&document));
         let deadline = Deadline::after(self.settings.limit(keys::PRE_START_TIMEOUT));
-        let choice = devices(self.ctid, &intent, &self.settings, &document, &deadline)?;
+        let choice = devices(self.ctid, intent, &self.settings, &document, &deadline)?;
         if let Some(fault) = fault_of(&choice) {
             return Err(fault.into());
         }
@@ -91,7 +97,7 @@ impl Hand {
         if lifecycle::status(self.ctid)? != Status::Running {
             lifecycle::start(self.ctid, &patience, &self.environment())?;
         }
-        self.software_and_restart(&software, &choice, &wanted, &patience, driver)
+        self.software_and_restart(software, &choice, &wanted, &patience, driver)
     }
 
     /// The requirements' `validate_inputs`: everything is read before

@@ -8,7 +8,7 @@ mod verdict;
 
 use super::hookscript::Hookscript;
 use super::level::Level;
-use super::{common, locks};
+use super::{common, locks, wishes};
 use crate::conf::devices::{Kind, present, reconcile};
 use crate::conf::document::{Document, Form};
 use crate::conf::store::Conf;
@@ -162,6 +162,7 @@ impl Host {
             hook: &hook,
             running,
             install: settings.choice(keys::INSTALL, "on", "off").unwrap_or(true),
+            asked: wishes::asked(&settings, self.inventory.driver.as_ref().map(|d| d.version.clone())),
             mismatch: mismatch(&state, self.kernel_driver().as_deref()),
             state: &state,
         };
@@ -215,7 +216,7 @@ fn not_given(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Str
 }
 
 /// Whether the next start would change the device pairs.
-fn pending(intent: &Intent, conf: &Document, choice: &Choice) -> bool {
+pub fn pending(intent: &Intent, conf: &Document, choice: &Choice) -> bool {
     let assigned = matches!(intent, Intent::Assigned(..));
     assigned && reconcile(conf, &plan::wanted_once_made(choice), Form::Pve).is_some()
 }

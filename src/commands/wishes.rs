@@ -94,6 +94,15 @@ pub fn read(
     })))
 }
 
+/// The fingerprint of the software that the settings ask for; `None` where
+/// they ask for none or cannot be read.
+pub fn asked(settings: &Settings, kernel: Option<Version>) -> Option<String> {
+    match read(settings, kernel, None) {
+        Ok(Wanted::Software(wishes)) => Some(wishes.fingerprint()),
+        _ => None,
+    }
+}
+
 /// Keeps the value, or the problem.
 fn note<T>(problems: &mut Vec<Problem>, value: Result<T, Problem>) -> Option<T> {
     value.map_err(|problem| problems.push(problem)).ok()

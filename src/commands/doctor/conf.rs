@@ -2,11 +2,13 @@
 
 use super::finding::Finding;
 use crate::commands::hookscript::Hookscript;
+use crate::commands::recorded::{self, Bearing, Now};
 use crate::conf::devices::{Flaw, normal, passed_by_dev_lines, present};
 use crate::conf::document::{Document, Entry};
+use crate::exit;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
-use crate::state::{Outcome, State};
+use crate::state::State;
 use crate::types::Ctid;
 
 /// Settings that are missing or cannot be read.
@@ -15,6 +17,13 @@ pub fn settings(ctid: Ctid, problems: &[String]) -> Vec<Finding> {
         "phoenix-nvidia attach {ctid} --gpus 0 sets the most common ones; phoenix-nvidia.env(5) lists all"
     );
     problems.iter().map(|p| Finding::failure("settings", p.clone()).mend(mend.clone())).collect()
+}
+
+/// A wanted driver that the loaded kernel driver cannot work with.
+pub fn driver_version(ctid: Ctid, fits: anyhow::Result<()>) -> Option<Finding> {
+    let error = fits.err()?;
+    let mend = exit::remedy_of(&error).map_or_else(|| format!("phoenix-nvidia {ctid}"), str::to_owned);
+    Some(Finding::failure("settings", exit::one_line(&error)).mend(mend))
 }
 
 /// GPUs that the settings name and this host does not have.
@@ -230,11 +239,16 @@ pub fn modes(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Fin
     ]
 }
 
-/// What the last run left behind.
-pub fn last_run(ctid: Ctid, state: &State) -> Option<Finding> {
-    (state.outcome == Outcome::Failed).then(|| {
-        Finding::failure("last-run", format!("{} failed: {}", state.phase, state.message)).mend(format!(
-            "phoenix-nvidia {ctid}; its log: journalctl -t phoenix-nvidia, /var/log/phoenix-nvidia/{ctid}.log"
-        ))
-    })
+/// What the last run came to, as far as that is still so.
+pub fn last_run(ctid: Ctid, state: &State, now: &Now) -> Option<Finding> {
+    let log = format!("/var/log/phoenix-nvidia/{ctid}.log and journalctl -t phoenix-nvidia have the details");
+    match recorded::bearing(state, now) {
+        Bearing::None | Bearing::Running => None,
+        Bearing::Past => Some(Finding::ok("last-run", format!("past: {}", recorded::sentence(state)))),
+        Bearing::Stands(level) => Some(
+            Finding::new("last-run", level, recorded::sentence(state))
+                .cause(log)
+                .mend(format!("phoenix-nvidia {ctid}")),
+        ),
+    }
 }

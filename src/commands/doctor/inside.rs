@@ -4,6 +4,7 @@
 use super::finding::Finding;
 use crate::guest::exec::Guest;
 use crate::guest::found::{Check, Found};
+use crate::guest::steps::{Step, Steps};
 use crate::guest::verify::Opened;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
@@ -114,6 +115,14 @@ pub fn version(ctid: Ctid, check: &Check, seen: Option<&Seen>, wanted: &Version)
                 .mend("a container with glibc, Debian or Ubuntu say")
         }
     }
+}
+
+/// What apt in the container has to do, the driver apart: a run does it.
+pub fn packages(ctid: Ctid, steps: &Steps) -> Vec<Finding> {
+    let finding = |step: &Step| {
+        Finding::warning("packages", format!("to do: {step}")).mend(format!("phoenix-nvidia {ctid}"))
+    };
+    steps.iter().filter(|step| !matches!(step, Step::Driver { .. })).map(finding).collect()
 }
 
 /// What the kernel says the running container has, against what is wanted.

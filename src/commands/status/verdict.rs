@@ -2,7 +2,8 @@
 
 use crate::commands::hookscript::Hookscript;
 use crate::commands::level::Level;
-use crate::state::{Outcome, State};
+use crate::commands::recorded::{self, Bearing, Now};
+use crate::state::State;
 
 /// What was seen.
 pub struct Seen<'a> {
@@ -22,6 +23,8 @@ pub struct Seen<'a> {
     pub install: bool,
     /// Its driver and the kernel's, where they differ.
     pub mismatch: Option<(String, String)>,
+    /// The fingerprint of the software that is wanted, if any is.
+    pub asked: Option<String>,
     /// What was recorded.
     pub state: &'a State,
 }
@@ -76,12 +79,17 @@ pub fn of(seen: &Seen<'_>) -> (Level, Vec<String>) {
 
 fn recorded(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
     let state = seen.state;
-    let text = || if state.message.is_empty() { String::new() } else { format!(": {}", state.message) };
-    match state.outcome {
-        Outcome::Failed => say(Level::Failure, format!("{} failed{}", state.phase, text())),
-        Outcome::Warning => say(Level::Warning, format!("{}{}", state.phase, text())),
-        Outcome::Running => say(Level::Ok, format!("{} is under way", state.phase)),
-        Outcome::None | Outcome::Ok => {}
+    let now = Now {
+        running: seen.running,
+        devices: seen.missing.is_empty() && !seen.pending,
+        asked: seen.asked.clone(),
+        software: None,
+    };
+    match recorded::bearing(state, &now) {
+        Bearing::None => {}
+        Bearing::Running => say(Level::Ok, format!("{} is under way", state.phase)),
+        Bearing::Stands(level) => say(level, recorded::sentence(state)),
+        Bearing::Past => say(Level::Ok, format!("past: {}", recorded::sentence(state))),
     }
 }
 
@@ -105,6 +113,7 @@ mod tests {
             running: true,
             install: true,
             mismatch: None,
+            asked: None,
             state: &state,
         };
         change(&mut seen);
@@ -156,6 +165,7 @@ mod tests {
                 running: false,
                 install: true,
                 mismatch: None,
+                asked: None,
                 state: &state,
             })
         };
