@@ -289,10 +289,16 @@ fn nodes_of_the_cluster_that_are_not_ready() {
     lab.replace_program("/usr/bin/ssh", "#!/bin/sh\necho package=0\necho snippet=1\n");
     assert_eq!(bad(&lab), ["other-node failure"]);
     lab.files().remove("/etc/pve/replication.cfg");
-    let storage = lab
+    // `local` is on every node, whatever its entry says; any other storage may not be.
+    let nodes = "\tnodes alpha,pve,pve1,lab\n";
+    let local = lab
         .read("/etc/pve/storage.cfg")
-        .replace("\tpath /var/lib/vz\n", "\tpath /var/lib/vz\n\tnodes alpha,pve,pve1,lab\n");
-    lab.write("/etc/pve/storage.cfg", storage);
+        .replace("\tpath /var/lib/vz\n", &format!("\tpath /var/lib/vz\n{nodes}"));
+    let some = format!("\ndir: some\n\tpath /srv/some\n\tcontent snippets\n{nodes}");
+    lab.write("/etc/pve/storage.cfg", local + &some);
+    assert_eq!(bad(&lab), [""; 0]);
+    lab.sh("mkdir -p /srv/some/snippets && cp /var/lib/vz/snippets/phoenix-nvidia /srv/some/snippets/").ok();
+    conf(&lab, "local:snippets", "some:snippets");
     assert_eq!(bad(&lab), ["hook-storage warning"]);
 }
 

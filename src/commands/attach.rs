@@ -17,6 +17,7 @@ use crate::host::gpus::Inventory;
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
 use crate::settings::{Call, keys};
+use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use changes::Changes;
@@ -47,12 +48,18 @@ struct Job {
 /// everything is as it was.
 pub fn run(options: &Attach) -> anyhow::Result<Code> {
     common::must_be_root()?;
-    let host = Host::read(options);
     let mut ctids = options.ctids.clone();
     ctids.sort();
     ctids.dedup();
-    let jobs: Vec<Job> =
-        ctids.iter().map(|ctid| job(*ctid, options, &host)).collect::<anyhow::Result<_>>()?;
+    // First whether all of them exist, and here.
+    let confs: Vec<(Ctid, Conf)> =
+        ctids.iter().map(|id| (*id, Conf::of(*id).called(call(options, *id)))).collect();
+    confs.iter().try_for_each(|(_, conf)| conf.read().map(drop))?;
+    let host = Host::read(options);
+    let jobs: Vec<Job> = confs
+        .into_iter()
+        .map(|(ctid, conf)| job(ctid, conf, options, &host))
+        .collect::<anyhow::Result<_>>()?;
     if let Some(hint) = options.gpus.as_ref().filter(|_| !options.by_uuid) {
         changes::uuid_hint(hint, &host.inventory).iter().for_each(|hint| log::info!("{hint}"));
     }
@@ -94,9 +101,25 @@ impl Host {
     }
 }
 
+/// The words of this call for one container.
+fn call(options: &Attach, ctid: Ctid) -> String {
+    let mut words = vec!["attach".to_owned(), ctid.to_string()];
+    let valued = [
+        ("--gpus", options.gpus.as_ref().map(ToString::to_string)),
+        ("--cuda", options.cuda.as_ref().map(ToString::to_string)),
+        ("--driver", options.driver.as_ref().map(ToString::to_string)),
+        ("--storage", options.storage.as_ref().map(ToString::to_string)),
+    ];
+    for (option, value) in valued {
+        words.extend(value.into_iter().flat_map(|value| [option.to_owned(), text::word(&value)]));
+    }
+    let flags = [("--by-uuid", options.by_uuid), ("--chain", options.chain), ("--now", options.now)];
+    words.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
+    words.join(" ")
+}
+
 /// Checks one container and works out what is to be done.
-fn job(ctid: Ctid, options: &Attach, host: &Host) -> anyhow::Result<Job> {
-    let conf = Conf::of(ctid);
+fn job(ctid: Ctid, conf: Conf, options: &Attach, host: &Host) -> anyhow::Result<Job> {
     let before = conf.read()?.document;
     if let Some(owner) = before.get("lock") {
         let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");

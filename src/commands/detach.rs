@@ -41,7 +41,7 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     ctids.sort();
     ctids.dedup();
     let jobs: Vec<Job> =
-        ctids.iter().map(|ctid| job(*ctid, &look, &storages)).collect::<anyhow::Result<_>>()?;
+        ctids.iter().map(|ctid| job(*ctid, options, &look, &storages)).collect::<anyhow::Result<_>>()?;
     let mut undo = Undo::default();
     for job in &jobs {
         if let Err(error) = job.act(&mut undo) {
@@ -55,8 +55,9 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-fn job(ctid: Ctid, look: &Look, storages: &[Storage]) -> anyhow::Result<Job> {
-    let conf = Conf::of(ctid);
+fn job(ctid: Ctid, options: &Detach, look: &Look, storages: &[Storage]) -> anyhow::Result<Job> {
+    let keep = if options.keep_driver { " --keep-driver" } else { "" };
+    let conf = Conf::of(ctid).called(format!("detach {ctid}{keep}"));
     let before = conf.read()?.document;
     if let Some(owner) = before.get("lock") {
         let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");

@@ -55,7 +55,9 @@ pub fn run(ctid: Option<Ctid>, json: bool) -> anyhow::Result<Code> {
     common::must_be_root()?;
     let mut doctor = Doctor::new();
     let patients = match ctid {
-        Some(ctid) => vec![(ctid, Conf::of(ctid).read()?.document)],
+        Some(ctid) => {
+            vec![(ctid, Conf::of(ctid).called(format!("doctor {ctid}")).read()?.document)]
+        }
         None => doctor.all(),
     };
     let mut findings = doctor.host();

@@ -34,7 +34,7 @@ use crate::types::Ctid;
 /// Those of the call by hand, as far as looking shows them.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     common::must_be_root()?;
-    let conf = Conf::of(ctid);
+    let conf = Conf::of(ctid).called(format!("plan {ctid}"));
     let document = conf.read()?.document;
     let settings = common::settings(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };

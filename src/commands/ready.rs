@@ -78,10 +78,11 @@ mod tests {
     fn what_a_node_lacks_is_named_with_its_cure() {
         let node = Node { name: "beta".into(), address: None, online: true };
         let storages = storage::parse(
-            "dir: local\n\tpath /var/lib/vz\n\tcontent snippets\n\tnodes alpha\n\nnfs: share\n\tcontent snippets\n",
+            "dir: some\n\tpath /srv/some\n\tcontent snippets\n\tnodes alpha\n\nnfs: share\n\tcontent snippets\n",
         );
         let place = |volume: &str| Place { volume: volume.into(), path: "/s/phoenix-nvidia".into() };
         let local = place("local:snippets/phoenix-nvidia");
+        let some = place("some:snippets/phoenix-nvidia");
         let share = place("share:snippets/phoenix-nvidia");
         let says = |place: &Place, package, snippet| {
             lacking(&node, place, &storages, Readiness::Known { package, snippet }).unwrap_or_default()
@@ -93,9 +94,8 @@ mod tests {
         assert!(says(&share, false, false).contains("lacks the package phoenix-nvidia: "));
         let unknown = lacking(&node, &local, &storages, Readiness::Unknown("offline".into())).unwrap();
         assert!(unknown.contains("could not be asked") && unknown.contains("(offline)"));
-        assert!(
-            without_storage(&node, &local, &storages).unwrap().contains("does not have the storage local")
-        );
+        assert!(without_storage(&node, &some, &storages).unwrap().contains("does not have the storage some"));
+        assert_eq!(without_storage(&node, &local, &storages), None, "local is on every node");
         assert_eq!(without_storage(&node, &share, &storages), None);
     }
 }

@@ -8,7 +8,6 @@ use super::pre_start::{apply, devices, fault_of};
 use super::wishes::{self, Wanted as WantedSoftware};
 use super::{common, locks};
 use crate::conf::devices::Wanted;
-use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, code_of};
 use crate::guest::attached;
@@ -32,12 +31,9 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let begun = Instant::now();
     log::info!("bringing container {ctid} to its settings");
     let conf = Conf::of(ctid);
-    let document = match conf.read() {
-        Ok(snapshot) => snapshot.document,
-        // Whether the container exists is asked after the inputs are right.
-        Err(error) if code_of(&error) == Code::NoContainer => Document::parse(b""),
-        Err(error) => return Err(error),
-    };
+    // First whether it exists, and here: what is said of its settings would
+    // be said of a conf that is not.
+    let document = conf.read()?.document;
     let settings = common::settings(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
     let mut driver = None;

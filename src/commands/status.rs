@@ -128,8 +128,12 @@ impl Host {
     }
 
     fn named(&mut self, ctids: &[Ctid]) -> anyhow::Result<Vec<Row>> {
-        let row = |ctid: &Ctid| Ok(self.row(*ctid, &Conf::of(*ctid).read()?.document));
-        ctids.iter().map(row).collect()
+        let conf = |ctid: &Ctid| {
+            let conf = Conf::of(*ctid).called(format!("status {ctid}"));
+            Ok((*ctid, conf.read()?.document))
+        };
+        let confs: Vec<_> = ctids.iter().map(conf).collect::<anyhow::Result<_>>()?;
+        Ok(confs.iter().map(|(ctid, document)| self.row(*ctid, document)).collect())
     }
 
     /// Those of this node that have anything to do with us.

@@ -15,7 +15,12 @@ impl Conf {
     pub fn or_elsewhere(&self, error: anyhow::Error) -> anyhow::Error {
         let Some(node) = self.other_node() else { return error };
         let fault = Fault::new(Code::NoContainer, format!("container {} is on node {node}", self.ctid));
-        error.context(fault.remedy(format!("run it on {node}")))
+        error.context(fault.remedy(self.there(&node)))
+    }
+
+    /// The same call on the node that has the container.
+    fn there(&self, node: &str) -> String {
+        format!("ssh {node} phoenix-nvidia {}", self.call.clone().unwrap_or_else(|| self.ctid.to_string()))
     }
 
     /// A fault of the host's side.
@@ -42,7 +47,11 @@ impl Conf {
         if let Some(node) = self.other_node() {
             let what = if vanished { "was migrated meanwhile: it is now" } else { "is" };
             let message = format!("container {ctid} {what} on node {node}");
-            return Fault::new(code, message).remedy(format!("run it on {node}")).into();
+            return Fault::new(code, message).remedy(self.there(&node)).into();
+        }
+        if let Some(node) = self.machine_on() {
+            let message = format!("{ctid} is a virtual machine (on node {node}), not a container");
+            return Fault::new(code, message).remedy("pct list").into();
         }
         let path = self.conf.display();
         let served = self.conf.parent().is_some_and(Path::is_dir);

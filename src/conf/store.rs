@@ -53,6 +53,8 @@ pub struct Conf {
     nodes: PathBuf,
     wait: Duration,
     until: Option<Deadline>,
+    /// The words of the present call, to be told for another node.
+    pub(super) call: Option<String>,
 }
 
 impl Conf {
@@ -71,7 +73,16 @@ impl Conf {
             nodes: root.join("etc/pve/nodes"),
             wait: LOCK_WAIT,
             until: None,
+            call: None,
         }
+    }
+
+    /// Says what this call is (`plan 101`), so that a container of another
+    /// node can be told with the command that does the same there.
+    #[must_use]
+    pub fn called(mut self, words: impl Into<String>) -> Conf {
+        self.call = Some(words.into());
+        self
     }
 
     /// Waits this long for each lock instead of 10 s.
@@ -99,9 +110,18 @@ impl Conf {
 
     /// The node that has the container, if it is not this one.
     pub fn other_node(&self) -> Option<String> {
+        self.node_with("lxc")
+    }
+
+    /// The node that has a virtual machine of this number.
+    pub(super) fn machine_on(&self) -> Option<String> {
+        self.node_with("qemu-server")
+    }
+
+    fn node_with(&self, kind: &str) -> Option<String> {
         let name = self.conf.file_name()?;
         let mut nodes = std::fs::read_dir(&self.nodes).ok()?.flatten();
-        let there = nodes.find(|node| node.path().join("lxc").join(name).exists())?;
+        let there = nodes.find(|node| node.path().join(kind).join(name).exists())?;
         Some(there.file_name().to_string_lossy().into_owned())
     }
 

@@ -8,6 +8,12 @@ use std::path::{Path, PathBuf};
 /// Where Proxmox keeps them.
 pub const FILE: &str = "/etc/pve/storage.cfg";
 
+/// The path of the storage `local`, on every node.
+const LOCAL_PATH: &str = "/var/lib/vz";
+/// What Proxmox takes `local` to be where the file does not say it, or says
+/// something else than a directory of that path.
+const LOCAL: &str = "dir: local\n\tpath /var/lib/vz\n\tcontent backup,images,iso,rootdir,snippets,vztmpl\n";
+
 /// A storage that is a directory, and so can hold snippets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
@@ -53,10 +59,11 @@ impl Storage {
         format!("{}:snippets/{name}", self.id)
     }
 
-    /// The command that lets it hold snippets too.
+    /// The command that lets it hold snippets too. `pvesm set` replaces the
+    /// list, so all that is there stands in it.
     pub fn allow_snippets(&self) -> String {
-        let content: Vec<&str> =
-            self.content.iter().map(String::as_str).filter(|c| *c != "none").chain(["snippets"]).collect();
+        let there = self.content.iter().map(String::as_str).filter(|c| !matches!(*c, "none" | "snippets"));
+        let content: Vec<&str> = there.chain(["snippets"]).collect();
         format!("pvesm set {} --content {}", self.id, content.join(","))
     }
 
@@ -75,7 +82,7 @@ impl Storage {
         let own = directories.iter().find_map(|d| d.strip_prefix("snippets=")).unwrap_or("snippets");
         Some(Storage {
             id: section.id.clone(),
-            content: section.list("content").unwrap_or_else(|| vec!["images".to_owned()]),
+            content: section.list("content").unwrap_or_else(|| of_kind(&section.kind)),
             shared: default || section.flag("shared"),
             nodes: section.list("nodes"),
             disabled: section.flag("disable"),
@@ -89,16 +96,27 @@ impl Storage {
     }
 }
 
-/// The storages that are directories. `local` is there even where the file
-/// does not name it, and then without snippets.
+/// What a storage without `content` may hold, as Proxmox' plugins have it.
+fn of_kind(kind: &str) -> Vec<String> {
+    let content: &[&str] = match kind {
+        "dir" | "btrfs" => &["images", "rootdir"],
+        "cephfs" => &["backup"],
+        _ => &["images"],
+    };
+    content.iter().map(|c| (*c).to_owned()).collect()
+}
+
+/// The storages that are directories. `local` is one of them in any case: the
+/// file's entry counts if it is that directory (its nodes never do), else
+/// Proxmox has an entry of its own.
 pub fn parse(text: &str) -> Vec<Storage> {
     let sections = sections::parse(text);
-    let mut all: Vec<Storage> = sections.iter().filter_map(Storage::of).collect();
-    if !sections.iter().any(|s| s.id == "local") {
-        let implied = "dir: local\n\tpath /var/lib/vz\n\tcontent backup,iso,vztmpl\n";
-        all.extend(sections::parse(implied).iter().filter_map(Storage::of));
-    }
-    all
+    let (local, others): (Vec<&Section>, Vec<&Section>) = sections.iter().partition(|s| s.id == "local");
+    let sound = |s: &&&Section| s.kind == "dir" && s.get("path").is_none_or(|path| path == LOCAL_PATH);
+    let local = local.iter().rev().find(sound).and_then(|s| Storage::of(s));
+    let local = local.or_else(|| sections::parse(LOCAL).first().and_then(Storage::of));
+    let local = local.map(|local| Storage { nodes: None, ..local });
+    local.into_iter().chain(others.into_iter().filter_map(Storage::of)).collect()
 }
 
 /// Those of this host. An unreadable file is among the problems of `look`.
@@ -115,10 +133,12 @@ pub fn path_of(storages: &[Storage], volume: &str) -> Option<PathBuf> {
     Some(storage.snippets.join(name))
 }
 
-/// The volume id of a file, if a storage that holds snippets has it.
+/// The volume id of a file, if a storage has it among its snippets. Proxmox
+/// asks for the path alone, not whether the storage is to hold snippets.
 pub fn volume_of(storages: &[Storage], path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
-    let storage = storages.iter().find(|s| s.has_snippets() && path.parent() == Some(&s.snippets))?;
+    let has = |s: &&Storage| path.parent() == Some(&s.snippets);
+    let storage = storages.iter().filter(has).max_by_key(|s| s.has_snippets())?;
     Some(storage.volume(name))
 }
 
@@ -146,10 +166,47 @@ mod tests {
         assert!(!parse(&disabled)[1].has_snippets());
     }
 
+    /// As recorded of Proxmox: no file, one without `local`, one with another
+    /// path, content and nodes.
     #[test]
-    fn local_is_there_by_itself() {
-        let all = parse("");
-        assert_eq!((all[0].id.as_str(), all[0].has_snippets()), ("local", false));
+    fn local_is_what_proxmox_takes_it_to_be() {
+        let recorded = include_str!("../../tests/recorded/implied-local.txt");
+        let lines: Vec<&str> = recorded.lines().filter_map(|l| l.strip_prefix("local: ")).collect();
+        let files = [
+            "",
+            "dir: mine\n\tpath /srv\n\tcontent snippets\n",
+            "dir: local\n\tpath /srv/local\n\tcontent iso\n\tnodes beta\n",
+        ];
+        assert_eq!(lines.len(), files.len());
+        for (line, file) in lines.iter().zip(files) {
+            let all = parse(file);
+            let local = all.iter().find(|s| s.id == "local").unwrap();
+            let has = format!("{} path /var/lib/vz", local.content.join(","));
+            assert!(line.starts_with(&has), "{file}: {has}");
+            assert_eq!(local.snippets, Path::new("/var/lib/vz/snippets"));
+            assert!(local.has_snippets() && local.is_on("alpha"));
+            assert_eq!(all.len(), if file.contains("mine") { 2 } else { 1 });
+        }
+        let zfs = parse("zfspool: local\n\tpool rpool\n\tcontent images\n");
+        assert!(zfs[0].has_snippets());
+        // An entry of that very directory is the administrator's own, but for its nodes.
+        let own = parse("dir: local\n\tpath /var/lib/vz\n\tcontent iso,rootdir\n\tnodes beta\n");
+        assert!(!own[0].has_snippets() && own[0].is_on("alpha"));
+    }
+
+    #[test]
+    fn no_command_takes_away_what_a_storage_holds() {
+        let command = |text: &str| parse(text).last().unwrap().allow_snippets();
+        assert_eq!(
+            command("dir: local\n\tpath /var/lib/vz\n"),
+            "pvesm set local --content images,rootdir,snippets"
+        );
+        assert_eq!(command("nfs: x\n\texport /x\n"), "pvesm set x --content images,snippets");
+        assert_eq!(command("cephfs: x\n"), "pvesm set x --content backup,snippets");
+        assert_eq!(
+            command("dir: x\n\tpath /x\n\tcontent rootdir,snippets,import\n\tdisable\n"),
+            "pvesm set x --content rootdir,import,snippets"
+        );
     }
 
     #[test]

@@ -53,6 +53,15 @@ fn is_reordering(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
+/// The text as one word of a command line that can be pasted into a shell.
+pub fn word(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(&b);
+    if !text.is_empty() && text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// The text with what stands between `://` and `@` in its URLs left out: a
 /// user's name and password. Log and state are read by others.
 pub fn without_secrets(text: &str) -> String {
@@ -87,6 +96,12 @@ pub fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_read_it_otherwise() {
+        assert_eq!(word("0:1/0,GPU-1"), "0:1/0,GPU-1");
+        assert_eq!([word(""), word("a b"), word("it's; $x")], ["''", "'a b'", r"'it'\''s; $x'"]);
+    }
 
     #[test]
     fn escape_codes_nul_and_bad_utf8_are_made_visible() {
