@@ -15,7 +15,7 @@ PACKAGES := $(shell sed 's/\#.*//' tests/lab/packages.txt)
 # Builds quietly in CI, where nobody watches a bar.
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
-.PHONY: build demo test lint unit e2e bench audit deb install install-files clean packages
+.PHONY: build demo test lint unit e2e bench fuzz audit deb install install-files clean packages
 
 build:
 	$(CARGO) build --release --locked
@@ -63,6 +63,12 @@ e2e:
 bench: packages
 	$(CARGO) build --locked -p phoenix-lab
 	$(CARGO) bench --locked --bench '*'
+
+# Every fuzz target for so many seconds, or FUZZ=name alone. What is found
+# lies in target/fuzz/artifacts.
+SECONDS ?= 60
+fuzz:
+	fuzz/run $(SECONDS) $(FUZZ)
 
 # Licences, bans, sources (deny.toml).
 audit:

@@ -3,7 +3,7 @@
 
 pub mod packages;
 pub mod plan;
-mod trouble;
+pub mod trouble;
 
 use super::cache::Cache;
 use super::exec::{Guest, fields};

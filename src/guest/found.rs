@@ -123,6 +123,16 @@ pub fn check(guest: &Guest, wishes: &Wishes, deadline: &Deadline) -> anyhow::Res
     Ok(check)
 }
 
+/// What the probe's answer means; `None` where it is not whole.
+///
+/// # Errors
+/// When a package's name cannot be filled in.
+pub fn understand(answer: &[u8], wishes: &Wishes) -> anyhow::Result<Option<Check>> {
+    let raw = Raw::parse(answer);
+    let names = names(wishes)?;
+    Ok(raw.complete.then(|| judge(raw, wishes, &names)))
+}
+
 /// What the driver is after an installer's run, nvidia-smi's own word
 /// included and without regard to the mark that the run was begun.
 ///
@@ -144,8 +154,7 @@ fn look(
     deadline: &Deadline,
 ) -> anyhow::Result<(Raw, Names, Duration)> {
     let ask = if smi { "smi" } else { "files" };
-    let names: Names =
-        packages(wishes).map(|p| Ok((p.clone(), pattern(p, wishes)?))).collect::<anyhow::Result<_>>()?;
+    let names = names(wishes)?;
     let args = std::iter::once(ask).chain(names.iter().map(|(_, name)| name.as_str()));
     let could_not = || Fault::new(Code::Software, format!("could not look into container {}", guest.ctid()));
     let output = guest.attach_sh(PROBE, args).keep(128 * 1024).run(deadline).fault(could_not)?;
@@ -174,6 +183,10 @@ fn no_answer(ctid: Ctid, output: &crate::sys::process::Output) -> anyhow::Error 
         format!("could not look into container {ctid}: the check ended early with {}: {last}", output.ended),
     )
     .into()
+}
+
+fn names(wishes: &Wishes) -> anyhow::Result<Names> {
+    packages(wishes).map(|p| Ok((p.clone(), pattern(p, wishes)?))).collect()
 }
 
 fn packages(wishes: &Wishes) -> impl Iterator<Item = &PackageTemplate> {

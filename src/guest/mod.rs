@@ -5,7 +5,7 @@
 //! comes out of a container is untrusted text: the worst it can do here is to
 //! have its own container reinstalled, or the step fail.
 
-mod apt;
+pub mod apt;
 pub mod attached;
 pub mod cache;
 mod driver;

@@ -50,7 +50,7 @@ const DEBIAN: [(&str, &str); 4] = [("bullseye", "11"), ("bookworm", "12"), ("tri
 
 impl Os {
     /// Takes one line of os-release.
-    pub(super) fn release_line(&mut self, line: &str) {
+    pub fn release_line(&mut self, line: &str) {
         let Some((key, value)) = line.split_once('=') else { return };
         // Names go into URLs and messages: nothing but what names are made of.
         let value = value.trim().trim_matches(['"', '\'']);
@@ -69,7 +69,7 @@ impl Os {
     }
 
     /// Takes the path of a dynamic loader that exists.
-    pub(super) fn loader(&mut self, path: &str) {
+    pub fn loader(&mut self, path: &str) {
         let file = path.rsplit('/').next().unwrap_or_default();
         if file.starts_with("ld-linux") {
             self.libc = Libc::Glibc;
@@ -144,7 +144,7 @@ pub const fn repo_arch() -> &'static str {
 
 /// The version in the first line of the installer's state file, like
 /// `1.0-5904801 (590.48.01)`.
-pub(super) fn state_version(line: &str) -> Option<Version> {
+pub fn state_version(line: &str) -> Option<Version> {
     let (_, rest) = line.split_once('(')?;
     rest.split_once(')')?.0.trim().parse().ok()
 }

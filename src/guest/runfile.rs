@@ -57,7 +57,10 @@ impl Header {
             version: named("version_string")
                 .and_then(|v| v.parse().ok())
                 .context("its header names no driver version")?,
-            arch: named("TARGET_ARCH").context("its header names no architecture")?.to_owned(),
+            arch: named("TARGET_ARCH")
+                .filter(|arch| is_word(arch))
+                .context("its header names no architecture")?
+                .to_owned(),
         })
     }
 
@@ -78,6 +81,11 @@ fn value<'a>(lines: &[&'a [u8]], n: usize, name: &str) -> Option<&'a str> {
     let line = std::str::from_utf8(lines.get(n)?).ok()?;
     let value = line.strip_prefix(name)?.strip_prefix('=')?.trim().trim_matches(['"', '\'']);
     (value.len() < 100).then_some(value)
+}
+
+/// A name of the kind that architectures have: it goes into a message.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 fn digest(hex: &str) -> Option<[u8; 16]> {
@@ -169,6 +177,7 @@ mod tests {
         assert!(says(&GOOD[..80]).contains("cut off"), "{}", says(&GOOD[..80]));
         assert!(says(&GOOD.replace("00112233", "0x")).contains("MD5"));
         assert!(says(&GOOD.replace("CRCsum=12", "CRCsum=x")).contains("CRCsum"));
+        assert!(says(&GOOD.replace("x86_64", "x86\u{1b}[2J")).contains("no architecture"));
         assert!(says(&GOOD.replace("skip=8", "skip=99999999999")).contains("cut off"));
     }
 

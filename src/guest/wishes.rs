@@ -155,6 +155,13 @@ impl FromStr for CudaPackages {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sha256(pub [u8; 32]);
 
+impl Sha256 {
+    /// The checksum in a file as `sha256sum` writes it: its first word.
+    pub fn published(file: &[u8]) -> Option<Sha256> {
+        String::from_utf8_lossy(file).split_whitespace().next()?.parse().ok()
+    }
+}
+
 impl FromStr for Sha256 {
     type Err = anyhow::Error;
 

@@ -69,7 +69,8 @@ impl Cluster {
     }
 }
 
-fn parse_members(text: &str) -> Vec<Node> {
+/// The nodes in `/etc/pve/.members`; none where pmxcfs writes no list.
+pub fn parse_members(text: &str) -> Vec<Node> {
     let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else { return Vec::new() };
     let Some(list) = value.get("nodelist").and_then(|l| l.as_object()) else { return Vec::new() };
     let node = |(name, node): (&String, &serde_json::Value)| Node {
@@ -80,14 +81,14 @@ fn parse_members(text: &str) -> Vec<Node> {
     list.iter().map(node).collect()
 }
 
-/// `ct: 101` sections.
-fn parse_ha(text: &str) -> Vec<Ctid> {
+/// `ct: 101` sections of `ha/resources.cfg`.
+pub fn parse_ha(text: &str) -> Vec<Ctid> {
     let containers = sections::parse(text).into_iter().filter(|s| s.kind == "ct");
     containers.filter(|s| s.get("state") != Some("ignored")).filter_map(|s| s.id.parse().ok()).collect()
 }
 
-/// `local: 101-0` sections with their `target`.
-fn parse_replication(text: &str) -> Vec<(Ctid, String)> {
+/// `local: 101-0` sections of `replication.cfg` with their `target`.
+pub fn parse_replication(text: &str) -> Vec<(Ctid, String)> {
     let job = |s: sections::Section| {
         let ctid = s.id.split('-').next()?.parse().ok()?;
         Some((ctid, s.get("target")?.to_owned())).filter(|_| !s.flag("disable"))

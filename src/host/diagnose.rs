@@ -105,7 +105,7 @@ fn module(look: &mut Look) -> Module {
 }
 
 /// Whether `modules.dep` has nvidia.ko, compressed or not.
-fn lists_nvidia(modules_dep: &str) -> bool {
+pub fn lists_nvidia(modules_dep: &str) -> bool {
     modules_dep.lines().filter_map(|line| line.split(':').next()).any(|path| {
         let name = path.rsplit('/').next().unwrap_or(path);
         name.strip_prefix("nvidia.ko").is_some_and(|end| matches!(end, "" | ".xz" | ".zst" | ".gz"))
@@ -132,7 +132,8 @@ fn blacklist(look: &mut Look) -> Option<String> {
     None
 }
 
-fn blacklists_nvidia(text: &str) -> bool {
+/// Whether a file of modprobe.d keeps the module from being loaded.
+pub fn blacklists_nvidia(text: &str) -> bool {
     text.lines().any(|line| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         matches!(

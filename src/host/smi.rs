@@ -59,7 +59,7 @@ fn ask(root: &Path, args: &[&str], deadline: &Deadline) -> anyhow::Result<String
 }
 
 /// `00000000:01:00.0, GPU-…` lines.
-fn card_uuids(text: &str) -> Vec<(PciAddress, String)> {
+pub fn card_uuids(text: &str) -> Vec<(PciAddress, String)> {
     let pair = |line: &str| {
         let (pci, uuid) = line.split_once(',')?;
         Some((pci.trim().parse().ok()?, uuid.trim().to_owned()))
@@ -68,7 +68,7 @@ fn card_uuids(text: &str) -> Vec<(PciAddress, String)> {
 }
 
 /// Of `nvidia-smi -L`: the card's UUID, the instance's index on it, its UUID.
-fn mig_uuids(text: &str) -> Vec<(String, u32, String)> {
+pub fn mig_uuids(text: &str) -> Vec<(String, u32, String)> {
     let mut card = String::new();
     let mut found = Vec::new();
     for line in text.lines() {
@@ -93,17 +93,22 @@ fn mig_index(line: &str) -> Option<u32> {
 
 /// Where an instance of `-q -x` is.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
-    card: String,
-    minor: u32,
-    index: u32,
-    gi: u32,
-    ci: u32,
+pub struct Place {
+    /// The card's UUID.
+    pub card: String,
+    /// The card's minor.
+    pub minor: u32,
+    /// The instance's index on the card.
+    pub index: u32,
+    /// The GPU instance's id.
+    pub gi: u32,
+    /// The compute instance's id in it.
+    pub ci: u32,
 }
 
 /// Reads the few elements of `nvidia-smi -q -x` that matter here. The text is
 /// generated, one element a line, so that no XML parser is needed.
-fn mig_places(xml: &str) -> Vec<Place> {
+pub fn mig_places(xml: &str) -> Vec<Place> {
     xml.split("<gpu id=").skip(1).flat_map(|gpu| places_of_card(gpu).unwrap_or_default()).collect()
 }
 

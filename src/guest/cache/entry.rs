@@ -202,9 +202,7 @@ fn published(client: &Client, url: &str, sum: &Sha256, deadline: &Deadline) -> R
             return Ok(());
         }
     };
-    let text = String::from_utf8_lossy(&text);
-    let published = text.split_whitespace().next().and_then(|word| word.parse::<Sha256>().ok());
-    match published {
+    match Sha256::published(&text) {
         Some(published) if published == *sum => Ok(()),
         Some(published) => {
             Err(Refused::Bad(anyhow::anyhow!("its SHA-256 is {sum}, {sum_url} says {published}")))

@@ -1,0 +1,118 @@
+//! What comes out of a container: the probe's answer, apt's plan, os-release,
+//! apt's words. The container prints what it likes.
+
+use phoenix_nvidia::guest::apt::plan::Plan;
+use phoenix_nvidia::guest::apt::trouble::{Trouble, reasons};
+use phoenix_nvidia::guest::found::{Found, understand};
+use phoenix_nvidia::guest::os::{Os, state_version};
+use phoenix_nvidia::guest::wishes::{CudaPackages, Facts, Limits, Template, Wishes};
+use phoenix_nvidia::sys::armour::public_key;
+use phoenix_nvidia::sys::process::{Ended, Output};
+use std::time::Duration;
+
+/// The most that a line of an answer makes of itself, in characters, and a
+/// list of them in a message.
+const SHOWN: usize = 64 * 1024;
+
+/// No answer makes more of a message than a message may hold, no control
+/// character passes, and nothing but names goes where a shell, apt or a URL
+/// would read it.
+pub fn holds(data: &[u8]) {
+    let wishes = wishes();
+    if let Ok(Some(check)) = understand(data, &wishes) {
+        clean(&check.found.to_string());
+        match &check.found {
+            Found::Owned { packages, remove } => {
+                assert!(!packages.is_empty());
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b" +-.:_".contains(&b);
+                assert!(remove.bytes().all(plain), "{remove:?}");
+            }
+            Found::Wrong { version } => assert_ne!(*version, wishes.driver),
+            _ => {}
+        }
+        system(&check.os);
+        assert!(check.cuda_missing.len() <= 1 && check.utilities_missing.len() <= 1);
+        // Only a whole answer counts, whatever follows it.
+        let more = [data, b"\nunheard of\n"].concat();
+        let again = understand(&more, &wishes).ok().flatten().map(|c| (c.found, c.cuda_missing, c.os));
+        assert_eq!(again, Some((check.found, check.cuda_missing, check.os)));
+    }
+    let mut os = Os::default();
+    String::from_utf8_lossy(data).lines().for_each(|line| os.release_line(line));
+    system(&os);
+    plan(data);
+    words(data);
+    if let Ok(key) = public_key(data) {
+        assert!(
+            key.starts_with("-----BEGIN PGP")
+                && key.ends_with("-----\n")
+                && key.len() <= data.len() * 2 + 200
+        );
+        assert_eq!(public_key(key.as_bytes()).ok(), Some(key));
+    }
+}
+
+/// The container's own words for itself go into URLs.
+fn system(os: &Os) {
+    clean(os.shown());
+    assert!(os.id.len() <= 64 && os.version.len() <= 64 && os.codename.len() <= 64);
+    if let Some(distro) = os.distro() {
+        let version = "580.95.05".parse().expect("a version");
+        let template: Template = "https://h/{distro}/x".parse().expect("a template");
+        let facts = Facts { version: &version, arch: "x86_64", distro: Some(&distro) };
+        let url = template.fill(&facts).unwrap_or_else(|why| panic!("{distro:?}: {why:#}"));
+        assert!(url.parse::<Template>().is_ok(), "{url:?}");
+        assert_eq!(url.matches('/').count(), 4, "{url:?}");
+    }
+    if let Some(why) = os.unsupported() {
+        clean(&why);
+    }
+}
+
+fn plan(data: &[u8]) {
+    let plan = Plan::parse(data);
+    assert!(plan.install.len() + plan.remove.len() + plan.driver.len() + plan.kernel.len() <= 4000);
+    if let Some(refusal) = plan.refusal() {
+        clean(&format!("{refusal:?}").replace('\\', ""));
+    } else {
+        assert!(plan.possible && plan.kernel.is_empty() && plan.driver.is_empty() && plan.remove.is_empty());
+    }
+    plan.names().iter().for_each(|name| clean(name));
+}
+
+fn words(data: &[u8]) {
+    let (first, second) = data.split_at(data.len() / 2);
+    let said = |code| Output {
+        ended: Ended::Code(code),
+        stdout: first.to_vec(),
+        stderr: second.to_vec(),
+        took: Duration::ZERO,
+    };
+    assert!(Trouble::of(&said(0)).is_none() && Trouble::of(&said(100)).is_some());
+    clean(&reasons(&said(100)));
+    if let Some(version) = state_version(&String::from_utf8_lossy(data)) {
+        assert!(String::from_utf8_lossy(data).contains(version.as_str()));
+    }
+}
+
+fn clean(text: &str) {
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+    assert!(text.chars().count() <= SHOWN, "{} characters", text.chars().count());
+}
+
+fn wishes() -> Wishes {
+    let url = |text: &str| text.parse().expect("a template");
+    Wishes {
+        driver: "580.95.05".parse().expect("a version"),
+        kernel: None,
+        runfile_url: url("/srv/{version}.run"),
+        sha256: None,
+        repo_url: url("https://mirror/{distro}/{arch}/"),
+        repo_key_url: None,
+        cuda: "cuda-toolkit-{cuda}".parse().unwrap_or(CudaPackages::None),
+        utilities: vec!["nvtop".parse().expect("a package")],
+        limits: Limits::default(),
+        gpus: Some(1),
+        check_runs_smi: false,
+    }
+}

@@ -1,0 +1,47 @@
+//! What the kernel and NVIDIA's driver show under /proc and /sys, and other
+//! files of the host.
+
+use phoenix_nvidia::host::facts::{Majors, capability_minor, information, params};
+use phoenix_nvidia::host::{diagnose, driver};
+
+/// What is read is in the text, within its bounds, and the same when there is
+/// more in the text that nobody asks for.
+pub fn holds(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let more = format!("Unheard of: 5\n{text}\nUnheard of: 7\n");
+    let info = information(&text);
+    assert_eq!(information(&more), info);
+    if let Some(uuid) = &info.uuid {
+        assert!(!uuid.contains(['?', '\n']), "{uuid:?}");
+    }
+    assert!(info.model.is_none_or(|model| text.contains(&model) && !model.contains('\n')));
+    let (mine, again) = (params(&text), params(&more));
+    assert!(mine == again && mine.mode <= 0o777, "{mine:?}");
+    assert_eq!(capability_minor(&more), capability_minor(&text));
+    majors(&text);
+    if let Some(driver) = driver::parse_version(&text) {
+        let version = driver.version.as_str();
+        assert!(text.contains(version) && version.parse().ok() == Some(driver.version.clone()));
+        assert!((100..10_000).contains(&driver.version.branch()) || version.starts_with('0'), "{version}");
+    }
+    if diagnose::lists_nvidia(&text) {
+        assert!(text.contains("nvidia.ko"));
+    }
+    if diagnose::blacklists_nvidia(&text) {
+        assert!(text.contains("nvidia") && diagnose::blacklists_nvidia(&format!("# x\n{text}")));
+    }
+}
+
+fn majors(text: &str) {
+    let majors = Majors::parse(text);
+    for name in ["nvidia-uvm", "nvidia-caps", "nvidia-modeset", "mem"] {
+        if let Some(major) = majors.of(name) {
+            assert!(
+                majors.owner(major).is_some() && !majors.is_empty() && text.contains("Character devices:")
+            );
+        }
+    }
+    // Block devices of these names have other numbers.
+    let blocks = format!("{text}\nBlock devices:\n 7 nvidia-uvm\n 9 nvidia-caps\n");
+    assert_eq!(Majors::parse(&blocks), majors);
+}

@@ -1,0 +1,69 @@
+//! The header of NVIDIA's runfile, and its sums.
+
+use phoenix_nvidia::guest::runfile::{Header, check};
+use phoenix_nvidia::sys::sums::{Cksum, Sums};
+use std::fs::File;
+use std::io::Write as _;
+
+/// A header says the same whatever follows it, and less than all of it says
+/// nothing; a file passes if its sums are its header's, and then only.
+pub fn holds(data: &[u8]) {
+    if let Ok(header) = Header::parse(data) {
+        accepted(data, &header);
+    }
+    // A whole file takes system calls and a thread.
+    if let Some((1, rest)) = data.split_first() {
+        whole(rest);
+    }
+    let (first, second) = data.split_at(data.len() / 3);
+    let (mut split, mut once) = (Cksum::default(), Cksum::default());
+    split.update(first);
+    split.update(second);
+    once.update(data);
+    assert_eq!(split.finish(), once.finish());
+}
+
+fn accepted(data: &[u8], header: &Header) {
+    let newlines: Vec<usize> = (0..data.len()).filter(|at| data[*at] == b'\n').collect();
+    assert_eq!(header.covered, newlines[2] as u64 + 1);
+    assert_eq!(header.version.as_str().parse().ok().as_ref(), Some(&header.version));
+    assert!(header.arch.len() < 100 && !header.arch.chars().any(char::is_control), "{:?}", header.arch);
+    // The line it ends with is the last that it takes notice of.
+    let end = newlines.partition_point(|at| Header::parse(&data[..=*at]).is_err());
+    let Some(end) = newlines.get(end).copied() else { panic!("no part of it is the whole header") };
+    assert_eq!(Header::parse(&data[..=end]).ok().as_ref(), Some(header));
+    assert!(Header::parse(&data[..end]).is_err());
+    for tail in [&b"\n\n"[..], b"version_string=999.99\nTARGET_ARCH=x\n\xff\0"] {
+        assert_eq!(Header::parse(&[&data[..=end], tail].concat()).ok().as_ref(), Some(header));
+    }
+    let mut file = file(data);
+    assert!(check(&mut file, &header.version, "another").is_err());
+    let sums = sums(&data[header.covered as usize..]);
+    let fits = (sums.md5, sums.cksum) == (header.md5, header.crc);
+    assert_eq!(check(&mut file, &header.version, &header.arch).is_ok(), fits);
+}
+
+/// A file around these bytes, and the same with one of them changed.
+fn whole(payload: &[u8]) {
+    let body = [b"skip=8\nx=1\nversion_string=580.95.05\nTARGET_ARCH=\"x86_64\"\n", payload].concat();
+    let sums = sums(&body);
+    let md5: String = sums.md5.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut bytes = format!("#!/bin/sh\nCRCsum={}\nMD5={md5}\n", sums.cksum).into_bytes();
+    bytes.extend_from_slice(&body);
+    let version = "580.95.05".parse().expect("a version");
+    let checked = |bytes: &[u8]| check(&mut file(bytes), &version, "x86_64").map(|_| ());
+    checked(&bytes).unwrap_or_else(|why| panic!("{why:#}"));
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    assert!(checked(&bytes).is_err());
+}
+
+fn sums(bytes: &[u8]) -> Sums {
+    Sums::of(&file(bytes), 0).expect("a file in memory is read")
+}
+
+fn file(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(bytes).expect("written");
+    file
+}

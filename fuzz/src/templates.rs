@@ -1,0 +1,86 @@
+//! URLs and package names with placeholders, and what is told of URLs.
+
+use phoenix_nvidia::guest::wishes::{CudaPackages, Facts, PackageTemplate, Template, packages};
+use phoenix_nvidia::sys::fetch::{is_trusted_way, local};
+use phoenix_nvidia::sys::text;
+
+/// What is taken is one word, is filled in wholly and in one way, and only
+/// grows by what its placeholders stand for.
+pub fn holds(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let version = "580.95.05".parse().expect("a version");
+    let facts = Facts { version: &version, arch: "x86_64", distro: Some("debian12") };
+    let outside = Facts { distro: None, ..facts };
+    match text.parse::<Template>() {
+        Ok(template) => {
+            assert_eq!(template.to_string(), text);
+            assert!(text.bytes().all(|b| b.is_ascii_graphic()), "{text:?}");
+            let url = template.fill(&facts).unwrap_or_else(|why| panic!("{text:?}: {why:#}"));
+            filled(&text, &url);
+            assert_eq!(template.fill(&outside).is_err(), text.contains("{distro}"));
+            // What a URL without placeholders stands for is itself.
+            assert_eq!(url.parse::<Template>().ok().map(|t| t.fill(&facts).ok()), Some(Some(url.clone())));
+            way(&url);
+        }
+        Err(why) => shown(&format!("{why:#}")),
+    }
+    for word in text.split([',', ' ', '\t']) {
+        match word.parse::<PackageTemplate>() {
+            Ok(template) => {
+                let name = template.fill(&facts).unwrap_or_else(|why| panic!("{word:?}: {why:#}"));
+                filled(word, &name.replace("x86_64", "x86-64"));
+                let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-._".contains(&b);
+                assert!(name.bytes().all(good) && name.as_bytes()[0].is_ascii_alphanumeric(), "{name:?}");
+            }
+            Err(why) => shown(&format!("{why:#}")),
+        }
+    }
+    match (packages(&text), text.parse::<CudaPackages>()) {
+        (Ok(list), Ok(CudaPackages::List(same))) => assert_eq!(list, same),
+        (Ok(_), Ok(CudaPackages::None)) => assert_eq!(text, "none"),
+        (Ok(list), Err(_)) => assert!(list.is_empty()),
+        (Err(_), Ok(_)) => panic!("{text:?}"),
+        (Err(_), Err(_)) => {}
+    }
+    secrets(&text);
+}
+
+fn filled(text: &str, filled: &str) {
+    assert!(!filled.contains(['{', '}']), "{filled:?}");
+    assert!(filled.len() <= text.len() * 2, "{text:?}: {filled:?}");
+}
+
+/// What came over http without a checksum came from this machine.
+fn way(url: &str) {
+    if !is_trusted_way(url) || url.starts_with("https://") || local(url).is_some() {
+        return;
+    }
+    let authority = url.trim_start_matches("http://").split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let name = match host.strip_prefix('[').and_then(|h| h.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let here = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    assert!(here, "{url:?} is trusted");
+}
+
+/// A user's name and password are not shown, and the rest is.
+fn secrets(text: &str) {
+    let shown = text::without_secrets(text);
+    assert!(shown.len() <= text.len() * 2, "{text:?}: {shown:?}");
+    assert_eq!(text::without_secrets(&shown), shown);
+    if !text.contains('@') {
+        assert_eq!(shown, text);
+    }
+    let secret: String = text.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+    if secret.len() > 8 {
+        let url = format!("https://{secret}:{secret}@mirror/path");
+        assert!(!text::without_secrets(&url).contains(&secret), "{url}");
+    }
+}
+
+/// An error may quote the value, but only what a line can hold.
+fn shown(why: &str) {
+    assert!(!why.chars().any(char::is_control), "{why:?}");
+}
