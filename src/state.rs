@@ -1,22 +1,34 @@
 //! What was done to a container, for `status` and for the next start.
 //!
-//! `/run/phoenix-nvidia/CTID.json` is of this boot, world-readable and holds
-//! no secret; `/var/lib/phoenix-nvidia/CTID.json` is what outlives a boot.
-//! Both are hints: a missing, old or broken file is as good as none, since
-//! CTIDs are reused and `pct destroy` knows nothing of these files.
+//! `/run/phoenix-nvidia/state/CTID.json` is of this boot,
+//! `/var/lib/phoenix-nvidia/state/CTID.json` is what outlives a boot; both are
+//! root's alone. They are hints: a missing, old or broken file is as good as
+//! none, since CTIDs are reused and `pct destroy` knows nothing of these files.
+//!
+//! Version 0.1.0 had them one directory above: an install of that version that
+//! is still at work leaves its result there, so it is read there too, and the
+//! file goes with the next change.
 
+use crate::sys::lock::{self, Lock};
+use crate::sys::private;
 use crate::sys::replace::replace_own;
 use crate::sys::text;
+use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The version of the files' form.
 pub const SCHEMA: u32 = 1;
 /// A state file larger than this is not ours, in bytes.
 const MAX: u64 = 64 * 1024;
+/// How long a change waits for another one. What holds it longer than two
+/// small files take is stuck, and a start waits for nobody's report.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// How something ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,10 +93,15 @@ pub struct State {
     pub cuda_failed: Option<String>,
 }
 
-/// The directory of this boot's state.
-pub const RUN: &str = "run/phoenix-nvidia";
+/// The directory of this boot's files. What is injected into containers lies
+/// here too, so everybody may pass through it.
+const RUN: &str = "run/phoenix-nvidia";
 /// The directory of what outlives a boot.
-pub const LIB: &str = "var/lib/phoenix-nvidia";
+const LIB: &str = "var/lib/phoenix-nvidia";
+/// The part of each that is root's alone.
+const OWN: &str = "state";
+/// Where the locks between runs of ours are.
+const LOCKS: &str = "run/lock/phoenix-nvidia";
 
 /// Now, in seconds since 1970 UTC.
 pub fn now() -> u64 {
@@ -92,14 +109,41 @@ pub fn now() -> u64 {
 }
 
 fn file(root: &Path, directory: &str, ctid: Ctid) -> PathBuf {
+    root.join(directory).join(OWN).join(format!("{ctid}.json"))
+}
+
+/// Where version 0.1.0 had it.
+fn old_file(root: &Path, directory: &str, ctid: Ctid) -> PathBuf {
     root.join(directory).join(format!("{ctid}.json"))
+}
+
+/// The path of a further file of this boot about a container, root's alone.
+///
+/// # Errors
+/// The directory is not ours, or cannot be made.
+pub fn beside(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    Ok(own_directory(root, RUN)?.join(name))
+}
+
+/// The same file where it may be read: here, or where 0.1.0 had it.
+pub fn read_beside(root: &Path, name: &str) -> Option<Vec<u8>> {
+    let above = root.join(RUN);
+    private::read(&above.join(OWN).join(name), MAX).or_else(|| private::read(&above.join(name), MAX))
+}
+
+fn own_directory(root: &Path, directory: &str) -> Result<PathBuf, private::Refused> {
+    let above = root.join(directory);
+    private::directory(&above, 0o755)?;
+    let own = above.join(OWN);
+    private::directory(&own, 0o700)?;
+    Ok(own)
 }
 
 impl State {
     /// This boot's state; the last boot's success where this one has none yet.
     pub fn load(root: &Path, ctid: Ctid) -> State {
-        let kept = read(&file(root, LIB, ctid));
-        match read(&file(root, RUN, ctid)) {
+        let kept = read(root, LIB, ctid);
+        match read(root, RUN, ctid) {
             Some(state) => {
                 State { last_success: state.last_success.or(kept.and_then(|k| k.last_success)), ..state }
             }
@@ -108,6 +152,18 @@ impl State {
                 last_success: kept.and_then(|k| k.last_success),
                 ..State::fresh(ctid)
             },
+        }
+    }
+
+    /// This one, with what it does not say from an older one.
+    fn over(self, older: State) -> State {
+        State {
+            whom: self.whom.or(older.whom),
+            start_warning: self.start_warning.or(older.start_warning),
+            last_success: self.last_success.or(older.last_success),
+            restart_due: self.restart_due.or(older.restart_due),
+            rebooted_for: self.rebooted_for.or(older.rebooted_for),
+            ..self
         }
     }
 
@@ -129,10 +185,11 @@ impl State {
     /// Has the state on disk be that of this container. What pre-start noted
     /// is of its present start already.
     pub fn take_over(root: &Path, ctid: Ctid, whom: &str) {
-        let state = State::load(root, ctid);
-        if state.whom.as_deref() == Some(whom) {
+        if State::load(root, ctid).whom.as_deref() == Some(whom) {
             return;
         }
+        let _lock = locked(root, ctid);
+        let state = State::load(root, ctid);
         let kept = if state.is_of(whom) {
             state
         } else {
@@ -140,31 +197,41 @@ impl State {
         };
         let state = State { whom: Some(whom.to_owned()), ..kept };
         for directory in [RUN, LIB] {
-            if let Err(error) = write(&file(root, directory, ctid), &state) {
-                log::warn!("the state of container {ctid} is not recorded: {error:#}");
-            }
+            write(root, directory, ctid, &state);
         }
     }
 
-    /// Changes the state on disk. A failure is told as a warning and no more:
-    /// no start fails for a report.
+    /// Changes the state on disk, one after another: nobody's change is lost. A
+    /// failure is told as a warning and no more: no start fails for a report.
     pub fn update(root: &Path, ctid: Ctid, change: impl FnOnce(&mut State)) {
-        let mut state = State::load(root, ctid);
-        let before = state.clone();
-        change(&mut state);
-        state.at = now();
-        state.message = text::without_secrets(&state.message);
-        state.start_warning = state.start_warning.map(|warning| text::without_secrets(&warning));
-        if state.outcome == Outcome::Ok {
-            state.last_success = Some(state.at);
+        let _lock = locked(root, ctid);
+        State::load(root, ctid).changed(root, ctid, change);
+    }
+
+    /// The same while the state on disk is that of the container which is
+    /// known by `whom`: another one's is left alone.
+    pub fn update_of(root: &Path, ctid: Ctid, whom: &str, change: impl FnOnce(&mut State)) {
+        let _lock = locked(root, ctid);
+        let state = State::load(root, ctid);
+        if state.is_of(whom) {
+            state.changed(root, ctid, change);
         }
-        let result = write(&file(root, RUN, ctid), &state).and_then(|()| {
-            // The disk is written only when something worth keeping changed.
-            let news = (&before.container_driver, before.outcome) != (&state.container_driver, state.outcome);
-            if news { write(&file(root, LIB, ctid), &state) } else { Ok(()) }
-        });
-        if let Err(error) = result {
-            log::warn!("the state of container {ctid} is not recorded: {error:#}");
+    }
+
+    /// The change itself, under the lock.
+    fn changed(mut self, root: &Path, ctid: Ctid, change: impl FnOnce(&mut State)) {
+        let before = (self.container_driver.clone(), self.outcome);
+        change(&mut self);
+        self.at = now();
+        self.message = text::without_secrets(&self.message);
+        self.start_warning = self.start_warning.map(|warning| text::without_secrets(&warning));
+        if self.outcome == Outcome::Ok {
+            self.last_success = Some(self.at);
+        }
+        // The disk is written only when something worth keeping changed.
+        let news = (&before.0, before.1) != (&self.container_driver, self.outcome);
+        if write(root, RUN, ctid, &self) && news {
+            write(root, LIB, ctid, &self);
         }
     }
 
@@ -196,31 +263,72 @@ impl State {
     /// # Errors
     /// The file system's.
     pub fn forget(root: &Path, ctid: Ctid) -> std::io::Result<()> {
+        let _lock = locked(root, ctid);
         for directory in [RUN, LIB] {
-            match std::fs::remove_file(file(root, directory, ctid)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+            for path in [file(root, directory, ctid), old_file(root, directory, ctid)] {
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
         Ok(())
     }
 }
 
-fn read(path: &Path) -> Option<State> {
-    let meta = std::fs::symlink_metadata(path).ok()?;
-    if !meta.is_file() || meta.len() > MAX {
-        return None;
+/// The lock around reading, changing and writing. Where it cannot be had in
+/// time, that is said and the change made all the same: then one of the two may
+/// be lost, without it this one would be. Taken also when we are being stopped.
+fn locked(root: &Path, ctid: Ctid) -> Option<Lock> {
+    let path = root.join(LOCKS).join(format!("{ctid}.state.lock"));
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        match lock::try_take(&path) {
+            Ok(Some(lock)) => return Some(lock),
+            Ok(None) if !deadline.passed() => std::thread::sleep(PAUSE),
+            Ok(None) => {
+                let who = lock::holder_at(&path).map(|h| format!(" by {h}")).unwrap_or_default();
+                log::warn!("the state of container {ctid} is locked{who}: what that records may be lost");
+                return None;
+            }
+            Err(error) => {
+                log::warn!("the state of container {ctid} is not locked: {error}");
+                return None;
+            }
+        }
     }
-    let state: State = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    (state.schema == SCHEMA).then_some(state)
 }
 
-fn write(path: &Path, state: &State) -> anyhow::Result<()> {
-    let directory = path.parent().context("no directory")?;
-    std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
-    let mut text = serde_json::to_vec_pretty(state)?;
-    text.push(b'\n');
-    replace_own(path, &text, 0o644).with_context(|| path.display().to_string())
+/// The newer one of the present place and 0.1.0's.
+fn read(root: &Path, directory: &str, ctid: Ctid) -> Option<State> {
+    let at = |path: &Path| {
+        let state: State = serde_json::from_slice(&private::read(path, MAX)?).ok()?;
+        (state.schema == SCHEMA).then_some(state)
+    };
+    match (at(&file(root, directory, ctid)), at(&old_file(root, directory, ctid))) {
+        (Some(new), Some(old)) if old.at > new.at => Some(old.over(new)),
+        (new, old) => new.or(old),
+    }
+}
+
+/// Writes it; false, and a warning, when that failed.
+fn write(root: &Path, directory: &str, ctid: Ctid, state: &State) -> bool {
+    let written = (|| {
+        let path = own_directory(root, directory)?.join(format!("{ctid}.json"));
+        let mut text = serde_json::to_vec_pretty(state)?;
+        text.push(b'\n');
+        replace_own(&path, &text, 0o600).with_context(|| path.display().to_string())
+    })();
+    match written {
+        Ok(()) => {
+            let _ = std::fs::remove_file(old_file(root, directory, ctid));
+            true
+        }
+        Err(error) => {
+            log::warn!("the state of container {ctid} is not recorded: {error:#}");
+            false
+        }
+    }
 }
 
 #[cfg(test)]
@@ -281,9 +389,9 @@ mod tests {
     #[test]
     fn a_broken_file_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join(RUN)).unwrap();
+        let own = own_directory(dir.path(), RUN).unwrap();
         for text in ["", "{", "[]", "{\"schema\":99}", "null"] {
-            replace_own(&dir.path().join(RUN).join("101.json"), text.as_bytes(), 0o644).unwrap();
+            replace_own(&own.join("101.json"), text.as_bytes(), 0o644).unwrap();
             assert_eq!(State::load(dir.path(), ctid()).outcome, Outcome::None, "{text}");
         }
     }
@@ -295,5 +403,113 @@ mod tests {
         State::update(dir.path(), ctid(), |s| s.outcome = Outcome::Ok);
         State::forget(dir.path(), ctid()).unwrap();
         assert_eq!(State::load(dir.path(), ctid()).last_success, None);
+    }
+
+    /// What is kept by several processes at once: fields of different owners.
+    #[test]
+    fn no_change_is_lost_among_many_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        const EACH: u64 = 25;
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let root = dir.path();
+                scope.spawn(move || {
+                    for _ in 0..EACH {
+                        State::update(root, ctid(), |state| {
+                            let field = match n {
+                                0 => &mut state.whom,
+                                1 => &mut state.start_warning,
+                                2 => &mut state.kernel_driver,
+                                3 => &mut state.container_driver,
+                                4 => &mut state.job,
+                                5 => &mut state.restart_due,
+                                6 => &mut state.rebooted_for,
+                                _ => &mut state.cuda_failed,
+                            };
+                            let count: u64 = field.as_deref().unwrap_or("0").parse().unwrap();
+                            *field = Some((count + 1).to_string());
+                        });
+                    }
+                });
+            }
+        });
+        let s = State::load(dir.path(), ctid());
+        let fields = [
+            s.whom,
+            s.start_warning,
+            s.kernel_driver,
+            s.container_driver,
+            s.job,
+            s.restart_due,
+            s.rebooted_for,
+            s.cuda_failed,
+        ];
+        assert_eq!(fields, [(); 8].map(|()| Some(EACH.to_string())));
+    }
+
+    #[test]
+    fn a_change_that_gets_no_lock_is_made_in_time_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = locked(dir.path(), ctid()).unwrap();
+        let begun = std::time::Instant::now();
+        State::update(dir.path(), ctid(), |s| s.rebooted_for = Some("580.95.05".into()));
+        assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < PATIENCE * 3);
+        assert_eq!(State::load(dir.path(), ctid()).rebooted_for.as_deref(), Some("580.95.05"));
+    }
+
+    #[test]
+    fn state_is_roots_alone_in_a_directory_through_which_all_may_pass() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        // As an installed 0.1.0 left it, but for a umask.
+        std::fs::create_dir_all(dir.path().join(RUN).join(OWN)).unwrap();
+        std::fs::set_permissions(dir.path().join(RUN), std::fs::Permissions::from_mode(0o700)).unwrap();
+        State::update(dir.path(), ctid(), |s| s.outcome = Outcome::Ok);
+        let mode = |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().mode() & 0o7777;
+        for directory in [RUN, LIB] {
+            assert_eq!(mode(directory), 0o755);
+            assert_eq!(mode(&format!("{directory}/{OWN}")), 0o700);
+            assert_eq!(mode(&format!("{directory}/{OWN}/101.json")), 0o600);
+        }
+        assert_eq!(mode(LOCKS), 0o700);
+    }
+
+    #[test]
+    fn what_version_0_1_0_recorded_is_known_and_moves_with_the_next_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = old_file(dir.path(), RUN, ctid());
+        std::fs::create_dir_all(old.parent().unwrap()).unwrap();
+        let text = |at: u64| {
+            format!(
+                "{{\"schema\":1,\"ctid\":101,\"outcome\":\"ok\",\"at\":{at},\"container_driver\":\"580.95.05\",\
+                 \"restart_due\":\"7@8\"}}"
+            )
+        };
+        replace_own(&old, text(5).as_bytes(), 0o644).unwrap();
+        assert_eq!(State::load(dir.path(), ctid()).restart_due.as_deref(), Some("7@8"));
+        State::update(dir.path(), ctid(), |s| s.rebooted_for = Some("580.95.05".into()));
+        let state = State::load(dir.path(), ctid());
+        assert_eq!((state.restart_due.as_deref(), state.outcome), (Some("7@8"), Outcome::Ok));
+        assert!(!old.exists());
+        // An install of that version ends after the upgrade.
+        replace_own(&old, text(now() + 5).as_bytes(), 0o644).unwrap();
+        let state = State::load(dir.path(), ctid());
+        assert_eq!((state.at > now(), state.rebooted_for.as_deref()), (true, Some("580.95.05")));
+        // An old one that is left is not believed.
+        replace_own(&old, text(1).as_bytes(), 0o644).unwrap();
+        assert!(State::load(dir.path(), ctid()).at > 5);
+        State::forget(dir.path(), ctid()).unwrap();
+        assert_eq!(State::load(dir.path(), ctid()), State::fresh(ctid()));
+    }
+
+    #[test]
+    fn another_containers_state_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        State::take_over(dir.path(), ctid(), "new BC:24:11:00:00:02");
+        let before = State::load(dir.path(), ctid());
+        State::update_of(dir.path(), ctid(), "old BC:24:11:00:00:01", |s| s.outcome = Outcome::Failed);
+        assert_eq!(State::load(dir.path(), ctid()), before);
+        State::update_of(dir.path(), ctid(), "new BC:24:11:00:00:02", |s| s.outcome = Outcome::Ok);
+        assert_eq!(State::load(dir.path(), ctid()).outcome, Outcome::Ok);
     }
 }

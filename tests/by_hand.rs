@@ -82,7 +82,7 @@ fn a_template_is_configured_and_not_started() {
     assert!(lab.conf(101).contains("/dev/nvidia0"));
     assert_eq!(starts(&lab), 0);
     // What nobody has looked at is not known.
-    assert!(lab.read("/run/phoenix-nvidia/101.json").contains("\"container_driver\": null"));
+    assert!(lab.read("/run/phoenix-nvidia/state/101.json").contains("\"container_driver\": null"));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_lock_directory_of_another_user_is_refused_with_the_command_that_mends_it() 
 #[test]
 fn a_call_under_nohup_outlives_its_terminal() {
     let Some(lab) = plain(1) else { return };
-    let script = "mkdir -p /run/lock/phoenix-nvidia; (flock 9; sleep 1.5) 9>/run/lock/phoenix-nvidia/101.run.lock & \
+    let script = "umask 077; mkdir -p /run/lock/phoenix-nvidia; (flock 9; sleep 1.5) 9>/run/lock/phoenix-nvidia/101.run.lock & \
                   sleep 0.3; nohup phoenix-nvidia 101 2>&1 & p=$!; sleep 0.7; kill -HUP $p; wait $p";
     lab.sh(script).ok().says("waiting for it").says("completed");
 }

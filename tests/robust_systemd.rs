@@ -73,7 +73,7 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
     let begun = Instant::now();
     ct.exec(["systemctl", "stop", unit]).ok();
     assert!(begun.elapsed() < Duration::from_secs(5), "KILL would have come");
-    ct.sh("cat /run/phoenix-nvidia/101.json").ok().says("stopped by SIGTERM");
+    ct.sh("cat /run/phoenix-nvidia/state/101.json").ok().says("stopped by SIGTERM");
     assert!(pids(&lab, "sleep 888").is_empty(), "its children are gone");
     let journal = ct.exec(["journalctl", "-t", "phoenix-nvidia", "-o", "cat"]).ok();
     let journal = journal.says("101: download: /srv/driver.run").says("stopped by SIGTERM");

@@ -151,7 +151,7 @@ fn without_an_assignment_nothing_is_installed() {
     lab.create(101, Rootfs::Busybox.privileged());
     lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
     lab.run(["pct", "start", "101"]).ok().says("is not looked after").says_not("exit code");
-    assert!(!lab.exists("/run/phoenix-nvidia/101.job"));
+    assert!(!lab.exists("/run/phoenix-nvidia/state/101.job"));
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use super::{common, locks, post_start};
 use crate::exit::{Code, Fault};
 use crate::settings::keys;
-use crate::state::{Outcome, RUN, State};
+use crate::state::{self, Outcome, State};
 use crate::sys::process::{self, Cmd};
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
@@ -40,20 +40,18 @@ pub struct Job {
 }
 
 impl Job {
-    fn path(ctid: Ctid) -> PathBuf {
-        common::root().join(RUN).join(format!("{ctid}.job"))
+    fn name(ctid: Ctid) -> String {
+        format!("{ctid}.job")
     }
 
     /// The last hook's; nothing if there is none that can be read.
     pub fn load(ctid: Ctid) -> Job {
-        std::fs::read(Job::path(ctid)).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
+        let bytes = state::read_beside(common::root(), &Job::name(ctid));
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
     fn save(&self, ctid: Ctid) -> anyhow::Result<()> {
-        let path = Job::path(ctid);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
+        let path = state::beside(common::root(), &Job::name(ctid))?;
         // Settings may be secret (a URL with a password): root's alone.
         replace_own(&path, &serde_json::to_vec(self)?, 0o600)?;
         Ok(())
@@ -155,11 +153,12 @@ impl Follow {
     /// A signal of ours.
     pub fn until(&mut self, deadline: &Deadline) -> anyhow::Result<Followed> {
         let birth = Deadline::after(locks::BIRTH);
+        let mut worker = locks::watch_worker(self.ctid);
         loop {
             // It takes its lock before it leaves its name: looked at in the
             // other order, one that was born in between would seem dead.
             let named = State::load(common::root(), self.ctid).job.is_some();
-            let at_work = locks::worker_lives(self.ctid);
+            let at_work = worker.is_held();
             self.born = self.born || named || at_work;
             self.tail.show();
             if !at_work && self.born {

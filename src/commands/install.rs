@@ -18,7 +18,7 @@ use crate::plan::Intent;
 use crate::settings::{Call, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::time::Deadline;
-use crate::sys::{log as messages, signal, text};
+use crate::sys::{log as messages, private, signal, text};
 use crate::types::Ctid;
 use std::fs::{File, OpenOptions};
 use std::io::IsTerminal as _;
@@ -40,14 +40,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Where this process's messages go: the container's log file, beside syslog.
 pub fn log_file(ctid: Ctid) -> Option<File> {
     let path = follow::log_path(ctid);
-    std::fs::create_dir_all(path.parent()?).ok()?;
+    private::directory(path.parent()?, 0o750).ok()?;
     if follow::log_length(ctid) > TURN_OVER {
         let mut old = path.clone().into_os_string();
         old.push(".1");
         #[allow(clippy::disallowed_methods)] // putting a log aside replaces no file that matters
         let _ = std::fs::rename(&path, old);
     }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path).ok()
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640).custom_flags(private::GUARDED).open(path).ok()
 }
 
 /// Installs what the container lacks, leaves the result, and reboots the

@@ -1,7 +1,7 @@
 //! The locks between runs of ours. None of them is ever held across a `pct`
 //! command whose hook wants it.
 
-use crate::exit::{Code, Context as _, Fault};
+use crate::exit::{Code, Fault};
 use crate::state::{self, Outcome, State};
 use crate::sys::lock::{self, Lock, LockError};
 use crate::sys::signal;
@@ -11,8 +11,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const DIRECTORY: &str = "/run/lock/phoenix-nvidia";
-/// Longer than anybody holds a lock who only looks whether it is held.
-const LOOKERS: Duration = Duration::from_secs(1);
 /// Until a process that was started has its lock.
 pub const BIRTH: Duration = Duration::from_secs(5);
 /// While waiting for a place: between two looks at the container.
@@ -42,7 +40,7 @@ pub fn by_hand(ctid: Ctid, limit: Duration) -> anyhow::Result<Lock> {
 
 /// The lock of [`by_hand`] if nobody has it.
 pub fn try_by_hand(ctid: Ctid) -> Option<Lock> {
-    try_take(path(format!("{ctid}.run.lock")))
+    lock::try_take(&path(format!("{ctid}.run.lock"))).ok().flatten()
 }
 
 /// Around choosing cards that nobody else may have and writing them into the
@@ -56,28 +54,23 @@ pub fn cards(deadline: &Deadline) -> anyhow::Result<Lock> {
 }
 
 /// What an install process holds for as long as it lives; `None` when another
-/// one is at work. Those that only look ([`worker_lives`]) hold it for a
-/// moment, which is waited for.
+/// one is at work.
 ///
 /// # Errors
 /// [`Code::Software`] when the lock cannot be had for another reason.
 pub fn worker(ctid: Ctid) -> anyhow::Result<Option<Lock>> {
-    let path = worker_path(ctid);
-    let fault = || Fault::new(Code::Software, "the install did not begin");
-    let file = lock::open(&path).fault(fault)?;
-    match lock::exclusive(file, &path, &Deadline::after(LOOKERS), |_| ()) {
-        Ok(lock) => Ok(Some(lock)),
-        Err(LockError::Busy { .. }) => Ok(None),
-        Err(error) => Err(error).fault(fault),
-    }
+    lock::try_take(&worker_path(ctid))
+        .map_err(|error| refused(error, Code::Software, "the install did not begin"))
+}
+
+/// Whether an install process is at work, to be asked again and again.
+pub fn watch_worker(ctid: Ctid) -> lock::Watch {
+    lock::Watch::new(worker_path(ctid))
 }
 
 /// Whether an install process is at work.
 pub fn worker_lives(ctid: Ctid) -> bool {
-    let path = worker_path(ctid);
-    // A file that is not there was made by none; nobody who looks makes it.
-    let Some(file) = lock::open_existing(&path) else { return false };
-    matches!(lock::try_exclusive(&file, &path), Ok(false))
+    lock::is_held(&worker_path(ctid))
 }
 
 /// The state as it is to be shown: an install that is under way by the state
@@ -102,19 +95,26 @@ fn worker_path(ctid: Ctid) -> PathBuf {
     path(format!("{ctid}.worker.lock"))
 }
 
-fn try_take(path: PathBuf) -> Option<Lock> {
-    let file = lock::open(&path).ok()?;
-    lock::try_exclusive(&file, &path).ok()?.then_some(Lock { file })
-}
-
 fn take(path: PathBuf, limit: Duration, code: Code, message: String) -> anyhow::Result<Lock> {
-    let fault = || Fault::new(code, message.clone()).remedy("wait for it; lslocks shows who holds what");
-    let file = lock::open(&path).fault(fault)?;
-    lock::exclusive(file, &path, &Deadline::after(limit), |holder| {
+    let taken = lock::take(&path, &Deadline::after(limit), |holder| {
         let who = holder.map(|h| format!(" ({h})")).unwrap_or_default();
         log::info!("{message}{who}; waiting for it");
-    })
-    .fault(fault)
+    });
+    taken.map_err(|error| refused(error, code, &message))
+}
+
+/// Why a lock was not taken, with what mends that.
+fn refused(error: LockError, code: Code, message: &str) -> anyhow::Error {
+    let remedy = match &error {
+        LockError::Refused(refused) => refused.fix(),
+        _ => Some("wait for it; lslocks shows who holds what".to_owned()),
+    };
+    let fault = Fault::new(code, message);
+    let fault = match remedy {
+        Some(remedy) => fault.remedy(remedy),
+        None => fault,
+    };
+    anyhow::Error::from(error).context(fault)
 }
 
 /// One of the node's `count` places for installs that run at once. `wanted`
@@ -126,10 +126,14 @@ pub fn place(count: u32, limit: Duration, wanted: impl Fn() -> anyhow::Result<()
     let deadline = Deadline::after(limit);
     let mut ask = Deadline::after(ASK);
     let mut told = false;
+    let places: Vec<PathBuf> = (0..count.max(1)).map(|n| path(format!("install-{n}.lock"))).collect();
     loop {
-        for n in 0..count.max(1) {
-            if let Some(lock) = try_take(path(format!("install-{n}.lock"))) {
-                return Ok(lock);
+        for place in &places {
+            match lock::try_take(place) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) => {}
+                // That is no place that somebody else has.
+                Err(error) => return Err(refused(error, Code::Software, "no place for an install")),
             }
         }
         if deadline.passed() {
@@ -140,8 +144,11 @@ pub fn place(count: u32, limit: Duration, wanted: impl Fn() -> anyhow::Result<()
                 .into());
         }
         if !std::mem::replace(&mut told, true) {
+            let who: Vec<String> =
+                places.iter().filter_map(|place| lock::holder_at(place)).map(|h| h.to_string()).collect();
             log::info!(
-                "{count} other installs are under way on this node (MAX_INSTALLS); waiting for a place"
+                "{count} other installs are under way on this node (MAX_INSTALLS): {}; waiting for a place",
+                who.join(", ")
             );
         }
         if ask.passed() {

@@ -92,40 +92,36 @@ pub(super) fn lock_at(
     open: impl Fn() -> Result<File, TakeError>,
 ) -> Result<Option<File>, TakeError> {
     let mut pause = Duration::from_millis(2);
-    let (mut told, mut holder) = (false, None);
+    let mut told = false;
     let began = Instant::now();
     loop {
         let file = open()?;
         let meta = file.metadata().map_err(|e| TakeError::Open(OpenError::Io(e)))?;
+        let late = deadline.passed();
+        let mut holder = None;
         if lock::try_exclusive(&file, path).map_err(TakeError::Lock)? {
             if is_at(&meta, path) {
                 return Ok(Some(file));
             }
         } else {
-            let late = deadline.passed();
-            // Reading /proc/locks and the ancestry at every round would cost
-            // more than the wait; an ancestor's lock is there from the start.
-            if late || !told {
-                // That file is read in pieces while others lock and unlock,
-                // and may leave somebody out.
-                holder = lock::holder_of(&file).or(holder);
-            }
-            if holder.as_ref().is_some_and(|h| lock::is_ancestor(h.pid)) {
+            // An ancestor's lock is there from the start: a look at every
+            // round would cost more than the wait.
+            if (late || !told) && lock::is_ancestors(path) {
                 return Ok(None);
             }
-            if late {
-                let (path, after) = (path.to_owned(), deadline.span());
-                return Err(TakeError::Lock(LockError::Busy { path, after, holder }));
+            let tell = !told && began.elapsed() > Duration::from_millis(100);
+            if late || tell {
+                holder = lock::holder_of(&file);
             }
-            if began.elapsed() > Duration::from_millis(100) && !told {
+            if tell && !late {
                 let by = holder.as_ref().map(|h| format!(" held by {h}")).unwrap_or_default();
                 log::info!("waiting for the lock {}{by}", path.display());
                 told = true;
             }
         }
-        if deadline.passed() {
+        if late {
             let (path, after) = (path.to_owned(), deadline.span());
-            return Err(TakeError::Lock(LockError::Busy { path, after, holder: None }));
+            return Err(TakeError::Lock(LockError::Busy { path, after, holder }));
         }
         let interrupted = |s| TakeError::Lock(LockError::Interrupted(s));
         signal::sleep(pause.min(deadline.remaining())).map_err(interrupted)?;

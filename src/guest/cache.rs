@@ -105,10 +105,9 @@ impl Cache {
     /// One download of a file at a time, the others wait for its result.
     fn lock(&self, name: &str, version: &Version, deadline: &Deadline) -> anyhow::Result<Lock> {
         let path = self.locks.join(format!("{name}.lock"));
-        let file = lock::open(&path)?;
         let since = Instant::now();
         let mut waited = false;
-        let lock = lock::exclusive(file, &path, deadline, |holder| {
+        let lock = lock::take(&path, deadline, |holder| {
             waited = true;
             let who = holder.map(|h| format!(" by {h}")).unwrap_or_default();
             log::info!("download: driver {version} is being fetched{who}, waiting for it");
@@ -130,9 +129,10 @@ impl Cache {
             .collect();
         found.sort_by(|a, b| b.0.numbers().cmp(a.0.numbers()));
         for (version, path) in found.into_iter().skip(KEEP) {
-            if keep.contains(&&version) || !self.free(&path) {
+            if keep.contains(&&version) {
                 continue;
             }
+            let Some(_lock) = self.free(&path) else { continue };
             match std::fs::remove_file(&path) {
                 Ok(()) => log::info!("cache: removed {}, no longer needed", path.display()),
                 Err(error) => log::warn!("{}: {error}", path.display()),
@@ -154,18 +154,20 @@ impl Cache {
             let Some(version) = version_of(whole) else { continue };
             let age = part.metadata().and_then(|m| m.modified()).map(|at| at.elapsed().unwrap_or_default());
             let old = age.is_ok_and(|age| age > STALE);
-            if old && !keep.contains(&&version) && self.free(&self.directory.join(whole)) {
+            if !old || keep.contains(&&version) {
+                continue;
+            }
+            if let Some(_lock) = self.free(&self.directory.join(whole)) {
                 log::debug!("cache: removing {}", part.path().display());
                 let _ = std::fs::remove_file(part.path());
             }
         }
     }
 
-    /// Whether nobody is downloading this file.
-    fn free(&self, path: &Path) -> bool {
+    /// The lock on this file, if nobody is downloading it.
+    fn free(&self, path: &Path) -> Option<Lock> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let lock_path = self.locks.join(format!("{name}.lock"));
-        lock::open(&lock_path).is_ok_and(|file| lock::try_exclusive(&file, &lock_path).unwrap_or(false))
+        lock::try_take(&self.locks.join(format!("{name}.lock"))).ok().flatten()
     }
 }
 

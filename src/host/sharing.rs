@@ -51,10 +51,11 @@ impl Inventory {
     /// somebody is starting now.
     pub fn add_claims(&mut self, root: &Path, except: Ctid) {
         let mut look = Look::new(root);
+        let locks = lock::Table::read();
         for name in look.names("/etc/pve/lxc").unwrap_or_default() {
             let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
             let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
-            if !is_running(&mut look, ctid) && !is_being_started(root, ctid) {
+            if !is_running(&mut look, ctid) && !is_being_started(root, ctid, &locks) {
                 continue;
             }
             let conf = look.text(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
@@ -79,9 +80,8 @@ pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
 
 /// Whether a task holds Proxmox's lock on its conf, as one that starts it does
 /// from before its hookscript until it runs.
-fn is_being_started(root: &Path, ctid: Ctid) -> bool {
-    let path = root.join(format!("run/lock/lxc/pve-config-{ctid}.lock"));
-    lock::open_existing(&path).is_some_and(|file| matches!(lock::try_exclusive(&file, &path), Ok(false)))
+fn is_being_started(root: &Path, ctid: Ctid, locks: &lock::Table) -> bool {
+    locks.is_held(&root.join(format!("run/lock/lxc/pve-config-{ctid}.lock")))
 }
 
 /// Takes out the cards that another running container has. Two that have

@@ -1,30 +1,21 @@
 //! flock(2) with a deadline, and who holds it.
+//!
+//! The lock files of ours lie in a directory that is root's alone. Those of an
+//! older version could be opened, and so locked, by everybody: one is replaced
+//! when it is next used, since who has it open keeps that.
 
+mod look;
+
+pub use look::{Holder, Table, Watch, holder_at, holder_of, is_ancestors, is_held};
+
+use super::private::{self, Refused};
 use super::signal::{self, Interrupted};
 use super::time::{Deadline, human};
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// A process that holds a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// Its process id, as /proc/locks has it.
-    pub pid: i32,
-    /// Its name, from /proc/PID/comm; empty when it is gone.
-    pub name: String,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name.as_str() {
-            "" => write!(f, "process {}", self.pid),
-            name => write!(f, "process {} ({name})", self.pid),
-        }
-    }
-}
 
 /// Why a lock was not taken.
 #[derive(Debug)]
@@ -42,6 +33,8 @@ pub enum LockError {
     Interrupted(Interrupted),
     /// The lock file or the lock itself failed.
     Io(PathBuf, std::io::Error),
+    /// The file or its directory is not ours.
+    Refused(Refused),
 }
 
 impl fmt::Display for LockError {
@@ -56,6 +49,7 @@ impl fmt::Display for LockError {
             }
             LockError::Interrupted(_) => f.write_str("waiting for a lock was ended"),
             LockError::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            LockError::Refused(refused) => refused.fmt(f),
         }
     }
 }
@@ -76,23 +70,46 @@ pub struct Lock {
     pub file: File,
 }
 
-/// Opens a lock file as Proxmox does: appending, created with mode 0644.
-///
-/// /run/lock is open to everybody, so whoever comes first could make our
-/// directory there and put a link in the file's place: neither is followed.
-///
-/// # Errors
-/// [`LockError::Io`].
-pub fn open(path: &Path) -> Result<File, LockError> {
-    let io = |error| LockError::Io(path.to_owned(), error);
+/// Opens a lock file of ours, which is made with its directory.
+fn open(path: &Path) -> Result<File, LockError> {
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(io)?;
-        trusted(parent).map_err(io)?;
+        private::directory(parent, 0o700).map_err(LockError::Refused)?;
     }
-    open_theirs(path)
+    let (file, meta) = private::append(path).map_err(LockError::Refused)?;
+    if meta.mode() & 0o077 == 0 {
+        return Ok(file);
+    }
+    renewed(path, file, &meta)
 }
 
-/// The same in a directory that is somebody else's to keep: Proxmox' own.
+/// Replaces a file of an older version, unless a process of root's, one of
+/// that version, holds its lock: then it is kept until nobody does.
+fn renewed(path: &Path, file: File, meta: &Metadata) -> Result<File, LockError> {
+    let io = |error| LockError::Io(path.to_owned(), error);
+    let free = try_exclusive(&file, path)?;
+    if !free && holder_of(&file).is_some_and(|holder| holder.is_alive_root()) {
+        return Ok(file);
+    }
+    // Under its lock, or when a stranger holds that: another process of ours
+    // may have replaced it meanwhile.
+    if is_at(meta, path) {
+        std::fs::remove_file(path).map_err(io)?;
+        log::debug!("replaced {}, which other users could lock", path.display());
+    }
+    let (new, meta) = private::append(path).map_err(LockError::Refused)?;
+    if meta.mode() & 0o077 != 0 {
+        new.set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
+    }
+    Ok(new)
+}
+
+/// Whether the path still leads to this very file.
+fn is_at(meta: &Metadata, path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
+}
+
+/// Opens Proxmox' lock file as Proxmox does: appending, created with mode
+/// 0644, in a directory that is Proxmox' to keep.
 ///
 /// # Errors
 /// [`LockError::Io`].
@@ -101,28 +118,13 @@ pub fn open_theirs(path: &Path) -> Result<File, LockError> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(io)?;
     }
-    OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(GUARDED).open(path).map_err(io)
-}
-
-/// Opens a lock file that is there already, and makes none; `None` also for
-/// one that [`open`] would not take.
-pub fn open_existing(path: &Path) -> Option<File> {
-    trusted(path.parent()?).ok()?;
-    OpenOptions::new().read(true).custom_flags(GUARDED).open(path).ok()
-}
-
-/// Follows no link, and waits for nobody at the other end of a fifo.
-const GUARDED: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-
-/// Fails for a directory in which somebody else could put things.
-fn trusted(directory: &Path) -> std::io::Result<()> {
-    let meta = std::fs::symlink_metadata(directory)?;
-    let ours = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
-    if meta.is_dir() && ours && meta.mode() & 0o002 == 0 {
-        return Ok(());
-    }
-    let shown = directory.display();
-    Err(std::io::Error::other(format!("{shown} is open to other users than root; to mend it: rm -r {shown}")))
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .custom_flags(private::GUARDED)
+        .open(path)
+        .map_err(io)
 }
 
 /// Tries once. False: somebody holds it.
@@ -139,13 +141,20 @@ pub fn try_exclusive(file: &File, path: &Path) -> Result<bool, LockError> {
     }
 }
 
-/// Takes the exclusive lock, waiting until the deadline. `waiting` is told
-/// once, with the holder, when it has to wait.
+/// Takes the lock on a file of ours if nobody has it.
+///
+/// # Errors
+/// [`LockError::Io`], [`LockError::Refused`].
+pub fn try_take(path: &Path) -> Result<Option<Lock>, LockError> {
+    Ok(attempt(path)?.ok())
+}
+
+/// Takes the exclusive lock on a file of ours, waiting until the deadline.
+/// `waiting` is told once, with the holder, when it has to wait.
 ///
 /// # Errors
 /// [`LockError`].
-pub fn exclusive(
-    file: File,
+pub fn take(
     path: &Path,
     deadline: &Deadline,
     waiting: impl FnOnce(Option<&Holder>),
@@ -153,9 +162,10 @@ pub fn exclusive(
     let mut waiting = Some(waiting);
     let mut pause = Duration::from_millis(5);
     loop {
-        if try_exclusive(&file, path)? {
-            return Ok(Lock { file });
-        }
+        let file = match attempt(path)? {
+            Ok(lock) => return Ok(lock),
+            Err(file) => file,
+        };
         if let Some(tell) = waiting.take() {
             tell(holder_of(&file).as_ref());
         }
@@ -168,115 +178,89 @@ pub fn exclusive(
     }
 }
 
-/// Who holds the flock on this file, if /proc/locks tells.
-pub fn holder_of(file: &File) -> Option<Holder> {
-    let meta = file.metadata().ok()?;
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
-    let pid = holder_in(&locks, major, minor, meta.ino())?;
-    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some(Holder { pid, name: super::text::line(&name) })
-}
-
-/// The pid that holds an exclusive flock on the inode, in the text of
-/// /proc/locks: `1: FLOCK  ADVISORY  WRITE 29164 00:36:21 0 EOF`, device in
-/// hexadecimal, inode in decimal; a waiter's line has `->` after its number.
-fn holder_in(locks: &str, major: u64, minor: u64, inode: u64) -> Option<i32> {
-    let file = format!("{major:02x}:{minor:02x}:{inode}");
-    locks.lines().find_map(|line| {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        match words.as_slice() {
-            [_, "FLOCK", _, "WRITE", pid, at, ..] if *at == file => pid.parse().ok(),
-            _ => None,
+/// One attempt: the lock, or the file that somebody else has locked. A lock on
+/// a file that was replaced meanwhile holds nothing, and is tried anew.
+fn attempt(path: &Path) -> Result<Result<Lock, File>, LockError> {
+    loop {
+        let file = open(path)?;
+        if !try_exclusive(&file, path)? {
+            return Ok(Err(file));
         }
-    })
-}
-
-/// Whether `pid` is this process's parent, or its parent's parent, and so on.
-pub fn is_ancestor(pid: i32) -> bool {
-    let mut current = nix::unistd::getppid().as_raw();
-    // No chain is that long; the bound is against a race with reused pids.
-    for _ in 0..64 {
-        if current == pid {
-            return pid > 0;
-        }
-        if current <= 1 {
-            return false;
-        }
-        match std::fs::read_to_string(format!("/proc/{current}/stat")).ok().and_then(|s| parent_in(&s)) {
-            Some(parent) => current = parent,
-            None => return false,
+        let meta = file.metadata().map_err(|error| LockError::Io(path.to_owned(), error))?;
+        if is_at(&meta, path) {
+            return Ok(Ok(Lock { file }));
         }
     }
-    false
-}
-
-/// The parent's pid in /proc/PID/stat; the name before it may hold anything.
-fn parent_in(stat: &str) -> Option<i32> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_holder_is_found_in_proc_locks_and_a_waiter_is_not_one() {
-        let text = "1: FLOCK  ADVISORY  WRITE 29164 00:36:21 0 EOF\n\
-                    1: -> FLOCK  ADVISORY  WRITE 77 00:36:21 0 EOF\n\
-                    2: POSIX  ADVISORY  WRITE 5 fd:00:99 0 EOF\n";
-        assert_eq!(holder_in(text, 0, 0x36, 21), Some(29164));
-        assert_eq!(holder_in(text, 0xfd, 0, 99), None);
-        assert_eq!(holder_in(text, 0, 0x36, 2), None);
-    }
-
-    #[test]
-    fn a_name_with_blanks_and_brackets_does_not_hide_the_parent() {
-        assert_eq!(parent_in("12 (a ) b) S 7 12 12"), Some(7));
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
     #[test]
     fn a_held_lock_ends_at_the_deadline_and_names_its_holder() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = dir.path().join("sub/x.lock");
-        let held = exclusive(open(&path).unwrap(), &path, &Deadline::secs(1), |_| ()).unwrap();
+        let held = take(&path, &Deadline::secs(1), |_| ()).unwrap();
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         let mut told = None;
-        let again =
-            exclusive(open(&path).unwrap(), &path, &Deadline::after(Duration::from_millis(60)), |h| {
-                told = h.cloned();
-            });
+        let again = take(&path, &Deadline::after(Duration::from_millis(60)), |h| told = h.cloned());
         let me = std::process::id() as i32;
         match again.unwrap_err() {
-            LockError::Busy { holder, .. } => assert!(holder.is_none_or(|h| h.pid == me)),
+            LockError::Busy { holder, .. } => assert_eq!(holder.unwrap().pid, me),
             other => panic!("{other}"),
         }
-        assert!(told.is_none_or(|h| h.pid == me));
+        assert_eq!(told.unwrap().pid, me);
         drop(held);
-        assert!(exclusive(open(&path).unwrap(), &path, &Deadline::secs(1), |_| ()).is_ok());
+        assert!(take(&path, &Deadline::secs(1), |_| ()).is_ok());
     }
 
     #[test]
     fn a_link_or_a_directory_of_somebody_else_is_not_taken_for_a_lock() {
-        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
         let (victim, path) = (dir.path().join("victim"), dir.path().join("l/x.lock"));
         std::fs::create_dir(dir.path().join("l")).unwrap();
         symlink(&victim, &path).unwrap();
-        assert!(open(&path).is_err() && open_existing(&path).is_none() && !victim.exists());
+        assert!(try_take(&path).is_err() && !victim.exists());
         std::fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(open(&path).is_err(), "a fifo without a reader must not be waited for");
+        assert!(try_take(&path).is_err(), "a fifo without a reader must not be waited for");
         std::fs::remove_file(&path).unwrap();
-        assert!(open(&path).is_ok() && open_existing(&path).is_some());
-        std::fs::set_permissions(dir.path().join("l"), std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(open(&path).unwrap_err().to_string().contains("rm -r") && open_existing(&path).is_none());
+        assert!(try_take(&path).is_ok());
+        std::fs::set_permissions(dir.path().join("l"), Permissions::from_mode(0o777)).unwrap();
+        assert!(try_take(&path).unwrap_err().to_string().contains("other users"));
         symlink(dir.path().join("l"), dir.path().join("m")).unwrap();
-        assert!(open(&dir.path().join("m/x.lock")).is_err());
+        assert!(try_take(&dir.path().join("m/x.lock")).unwrap_err().to_string().contains("symlink"));
     }
 
+    /// An older version's directory and file, and somebody who opened the file
+    /// while he could.
     #[test]
-    fn the_parent_is_an_ancestor_and_a_stranger_is_not() {
-        assert!(is_ancestor(nix::unistd::getppid().as_raw()));
-        assert!(!is_ancestor(std::process::id() as i32) && !is_ancestor(0) && !is_ancestor(i32::MAX));
+    fn a_lock_that_others_could_take_is_theirs_no_more() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (old, path) = (dir.path().join("l"), dir.path().join("l/x.lock"));
+        std::fs::create_dir(&old).unwrap();
+        std::fs::set_permissions(&old, Permissions::from_mode(0o755)).unwrap();
+        let theirs = OpenOptions::new().append(true).create(true).mode(0o644).open(&path).unwrap();
+        let inode = theirs.metadata().unwrap().ino();
+        // Held by a living process of root's, as an install of that version is.
+        assert!(try_exclusive(&theirs, &path).unwrap());
+        if nix::unistd::geteuid().is_root() {
+            assert!(try_take(&path).unwrap().is_none());
+            assert_eq!((mode(&old), std::fs::metadata(&path).unwrap().ino()), (0o700, inode));
+        }
+        fs2::FileExt::unlock(&theirs).unwrap();
+        let ours = try_take(&path).unwrap().unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert_ne!(ours.file.metadata().unwrap().ino(), inode);
+        // The old file is still open to who had it, and locks nothing.
+        assert!(try_exclusive(&theirs, &path).unwrap());
+        drop(ours);
+        assert!(try_take(&path).unwrap().is_some());
     }
 }

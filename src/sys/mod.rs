@@ -5,6 +5,7 @@ pub mod fetch;
 pub mod lock;
 pub mod log;
 pub mod out;
+pub mod private;
 pub mod process;
 mod raw;
 pub mod replace;

@@ -46,7 +46,7 @@ pub fn offers(lab: &Lab, runfile: &Runfile) {
 
 /// What is recorded of a container.
 pub fn state(lab: &Lab, ctid: u32) -> serde_json::Value {
-    serde_json::from_str(&lab.read(format!("/run/phoenix-nvidia/{ctid}.json"))).unwrap()
+    serde_json::from_str(&lab.read(format!("/run/phoenix-nvidia/state/{ctid}.json"))).unwrap()
 }
 
 /// A field of that, as text.

@@ -160,7 +160,7 @@ fn files(page: &mut Page) {
         ("/var/lib/vz/snippets/phoenix-nvidia", "The hookscript, in the storage local."),
         ("/var/cache/phoenix-nvidia/", "Downloaded driver files."),
         ("/var/log/phoenix-nvidia/CTID.log", "What an install in the background said."),
-        ("/run/phoenix-nvidia/CTID.json", "What was done last, for status."),
+        ("/run/phoenix-nvidia/state/CTID.json", "What was done last, for status; only root can read it."),
     ] {
         page.item(file, text);
     }

@@ -1,0 +1,218 @@
+//! Whether a lock is held, and by whom, without taking it: one that is taken
+//! for a moment only to look is held in that moment, and who really wants it
+//! then finds it held.
+//!
+//! Two places tell, and what they tell was measured on Linux 6.18:
+//!
+//! * `/proc/locks` lists the flocks of the machine: `1: FLOCK  ADVISORY  WRITE
+//!   29164 00:36:21 0 EOF`. The device is the file system's, in hexadecimal,
+//!   the inode is decimal; a waiter's line has `->` after its number. The
+//!   process is the one that *took* the lock. A lock lives as long as the open
+//!   file, though, which children and parents share: in `(flock 9; work) 9>FILE`
+//!   the taker ends at once and the lock stays with the shell. Its line keeps
+//!   the dead process's number, which may be given again. Outside of the first
+//!   namespace of process numbers such a line is **left out**, like that of a
+//!   taker in another one. The first read takes 11 ms (the kernel waits until
+//!   no lock is being changed), the following ones 10 µs; it comes in pieces of
+//!   4 KiB, and what others unlock between two pieces may hide a line.
+//! * `/proc/PID/fdinfo/N` has the same line (`lock:` before it, 0 for a taker
+//!   that is gone) for each open file that holds a lock, whoever took it: 50 µs
+//!   for a process, but one has to know which.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// A process that holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process id, as /proc/locks has it.
+    pub pid: i32,
+    /// Its name, from /proc/PID/comm and made fit to be shown, since a process
+    /// may call itself anything; empty when it is gone.
+    pub name: String,
+    /// Its user.
+    pub user: u32,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.name.as_str(), self.user) {
+            ("", _) => write!(f, "process {}, which has ended: what it started holds it", self.pid),
+            (name, 0) => write!(f, "process {} ({name})", self.pid),
+            (name, user) => write!(f, "process {} ({name}, of the user {user})", self.pid),
+        }
+    }
+}
+
+impl Holder {
+    /// Whether it is a process of root's that still lives.
+    pub(super) fn is_alive_root(&self) -> bool {
+        !self.name.is_empty() && self.user == 0
+    }
+
+    fn of(pid: i32) -> Holder {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let name = std::fs::read(process.join("comm")).unwrap_or_default();
+        let user = std::fs::metadata(&process).map_or(0, |meta| meta.uid());
+        Holder { pid, name: crate::sys::text::line(&name), user }
+    }
+}
+
+/// A file, as lines about locks name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Id(String);
+
+impl Id {
+    fn of(meta: &Metadata) -> Id {
+        let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
+        Id(format!("{major:02x}:{minor:02x}:{}", meta.ino()))
+    }
+
+    fn at(path: &Path) -> Option<Id> {
+        Some(Id::of(&std::fs::symlink_metadata(path).ok()?))
+    }
+
+    /// The taker in one line, if that is of a held flock of this file.
+    fn taker_in(&self, line: &str) -> Option<i32> {
+        let mut words = line.trim_start_matches("lock:").split_ascii_whitespace().skip(1);
+        let kind = (words.next()?, words.next()?, words.next()?);
+        let (taker, file) = (words.next()?, words.next()?);
+        let held = kind.0 == "FLOCK" && matches!(kind.2, "WRITE" | "READ") && file == self.0;
+        if held { taker.parse().ok() } else { None }
+    }
+}
+
+/// The locks that were held at one moment: for looks at many.
+pub struct Table(String);
+
+impl Table {
+    /// Reads /proc/locks; one that cannot be read is empty.
+    pub fn read() -> Table {
+        let mut bytes = Vec::new();
+        // More than one piece: a second look has what the first may lack.
+        if matches!(pieces(&mut bytes), Ok(count) if count > 1) {
+            let _ = pieces(&mut bytes);
+        }
+        Table(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Whether somebody held the lock on the file at this path.
+    pub fn is_held(&self, path: &Path) -> bool {
+        Id::at(path).is_some_and(|id| self.taker(&id).is_some() || hidden(&id, path).is_some())
+    }
+
+    fn taker(&self, id: &Id) -> Option<i32> {
+        self.0.lines().find_map(|line| id.taker_in(line))
+    }
+}
+
+fn pieces(bytes: &mut Vec<u8>) -> std::io::Result<usize> {
+    let mut file = File::open("/proc/locks")?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut count = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(count),
+            length => bytes.extend_from_slice(&buffer[..length]),
+        }
+        count += 1;
+    }
+}
+
+/// One lock, looked at again and again: the process that was seen to hold it
+/// is asked first, which disturbs nobody else's locking.
+pub struct Watch {
+    path: PathBuf,
+    holder: Option<i32>,
+}
+
+impl Watch {
+    /// The lock on the file at this path, which need not be there.
+    pub fn new(path: PathBuf) -> Watch {
+        Watch { path, holder: None }
+    }
+
+    /// Whether somebody holds it now.
+    pub fn is_held(&mut self) -> bool {
+        let Some(id) = Id::at(&self.path) else { return false };
+        if self.holder.is_some_and(|pid| holds(pid, &id, &self.path)) {
+            return true;
+        }
+        self.holder = Table::read().taker(&id).or_else(|| hidden(&id, &self.path));
+        self.holder.is_some()
+    }
+}
+
+/// Whether somebody holds the lock on the file at this path.
+pub fn is_held(path: &Path) -> bool {
+    Watch::new(path.to_owned()).is_held()
+}
+
+/// Who holds the flock on this file, as far as /proc/locks tells.
+pub fn holder_of(file: &File) -> Option<Holder> {
+    let id = Id::of(&file.metadata().ok()?);
+    Table::read().taker(&id).map(Holder::of)
+}
+
+/// Who holds the lock on the file at this path, likewise.
+pub fn holder_at(path: &Path) -> Option<Holder> {
+    Table::read().taker(&Id::at(path)?).map(Holder::of)
+}
+
+/// Whether this process, or one that it descends from, holds the lock on the
+/// file at this path: whoever took it, it is held on our behalf.
+pub fn is_ancestors(path: &Path) -> bool {
+    let Some(id) = Id::at(path) else { return false };
+    let mut current = std::process::id() as i32;
+    // No chain is that long; the bound is against a race with reused pids.
+    for _ in 0..64 {
+        if holds(current, &id, path) {
+            return true;
+        }
+        let stat = std::fs::read(format!("/proc/{current}/stat")).unwrap_or_default();
+        match parent_in(&String::from_utf8_lossy(&stat)) {
+            Some(parent) if parent > 0 => current = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// The parent's pid in /proc/PID/stat; the name before it may hold anything.
+fn parent_in(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether an open file of this process holds the lock. Only those of the
+/// file's name are asked: a link is read without touching what is behind it.
+fn holds(pid: i32, id: &Id, path: &Path) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    files.flatten().any(|file| {
+        let named = std::fs::read_link(file.path()).is_ok_and(|to| to.file_name() == path.file_name());
+        let info = |number| std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+        named
+            && file.file_name().to_str().is_some_and(|number| {
+                info(number).is_ok_and(|text| text.lines().any(|l| id.taker_in(l).is_some()))
+            })
+    })
+}
+
+/// The number of the first namespace of process numbers.
+const FIRST: u64 = 0xEFFF_FFFC;
+
+/// A process that holds a lock which /proc/locks does not show here.
+fn hidden(id: &Id, path: &Path) -> Option<i32> {
+    if std::fs::metadata("/proc/self/ns/pid").is_ok_and(|meta| meta.ino() == FIRST) {
+        return None;
+    }
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.find(|pid| holds(*pid, id, path))
+}
+
+#[cfg(test)]
+#[path = "look_tests.rs"]
+mod tests;
