@@ -135,7 +135,8 @@ fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
             return (brought, Err(error));
         }
         attempt += 1;
-        log::warn!("{}; the container was rebooted meanwhile: beginning again", exit::one_line(&error));
+        // The reason last: a line is cut where it is too long.
+        log::warn!("the container was rebooted meanwhile: beginning again ({})", exit::one_line(&error));
     }
 }
 

@@ -162,11 +162,11 @@ pub fn holder_at(path: &Path) -> Option<Holder> {
     Table::read().taker(&Id::at(path)?).map(Holder::of)
 }
 
-/// Whether this process, or one that it descends from, holds the lock on the
-/// file at this path: whoever took it, it is held on our behalf.
+/// Whether a process that this one descends from holds the lock on the file at
+/// this path: whoever took it, it is held on our behalf.
 pub fn is_ancestors(path: &Path) -> bool {
     let Some(id) = Id::at(path) else { return false };
-    let mut current = std::process::id() as i32;
+    let mut current = nix::unistd::getppid().as_raw();
     // No chain is that long; the bound is against a race with reused pids.
     for _ in 0..64 {
         if holds(current, &id, path) {
