@@ -3,7 +3,7 @@
 //!
 //! The data flows one way: settings and facts are read, [`plan`] joins them
 //! into what is wanted, apply carries it out, a report tells. The rooms depend on
-//! one another in one direction only: commands → {settings, conf, host,
+//! one another in one direction only: commands → {settings, pve, conf, host,
 //! guest} → sys.
 
 pub mod cli;
@@ -13,6 +13,7 @@ pub mod exit;
 pub mod guest;
 pub mod host;
 pub mod plan;
+pub mod pve;
 pub mod settings;
 pub mod state;
 pub mod sys;

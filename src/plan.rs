@@ -1,15 +1,15 @@
 //! Joins settings and facts into what a container is to have. Pure.
 //!
-//! `conf` and `host` don't know each other: this is where a host's device
-//! becomes a conf's pair.
+//! This is where a host's device becomes a conf's pair.
 
-use crate::conf::devices::{Kind, Wanted, passed_by_dev_lines, present, without_passed};
+use crate::conf::devices::{DevicePath, Kind, Wanted, present, without_passed};
 use crate::conf::document::Document;
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, Choice, Device, DeviceKind, choose, keep};
 use crate::host::gpus::{Inventory, Node};
 use crate::host::provide::Request;
+use crate::pve::passthrough;
 use crate::settings::{Problem, Settings, keys};
 use crate::types::Ctid;
 
@@ -120,7 +120,6 @@ pub fn closed<'a>(conf: &Document, inventory: &Inventory, choice: &'a Choice) ->
 /// What a running container has, compared with what is wanted: one sentence
 /// for each difference, none when no restart is needed for its devices.
 pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<String> {
-    let passed = passed_by_dev_lines(conf);
     let mut said = Vec::new();
     for device in without_passed(conf, wanted) {
         let path = device.source.as_str();
@@ -133,12 +132,52 @@ pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<St
             said.push(format!("the running container does not have {path} yet"));
         }
     }
-    for path in has.keys().filter(|p| !passed.contains(*p) && p.starts_with("/dev/nvidia")) {
+    // What a devN line passes is the user's, also one that is on its way in or out.
+    let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
+    let is_passed = |path: &str| lines.iter().any(|line| line.path() == Some(path));
+    for path in has.keys().filter(|path| is_ours(path) && !is_passed(path)) {
         if !wanted.iter().any(|w| w.source.as_str() == path) {
             said.push(format!("the running container still has {path}"));
         }
     }
     said
+}
+
+/// Whether a node in a container is one that we attach and take away. Other
+/// nodes of NVIDIA's (nvidia-nvswitchctl, nvidia-fs, IMEX channels) are the
+/// user's, and so may be a DRM node.
+fn is_ours(path: &str) -> bool {
+    path.parse::<DevicePath>().is_ok_and(|device| device.kind() != Kind::Dri)
+}
+
+/// One sentence for each wanted device that only a `devN:` line passes which
+/// is pending deletion: its next start takes the device away, and a reboot
+/// from inside asks no hookscript before.
+pub fn going(conf: &Document, wanted: &[Wanted]) -> Vec<String> {
+    let there = present(conf);
+    let is_wanted = |path: &str| wanted.iter().any(|w| w.source.as_str() == path);
+    let has_pair = |path: &str| there.iter().any(|pair| pair.source.as_str() == path);
+    let lines = passthrough::going(conf).into_iter();
+    let said = |line: passthrough::DevLine| {
+        let path = line.path().filter(|path| is_wanted(path) && !has_pair(path))?;
+        Some(format!(
+            "{} is pending deletion: the next start, also a reboot from inside, takes {path} away",
+            line.key
+        ))
+    };
+    lines.filter_map(said).collect()
+}
+
+/// The GPUs that `devN:` lines pass to a running container beside the nodes
+/// that our settings give it: nvidia-smi lists them too.
+pub fn gpus_beside(conf: &Document, nodes: &[String]) -> usize {
+    let is_gpu = |path: &&str| path.parse::<DevicePath>().is_ok_and(|device| device.kind() == Kind::Gpu);
+    let lines = passthrough::now(conf);
+    let mut paths: Vec<&str> = lines.iter().filter_map(|line| line.path()).filter(is_gpu).collect();
+    paths.retain(|path| !nodes.iter().any(|node| node == path));
+    paths.sort_unstable();
+    paths.dedup();
+    paths.len()
 }
 
 /// The devices in a few words: `GPU 0, GPU 1 (NVIDIA H200)`.
@@ -151,4 +190,64 @@ pub fn describe(choice: &Choice) -> String {
         }
     }
     if words.is_empty() { "no GPU".to_owned() } else { words.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conf(text: &str) -> Document {
+        Document::parse(text.as_bytes())
+    }
+
+    fn has(paths: &[&str]) -> Attached {
+        paths.iter().map(|path| ((*path).to_owned(), (195, 0))).collect()
+    }
+
+    fn gpu(number: u32) -> Wanted {
+        Wanted { source: crate::host::gpus::gpu_path(number).parse().unwrap(), major: 195, minor: number }
+    }
+
+    #[test]
+    fn nodes_of_nvidia_that_are_none_of_ours_are_left_to_the_user() {
+        let theirs = [
+            "/dev/nvidia-nvswitchctl",
+            "/dev/nvidia-nvswitch0",
+            "/dev/nvidia-fs0",
+            "/dev/nvidia-caps-imex-channels/channel0",
+            "/dev/dri/card0",
+        ];
+        assert!(differences(&conf(""), &has(&theirs), &[]).is_empty());
+        let said = differences(&conf(""), &has(&["/dev/nvidia1"]), &[]);
+        assert_eq!(said, ["the running container still has /dev/nvidia1"]);
+    }
+
+    #[test]
+    fn a_device_of_a_dev_line_is_the_users_until_it_is_gone() {
+        for text in [
+            "dev0: gid=44,path=/dev//nvidia1\n",
+            "dev0: /dev/nvidia1\n[pve:pending]\ndelete: dev0\n",
+            "[pve:pending]\ndev0: /dev/nvidia1\n",
+        ] {
+            assert!(differences(&conf(text), &has(&["/dev/nvidia1"]), &[]).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_goes_with_its_line_is_told_unless_it_has_a_pair() {
+        let text = "dev0: /dev/nvidia0\n[pve:pending]\ndelete: dev0\n";
+        assert_eq!(going(&conf(text), &[gpu(0)]).len(), 1);
+        assert!(going(&conf(text), &[gpu(1)]).is_empty(), "not assigned: it goes as it is meant to");
+        let pair = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n";
+        assert!(going(&conf(&format!("{pair}{text}")), &[gpu(0)]).is_empty());
+        assert!(going(&conf("dev0: /dev/nvidia0\n"), &[gpu(0)]).is_empty());
+    }
+
+    #[test]
+    fn gpus_of_dev_lines_are_counted_beside_those_of_the_settings() {
+        let conf = conf("dev0: gid=44,path=/dev/nvidia1\ndev1: /dev/nvidia0\ndev2: /dev/nvidiactl\n");
+        let node = |path: &str| vec![path.to_owned()];
+        assert_eq!(gpus_beside(&conf, &[]), 2);
+        assert_eq!(gpus_beside(&conf, &node("/dev/nvidia0")), 1);
+    }
 }

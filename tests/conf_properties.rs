@@ -47,7 +47,13 @@ const OTHERS: &[&str] = &[
     "lxc.mount.entry : /dev/nvidia0 dev/nvidia0 none bind",
     "lxc.mount.entry:",
     "dev9: /dev/sda,mode=0660",
+    "dev0: gid=44,path=/dev//nvidia7",
+    "dev0: /dev/nvidia1",
+    "dev1: gid=44",
 ];
+
+/// What may wait in a section below.
+const PENDING: &[&str] = &["delete: dev0,memory", "dev2: /dev/nvidia0", "dev0: path=/dev/nvidiactl"];
 
 fn entry() -> impl Strategy<Value = String> {
     let source = prop::sample::select(SOURCES);
@@ -87,7 +93,9 @@ fn conf(headers: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let line = prop_oneof![3 => entry(), 3 => rule(), 3 => other];
     let header = prop::sample::select(headers).prop_map(str::to_owned);
     let main = prop::collection::vec(line, 0..24);
-    let below = prop::collection::vec(prop_oneof![1 => header, 4 => entry(), 4 => rule()], 0..8);
+    let pending = prop::sample::select(PENDING).prop_map(str::to_owned);
+    let below =
+        prop::collection::vec(prop_oneof![1 => header, 4 => entry(), 4 => rule(), 2 => pending], 0..8);
     let ending = prop::sample::select(&["\n", "\n", "\r\n"][..]);
     let parts = (main, prop::option::of(prop::sample::select(headers)), below, ending, any::<bool>());
     parts.prop_map(|(mut all, header, below, ending, whole)| {

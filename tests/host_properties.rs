@@ -1,6 +1,7 @@
 //! Whatever text stands in the files, the readers return; whatever a user
 //! writes as an assignment, what is accepted means the same when shown.
 
+use phoenix_nvidia::conf::document::Document;
 use phoenix_nvidia::host::assignment::Assignment;
 use phoenix_nvidia::host::choose::{Capabilities, choose};
 use phoenix_nvidia::host::gpus::{Gpu, Inventory};
@@ -76,7 +77,7 @@ proptest! {
         let _ = facts::capability_minor(&text);
         let _ = facts::Majors::parse(&text);
         let _ = driver::parse_version(&text);
-        let _ = sharing::claim(&text);
+        let _ = sharing::claim(&Document::parse(text.as_bytes()));
         let _ = vms::passed(&text, &BTreeMap::new());
         let _ = vms::mappings(&text, "pve1");
     }

@@ -2,6 +2,7 @@
 //! the install process of a hook, or a call by hand.
 
 use super::{common, locks};
+use crate::conf::store::Conf;
 use crate::exit::{self, Context as _, Fault};
 use crate::guest::cache::Cache;
 use crate::guest::exec::{ExecError, Guest};
@@ -10,6 +11,7 @@ use crate::guest::install;
 use crate::guest::steps::Steps;
 use crate::guest::wishes::Wishes;
 use crate::guest::{leftover, lifecycle, ready, verify};
+use crate::plan;
 use crate::settings::{Settings, keys};
 use crate::state::State;
 use crate::sys::time::Deadline;
@@ -161,7 +163,11 @@ impl Work<'_> {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         let begun = Instant::now();
         let limit = self.wishes.limits.verify.max(Duration::from_secs(1));
-        verify::verify(&self.guest(), self.wishes, nodes, &Deadline::after(limit))?;
+        let mut wishes = self.wishes.clone();
+        // As the container runs now: a restart may have applied what was pending.
+        let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf.document, nodes));
+        wishes.gpus = wishes.gpus.map(|gpus| gpus + beside);
+        verify::verify(&self.guest(), &wishes, nodes, &Deadline::after(limit))?;
         log::debug!("verified in {}", common::since(begun));
         Ok(())
     }

@@ -150,6 +150,7 @@ impl Doctor {
         findings.extend(conf::absolute_targets(ctid, conf));
         findings.extend(conf::in_snapshots(ctid, conf));
         findings.extend(conf::double_pass(ctid, conf));
+        findings.extend(conf::dev_lines(ctid, conf, &plan::wanted_once_made(&choice)));
         findings.extend(conf::allow_all(conf));
         findings.extend(conf::apparmor(conf));
         findings.extend(conf::template(ctid, conf));

@@ -47,6 +47,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     steps.nodes(&choice);
     let wanted = plan::wanted_once_made(&choice);
     let edit = reconcile(&document, &wanted, Form::Pve);
+    steps.notes.extend(plan::going(&document, &wanted));
     // As `status` looks: no program is needed to see that a container runs.
     let running = sharing::is_running(&mut Look::new(common::root()), ctid);
     let out = Out::stdout();

@@ -4,6 +4,7 @@
 
 use super::document::{Document, Form};
 use super::line::{Separator, Setting};
+use crate::pve::passthrough::normal;
 use anyhow::bail;
 use std::fmt;
 use std::str::FromStr;
@@ -46,6 +47,11 @@ impl DevicePath {
     /// The absolute path on the host.
     pub fn as_str(&self) -> &str {
         &self.path
+    }
+
+    /// The N in its name, 0 where there is none.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// What it is for.
@@ -222,13 +228,25 @@ pub(super) fn find(document: &Document, wanted: &[Wanted], form: Form) -> Vec<Pr
     document.main_settings().filter_map(pair).collect()
 }
 
-/// The NVIDIA device that a mount entry passes on.
+/// The NVIDIA devices that mount entries of the main section pass on,
+/// whoever wrote them.
+pub fn passed_by_entries(document: &Document) -> Vec<DevicePath> {
+    let entries = document.main_settings().filter(|(_, setting)| setting.key == ENTRY);
+    entries.filter_map(|(_, setting)| device_in(&setting)).collect()
+}
+
+/// The device that is the source of a mount entry.
+fn device_in(entry: &Setting<'_>) -> Option<DevicePath> {
+    let source = std::str::from_utf8(words(entry.value).next()?).ok()?;
+    normal(source).parse().ok()
+}
+
+/// The NVIDIA device of a mount entry that is ours to reconcile.
 fn source_of(setting: &Setting<'_>) -> Option<DevicePath> {
     if setting.key != ENTRY {
         return None;
     }
-    let source = std::str::from_utf8(words(setting.value).next()?).ok()?;
-    let source: DevicePath = normal(source).parse().ok()?;
+    let source = device_in(setting)?;
     // Any card has DRM nodes, so a mount of one may well be the user's.
     let ours = source.kind != Kind::Dri || words(setting.value).eq(words(source.entry_value().as_bytes()));
     ours.then_some(source)
@@ -286,30 +304,7 @@ fn flaw_of(setting: &Setting<'_>, source: &DevicePath, form: Form) -> Option<Fla
     }
 }
 
-/// The devices that `devN:` lines of the main section pass on, as paths.
-pub fn passed_by_dev_lines(document: &Document) -> Vec<String> {
-    let path = |setting: Setting<'_>| {
-        let number = setting.key.strip_prefix("dev")?;
-        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        let value = String::from_utf8_lossy(setting.value);
-        let mut parts = value.split(',');
-        let first = parts.next()?;
-        let named = first.strip_prefix("path=").or_else(|| parts.find_map(|p| p.strip_prefix("path=")));
-        Some(normal(named.unwrap_or(first)))
-    };
-    document.main_settings().filter_map(|(_, setting)| path(setting)).collect()
-}
-
-/// A path with single slashes and none at its end.
-pub fn normal(path: &str) -> String {
-    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
-    let joined: Vec<&str> = parts.collect();
-    let root = if path.starts_with('/') { "/" } else { "" };
-    format!("{root}{}", joined.join("/"))
-}
-
+/// The words of a value.
 pub(super) fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| super::line::is_blank(*b)).filter(|word| !word.is_empty())
 }

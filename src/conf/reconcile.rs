@@ -1,9 +1,8 @@
 //! Wanted devices against the pairs that are there. Pure.
 
-use super::devices::{
-    DevicePath, ENTRY, Flaw, Kind, Number, Present, RULE, Wanted, find, passed_by_dev_lines,
-};
+use super::devices::{DevicePath, ENTRY, Flaw, Kind, Number, Present, RULE, Wanted, find};
 use super::document::{Document, Form, Patch};
+use crate::pve::passthrough;
 use std::fmt;
 
 /// What a document becomes, and what was done to it.
@@ -80,13 +79,14 @@ pub fn reconcile(document: &Document, wanted: &[Wanted], form: Form) -> Option<E
     Some(Edit { document: work.patch.apply(), changes: work.changes })
 }
 
-/// Those of `wanted` that no `devN:` line of `conf` passes on. The generated
-/// config has no such lines: what it is to have is worked out with the conf's.
+/// Those of `wanted` that no `devN:` line of `conf` passes on from the next
+/// start on. The generated config has no such lines: what it is to have is
+/// worked out with the conf's.
 pub fn without_passed(conf: &Document, wanted: &[Wanted]) -> Vec<Wanted> {
-    let passed = passed_by_dev_lines(conf);
+    let passed = passthrough::next(conf);
     let is_passed = |source: &DevicePath| {
-        let below = |path: &String| source.kind() == Kind::Caps && path.starts_with("/dev/nvidia-caps/");
-        passed.iter().any(|path| path == source.as_str() || below(path))
+        let below = |path: &str| source.kind() == Kind::Caps && path.starts_with("/dev/nvidia-caps/");
+        passed.iter().filter_map(|line| line.path()).any(|path| path == source.as_str() || below(path))
     };
     wanted.iter().filter(|w| !is_passed(&w.source)).cloned().collect()
 }

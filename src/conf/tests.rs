@@ -1,9 +1,7 @@
 //! Small cases of document and devices; the corpus and the properties are in
 //! the tests directory.
 
-use super::devices::{
-    Change, DevicePath, Kind, Number, Wanted, passed_by_dev_lines, present, reconcile, without_passed,
-};
+use super::devices::{Change, DevicePath, Kind, Number, Wanted, present, reconcile, without_passed};
 use super::document::{ConfValue, Document, EnvKey, EnvLine, Form};
 
 fn document(text: &str) -> Document {
@@ -112,14 +110,23 @@ fn a_number_that_no_rule_expects_is_known_again_while_it_is_wanted() {
 }
 
 #[test]
-fn dev_lines_are_read_in_each_of_their_forms() {
-    let conf = document(
-        "dev0: /dev/nvidia0\ndev1: path=/dev/nvidiactl,gid=44\ndev12: mode=0666,path=/dev//nvidia-uvm\n\
-         device: x\ndev: /dev/x\n[snap]\ndev3: /dev/nvidia1\n",
-    );
-    assert_eq!(passed_by_dev_lines(&conf), ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"]);
+fn a_device_that_a_dev_line_passes_gets_no_pair_until_the_line_is_pending_deletion() {
+    let conf = document("dev0: gid=44,path=/dev//nvidia0\n[snap]\ndev3: /dev/nvidia1\n");
     let list = [wanted("/dev/nvidia0", 195, 0), wanted("/dev/nvidia1", 195, 1)];
     assert_eq!(without_passed(&conf, &list), [wanted("/dev/nvidia1", 195, 1)]);
+    let going = document("dev0: /dev/nvidia0\n\n[pve:pending]\ndelete: dev0\n");
+    assert_eq!(without_passed(&going, &list), list);
+    let edit = reconcile(&going, &list[..1], Form::Pve).unwrap();
+    assert_eq!(
+        text(&edit.document),
+        "dev0: /dev/nvidia0\nlxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
+         lxc.cgroup2.devices.allow: c 195:0 rwm\n\n[pve:pending]\ndelete: dev0\n"
+    );
+    // A rolled back snapshot of that time: the line is there again, and nothing pending.
+    let back = document(text(&edit.document).split("\n[").next().unwrap());
+    assert_eq!(reconcile(&back, &list[..1], Form::Pve).unwrap().changes.len(), 1);
+    let coming = document("[pve:pending]\ndev0: /dev/nvidia0\n");
+    assert_eq!(without_passed(&coming, &list), [wanted("/dev/nvidia1", 195, 1)]);
     // A capability passed one by one and a mount of their directory exclude each other.
     let conf = document("dev0: /dev/nvidia-caps/nvidia-cap2\n");
     assert!(without_passed(&conf, &[wanted("/dev/nvidia-caps", 508, 2)]).is_empty());

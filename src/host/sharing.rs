@@ -4,6 +4,9 @@ use super::choose::Missing;
 use super::gpus::Inventory;
 use super::look::Look;
 use super::resolve::Resolved;
+use crate::conf::devices::{DevicePath, Kind, passed_by_entries};
+use crate::conf::document::Document;
+use crate::pve::passthrough;
 use crate::sys::lock;
 use crate::types::Ctid;
 use std::collections::BTreeSet;
@@ -19,31 +22,20 @@ pub struct Claim {
 }
 
 /// What a conf passes: by mount entries and `devN:` lines of its main
-/// section, whoever wrote them.
-pub fn claim(conf: &str) -> Claim {
+/// section, whoever wrote them. Its container runs, so what is pending does
+/// not count yet.
+pub fn claim(conf: &Document) -> Claim {
+    let lines = passthrough::now(conf);
+    let by_lines = lines.iter().filter_map(|line| line.path()?.parse::<DevicePath>().ok());
     let mut claim = Claim::default();
-    for line in conf.lines().take_while(|line| !line.starts_with('[')) {
-        let Some(path) = device_of(line) else { continue };
-        let number = |prefix: &str| path.strip_prefix(prefix).and_then(|n| n.parse::<u32>().ok());
-        claim.gpus.extend(number("/dev/nvidia"));
-        claim.caps.extend(number("/dev/nvidia-caps/nvidia-cap"));
+    for device in by_lines.chain(passed_by_entries(conf)) {
+        match device.kind() {
+            Kind::Gpu => claim.gpus.insert(device.number()),
+            Kind::CapFile => claim.caps.insert(device.number()),
+            _ => false,
+        };
     }
     claim
-}
-
-/// The device that a line of a conf passes.
-fn device_of(line: &str) -> Option<&str> {
-    let (key, value) = line.split_once([':', '='])?;
-    let (key, value) = (key.trim_end(), value.trim());
-    if key == "lxc.mount.entry" {
-        return value.split_ascii_whitespace().next();
-    }
-    let number = key.strip_prefix("dev")?;
-    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let first = value.split(',').next()?;
-    Some(first.strip_prefix("path=").unwrap_or(first))
 }
 
 impl Inventory {
@@ -58,8 +50,8 @@ impl Inventory {
             if !is_running(&mut look, ctid) && !is_being_started(root, ctid, &locks) {
                 continue;
             }
-            let conf = look.text(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
-            let claim = claim(&conf);
+            let conf = look.bytes(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
+            let claim = claim(&Document::from(conf));
             if claim != Claim::default() {
                 self.claims.push((ctid, claim));
             }
@@ -124,15 +116,16 @@ mod tests {
 
     #[test]
     fn a_claim_is_what_the_main_section_passes() {
-        let conf = "arch: amd64\ndev0: /dev/nvidia3,mode=0666\ndev1: path=/dev/nvidia4\n\
+        let conf = "arch: amd64\ndev0: /dev/nvidia3,mode=0666\ndev1: gid=44,path=/dev//nvidia4\n\
+                    dev2: /dev/nvidia-caps/nvidia-cap13\n\
                     lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
-                    lxc.mount.entry = /dev/nvidia1 /dev/nvidia1 none bind 0 0\n\
+                    lxc.mount.entry = //dev/nvidia1 /dev/nvidia1 none bind 0 0\n\
                     lxc.mount.entry: /dev/nvidiactl dev/nvidiactl none bind 0 0\n\
                     lxc.mount.entry: /dev/nvidia-caps/nvidia-cap12 dev/nvidia-caps/nvidia-cap12 none bind 0 0\n\
                     # lxc.mount.entry: /dev/nvidia7 dev/nvidia7\ndescription: dev9: /dev/nvidia9\n\
-                    [snap]\nlxc.mount.entry: /dev/nvidia5 dev/nvidia5 none bind 0 0\n";
-        let claim = claim(conf);
+                    [pve:pending]\ndelete: dev0\ndev6: /dev/nvidia6\n[snap]\nlxc.mount.entry: /dev/nvidia5 dev/nvidia5 none bind 0 0\n";
+        let claim = claim(&Document::parse(conf.as_bytes()));
         assert_eq!(claim.gpus, BTreeSet::from([0, 1, 3, 4]));
-        assert_eq!(claim.caps, BTreeSet::from([12]));
+        assert_eq!(claim.caps, BTreeSet::from([12, 13]));
     }
 }

@@ -3,6 +3,7 @@
 use super::gpus::Inventory;
 use super::look::Look;
 use super::pci::PciAddress;
+use crate::pve::property;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -45,15 +46,13 @@ fn hostpci(line: &str) -> Option<&str> {
 
 /// `0000:01:00,pcie=1`, `host=01:00.0;01:00.1`, `mapping=NAME`.
 fn slots(value: &str, mapped: &BTreeMap<String, Vec<Slot>>) -> Vec<Slot> {
-    for option in value.split(',') {
-        match option.split_once('=') {
-            Some(("mapping", name)) => return mapped.get(name).cloned().unwrap_or_default(),
-            Some(("host", list)) => return list.split(';').filter_map(Slot::parse).collect(),
-            Some(_) => {}
-            None => return option.split(';').filter_map(Slot::parse).collect(),
-        }
+    // A line that Proxmox cannot read passes nothing: the VM does not start.
+    let options = property::parse(value, "host").unwrap_or_default();
+    let option = |key: &str| options.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
+    match (option("mapping"), option("host")) {
+        (Some(name), _) => mapped.get(name).cloned().unwrap_or_default(),
+        (None, list) => list.into_iter().flat_map(|l| l.split(';')).filter_map(Slot::parse).collect(),
     }
-    Vec::new()
 }
 
 /// `/etc/pve/mapping/pci.cfg`: a name in the first column, then indented

@@ -3,11 +3,12 @@
 use super::finding::Finding;
 use crate::commands::hookscript::Hookscript;
 use crate::commands::recorded::{self, Bearing, Now};
-use crate::conf::devices::{Flaw, normal, passed_by_dev_lines, present};
+use crate::conf::devices::{DevicePath, Flaw, Wanted, present};
 use crate::conf::document::{Document, Entry};
 use crate::exit;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
+use crate::pve::passthrough;
 use crate::state::State;
 use crate::types::Ctid;
 
@@ -141,34 +142,49 @@ pub fn in_snapshots(ctid: Ctid, conf: &Document) -> Option<Finding> {
 
 /// The same node by a `devN:` line and by an entry: LXC fails on the second.
 pub fn double_pass(ctid: Ctid, conf: &Document) -> Vec<Finding> {
-    let passed = passed_by_dev_lines(conf);
-    let twice = present(conf).into_iter().filter(|p| passed.iter().any(|path| path == p.source.as_str()));
-    twice
-        .map(|p| {
-            let path = p.source.as_str().to_owned();
-            let key = conf
-                .entries()
-                .into_iter()
-                .find(|e| is_dev_line(e, &path))
-                .map_or("devN".to_owned(), |e| e.key);
-            Finding::failure(
-                "twice",
-                format!(
-                    "{path} is passed by {key} and by the entry in line {}: the container does not start",
-                    p.line
-                ),
-            )
-            .cause("LXC makes the node for the one and fails on the existing file for the other")
-            .mend(format!("pct set {ctid} --delete {key}; or keep that, and: phoenix-nvidia {ctid}"))
-        })
-        .collect()
+    let lines = passthrough::next(conf);
+    let twice = |pair: crate::conf::devices::Present| {
+        let path = pair.source.as_str();
+        let key = &lines.iter().find(|line| line.path() == Some(path))?.key;
+        let what = format!(
+            "{path} is passed by {key} and by the entry in line {}: the container does not start",
+            pair.line
+        );
+        Some(
+            Finding::failure("twice", what)
+                .cause("LXC makes the node for the one and fails on the existing file for the other")
+                .mend(format!("pct set {ctid} --delete {key}; or keep that, and: phoenix-nvidia {ctid}")),
+        )
+    };
+    present(conf).into_iter().filter_map(twice).collect()
 }
 
-fn is_dev_line(entry: &Entry, path: &str) -> bool {
-    let number = entry.key.strip_prefix("dev").unwrap_or_default();
-    let is_dev = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-    let named = |part: &str| normal(part.strip_prefix("path=").unwrap_or(part)) == path;
-    entry.section.is_none() && is_dev && entry.value.split(',').any(named)
+/// What is wrong with the `devN:` lines themselves: one that Proxmox cannot
+/// read, one that lets a GPU only be read, one whose GPU goes with it.
+pub fn dev_lines(ctid: Ctid, conf: &Document, wanted: &[Wanted]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for passthrough::DevLine { key, line, device } in passthrough::next(conf) {
+        match device {
+            Err(why) => findings.push(
+                Finding::failure("dev-line", format!("line {line}: {key} cannot be read: {why:#}"))
+                    .cause("Proxmox refuses to start a container with such a line")
+                    .mend(format!("pct set {ctid} --delete {key}")),
+            ),
+            Ok(device) if device.deny_write && device.path.parse::<DevicePath>().is_ok() => findings.push(
+                Finding::warning("dev-line", format!("{key} denies writing to {}", device.path))
+                    .cause("deny-write: the NVIDIA driver opens its nodes for writing, so no program can use the GPU")
+                    .mend(format!("pct set {ctid} --{key} {}", device.path)),
+            ),
+            Ok(_) => {}
+        }
+    }
+    let going = crate::plan::going(conf, wanted).into_iter();
+    findings.extend(going.map(|what| {
+        Finding::warning("pending", what)
+            .cause("the settings assign it, and nothing else in the conf passes it on")
+            .mend(format!("phoenix-nvidia {ctid}"))
+    }));
+    findings
 }
 
 /// All devices of the host allowed: what tutorials write when a rule does not

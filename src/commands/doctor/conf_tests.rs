@@ -4,6 +4,7 @@ use super::conf::*;
 use super::finding::Finding;
 use crate::commands::hookscript::{Hookscript, Place};
 use crate::commands::level::Level;
+use crate::conf::devices::Wanted;
 use crate::conf::document::Document;
 use crate::types::Ctid;
 
@@ -15,12 +16,17 @@ fn conf(text: &str) -> Document {
     Document::parse(text.as_bytes())
 }
 
-/// All findings of a conf.
+fn gpu() -> Wanted {
+    Wanted { source: "/dev/nvidia0".parse().unwrap(), major: 195, minor: 0 }
+}
+
+/// All findings of a conf whose settings assign GPU 0.
 fn all(text: &str) -> Vec<Finding> {
     let conf = conf(text);
     let mut found = absolute_targets(ctid(), &conf);
     found.extend(in_snapshots(ctid(), &conf));
     found.extend(double_pass(ctid(), &conf));
+    found.extend(dev_lines(ctid(), &conf, &[gpu()]));
     found.extend(
         [allow_all(&conf), apparmor(&conf), template(ctid(), &conf), lock(ctid(), &conf)]
             .into_iter()
@@ -34,7 +40,7 @@ const PAIR: &str = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional
 #[test]
 fn a_healthy_conf_has_no_findings() {
     let text = format!(
-        "arch: amd64\ntemplate: 0\ndev0: /dev/net/tun\n{PAIR}lxc.apparmor.profile: generated\n\n[snap]\narch: amd64\n{PAIR}"
+        "arch: amd64\ntemplate: 0\ndev0: /dev/net/tun\ndev1: /dev/nvidia0\n{PAIR}lxc.apparmor.profile: generated\n\n[pve:pending]\ndelete: dev1\n\n[snap]\narch: amd64\n{PAIR}"
     );
     assert_eq!(all(&text), []);
 }
@@ -53,6 +59,14 @@ fn each_old_habit_is_found_with_its_line_and_its_cure() {
     assert_eq!(finding.mend.as_deref(), Some("sed -i '4d;5d' /etc/pve/lxc/101.conf"));
     let finding = one(&format!("dev3: path=/dev/nvidia0,mode=0666\n{PAIR}"), "twice");
     assert!(finding.mend.unwrap().starts_with("pct set 101 --delete dev3"));
+    one(&format!("dev3: gid=44,path=/dev//nvidia0\n{PAIR}"), "twice");
+    one(&format!("{PAIR}[pve:pending]\ndev3: /dev/nvidia0\n"), "twice");
+    let finding = one("dev3: /dev/nvidia0, gid=44\n", "dev-line");
+    assert_eq!((finding.level, finding.mend.as_deref()), (Level::Failure, Some("pct set 101 --delete dev3")));
+    let finding = one("dev3: /dev/nvidia0,deny-write=1\n", "dev-line");
+    assert_eq!(finding.mend.as_deref(), Some("pct set 101 --dev3 /dev/nvidia0"));
+    let finding = one("dev3: /dev/nvidia0\n[pve:pending]\ndelete: dev3\n", "pending");
+    assert!(finding.what.contains("dev3") && finding.what.contains("/dev/nvidia0"), "{finding:?}");
     one("lxc.cgroup2.devices.allow: a\n", "allow-all");
     one("lxc.cgroup2.devices.allow = a *:* rwm\n", "allow-all");
     one("lxc.apparmor.profile: unconfined\n", "apparmor");

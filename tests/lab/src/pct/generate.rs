@@ -1,12 +1,11 @@
 //! The LXC config that is generated from a conf, in the genuine one's form and order.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use anyhow::{Context, Result};
 
 use super::conf::Section;
-use super::die;
+use super::device;
 
 /// Writes `/var/lib/lxc/N/config` (and the seccomp rules beside it) for the next start.
 pub(super) fn write(id: u32, conf: &Section) -> Result<()> {
@@ -59,10 +58,14 @@ fn config(id: u32, conf: &Section) -> Result<String> {
     for (number, net) in conf.numbered("net") {
         network(id, number, net, &mut add);
     }
-    for (_, device) in conf.numbered("dev") {
-        let (major, minor) = device_number(device_path(device))?;
-        let access = if device.contains("deny-write=1") { "r" } else { "rw" };
+    for (_, setting) in conf.numbered("dev") {
+        let device = device::read(setting)?;
+        let (major, minor) = device::number(device.path)?;
+        let access = if device.deny_write { "r" } else { "rw" };
         add(&format!("lxc.cgroup2.devices.allow = c {major}:{minor} {access}"));
+        if device.deny_write {
+            add(&format!("lxc.cgroup2.devices.deny = c {major}:{minor} w"));
+        }
     }
     for (key, value) in &conf.lxc {
         add(&format!("{key} = {value}"));
@@ -85,18 +88,4 @@ fn network(id: u32, number: u32, net: &str, add: &mut impl FnMut(&str)) {
 /// One part of a `key=value,key=value` setting.
 pub(super) fn part<'a>(setting: &'a str, key: &str) -> Option<&'a str> {
     setting.split(',').find_map(|one| one.strip_prefix(key)?.strip_prefix('='))
-}
-
-/// The node that a `devN` setting passes.
-pub(super) fn device_path(device: &str) -> &str {
-    part(device, "path").unwrap_or_else(|| device.split(',').next().unwrap_or_default())
-}
-
-/// Major and minor of a device node.
-pub(super) fn device_number(path: &str) -> Result<(u64, u64)> {
-    let found = fs::metadata(path).map_err(|_| die(format!("Device {path} does not exist")))?;
-    if !found.file_type().is_char_device() && !found.file_type().is_block_device() {
-        return Err(die(format!("{path} is not a device")));
-    }
-    Ok((nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev())))
 }

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::conf::{Conf, Section};
 use super::generate::{self, part};
-use super::{cluster, die, disk, hook, lxc, supervise};
+use super::{cluster, device, die, disk, hook, lxc, supervise};
 
 const NONE: Option<&str> = None;
 
@@ -78,8 +78,8 @@ fn list_path(id: u32) -> String {
 fn passthrough(id: u32, conf: &Section) -> Result<()> {
     let wanted = conf.numbered("dev");
     // The next hook runs as the container's root, who may not read the conf.
-    let list: String =
-        wanted.iter().map(|(_, device)| format!("{}\n", generate::device_path(device))).collect();
+    let wanted = wanted.into_iter().map(|(_, setting)| device::read(setting)).collect::<Result<Vec<_>>>()?;
+    let list: String = wanted.iter().map(|device| format!("{}\n", device.path)).collect();
     fs::write(list_path(id), list)?;
     if wanted.is_empty() {
         return Ok(());
@@ -88,17 +88,13 @@ fn passthrough(id: u32, conf: &Section) -> Result<()> {
     fs::create_dir_all(&dir)?;
     mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
     let shift = if conf.flag("unprivileged") { 100_000 } else { 0 };
-    for (_, device) in wanted {
-        let path = generate::device_path(device);
-        let (major, minor) = generate::device_number(path)?;
-        let node = dir.join(path.trim_start_matches('/'));
+    for device in wanted {
+        let (major, minor) = device::number(device.path)?;
+        let node = dir.join(device.path.trim_start_matches('/'));
         fs::create_dir_all(node.parent().unwrap_or(&dir))?;
         crate::ns::node(&node, major, minor)?;
-        let number =
-            |key: &str| part(device, key).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) + shift;
-        std::os::unix::fs::chown(&node, Some(number("uid")), Some(number("gid")))?;
-        let mode = part(device, "mode").and_then(|text| u32::from_str_radix(text, 8).ok()).unwrap_or(0o660);
-        fs::set_permissions(&node, fs::Permissions::from_mode(mode))?;
+        std::os::unix::fs::chown(&node, Some(device.uid + shift), Some(device.gid + shift))?;
+        fs::set_permissions(&node, fs::Permissions::from_mode(device.mode))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod args;
 mod cluster;
 mod conf;
 mod create;
+mod device;
 mod disk;
 mod exec;
 mod generate;
