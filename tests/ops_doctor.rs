@@ -169,6 +169,23 @@ fn entries_that_older_scripts_left() {
 }
 
 #[test]
+fn dev_lines_that_do_not_do_what_is_meant() {
+    let with = |lines: &str| format!("{lines}\nhookscript: ");
+    let find = |expected: &str, lines: &str| {
+        finds(busybox(), &[expected], |lab| conf(lab, "hookscript: ", &with(lines)));
+    };
+    find("dev-line failure", "dev0: /dev/nvidia1, gid=44");
+    find("dev-line warning", "dev0: /dev/nvidia1,deny-write=1");
+    finds(busybox(), &["pending warning"], |lab| {
+        let pair = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
+                    lxc.cgroup2.devices.allow: c 195:0 rwm\n";
+        conf(lab, pair, "");
+        conf(lab, "hookscript: ", &with("dev0: gid=44,path=/dev/nvidia0"));
+        append(lab, "\n[pve:pending]\ndelete: dev0");
+    });
+}
+
+#[test]
 fn a_chained_hookscript_that_cannot_run() {
     const MINE: &str = "/var/lib/vz/snippets/mine";
     let line = format!("lxc.environment: HOOK_CHAIN={MINE}");
