@@ -5,8 +5,9 @@
 #[path = "../../tests/conf_support/mod.rs"]
 mod support;
 
-use phoenix_nvidia::conf::devices::{Wanted, passed_by_dev_lines, present, reconcile, without_passed};
+use phoenix_nvidia::conf::devices::{Wanted, present, reconcile, without_passed};
 use phoenix_nvidia::conf::document::{ConfValue, Document, EnvKey, Form};
+use phoenix_nvidia::pve::passthrough;
 use support::{lines, ours_and_theirs, wanted};
 
 /// What a container may be given here, a bit for each.
@@ -60,9 +61,13 @@ fn reads(document: &Document) {
     for line in document.environment() {
         assert!((1..=count).contains(&line.line) && !line.key.contains('='));
     }
-    for path in passed_by_dev_lines(document) {
-        assert!(!path.contains("//") && (path.len() < 2 || !path.ends_with('/')), "{path:?}");
+    for line in passthrough::now(document).iter().chain(&passthrough::next(document)) {
+        assert!((1..=count).contains(&line.line) && line.key.starts_with("dev"));
+        let Some(path) = line.path() else { continue };
+        assert!(path.starts_with("/dev") && !path.contains("//") && !path.ends_with('/'), "{path:?}");
+        assert!(!path.split('/').any(|part| part == ".."), "{path:?}");
     }
+    assert!(passthrough::going(document).len() <= passthrough::now(document).len());
 }
 
 fn edits(document: &Document, list: &[Wanted], form: Form) -> Document {

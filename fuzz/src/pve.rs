@@ -1,5 +1,6 @@
 //! Proxmox' files under /etc/pve, but for the container's own conf.
 
+use phoenix_nvidia::conf::document::Document;
 use phoenix_nvidia::host::cluster::{parse_ha, parse_members, parse_replication};
 use phoenix_nvidia::host::{sections, sharing, storage, vms};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,11 +58,12 @@ fn cards(text: &str) {
     for slots in vms::mappings(text, "pve1").values() {
         assert!(slots.len() <= text.matches(':').count());
     }
-    let claim = sharing::claim(text);
-    for number in claim.gpus.iter().chain(&claim.caps) {
+    let claim = |text: &str| sharing::claim(&Document::parse(text.as_bytes()));
+    let claimed = claim(text);
+    for number in claimed.gpus.iter().chain(&claimed.caps) {
         assert!(text.contains(&number.to_string()));
     }
     // What follows a header is a snapshot's or pending.
-    assert_eq!(sharing::claim(&format!("{text}\n[s]\ndev0: /dev/nvidia77\n")), claim);
+    assert_eq!(claim(&format!("{text}\n[s]\ndev0: /dev/nvidia77\n")), claimed);
     assert_eq!(vms::passed(&format!("{text}\n[s]\nhostpci0: 01:00.0\n"), &BTreeMap::new()), slots);
 }
