@@ -9,6 +9,7 @@ mod recording;
 mod refused;
 mod rewriting;
 mod storage;
+mod terminal;
 
 use phoenix_lab::{Container, Lab, Output, Rootfs, Spec};
 use recording::Step;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -19,6 +19,7 @@ pub struct Command {
     argv: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     stdin: Option<Vec<u8>>,
+    terminal: bool,
     timeout: Duration,
 }
 
@@ -39,6 +40,7 @@ impl Command {
             argv: vec![program.as_ref().to_owned()],
             env: login.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             stdin: None,
+            terminal: false,
             timeout: Duration::from_secs(60),
         }
     }
@@ -74,6 +76,13 @@ impl Command {
         self
     }
 
+    /// Has it lead a session at a terminal of the lab, as from a person's shell: stdin, stdout and stderr are that
+    /// terminal, what it shows is the output's stdout, and what it reads is typed there.
+    pub fn on_a_terminal(mut self) -> Command {
+        self.terminal = true;
+        self
+    }
+
     /// How long `run` waits before it kills the command's process group and panics; 60 s otherwise.
     pub fn timeout(mut self, limit: Duration) -> Command {
         self.timeout = limit;
@@ -87,6 +96,7 @@ impl Command {
             || tempfile::tempfile().unwrap_or_else(|e| panic!("a file for the output of `{shown}`: {e}"));
         let (stdout, stderr) = (scratch(), scratch());
         let stdin = match &self.stdin {
+            _ if self.terminal => Stdio::piped(),
             None => Stdio::null(),
             Some(bytes) => {
                 let mut file = scratch();
@@ -95,7 +105,8 @@ impl Command {
                 file.into()
             }
         };
-        let child = std::process::Command::new(&self.enter)
+        let mut child = std::process::Command::new(&self.enter)
+            .args(self.terminal.then_some("--terminal"))
             .arg(self.init.to_string())
             .args(&self.argv)
             .env_clear()
@@ -105,7 +116,13 @@ impl Command {
             .stderr(dup(&stderr))
             .spawn()
             .unwrap_or_else(|e| panic!("{} for `{shown}`: {e}", self.enter.display()));
-        Running { child, shown, stdout, stderr, started: Instant::now(), limit: self.timeout }
+        let keyboard = child.stdin.take();
+        let mut running =
+            Running { child, shown, keyboard, stdout, stderr, started: Instant::now(), limit: self.timeout };
+        if let Some(bytes) = self.stdin.filter(|_| self.terminal) {
+            running.types(bytes);
+        }
+        running
     }
 
     /// Runs it to its end.
@@ -130,6 +147,7 @@ fn dup(file: &File) -> Stdio {
 pub struct Running {
     child: Child,
     shown: String,
+    keyboard: Option<ChildStdin>,
     stdout: File,
     stderr: File,
     started: Instant,
@@ -142,6 +160,13 @@ impl Running {
         let enter = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{enter}/task/{enter}/children")).ok()?;
         children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Types at its terminal: `b"\x03"` is Ctrl-C.
+    #[track_caller]
+    pub fn types(&mut self, keys: impl AsRef<[u8]>) {
+        let keyboard = self.keyboard.as_mut().unwrap_or_else(|| panic!("`{}` has no terminal", self.shown));
+        keyboard.write_all(keys.as_ref()).unwrap_or_else(|e| panic!("typing to `{}`: {e}", self.shown));
     }
 
     /// Sends a signal to the command itself, not to what it started.

@@ -1,4 +1,4 @@
-//! Runs one command inside a lab: `lab-enter PID COMMAND ARGUMENT…`.
+//! Runs one command inside a lab: `lab-enter [--terminal] PID COMMAND ARGUMENT…`.
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

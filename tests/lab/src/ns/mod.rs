@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod root;
+mod terminal;
 
 pub(crate) use cgroup::start_time;
 pub(crate) use root::{NODE, node};
@@ -103,18 +104,25 @@ fn init(args: &[OsString]) -> Result<()> {
     Ok(())
 }
 
-/// `lab-enter PID COMMAND ARGUMENT…`: runs COMMAND in the namespaces of PID, process 1 of a lab, and ends as it ended.
+/// `lab-enter [--terminal] PID COMMAND ARGUMENT…`: runs COMMAND in the namespaces of PID, process 1 of a lab, and ends
+/// as it ended. With `--terminal` COMMAND leads a session at a terminal of the lab, whose keys are this process' stdin
+/// and whose screen is its stdout.
 pub fn enter_main() -> ExitCode {
-    match enter() {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let done = match args.first().and_then(|word| word.to_str()) {
+        Some("--leader") => return report("lab-enter", terminal::lead(&args[1..])),
+        Some("--terminal") => enter(&args[1..], true),
+        _ => enter(&args, false),
+    };
+    match done {
         Ok(status) => end_as(status),
         Err(error) => report("lab-enter", Err(error)),
     }
 }
 
-fn enter() -> Result<ExitStatus> {
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let [pid, command, rest @ ..] = args.as_slice() else {
-        bail!("usage: lab-enter PID COMMAND ARGUMENT…")
+fn enter(args: &[OsString], on_a_terminal: bool) -> Result<ExitStatus> {
+    let [pid, command, rest @ ..] = args else {
+        bail!("usage: lab-enter [--terminal] PID COMMAND ARGUMENT…")
     };
     let dir = Path::new("/proc").join(pid).join("ns");
     // mnt is last: from then on /proc is the lab's.
@@ -130,6 +138,9 @@ fn enter() -> Result<ExitStatus> {
         setns(ns, CloneFlags::empty()).with_context(|| format!("entering the lab's {kind} namespace"))?;
     }
     std::fs::write("/sys/fs/cgroup/cgroup.procs", "0").context("entering the lab's control group")?;
+    if on_a_terminal {
+        return terminal::run(command, rest);
+    }
     let mut child = Command::new(command)
         .args(rest)
         .process_group(0)

@@ -1,12 +1,15 @@
-//! Tasks: a worker process of its own session does the work and holds the lock; the caller shows what it prints.
+//! Tasks: a worker process does the work and holds the lock; the caller shows what it prints. Without a terminal the
+//! worker has a session of its own; at one it stays in its caller's, as the foreground of that terminal.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
 
 use super::args::Args;
 use super::{Die, die, hook, lifecycle, say, warn};
@@ -41,7 +44,7 @@ pub(super) fn fork(kind: &str, args: &Args) -> Result<u8> {
         .args(options)
         .envs(super::ENVIRONMENT)
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(Stdio::inherit())
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)
         .spawn()
@@ -83,7 +86,7 @@ fn last_word(status: OwnedFd) -> String {
 /// The worker: `__worker STATUS_FD VERB ID OPTION…`.
 pub(super) fn work(argv: &[String]) -> Result<u8> {
     let (Some(status), Some(verb)) = (argv.first(), argv.get(1)) else { return Err(die("no such task")) };
-    nix::unistd::setsid()?;
+    let _foreground = Foreground::take()?;
     let args = Args::parse(verb, &argv[2..])?;
     let mut task = Task::default();
     let word = match lifecycle::perform(verb, &args, &mut task) {
@@ -94,6 +97,34 @@ pub(super) fn work(argv: &[String]) -> Result<u8> {
     let mut to = OpenOptions::new().write(true).open(format!("/proc/self/fd/{status}"))?;
     writeln!(to, "{word}")?;
     Ok(u8::from(word.starts_with("ERROR")))
+}
+
+/// The caller's terminal, whose foreground the worker is while it works.
+struct Foreground(Option<Pid>);
+
+impl Foreground {
+    /// Takes the terminal that is stdin, or else begins a session.
+    fn take() -> Result<Foreground> {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            nix::unistd::setsid()?;
+            return Ok(Foreground(None));
+        }
+        // The genuine one ignores it; what it starts gets a bare mask from std either way.
+        SigSet::from(Signal::SIGTTOU).thread_block()?;
+        let before = nix::unistd::getpgrp();
+        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        nix::unistd::tcsetpgrp(&stdin, nix::unistd::getpid())?;
+        Ok(Foreground(Some(before)))
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            let _ = nix::unistd::tcsetpgrp(std::io::stdin(), before);
+        }
+    }
 }
 
 /// A task's error as one line. A message that ends a line of its own leaves a blank.
