@@ -12,7 +12,7 @@ use crate::state::{self, Outcome, State};
 use crate::sys::process::{self, Cmd};
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
-use crate::sys::{signal, spawn, text};
+use crate::sys::{file, signal, spawn, text};
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -227,9 +227,9 @@ struct Tail {
 
 impl Tail {
     fn show(&mut self) {
-        let Ok(mut file) = std::fs::File::open(&self.path) else { return };
+        let Ok((mut file, meta)) = file::open_itself(&self.path) else { return };
         // A file that is put aside when it is large begins anew.
-        if file.metadata().is_ok_and(|m| m.len() < self.at) {
+        if meta.len() < self.at {
             self.at = 0;
         }
         let mut bytes = Vec::new();

@@ -3,7 +3,7 @@
 use crate::conf::document::Document;
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
-use std::io::Read as _;
+use crate::sys::file;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -126,9 +126,7 @@ pub fn is_ours(path: &Path) -> bool {
     if path.canonicalize().is_ok_and(|p| p.ends_with("usr/sbin/phoenix-nvidia")) {
         return true;
     }
-    let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
-    read.is_ok() && start.windows(MARK.len()).any(|w| w == MARK)
+    file::beginning(path, 4096).is_ok_and(|start| start.windows(MARK.len()).any(|w| w == MARK))
 }
 
 #[cfg(test)]

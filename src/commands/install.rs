@@ -18,11 +18,11 @@ use crate::plan::Intent;
 use crate::settings::{Call, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::time::Deadline;
-use crate::sys::{log as messages, private, signal, text};
+use crate::sys::{file, log as messages, private, signal, text};
 use crate::types::Ctid;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::IsTerminal as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A log larger than this is put aside when the next install begins, in bytes.
@@ -38,17 +38,19 @@ const COME_BACK: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where this process's messages go: the container's log file, beside syslog.
-pub fn log_file(ctid: Ctid) -> Option<File> {
+///
+/// # Errors
+/// What keeps it from being written to: a FIFO in its place, say.
+fn log_file(ctid: Ctid) -> std::io::Result<File> {
     let path = follow::log_path(ctid);
-    private::directory(path.parent()?, 0o750).ok()?;
+    private::directory(Path::new(follow::LOGS), 0o750).map_err(std::io::Error::other)?;
     if follow::log_length(ctid) > TURN_OVER {
         let mut old = path.clone().into_os_string();
         old.push(".1");
         #[allow(clippy::disallowed_methods)] // putting a log aside replaces no file that matters
         let _ = std::fs::rename(&path, old);
     }
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o640).custom_flags(private::GUARDED).open(path).ok()
+    Ok(file::append(&path, 0o640)?.0)
 }
 
 /// Installs what the container lacks, leaves the result, and reboots the
@@ -228,9 +230,17 @@ fn reboot(ctid: Ctid, settings: &Settings, now: Option<&str>) -> anyhow::Result<
 
 /// The log's options for this process.
 pub fn log_options(ctid: Ctid, verbose: bool) -> messages::Options {
+    let (file, trouble) = match log_file(ctid) {
+        Ok(file) => (Some(file), None),
+        Err(error) => {
+            let path = follow::log_path(ctid);
+            (None, Some(format!("no install log: cannot write to {}: {error}", path.display())))
+        }
+    };
     messages::Options {
         subject: Some(ctid.to_string()),
-        file: log_file(ctid),
+        file,
+        trouble,
         verbose,
         // Somebody who calls it himself is told; systemd's journal has it already.
         stderr: (!std::io::stderr().is_terminal()).then_some(log::LevelFilter::Off),

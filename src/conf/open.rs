@@ -1,12 +1,13 @@
 //! Opening and reading a file that may be replaced at any moment, or be
 //! something else than a file.
 
+use crate::sys::file;
 use crate::sys::lock::{self, LockError};
 use crate::sys::signal;
 use crate::sys::time::Deadline;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,28 +31,19 @@ pub(super) enum OpenError {
 /// somebody replaces a file on pmxcfs its name may be missing for a moment, so
 /// that is looked at again `retries` times before it is believed.
 pub(super) fn open(path: &Path, retries: u32) -> Result<(File, Metadata), OpenError> {
-    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let mut pause = Duration::from_millis(2);
     for left in (0..=retries).rev() {
-        match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            Ok(file) => {
-                let meta = file.metadata().map_err(OpenError::Io)?;
-                let kind = meta.file_type();
-                return match kind.is_file() {
-                    true => Ok((file, meta)),
-                    false if kind.is_dir() => Err(OpenError::NotAFile("a directory")),
-                    false => Err(OpenError::NotAFile("no regular file")),
-                };
-            }
+        match file::open_itself(path) {
+            Ok(opened) => return Ok(opened),
             Err(error) if error.kind() == io::ErrorKind::NotFound && left > 0 => {
                 std::thread::sleep(pause);
                 pause *= 2;
             }
             Err(error) => {
-                return Err(match error.raw_os_error() {
-                    Some(nix::libc::ENOENT) => OpenError::Missing,
-                    Some(nix::libc::ELOOP) => OpenError::NotAFile("a symlink"),
-                    _ => OpenError::Io(error),
+                return Err(match file::in_its_place(&error) {
+                    Some(other) => OpenError::NotAFile(other.0),
+                    None if error.kind() == io::ErrorKind::NotFound => OpenError::Missing,
+                    None => OpenError::Io(error),
                 });
             }
         }

@@ -1,12 +1,15 @@
 //! What the node knows about the network.
 
-use crate::sys::text;
+use crate::sys::{file, text};
 use std::path::Path;
+
+/// What a file of /etc/pve can hold, in bytes.
+const MAX: u64 = 1 << 20;
 
 /// `http_proxy` of /etc/pve/datacenter.cfg: a hook's environment has none.
 pub fn datacenter_proxy(root: &Path) -> Option<String> {
-    let text = std::fs::read(root.join("etc/pve/datacenter.cfg")).ok()?;
-    proxy_in(&String::from_utf8_lossy(&text))
+    let text = file::text(&root.join("etc/pve/datacenter.cfg"), MAX).ok()?;
+    proxy_in(&text)
 }
 
 fn proxy_in(text: &str) -> Option<String> {

@@ -8,6 +8,7 @@ use super::wishes::{Facts, Wishes};
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::armour;
 use crate::sys::fetch::{self, Client, FetchError};
+use crate::sys::file;
 use crate::sys::replace::replace_own;
 use crate::sys::signal;
 use crate::sys::time::Deadline;
@@ -217,7 +218,7 @@ fn keep(cache: &Cache, url: &str, key: &str) {
 }
 
 fn kept(cache: &Cache, url: &str) -> Option<String> {
-    std::fs::read_to_string(key_file(cache, url)).ok()
+    file::text(&key_file(cache, url), SMALL as u64).ok()
 }
 
 #[cfg(test)]

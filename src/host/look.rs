@@ -2,8 +2,9 @@
 //! keeping "is not there" apart from "could not look".
 
 use super::gpus::Node;
+use crate::sys::file;
 use std::fs;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -37,11 +38,8 @@ impl<'a> Look<'a> {
 
     /// The content of a file; none if there is none.
     pub fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        // Through `take`, since `fs::read` asks for the size first, which
-        // is one call more and 0 for everything in /proc.
-        let read = fs::File::open(self.at(path)).and_then(|file| file.take(LIMIT).read_to_end(&mut bytes));
-        self.found(path, "read", read).map(|_| bytes)
+        let read = file::beginning(&self.at(path), LIMIT);
+        self.found(path, "read", read)
     }
 
     /// The names in a directory, sorted; none if there is no directory.

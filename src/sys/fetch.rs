@@ -175,11 +175,7 @@ fn length(path: &Path) -> u64 {
 /// # Errors
 /// What open or fstat say.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
-    if file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    Err(io::Error::other("not a regular file"))
+    Ok(super::file::open_itself(path)?.0)
 }
 
 #[cfg(test)]

@@ -35,9 +35,23 @@ pub struct Options {
     pub verbose: bool,
     /// A further destination, with times.
     pub file: Option<File>,
+    /// What kept that destination from being had: the first message.
+    pub trouble: Option<String>,
     /// How much stderr shows without `verbose`: info in a task log, warnings
     /// where the result is on stdout, nothing in a process without one.
     pub stderr: Option<LevelFilter>,
+}
+
+/// Has a panic's message on stderr as every other one: it may quote what a
+/// container printed. Not through the log, whose lock may be held.
+pub fn tame_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        for line in panic.to_string().lines() {
+            let _ = std::io::stderr()
+                .lock()
+                .write_all(format!("phoenix-nvidia: {}\n", text::message(line)).as_bytes());
+        }
+    }));
 }
 
 /// Sets up the process's log. Later calls change nothing.
@@ -53,6 +67,9 @@ pub fn init(options: Options) {
     };
     if log::set_boxed_logger(Box::new(sink)).is_ok() {
         log::set_max_level(LevelFilter::Debug);
+        if let Some(trouble) = options.trouble {
+            log::warn!("{trouble}");
+        }
     }
 }
 

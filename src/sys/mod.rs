@@ -2,6 +2,7 @@
 
 pub mod armour;
 pub mod fetch;
+pub mod file;
 pub mod lock;
 pub mod log;
 pub mod out;

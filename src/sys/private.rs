@@ -3,9 +3,10 @@
 //! flock(2) needs an open file and nothing more, and whoever may read a file
 //! may open it: what nobody else is to lock lies where nobody else can come.
 
+use super::file;
 use std::fmt;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -82,18 +83,10 @@ pub fn directory(path: &Path, mode: u32) -> Result<(), Refused> {
 /// [`Refused::NotOurs`] for a link and anything else that is no regular file,
 /// and for one that others own or may write to.
 pub fn append(path: &Path) -> Result<(File, Metadata), Refused> {
-    let io = |error| Refused::Io(path.to_owned(), error);
-    let mut options = OpenOptions::new();
-    let opened = options.append(true).create(true).mode(0o600).custom_flags(GUARDED).open(path);
-    let file = opened.map_err(|error| match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_symlink() => not_ours(path, "is a symlink".to_owned()),
-        Ok(meta) if !meta.is_file() => not_ours(path, "is no regular file".to_owned()),
-        _ => io(error),
+    let (file, meta) = file::append(path, 0o600).map_err(|error| match file::in_its_place(&error) {
+        Some(other) => not_ours(path, format!("is {}, not a regular file", other.0)),
+        None => Refused::Io(path.to_owned(), error),
     })?;
-    let meta = file.metadata().map_err(io)?;
-    if !meta.is_file() {
-        return Err(not_ours(path, "is no regular file".to_owned()));
-    }
     owned(path, &meta)?;
     Ok((file, meta))
 }
@@ -101,11 +94,8 @@ pub fn append(path: &Path) -> Result<(File, Metadata), Refused> {
 /// The content of a regular file of at most `most` bytes; `None` for anything
 /// else, and for what cannot be read.
 pub fn read(path: &Path, most: u64) -> Option<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(GUARDED).open(path).ok()?;
-    let meta = file.metadata().ok()?;
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes).ok()?;
-    (meta.is_file() && bytes.len() as u64 <= most).then_some(bytes)
+    let (file, meta) = file::open_itself(path).ok()?;
+    file::whole(file, &meta, most).ok()
 }
 
 /// Whether others than root could have had a hand in it.
@@ -178,7 +168,7 @@ mod tests {
         nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         File::create(at("open")).unwrap();
         chmod(&at("open"), 0o666);
-        for (name, said) in [("link", "symlink"), ("fifo", "no regular file"), ("open", "mode 0666")] {
+        for (name, said) in [("link", "symlink"), ("fifo", "a FIFO"), ("open", "mode 0666")] {
             let refused = append(&at(name)).unwrap_err();
             assert!(refused.to_string().contains(said), "{refused}");
         }

@@ -5,6 +5,7 @@ use crate::commands::hookscript::{self, NAME, Place, SNIPPET};
 use crate::commands::undo::Undo;
 use crate::exit::{Code, Context as _, Fault};
 use crate::host::storage::Storage;
+use crate::sys::file;
 use crate::sys::replace::replace_own;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -12,6 +13,8 @@ use std::path::Path;
 /// Where the snippets that `attach` placed are noted, one path a line, so that
 /// removing the package finds them.
 const PLACED: &str = "/var/lib/phoenix-nvidia/snippets";
+/// No script is larger, in bytes.
+const MAX: u64 = 64 << 20;
 
 /// The storage that is to hold the snippet: the one that is asked for, or
 /// `local`, or else the first that can.
@@ -152,7 +155,7 @@ fn old(path: &Path) -> Old {
     if let Ok(target) = std::fs::read_link(path) {
         return Old::Link(target);
     }
-    match (std::fs::read(path), std::fs::metadata(path)) {
+    match (file::read(path, MAX), std::fs::metadata(path)) {
         (Ok(bytes), Ok(meta)) => Old::File(bytes, meta.permissions().mode() & 0o7777),
         _ => Old::Nothing,
     }
@@ -175,14 +178,14 @@ fn is_right(path: &Path) -> bool {
     let mode = meta.permissions().mode() & 0o777;
     // A file system without modes of its own (CIFS) shows all as executable.
     let runs = mode & 0o111 != 0;
-    meta.is_file() && runs && std::fs::read(path).is_ok_and(|bytes| bytes == SNIPPET.as_bytes())
+    meta.is_file() && runs && file::read(path, MAX).is_ok_and(|bytes| bytes == SNIPPET.as_bytes())
 }
 
 /// Notes the path for the removal of the package. Losing a note only leaves a
 /// small file behind.
 fn note(path: &Path) {
     let line = format!("{}\n", path.display());
-    let mut text = std::fs::read_to_string(PLACED).unwrap_or_default();
+    let mut text = file::text(Path::new(PLACED), MAX).unwrap_or_default();
     if text.lines().any(|l| l == line.trim_end()) {
         return;
     }

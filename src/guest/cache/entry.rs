@@ -7,6 +7,7 @@ use crate::guest::progress::Progress;
 use crate::guest::runfile;
 use crate::guest::wishes::{Facts, Sha256};
 use crate::sys::fetch::{self, Client, FetchError, Watch};
+use crate::sys::file;
 use crate::sys::replace::replace_own;
 use crate::sys::time::{Deadline, human};
 use crate::types::Version;
@@ -72,7 +73,7 @@ impl Entry<'_> {
 
     /// The checksum of an earlier check, if it was of this very file.
     fn recorded(&self, file: &File) -> Option<Sha256> {
-        let text = std::fs::read_to_string(record(&self.path)).ok()?;
+        let text = file::text(&record(&self.path), 4096).ok()?;
         let (sum, rest) = text.trim().split_once(' ')?;
         (rest == identity(file)?).then(|| sum.parse().ok()).flatten()
     }

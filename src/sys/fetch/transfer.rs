@@ -1,6 +1,7 @@
 //! One request, in a thread of its own.
 
 use super::{Client, FetchError, is_loopback, length, local};
+use crate::sys::file;
 use crate::sys::signal;
 use crate::sys::text;
 use crate::sys::time::Deadline;
@@ -34,7 +35,7 @@ impl Resume {
     /// What is known about a part: only one with a validator, from the same
     /// URL, can be continued.
     pub(super) fn read(part: &Path, url: &str) -> Resume {
-        let text = std::fs::read_to_string(Resume::notes(part)).unwrap_or_default();
+        let text = file::text(&Resume::notes(part), 64 * 1024).unwrap_or_default();
         match text.split_once('\n') {
             Some((from, validator)) if from == url && !validator.trim().is_empty() => {
                 Resume { from: length(part), validator: Some(validator.trim().to_owned()) }
