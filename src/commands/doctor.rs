@@ -33,6 +33,7 @@ use crate::settings::{Call, Settings, keys};
 use crate::state::State;
 use crate::sys::out::{Out, Style};
 use crate::sys::process::installed;
+use crate::sys::signal;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use finding::Finding;
@@ -65,9 +66,11 @@ pub fn run(ctid: Option<Ctid>, json: bool) -> anyhow::Result<Code> {
         findings.extend(doctor.container(*ctid, document).into_iter().map(|f| f.of(*ctid)));
     }
     findings.extend(host::problems(&doctor.look.problems));
+    // What was cut short is no result.
+    signal::check()?;
     let out = Out::stdout();
     if json {
-        out.line(serde_json::to_string_pretty(&Report { schema: SCHEMA, findings: &findings })?);
+        out.json(&Report { schema: SCHEMA, findings: &findings })?;
     } else {
         print(&out, &findings);
     }

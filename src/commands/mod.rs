@@ -34,6 +34,7 @@ use std::process::ExitCode;
 /// Parses the command line, runs what it says, and tells how that ended.
 pub fn main() -> ExitCode {
     signal::catch();
+    log::tame_panics();
     spawn::keep_others_out();
     let cli = match Cli::try_parse().and_then(Cli::sound) {
         Ok(cli) => cli,

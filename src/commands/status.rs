@@ -95,7 +95,7 @@ pub fn run(ctids: &[Ctid], json: bool) -> anyhow::Result<Code> {
             containers: rows,
             problems: host.problems(),
         };
-        out.line(serde_json::to_string_pretty(&report)?);
+        out.json(&report)?;
         return Ok(Code::Success);
     }
     for problem in host.problems() {

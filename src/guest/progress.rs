@@ -2,6 +2,7 @@
 //! log.
 
 use crate::sys::fetch::size;
+use crate::sys::text;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ impl Progress {
     pub fn new(what: impl Into<String>) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
-        Progress { what: what.into(), terminal, started: now, shown: now, percent: 0 }
+        Progress { what: text::shown(&what.into()), terminal, started: now, shown: now, percent: 0 }
     }
 
     /// So much is there, of so much.

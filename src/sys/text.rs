@@ -40,17 +40,34 @@ pub fn message(text: &str) -> String {
     out
 }
 
-fn push(out: &mut String, c: char) {
+/// Text of any length that is safe to show as part of a line.
+pub fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    text.chars().for_each(|c| push(&mut out, c));
+    out
+}
+
+/// One character, escaped if it [`commands`].
+pub(super) fn push(out: &mut String, c: char) {
     match c {
         '\t' => out.push(' '),
-        c if c.is_control() || is_reordering(c) => out.extend(c.escape_default()),
+        c if commands(c) => out.extend(c.escape_default()),
         c => out.push(c),
     }
 }
 
-/// Characters that change how the rest of a line is shown.
-fn is_reordering(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+/// Whether a character tells a terminal or a reader's eye to do something
+/// instead of standing for itself: control characters (the C1 ones too, which
+/// begin sequences as ESC does), those that end a line or change its
+/// direction, invisible ones, and the noncharacters, which are [`super::out`]'s
+/// own.
+pub(super) fn commands(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fdd0}'..='\u{fdef}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// The text as one word of a command line that can be pasted into a shell.
@@ -107,6 +124,9 @@ mod tests {
     fn escape_codes_nul_and_bad_utf8_are_made_visible() {
         assert_eq!(line(b"a\x1b[31mb\0c\xffd\te\r\n"), "a\\u{1b}[31mb\\u{0}c\u{fffd}d e");
         assert_eq!(line("x\u{202e}y".as_bytes()), "x\\u{202e}y");
+        // CSI as one character, a bidi mark, a line separator, a tag.
+        let all = shown("\u{9b}2J\u{61c}\u{2028}\u{e0041}ü€\u{1f600}\tend");
+        assert_eq!(all, "\\u{9b}2J\\u{61c}\\u{2028}\\u{e0041}ü€\u{1f600} end");
     }
 
     #[test]
