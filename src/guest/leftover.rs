@@ -3,6 +3,10 @@
 //! A killed process of ours takes its children with it, but not what those
 //! started inside: an installer goes on, and would work against the next one.
 //! So whatever an install starts inside carries a mark in its environment.
+//!
+//! A service that an install merely started carries it too, and is left
+//! alone: it is in a session that was begun inside. What we start is in the
+//! session of the `lxc-attach` on the host.
 
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -16,12 +20,9 @@ const MARK: &str = "PHOENIX_NVIDIA_INSTALL";
 /// An environment is not trusted to be short, in bytes.
 const MAX: u64 = 256 * 1024;
 
-/// The variable that marks what an install starts in a container: which one,
-/// and the session, by which a service that an install merely started (and
-/// which is in a session of its own) is told from the install.
+/// The variable that marks what an install starts in a container.
 pub(super) fn mark(ctid: Ctid) -> (&'static str, String) {
-    let session = nix::unistd::getsid(None).map_or(0, Pid::as_raw);
-    (MARK, format!("{ctid}:{session}"))
+    (MARK, ctid.to_string())
 }
 
 /// Ends what a killed install left at work in the container. To be called
@@ -53,8 +54,7 @@ fn find(proc: &Path, ctid: Ctid) -> Vec<i32> {
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
         let process = proc.join(pid.to_string());
-        session_marked(&process, ctid).is_some_and(|marked| session_of(&process) == Some(marked))
-            && namespace(&process) != own
+        is_marked(&process, ctid) && is_of_outside(&process) && namespace(&process) != own
     })
     .collect()
 }
@@ -64,24 +64,28 @@ fn namespace(process: &Path) -> Option<PathBuf> {
     std::fs::read_link(process.join("ns/pid")).ok()
 }
 
-/// The session in its mark, if it carries this container's.
-fn session_marked(process: &Path, ctid: Ctid) -> Option<i32> {
+/// Whether it carries this container's mark.
+fn is_marked(process: &Path, ctid: Ctid) -> bool {
     let mut bytes = Vec::new();
-    std::fs::File::open(process.join("environ")).ok()?.take(MAX).read_to_end(&mut bytes).ok()?;
-    marked(&bytes, ctid)
+    let read = std::fs::File::open(process.join("environ")).and_then(|f| f.take(MAX).read_to_end(&mut bytes));
+    read.is_ok() && marked(&bytes, ctid)
 }
 
-fn marked(environ: &[u8], ctid: Ctid) -> Option<i32> {
-    let start = format!("{MARK}={ctid}:");
-    let value = environ.split(|b| *b == 0).find_map(|variable| variable.strip_prefix(start.as_bytes()))?;
-    std::str::from_utf8(value).ok()?.parse().ok()
+fn marked(environ: &[u8], ctid: Ctid) -> bool {
+    let ours = format!("{MARK}={ctid}");
+    environ.split(|b| *b == 0).any(|variable| variable == ours.as_bytes())
 }
 
-/// Field 6 of /proc/PID/stat; the name in field 2 may hold anything.
-fn session_of(process: &Path) -> Option<i32> {
-    let stat = std::fs::read(process.join("stat")).ok()?;
-    let text = String::from_utf8_lossy(&stat);
-    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse().ok()
+/// Whether its session was begun outside the container that it is in.
+fn is_of_outside(process: &Path) -> bool {
+    std::fs::read(process.join("status")).is_ok_and(|text| outside(&String::from_utf8_lossy(&text)))
+}
+
+/// `NSsid:` of /proc/PID/status has the session's number in each of its
+/// namespaces, from ours to its own; 0 where it has none.
+fn outside(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSsid:"));
+    numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back()) == Some("0")
 }
 
 #[cfg(test)]
@@ -91,15 +95,20 @@ mod tests {
     #[test]
     fn only_this_containers_mark_counts() {
         let ctid = "101".parse().unwrap();
-        assert_eq!(marked(b"A=1\0PHOENIX_NVIDIA_INSTALL=101:77\0B=2\0", ctid), Some(77));
-        for other in [&b"PHOENIX_NVIDIA_INSTALL=1011:77\0"[..], b"X=PHOENIX_NVIDIA_INSTALL=101:7\0", b""] {
-            assert_eq!(marked(other, ctid), None);
+        assert!(marked(b"A=1\0PHOENIX_NVIDIA_INSTALL=101\0B=2\0", ctid));
+        for other in [&b"PHOENIX_NVIDIA_INSTALL=1011"[..], b"X=PHOENIX_NVIDIA_INSTALL=101\0", b""] {
+            assert!(!marked(other, ctid));
         }
+    }
+
+    #[test]
+    fn a_session_begun_inside_is_told_from_one_of_the_host() {
+        assert!(outside("Name:\tx\nNSsid:\t4711\t0\n"));
+        assert!(!outside("Name:\tNSsid:\t0\nNSsid:\t4711\t12\n") && !outside(""));
     }
 
     #[test]
     fn nothing_of_this_namespace_is_ever_found() {
         assert_eq!(find(Path::new("/proc"), "101".parse().unwrap()), Vec::<i32>::new());
-        assert!(session_of(Path::new("/proc/self")).is_some());
     }
 }

@@ -1,10 +1,15 @@
 //! The one function that runs programs.
 //!
 //! Every child has an absolute path, a cleared environment, a stated stdin,
-//! a process group of its own, a deadline, and output that is read apart from
-//! ours and bounded. When it ends, or the deadline passes, the whole group
+//! a session of its own, a deadline, and output that is read apart from ours
+//! and bounded. When it ends, or the deadline passes, its whole process group
 //! goes: a grandchild that kept the pipe open would hold us for as long as it
 //! lives, and one that nobody waits for would go on unseen.
+//!
+//! The session is what keeps a container from the terminal that we were
+//! called at: `lxc-attach` makes no terminal where its streams are pipes and
+//! leaves the caller's session to the program inside, which could open
+//! /dev/tty there, read what root types, and type.
 
 mod pump;
 
@@ -18,7 +23,7 @@ use pump::{Input, Pump, Why, ended};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -240,7 +245,8 @@ impl Cmd {
         let ended = match verdict {
             Ok(status) => Ended::from(status),
             Err(why) => {
-                let abandoned = !end_group(&mut child);
+                // One that cannot even be asked is not there to be killed.
+                let abandoned = !matches!(why, Why::Wait(_)) && !end_group(&mut child);
                 pump.drain();
                 let last = pump.last_lines();
                 log::debug!("{line}: {why:?} after {}", human(took));
@@ -274,9 +280,10 @@ impl Cmd {
             .current_dir("/")
             .stdin(if matches!(self.input, Input::Null) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+            .stderr(Stdio::piped());
+        super::raw::own_session(&mut command);
         super::raw::die_with_parent(&mut command);
+        super::raw::default_signals(&mut command);
         spawn_when_written(&mut command).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Failure::Missing(self.program.clone()),
             _ => Failure::Spawn(self.program.clone(), error),
@@ -306,7 +313,8 @@ fn brief(word: &str) -> String {
     }
 }
 
-/// TERM, then KILL, to the whole group. False when the child is still there.
+/// TERM, then KILL, to the whole group, which has the number of the child that
+/// began the session. False when the child is still there.
 fn end_group(child: &mut Child) -> bool {
     let group = Pid::from_raw(child.id() as i32);
     for (signal, time) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, REAP)] {
@@ -316,7 +324,7 @@ fn end_group(child: &mut Child) -> bool {
         }
         let until = Deadline::after(time);
         while !until.passed() {
-            if matches!(ended(child), Ok(Some(_))) {
+            if !matches!(ended(child), Ok(None)) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -78,3 +78,15 @@ fn a_missing_program_is_named() {
     let failure = Cmd::new("/nonexistent/pct").run(&Deadline::secs(1)).unwrap_err();
     assert_eq!(failure.to_string(), "/nonexistent/pct is not installed");
 }
+
+#[test]
+fn a_child_leads_a_session_without_a_terminal_and_starts_with_default_signals() {
+    let script = "ps -o sid=,pgid=,pid=,tty= -p $$; grep SigIgn /proc/$$/status";
+    let out = sh(script).run(&Deadline::secs(10)).unwrap().text();
+    let words: Vec<&str> = out.split_ascii_whitespace().collect();
+    assert_eq!(words.len(), 6, "{out}");
+    assert!(words[0] == words[1] && words[1] == words[2] && words[3] == "?", "{out}");
+    // The standard ones; those above are the C library's own.
+    let ignored = u64::from_str_radix(words[5], 16).unwrap() & 0x7fff_ffff;
+    assert_eq!(ignored, 0, "{out}");
+}

@@ -3,14 +3,18 @@
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
-/// Installs `handler` for TERM, INT and HUP, and has SIGPIPE and SIGXFSZ
-/// ignored. An INT or HUP that is ignored already stays so: that is what
-/// nohup and a shell's background jobs are for.
+/// Installs `handler` for what ends a process from outside (TERM, and INT, HUP
+/// and QUIT, which a terminal sends), has SIGPIPE and SIGXFSZ ignored and
+/// SIGCHLD not: whatever the caller left of them, blocked ones included. An
+/// INT, HUP or QUIT that is ignored already stays so: that is what nohup and a
+/// shell's background jobs are for.
 pub fn on_signals(handler: extern "C" fn(i32)) {
     let note = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+    for signal in ends {
         // SAFETY: the handler only stores into an atomic, which is
         // async-signal-safe, and it is a plain function that never goes away.
         let before = unsafe { sigaction(signal, &note) };
@@ -23,6 +27,14 @@ pub fn on_signals(handler: extern "C" fn(i32)) {
         // SAFETY: ignoring a signal runs no code of ours.
         let _ = unsafe { sigaction(signal, &ignore) };
     }
+    // Ignored, the kernel would reap our children itself: how they ended could
+    // not be asked, and their numbers would be somebody else's at once.
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of ours.
+    let _ = unsafe { sigaction(Signal::SIGCHLD, &default) };
+    // Last: one that waited behind the caller's mask is noted, not lost.
+    let relied_on: SigSet = ends.into_iter().chain([Signal::SIGCHLD]).collect();
+    let _ = relied_on.thread_unblock();
 }
 
 /// Every file that we inherited beyond the three standard ones is closed in
@@ -36,35 +48,55 @@ pub fn keep_inherited_files_from_children() {
     };
 }
 
-/// Has the child begin a session of its own, with default signals.
-pub fn own_session(command: &mut std::process::Command) {
-    // SAFETY: as in `die_with_parent`; setsid is async-signal-safe too.
+/// Has the child begin a session of its own: no controlling terminal is left
+/// to it, nor to anything that it starts, and its process group is its own.
+pub fn own_session(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec; setsid is
+    // async-signal-safe, allocates nothing and touches no lock.
+    unsafe {
+        command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
+    }
+}
+
+/// Has the child begin with the default action for every signal: what is
+/// ignored here, by us or by our caller, would be inherited as ignored.
+pub fn default_signals(command: &mut Command) {
+    // SAFETY: the closure makes only sigaction calls, which are
+    // async-signal-safe; the default action runs no code of ours.
     unsafe {
         command.pre_exec(|| {
-            nix::unistd::setsid()?;
-            default_signals()
+            let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+            for signal in Signal::iterator() {
+                // KILL and STOP have no other action, and say EINVAL.
+                let _ = sigaction(signal, &default);
+            }
+            Ok(())
         });
     }
 }
 
-/// What is ignored here would be inherited as ignored.
-fn default_signals() -> std::io::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { sigaction(signal, &default) }?;
+/// Gives the child back the default action for what this process alone
+/// ignores; the caller's other choices pass through.
+pub fn callers_signals(command: &mut Command) {
+    // SAFETY: as in `default_signals`.
+    unsafe {
+        command.pre_exec(|| {
+            let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+            for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+                sigaction(signal, &default)?;
+            }
+            Ok(())
+        });
     }
-    Ok(())
 }
 
 /// Has the kernel kill the child when the thread that starts it dies, so that
-/// a SIGKILL of ours leaves no orphan at work; gives it the default action
-/// for SIGPIPE and SIGXFSZ, which would otherwise be inherited as ignored.
-pub fn die_with_parent(command: &mut std::process::Command) {
+/// a SIGKILL of ours leaves no orphan at work.
+pub fn die_with_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();
     // SAFETY: the closure runs between fork and exec and makes only system
-    // calls that are async-signal-safe (prctl, getppid, sigaction); it does
-    // not allocate and touches no lock.
+    // calls that are async-signal-safe (prctl, getppid); it does not allocate
+    // and touches no lock.
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -72,13 +104,13 @@ pub fn die_with_parent(command: &mut std::process::Command) {
                 // The parent died before the line above took effect.
                 return Err(std::io::Error::from_raw_os_error(nix::libc::EINTR));
             }
-            default_signals()
+            Ok(())
         });
     }
 }
 
 /// Gives the child another umask than ours.
-pub fn umask(command: &mut std::process::Command, mode: nix::sys::stat::Mode) {
+pub fn umask(command: &mut Command, mode: nix::sys::stat::Mode) {
     // SAFETY: umask is async-signal-safe, cannot fail and allocates nothing.
     unsafe {
         command.pre_exec(move || {

@@ -1,4 +1,6 @@
-//! SIGTERM and SIGINT as something that waits can ask about.
+//! SIGTERM and what a terminal sends (INT, HUP, QUIT) as something that waits
+//! can ask about. Children have no terminal: of a Ctrl-C only we hear, and we
+//! end them.
 //!
 //! A task that is stopped in Proxmox gets TERM, and KILL 5 s later: every
 //! wait of ours looks here at least ten times a second.
@@ -30,7 +32,8 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Fails once SIGTERM, SIGINT or SIGHUP has come, unless that is put off.
+/// Fails once SIGTERM, SIGINT, SIGHUP or SIGQUIT has come, unless that is put
+/// off.
 ///
 /// # Errors
 /// [`Interrupted`], with the signal's number.
@@ -61,9 +64,10 @@ impl Drop for PutOff {
     }
 }
 
-/// From here on TERM, INT and HUP are noted instead of ending the process,
-/// a closed pipe or a size limit is an error instead of a death, and files
-/// that were open before us are not passed on.
+/// From here on TERM, INT, HUP and QUIT are noted instead of ending the
+/// process, a closed pipe or a size limit is an error instead of a death, how
+/// a child ended can be asked, and files that were open before us are not
+/// passed on. Nothing of that depends on what the caller ignored or blocked.
 pub fn catch() {
     extern "C" fn note(signal: i32) {
         CAUGHT.store(signal, Ordering::Relaxed);

@@ -23,8 +23,8 @@ pub fn keep_others_out() {
 }
 
 /// Runs somebody else's program with our own arguments, environment (and one
-/// more variable), stdin, stdout and stderr, and without a deadline. A signal
-/// of ours is passed on.
+/// more variable), stdin, stdout and stderr, in our own session and so at our
+/// caller's terminal, and without a deadline. A signal of ours is passed on.
 ///
 /// # Errors
 /// It could not be started.
@@ -33,6 +33,7 @@ pub fn hand_over(program: &Path, args: &[String], variable: (&str, &str)) -> std
     let mut command = Command::new(program);
     command.args(args).env(variable.0, variable.1);
     super::raw::die_with_parent(&mut command);
+    super::raw::callers_signals(&mut command);
     super::raw::umask(&mut command, Mode::from_bits_truncate(CALLERS.load(Ordering::Relaxed)));
     let mut child = command.spawn()?;
     let mut told = false;
@@ -44,6 +45,7 @@ pub fn hand_over(program: &Path, args: &[String], variable: (&str, &str)) -> std
         if let (false, Err(Interrupted(number))) = (told, signal::check()) {
             told = true;
             let signal = Signal::try_from(number).unwrap_or(Signal::SIGTERM);
+            // Not reaped yet: its number is nobody else's.
             let _ = nix::sys::signal::kill(Pid::from_raw(child.id() as i32), signal);
         }
         std::thread::sleep(pause);
@@ -62,6 +64,7 @@ pub fn detach(program: &Path, args: &[String]) -> std::io::Result<()> {
     let mut command = Command::new(program);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     super::raw::own_session(&mut command);
+    super::raw::default_signals(&mut command);
     // It is not waited for: when we end, init takes it over.
     command.spawn().map(drop)
 }

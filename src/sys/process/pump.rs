@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// What a pipe to a child is enlarged to, in bytes: fewer wake-ups on 400 MB.
 const PIPE: i32 = 1 << 20;
+/// How long what a child leaves of its group may take to be gone.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// What a child reads.
 pub(super) enum Input {
@@ -233,9 +235,23 @@ fn nonblocking(fd: &impl AsFd) {
 pub(super) fn ended(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(child.id() as i32);
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    if matches!(waitid(Id::Pid(pid), look), Ok(WaitStatus::StillAlive)) {
+    // Without an answer (ECHILD, say) the number may be another's by now.
+    if waitid(Id::Pid(pid), look)? == WaitStatus::StillAlive {
         return Ok(None);
     }
     let _ = killpg(pid, Signal::SIGKILL);
-    child.try_wait()
+    let status = child.try_wait();
+    settle(pid);
+    status
+}
+
+/// Waits a moment until nothing of a killed group is left: on a busy machine
+/// its processes get their turn to die only after we have gone on.
+fn settle(group: Pid) {
+    let deadline = Deadline::after(SETTLE);
+    // No signal, only whether there is somebody. The number is free by now;
+    // whoever got it anew costs that moment and no more.
+    while killpg(group, None).is_ok() && !deadline.passed() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
