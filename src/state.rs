@@ -167,6 +167,12 @@ impl State {
         }
     }
 
+    /// What stands in a state file; `None` for one of another form.
+    pub fn parse(bytes: &[u8]) -> Option<State> {
+        let state: State = serde_json::from_slice(bytes).ok()?;
+        (state.schema == SCHEMA).then_some(state)
+    }
+
     fn fresh(ctid: Ctid) -> State {
         State { schema: SCHEMA, ctid: ctid.get(), ..State::default() }
     }
@@ -301,10 +307,7 @@ fn locked(root: &Path, ctid: Ctid) -> Option<Lock> {
 
 /// The newer one of the present place and 0.1.0's.
 fn read(root: &Path, directory: &str, ctid: Ctid) -> Option<State> {
-    let at = |path: &Path| {
-        let state: State = serde_json::from_slice(&private::read(path, MAX)?).ok()?;
-        (state.schema == SCHEMA).then_some(state)
-    };
+    let at = |path: &Path| State::parse(&private::read(path, MAX)?);
     match (at(&file(root, directory, ctid)), at(&old_file(root, directory, ctid))) {
         (Some(new), Some(old)) if old.at > new.at => Some(old.over(new)),
         (new, old) => new.or(old),

@@ -10,6 +10,7 @@ pub mod pve;
 pub mod runfile;
 pub mod settings;
 pub mod smi;
+pub mod state;
 pub mod templates;
 pub mod text;
 
@@ -27,4 +28,5 @@ pub const TARGETS: &[Target] = &[
     ("proc", proc::holds),
     ("smi", smi::holds),
     ("text", text::holds),
+    ("state", state::holds),
 ];
