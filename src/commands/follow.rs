@@ -37,6 +37,9 @@ const MOST_LINES: usize = 60;
 pub struct Job {
     /// Names and values, only those of our settings.
     pub environment: Vec<(String, String)>,
+    /// Which container that was for, where its number may be another's now.
+    #[serde(default)]
+    pub whom: Option<String>,
 }
 
 impl Job {
@@ -44,10 +47,21 @@ impl Job {
         format!("{ctid}.job")
     }
 
-    /// The last hook's; nothing if there is none that can be read.
-    pub fn load(ctid: Ctid) -> Job {
+    /// The last hook's for the container that is known by `whom`; nothing if
+    /// there is none that can be read.
+    pub fn load(ctid: Ctid, whom: &str) -> Job {
         let bytes = state::read_beside(common::root(), &Job::name(ctid));
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        let job: Option<Job> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        job.filter(|job| job.whom.as_deref().is_none_or(|w| w == whom)).unwrap_or_default()
+    }
+
+    /// Leaves this process's settings to the install process of the container.
+    pub fn leave(ctid: Ctid, whom: &str) {
+        let known = |(key, _): &(String, String)| keys::by_name(key).is_some();
+        let environment = common::environment().into_iter().filter(known).collect();
+        if let Err(error) = (Job { environment, whom: Some(whom.to_owned()) }).save(ctid) {
+            log::warn!("settings of the environment are not passed on: {error:#}");
+        }
     }
 
     fn save(&self, ctid: Ctid) -> anyhow::Result<()> {
@@ -73,12 +87,8 @@ pub fn log_length(ctid: Ctid) -> u64 {
 ///
 /// # Errors
 /// [`Code::Software`].
-pub fn start(ctid: Ctid, deadline: &Deadline) -> anyhow::Result<bool> {
-    let known = |(key, _): &(String, String)| keys::by_name(key).is_some();
-    let environment = common::environment().into_iter().filter(known).collect();
-    if let Err(error) = (Job { environment }).save(ctid) {
-        log::warn!("settings of the environment are not passed on: {error:#}");
-    }
+pub fn start(ctid: Ctid, whom: &str, deadline: &Deadline) -> anyhow::Result<bool> {
+    Job::leave(ctid, whom);
     if std::path::Path::new(SYSTEMD).is_dir() && process::installed(SYSTEMCTL) {
         match by_systemd(ctid, deadline) {
             Ok(()) => return Ok(true),
@@ -206,14 +216,15 @@ pub fn is_told(error: &anyhow::Error) -> bool {
 pub fn result(ctid: Ctid) -> anyhow::Result<()> {
     let state = State::load(common::root(), ctid);
     match state.outcome {
-        Outcome::Ok | Outcome::Warning => Ok(()),
+        // None: it ended since nobody asks for it any more.
+        Outcome::Ok | Outcome::Warning | Outcome::None => Ok(()),
         Outcome::Failed => {
             let fault =
                 Fault::new(Code::Software, format!("the driver in container {ctid} is not as wanted"))
                     .remedy(format!("see {}; phoenix-nvidia {ctid} tries again", log_path(ctid).display()));
             Err(anyhow::Error::new(Told).context(fault))
         }
-        Outcome::None | Outcome::Running => Err(post_start::died(ctid)),
+        Outcome::Running => Err(post_start::died(ctid)),
     }
 }
 

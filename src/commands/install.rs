@@ -6,10 +6,12 @@
 use super::bring::{Brought, Work};
 use super::follow::{self, Job};
 use super::run::{loaded_version, nodes};
+use super::same::{self, Same};
 use super::wishes::{self, Wanted};
 use super::{common, locks};
 use crate::conf::store::Conf;
 use crate::exit::{self, Code};
+use crate::guest::changed::Changed;
 use crate::guest::exec::{self, Guest};
 use crate::guest::lifecycle::{self, Patience};
 use crate::guest::ready;
@@ -23,6 +25,7 @@ use crate::types::Ctid;
 use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// A log larger than this is put aside when the next install begins, in bytes.
@@ -54,7 +57,8 @@ fn log_file(ctid: Ctid) -> std::io::Result<File> {
 }
 
 /// Installs what the container lacks, leaves the result, and reboots the
-/// container if the driver changed.
+/// container if the driver changed. It ends, and leaves its result to nobody,
+/// when the container is another one or nobody asks for it any more.
 ///
 /// # Errors
 /// [`Code::Software`].
@@ -66,21 +70,14 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         return Ok(Code::Success);
     };
     let begun = Instant::now();
-    State::update(common::root(), ctid, |state| {
-        "install".clone_into(&mut state.phase);
-        state.outcome = Outcome::Running;
-        state.message = String::new();
-        state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
-    });
-    let (brought, settings, result) = bring(ctid);
-    State::update(common::root(), ctid, |state| {
-        common::outcome(state, "install", &result, begun);
-        state.kernel_driver = loaded_version().map(|v| v.to_string());
-        if let Some(version) = &brought.version {
-            state.container_driver = Some(version.to_string());
-        }
-    });
-    match &result {
+    let done = bring_whoever(ctid);
+    let Done { brought, settings, same, result } = &done;
+    if let Some(changed) = result.as_ref().err().and_then(exec::changed) {
+        done.leave(ctid, changed);
+        return Ok(Code::Success);
+    }
+    done.record(ctid, begun);
+    match result {
         Ok(()) => log::info!("done in {}", common::since(begun)),
         Err(error) => {
             log::error!("{}", exit::one_line(error));
@@ -92,36 +89,116 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     // The hook that follows us leaves now, and with it the task and its lock.
     drop(alive);
     let stopped = signal::check().is_err();
-    if let (Some(settings), Some(_), false) = (settings, &brought.driver_changed, stopped) {
-        after_install(ctid, &settings, &brought)?;
+    if let (Some(settings), Some(same), Some(_), false) = (settings, same, &brought.driver_changed, stopped) {
+        after_install(ctid, same, settings, brought)?;
     }
     // What went wrong has been told above.
-    result.map(|()| Code::Success).or_else(|error| Ok(exit::code_of(&error)))
+    done.result.map(|()| Code::Success).or_else(|error| Ok(exit::code_of(&error)))
 }
 
-fn bring(ctid: Ctid) -> (Brought, Option<Settings>, anyhow::Result<()>) {
+/// What an install came to.
+struct Done {
+    brought: Brought,
+    settings: Option<Settings>,
+    same: Option<Rc<Same>>,
+    result: anyhow::Result<()>,
+}
+
+impl Done {
+    fn early(settings: Option<Settings>, result: anyhow::Result<()>) -> Done {
+        Done { brought: Brought::default(), settings, same: None, result }
+    }
+
+    /// Changes what is recorded of the container that this was for.
+    fn update(&self, ctid: Ctid, change: impl FnOnce(&mut State)) {
+        match &self.same {
+            Some(same) => same.update(change),
+            None => State::update(common::root(), ctid, change),
+        }
+    }
+
+    fn record(&self, ctid: Ctid, begun: Instant) {
+        let gone = |error: &anyhow::Error| exec::is_gone(error) || exec::is_interrupted(error);
+        let unseen = self.brought.unseen && !self.result.as_ref().is_err_and(gone);
+        self.update(ctid, |state| {
+            common::outcome(state, "install", &self.result, begun);
+            if unseen {
+                // "Could not look" is not "not installed".
+                state.outcome = Outcome::Warning;
+                state.code = 0;
+            }
+            state.kernel_driver = loaded_version().map(|v| v.to_string());
+            if let Some(version) = &self.brought.version {
+                state.container_driver = Some(version.to_string());
+            }
+            if self.result.is_ok() && self.brought.driver_changed.is_none() {
+                // The reboot helped; a later change of the driver is another one.
+                state.rebooted_for = None;
+            }
+        });
+    }
+
+    /// Nobody asks for it any more: that is said, and no result claimed.
+    fn leave(&self, ctid: Ctid, changed: &Changed) {
+        log::warn!("the install ends: {changed}");
+        // What `detach` forgot is not to come back.
+        if State::load(common::root(), ctid).outcome == Outcome::Running {
+            let Some(same) = &self.same else { return };
+            same.end(|state| {
+                state.outcome = Outcome::None;
+                state.job = None;
+                state.message = format!("the install ended: {changed}");
+            });
+        }
+    }
+}
+
+/// A container that was given the number meanwhile, and runs, may have asked
+/// while this process had the place: then it is its turn.
+fn bring_whoever(ctid: Ctid) -> Done {
+    let mut round = 1;
+    loop {
+        let done = bring(ctid);
+        let changed = done.result.as_ref().err().and_then(exec::changed);
+        let Some(changed @ Changed::Replaced { .. }) = changed else { return done };
+        if round == ATTEMPTS || !same::heir_asks(ctid) {
+            return done;
+        }
+        round += 1;
+        log::warn!("{changed}: beginning with what that one asks for");
+    }
+}
+
+fn bring(ctid: Ctid) -> Done {
     let conf = Conf::of(ctid);
     let document = match conf.read() {
         Ok(snapshot) => snapshot.document,
-        Err(error) => return (Brought::default(), None, Err(error)),
+        Err(error) => return Done::early(None, Err(error)),
     };
-    let settings = common::settings_with(ctid, Call::Hook, &conf, &document, Job::load(ctid).environment);
+    let whom = common::whom(&document);
+    State::take_over(common::root(), ctid, &whom);
+    State::update_of(common::root(), ctid, &whom, |state| {
+        "install".clone_into(&mut state.phase);
+        state.outcome = Outcome::Running;
+        state.message = String::new();
+        state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
+    });
+    let environment = Job::load(ctid, &whom).environment;
+    let settings = common::settings_with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (intent, _) = Intent::of(&settings);
     let inventory = Inventory::read_for(common::root(), intent.display(&document));
     let choice = intent.on(&inventory, &document);
     let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
     let wishes = match wishes::read(&settings, kernel, intent.gpus(&choice)) {
         Ok(Wanted::Software(wishes)) => wishes,
-        Ok(Wanted::Off | Wanted::NoDriver) => return (Brought::default(), Some(settings), Ok(())),
-        Err(problems) => {
-            let error = wishes::fault(&problems);
-            return (Brought::default(), Some(settings), Err(error));
-        }
+        Ok(Wanted::Off | Wanted::NoDriver) => return Done::early(Some(settings), Ok(())),
+        Err(problems) => return Done::early(Some(settings), Err(wishes::fault(&problems))),
     };
     let nodes = Some(nodes(&choice));
-    let work = Work { ctid, settings: &settings, wishes: &wishes, nodes, insist: false };
+    let same = Same::of(ctid, &document, Call::Hook, environment, &wishes.driver);
+    let work = Work { ctid, settings: &settings, wishes: &wishes, nodes, insist: false, same: &same };
     let (brought, result) = again_if_rebooted(&work);
-    (brought, Some(settings), result)
+    Done { brought, settings: Some(settings), same: Some(same), result }
 }
 
 /// A container that is rebooted from inside runs no hook: what was under way
@@ -132,9 +209,13 @@ fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
         let before = lifecycle::init(work.ctid).ok().flatten();
         let (brought, result) = work.run();
         let Err(error) = result else { return (brought, Ok(())) };
-        let again = attempt < ATTEMPTS && !exec::is_interrupted(&error);
-        if !again || !came_back(work, before.as_ref(), &error) {
+        let over = exec::is_interrupted(&error) || exec::changed(&error).is_some();
+        if over || attempt == ATTEMPTS || !came_back(work, before.as_ref(), &error) {
             return (brought, Err(error));
+        }
+        // What runs there now may be another one.
+        if let Err(changed) = work.same.still() {
+            return (brought, Err(changed.into()));
         }
         attempt += 1;
         // The reason last: a line is cut where it is too long.
@@ -162,7 +243,7 @@ fn came_back(work: &Work<'_>, before: Option<&lifecycle::Init>, error: &anyhow::
 
 /// One reboot for a changed driver: never twice for one version, never
 /// while a call by hand is at work, which restarts the container itself.
-fn after_install(ctid: Ctid, settings: &Settings, brought: &Brought) -> anyhow::Result<()> {
+fn after_install(ctid: Ctid, same: &Same, settings: &Settings, brought: &Brought) -> anyhow::Result<()> {
     let wanted = settings.choice(keys::AFTER_INSTALL, "reboot", "none").unwrap_or(true);
     let version = brought.version.as_ref().map(ToString::to_string);
     if !wanted {
@@ -179,20 +260,24 @@ fn after_install(ctid: Ctid, settings: &Settings, brought: &Brought) -> anyhow::
         log::info!("the restart is left to the call by hand that is at work");
         return Ok(());
     };
+    if let Err(changed) = same.still() {
+        log::warn!("no reboot: {changed}");
+        return Ok(());
+    }
     let state = State::load(common::root(), ctid);
     let now = lifecycle::init(ctid)?.map(|init| init.to_string());
     if now.is_none() || state.restart_due != now || again(&state) {
         log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
         return Ok(());
     }
-    State::update(common::root(), ctid, |state| {
+    same.update(|state| {
         state.rebooted_for = version;
         state.restart_due = None;
     });
-    let result = reboot(ctid, settings, now.as_deref());
+    let result = reboot(ctid, same, settings, now.as_deref());
     if let Err(error) = &result {
         let why = text::line(exit::one_line(error).as_bytes());
-        State::update(common::root(), ctid, |state| {
+        same.update(|state| {
             state.outcome = Outcome::Warning;
             state.message = format!("the driver is right, but the reboot for it failed: {why}");
         });
@@ -200,7 +285,7 @@ fn after_install(ctid: Ctid, settings: &Settings, brought: &Brought) -> anyhow::
     result
 }
 
-fn reboot(ctid: Ctid, settings: &Settings, now: Option<&str>) -> anyhow::Result<()> {
+fn reboot(ctid: Ctid, same: &Same, settings: &Settings, now: Option<&str>) -> anyhow::Result<()> {
     let patience = Patience {
         timeout: settings.limit(keys::RESTART_TIMEOUT),
         interval: settings.limit(keys::RESTART_INTERVAL),
@@ -222,6 +307,7 @@ fn reboot(ctid: Ctid, settings: &Settings, now: Option<&str>) -> anyhow::Result<
                     log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
                     return Ok(());
                 }
+                same.still()?;
             }
             Err(error) => return Err(error),
         }

@@ -20,6 +20,7 @@ pub mod prepare;
 pub mod ready;
 pub mod recorded;
 pub mod run;
+mod same;
 pub mod status;
 pub mod undo;
 pub mod wishes;

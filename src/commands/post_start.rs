@@ -19,6 +19,9 @@ use crate::sys::time::Deadline;
 use crate::types::{Ctid, Phase};
 use std::time::{Duration, Instant};
 
+/// How long systemd may take to be told of a look that was not over in time.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
 /// The phase. A failure is shown by Proxmox as a warning; the container runs.
 ///
 /// # Errors
@@ -93,6 +96,8 @@ fn bring(
     if locks::worker_lives(ctid) {
         log::info!("an install that began earlier is still under way");
         say_why_not(settings, document);
+        // It may have begun in another container of this number.
+        follow::Job::leave(ctid, &common::whom(document));
         let mut earlier = follow::Follow::new(ctid, follow::log_length(ctid)).born();
         if earlier.until(&until)? == Followed::GoesOn {
             return Ok(());
@@ -106,6 +111,13 @@ fn bring(
         Err(error) if exec::is_gone(&error) || exec::is_interrupted(&error) => return Err(error),
         Err(error) => {
             // "Could not look" is not "not installed".
+            if exec::is_late(&error) {
+                log::warn!("{error:#}");
+                match look_later(ctid, document) {
+                    Ok(()) => return Ok(()),
+                    Err(more) => log::warn!("{more:#}"),
+                }
+            }
             log::warn!("{error:#}; the driver is not looked after in this start");
             State::update(common::root(), ctid, |state| {
                 common::outcome(state, "check", &Err(error), begun);
@@ -132,20 +144,32 @@ fn bring(
         return Ok(());
     }
     say_why_not(settings, document);
-    hand_over(ctid, wait, &until, &deadline)
+    hand_over(ctid, &common::whom(document), wait, &until, &deadline)
+}
+
+/// A look that was not over in time is repeated by the install process, which
+/// has more of it: the start goes on at once.
+fn look_later(ctid: Ctid, document: &Document) -> anyhow::Result<()> {
+    begins(ctid);
+    follow::start(ctid, &common::whom(document), &Deadline::after(HAND_OVER))?;
+    log::info!(
+        "it looks again in the background; watch it with: tail -f {}",
+        follow::log_path(ctid).display()
+    );
+    Ok(())
 }
 
 /// Starts the install process and follows it for a while.
-fn hand_over(ctid: Ctid, wait: Duration, until: &Deadline, deadline: &Deadline) -> anyhow::Result<()> {
-    // What an earlier one left is not to be taken for this one's result.
-    State::update(common::root(), ctid, |state| {
-        "install".clone_into(&mut state.phase);
-        state.outcome = Outcome::Running;
-        state.message = String::new();
-        state.job = None;
-    });
+fn hand_over(
+    ctid: Ctid,
+    whom: &str,
+    wait: Duration,
+    until: &Deadline,
+    deadline: &Deadline,
+) -> anyhow::Result<()> {
+    begins(ctid);
     let mut follow = follow::Follow::new(ctid, follow::log_length(ctid));
-    let by_systemd = follow::start(ctid, deadline)?;
+    let by_systemd = follow::start(ctid, whom, deadline)?;
     if wait.is_zero() {
         follow::say_goes_on(ctid);
         return Ok(());
@@ -160,6 +184,16 @@ fn hand_over(ctid: Ctid, wait: Duration, until: &Deadline, deadline: &Deadline) 
         Followed::GoesOn => Ok(()),
         Followed::Ended | Followed::NotBorn => follow::result(ctid),
     }
+}
+
+/// What an earlier install left is not to be taken for this one's result.
+fn begins(ctid: Ctid) {
+    State::update(common::root(), ctid, |state| {
+        "install".clone_into(&mut state.phase);
+        state.outcome = Outcome::Running;
+        state.message = String::new();
+        state.job = None;
+    });
 }
 
 /// Whether the container is as wanted, or what is missing failed already in

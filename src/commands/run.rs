@@ -5,11 +5,12 @@
 
 use super::bring::Work;
 use super::pre_start::{apply, devices, fault_of};
+use super::same::Same;
 use super::wishes::{self, Wanted as WantedSoftware};
 use super::{common, locks};
 use crate::conf::devices::Wanted;
 use crate::conf::store::{Caller, Conf};
-use crate::exit::{Code, code_of};
+use crate::exit::{Code, Context as _, Fault, code_of};
 use crate::guest::attached;
 use crate::guest::lifecycle::{self, Patience, Status};
 use crate::host::choose::{Choice, DeviceKind};
@@ -175,12 +176,15 @@ impl Hand {
         };
         let mut wishes = wishes.as_ref().clone();
         wishes.gpus = Some(choice.gpus.len());
+        let document = self.conf.read()?.document;
+        let same = Same::of(self.ctid, &document, Call::ByHand, common::environment(), &wishes.driver);
         let mut work = Work {
             ctid: self.ctid,
             settings: &self.settings,
             wishes: &wishes,
             nodes: (!devices_changed).then_some(nodes.clone()),
             insist: true,
+            same: &same,
         };
         let (brought, result) = work.run();
         driver.clone_from(&brought.version);
@@ -189,6 +193,8 @@ impl Hand {
             return result;
         }
         if restart {
+            let fault = || Fault::new(Code::Restart, format!("container {} is not restarted", self.ctid));
+            same.still().fault(fault)?;
             lifecycle::restart(self.ctid, patience, &self.environment())?;
             work.nodes = Some(nodes);
             // What failed first is the error; nvidia-smi has its say all the same.

@@ -296,7 +296,7 @@ fn clean(guest: &Guest, error: &anyhow::Error) {
     }
     let deadline = Deadline::secs(if super::exec::is_interrupted(error) { 1 } else { 30 });
     match guest.attach_sh(CLEAN, []).even_when_stopping().run(&deadline) {
-        Ok(_) | Err(ExecError::Gone(_)) => {}
+        Ok(_) | Err(ExecError::Gone(_) | ExecError::Changed(_)) => {}
         Err(why) => log::warn!("driver: temporary files may be left in the container: {why}"),
     }
 }

@@ -1,5 +1,6 @@
 //! Running commands in the container.
 
+use super::changed::{Changed, Guard};
 use super::leftover;
 use crate::sys::process::{Cmd, Ended, Failure, Output};
 use crate::sys::time::Deadline;
@@ -21,16 +22,23 @@ const SH: &str = "/bin/sh";
 const ENVIRONMENT: [&str; 3] = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root"];
 
 /// A running container.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Guest {
     ctid: Ctid,
     until: Option<Deadline>,
+    guard: Option<Guard>,
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "container {}", self.ctid)
+    }
 }
 
 impl Guest {
     /// The container of this number; nothing is looked at yet.
     pub fn new(ctid: Ctid) -> Self {
-        Guest { ctid, until: None }
+        Guest { ctid, until: None, guard: None }
     }
 
     /// No command in it outlasts this deadline, that of the whole work.
@@ -38,6 +46,23 @@ impl Guest {
     pub fn until(mut self, deadline: Deadline) -> Self {
         self.until = Some(deadline);
         self
+    }
+
+    /// Each command in it is preceded by this question, and is not run where
+    /// the answer is no. The steps of a work are given such a container, so that
+    /// none of them can forget to ask.
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// The same question for what is not a command.
+    ///
+    /// # Errors
+    /// [`ExecError::Gone`], [`ExecError::Changed`].
+    pub fn still(&self) -> Result<(), ExecError> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard())
     }
 
     /// Its number.
@@ -51,7 +76,7 @@ impl Guest {
         for variable in ENVIRONMENT {
             cmd = cmd.args(["--set-var", variable]);
         }
-        Inside { guest: *self, cmd: cmd.arg("--").args(argv) }
+        Inside { guest: self.clone(), cmd: cmd.arg("--").args(argv) }
     }
 
     /// A command by `pct exec`, as the requirements ask for every install
@@ -59,7 +84,7 @@ impl Guest {
     pub fn pct<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> Inside {
         let (key, value) = leftover::mark(self.ctid);
         let cmd = Cmd::new(PCT).args(["exec", &self.ctid.to_string(), "--"]).args(argv).env(key, value);
-        Inside { guest: *self, cmd }
+        Inside { guest: self.clone(), cmd }
     }
 
     /// A fixed shell script by `lxc-attach`. Values are arguments (`"$1"`),
@@ -134,6 +159,7 @@ impl Inside {
     /// [`ExecError`]; an exit code other than 0 is none.
     pub fn run(self, deadline: &Deadline) -> Result<Output, ExecError> {
         let Inside { guest, cmd } = self;
+        guest.still()?;
         let deadline =
             &guest.until.filter(|until| until.remaining() < deadline.remaining()).unwrap_or(*deadline);
         let output = cmd.run(deadline).map_err(ExecError::Failed)?;
@@ -175,6 +201,8 @@ impl Inside {
 pub enum ExecError {
     /// The container stopped, was destroyed or migrated in the meantime.
     Gone(Ctid),
+    /// It is not the one any more, or does not ask any more for what was begun.
+    Changed(Changed),
     /// The command's own failure.
     Exit {
         /// How it ended.
@@ -190,6 +218,7 @@ impl fmt::Display for ExecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ExecError::Gone(ctid) => write!(f, "container {ctid} is not running any more"),
+            ExecError::Changed(changed) => changed.fmt(f),
             ExecError::Exit { ended, last } if last.is_empty() => write!(f, "{ended}, nothing printed"),
             ExecError::Exit { ended, last } => write!(f, "{ended}: {}", last.join(" | ")),
             ExecError::Failed(failure) => failure.fmt(f),
@@ -206,9 +235,25 @@ impl std::error::Error for ExecError {
     }
 }
 
-/// Whether this error is that the container went away.
+/// Whether this error is that there is nothing more to do in the container: it
+/// went away, or is not the one any more.
 pub fn is_gone(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| matches!(e.downcast_ref(), Some(ExecError::Gone(_))))
+    error.chain().any(|e| matches!(e.downcast_ref(), Some(ExecError::Gone(_) | ExecError::Changed(_))))
+}
+
+/// What has changed, if this error is that.
+pub fn changed(error: &anyhow::Error) -> Option<&Changed> {
+    error.chain().find_map(|e| match e.downcast_ref() {
+        Some(ExecError::Changed(changed)) => Some(changed),
+        _ => None,
+    })
+}
+
+/// Whether this error is that a command was not over in its time: on a busy
+/// node it may be the next time.
+pub fn is_late(error: &anyhow::Error) -> bool {
+    let late = |e: &ExecError| matches!(e, ExecError::Failed(Failure::TimedOut { .. }));
+    error.chain().any(|e| e.downcast_ref().is_some_and(late))
 }
 
 /// Whether this error is that we were told to stop.
@@ -224,4 +269,30 @@ pub(super) fn fields(bytes: &[u8]) -> impl Iterator<Item = (String, String)> + '
         let (key, value) = line.split_once(' ')?;
         Some((key.to_owned(), value.trim().to_owned()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    /// Whatever a step runs, by either way, and also while we are stopped.
+    #[test]
+    fn no_command_is_run_in_a_container_that_is_another_one() {
+        let ctid: Ctid = "101".parse().unwrap();
+        let no: Guard = Rc::new(move || Err(ExecError::Changed(Changed::Detached(ctid))));
+        let guest = Guest::new(ctid).guarded(no).until(Deadline::secs(5));
+        let deadline = Deadline::secs(5);
+        let commands = [
+            guest.attach(["true"]),
+            guest.attach_sh("exit 0", []),
+            guest.pct(["true"]),
+            guest.pct_sh("exit 0", ["x"]).stdin(std::io::empty()).even_when_stopping(),
+        ];
+        for command in commands {
+            let error = anyhow::Error::from(command.run(&deadline).unwrap_err()).context("a step");
+            assert!(is_gone(&error) && changed(&error) == Some(&Changed::Detached(ctid)), "{error:#}");
+        }
+        assert!(guest.still().is_err() && Guest::new(ctid).still().is_ok());
+    }
 }

@@ -54,6 +54,15 @@ impl std::fmt::Display for Init {
     }
 }
 
+impl Init {
+    /// Whether this very process lives, and so the container runs since then.
+    /// No program is asked.
+    pub fn lives(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        start_time(&stat) == Some(self.started)
+    }
+}
+
 /// The requirements' `check_container_exists`: `pct status`.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 pub mod apt;
 pub mod attached;
 pub mod cache;
+pub mod changed;
 mod driver;
 pub mod exec;
 pub mod found;

@@ -1,7 +1,7 @@
 //! What an install needs of a container before it can work. None of it is
 //! waited for when there is nothing to install.
 
-use super::exec::Guest;
+use super::exec::{ExecError, Guest};
 use crate::exit::{Code, Fault};
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
@@ -22,6 +22,9 @@ const GOING_DOWN: &str = r#"
 exit 0
 "#;
 
+/// How long the first look may take.
+const ONE_LOOK: Duration = Duration::from_secs(15);
+
 /// Waits until commands can be run in the container.
 ///
 /// # Errors
@@ -30,8 +33,9 @@ exit 0
 pub fn commands(guest: &Guest, limit: Duration) -> anyhow::Result<()> {
     let deadline = Deadline::after(limit);
     let fault = || Fault::new(Code::Software, format!("no command can be run in container {}", guest.ctid()));
+    let mut span = ONE_LOOK;
     loop {
-        let last = match guest.attach_sh("exit 0", []).run(&deadline.at_most(Duration::from_secs(15))) {
+        let last = match guest.attach_sh("exit 0", []).run(&deadline.at_most(span)) {
             Ok(output) if output.success() => return Ok(()),
             Ok(output) if matches!(output.code(), Some(126 | 127)) => return Ok(()), // the check says what is wrong
             Ok(output) => output.last_lines(2).join(" | "),
@@ -46,6 +50,8 @@ pub fn commands(guest: &Guest, limit: Duration) -> anyhow::Result<()> {
         if deadline.passed() {
             return Err(anyhow::anyhow!("within {}: {last}", human(limit)).context(fault()));
         }
+        // What took too long may just need longer.
+        span *= 2;
         signal::sleep(Duration::from_millis(200).min(deadline.remaining()))?;
     }
 }
@@ -55,7 +61,7 @@ pub fn commands(guest: &Guest, limit: Duration) -> anyhow::Result<()> {
 pub fn going_down(guest: &Guest) -> bool {
     match guest.attach_sh(GOING_DOWN, []).run(&Deadline::secs(5)) {
         Ok(output) => output.code() == Some(3),
-        Err(error) => matches!(error, super::exec::ExecError::Gone(_)),
+        Err(error) => matches!(error, ExecError::Gone(_)),
     }
 }
 
@@ -63,13 +69,14 @@ pub fn going_down(guest: &Guest) -> bool {
 /// dpkg's lock. What is not over in time is a warning: apt waits too.
 ///
 /// # Errors
-/// A signal of ours.
+/// A signal of ours; the container has gone.
 pub fn boot(guest: &Guest, limit: Duration) -> anyhow::Result<()> {
     let (deadline, begun) = (Deadline::after(limit), Instant::now());
     loop {
         let state = match guest.attach_sh(BOOT, []).run(&deadline.at_most(Duration::from_secs(15))) {
             Ok(output) if output.success() => break,
             Ok(output) => output.last_lines(1).join(""),
+            Err(error @ (ExecError::Gone(_) | ExecError::Changed(_))) => return Err(error.into()),
             Err(error) => {
                 signal::check()?;
                 format!("{error}")

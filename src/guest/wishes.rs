@@ -65,7 +65,8 @@ impl Wishes {
     }
 
     /// Two runs with equal fingerprints would try the same things: a failed
-    /// one need not be repeated in the same boot.
+    /// one need not be repeated in the same boot. A hash, since URLs may hold a
+    /// password and this is recorded.
     pub fn fingerprint(&self) -> String {
         let list = |packages: &[PackageTemplate]| {
             packages.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -74,7 +75,7 @@ impl Wishes {
             CudaPackages::None => "none".to_owned(),
             CudaPackages::List(packages) => list(packages),
         };
-        format!(
+        let all = format!(
             "{} {} {} {} {}|{}|{}",
             self.driver,
             self.runfile_url,
@@ -83,7 +84,8 @@ impl Wishes {
             self.repo_key_url.as_ref().map(ToString::to_string).unwrap_or_default(),
             cuda,
             list(&self.utilities)
-        )
+        );
+        Sha256(<sha2::Sha256 as sha2::Digest>::digest(all.as_bytes()).into()).to_string()
     }
 }
 
