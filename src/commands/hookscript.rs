@@ -14,6 +14,8 @@ pub const SNIPPET: &str = include_str!("../../hooks/phoenix-nvidia");
 pub const NAME: &str = "phoenix-nvidia";
 /// What tells our snippet, of whatever version, from others.
 const MARK: &[u8] = b"# The hookscript of phoenix-nvidia";
+/// The most that a conf can hold, in bytes.
+const MAX_CONF: u64 = 1 << 20;
 
 /// What a conf's `hookscript:` leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +108,7 @@ pub fn named_by(root: &Path, storages: &[Storage], place: &Place) -> std::io::Re
                 if conf.extension().is_none_or(|end| end != "conf") {
                     continue;
                 }
-                let bytes = match std::fs::read(&conf) {
+                let bytes = match file::read(&conf, MAX_CONF) {
                     // Destroyed or migrated while we look.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                     other => other?,
@@ -163,6 +165,18 @@ mod tests {
         write("beta/lxc/102.conf", "memory: 5\n\n[snap]\nhookscript: local:snippets/phoenix-nvidia\n");
         write("beta/qemu-server/103.conf", "hookscript: other:snippets/phoenix-nvidia\n");
         assert_eq!(names().unwrap().len(), 2);
+    }
+
+    /// As anything that cannot be seen: nobody can say that nothing names it.
+    #[test]
+    fn a_conf_that_is_no_file_is_waited_for_by_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let confs = dir.path().join("etc/pve/nodes/one/lxc");
+        std::fs::create_dir_all(&confs).unwrap();
+        nix::unistd::mkfifo(&confs.join("101.conf"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let place = Place { volume: "local:snippets/x".into(), path: "/x".into() };
+        let error = named_by(dir.path(), &[], &place).unwrap_err();
+        assert_eq!(file::in_its_place(&error), Some(file::NotRegular("a FIFO")));
     }
 
     #[test]
