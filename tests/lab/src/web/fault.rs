@@ -30,6 +30,18 @@ pub enum Fault {
     Slow(u64),
     /// Sends the client to another URL.
     Redirect(String),
+    /// Says that the body has this many bytes, and sends the document.
+    Length(u64),
+    /// Sends no Content-Length, and zeros behind the document until the client goes.
+    Endless,
+    /// Answers a request for a range with one that begins so many bytes later.
+    OtherRange(u64),
+    /// Answers 416, naming this as the document's length.
+    NotThere(u64),
+    /// Answers 401 to who doesn't send this `user:password`.
+    Login(String),
+    /// Answers 403 to who doesn't send this query.
+    Query(String),
 }
 
 impl Fault {
@@ -46,6 +58,12 @@ impl Fault {
             Self::NoLength => "no-length".to_owned(),
             Self::Slow(rate) => format!("slow {rate}"),
             Self::Redirect(url) => format!("redirect {url}"),
+            Self::Length(bytes) => format!("length {bytes}"),
+            Self::Endless => "endless".to_owned(),
+            Self::OtherRange(bytes) => format!("other-range {bytes}"),
+            Self::NotThere(bytes) => format!("not-there {bytes}"),
+            Self::Login(login) => format!("login {login}"),
+            Self::Query(query) => format!("query {query}"),
         }
     }
 
@@ -64,6 +82,12 @@ impl Fault {
             "no-length" => Self::NoLength,
             "slow" => Self::Slow(number()?.max(1)),
             "redirect" => Self::Redirect(argument.to_owned()),
+            "length" => Self::Length(number()?),
+            "endless" => Self::Endless,
+            "other-range" => Self::OtherRange(number()?),
+            "not-there" => Self::NotThere(number()?),
+            "login" => Self::Login(argument.to_owned()),
+            "query" => Self::Query(argument.to_owned()),
             _ => bail!("unknown fault {text:?}"),
         })
     }
@@ -193,6 +217,12 @@ mod tests {
             Fault::NoLength,
             Fault::Slow(1_000),
             Fault::Redirect("http://192.0.2.1/other path".to_owned()),
+            Fault::Length(u64::MAX),
+            Fault::Endless,
+            Fault::OtherRange(1),
+            Fault::NotThere(7),
+            Fault::Login("me:pass word".to_owned()),
+            Fault::Query("token=a".to_owned()),
         ];
         let dir = tempfile::tempdir()?;
         let faults = Faults::at(dir.path().join("faults"));

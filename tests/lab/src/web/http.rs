@@ -12,6 +12,8 @@ pub(crate) struct Head {
     pub(crate) method: String,
     /// Decoded, without a query; of `http://host/path`, which a proxy is asked, the path.
     pub(crate) path: String,
+    /// What stands behind the `?`.
+    pub(crate) query: Option<String>,
     /// The client takes us for its proxy.
     pub(crate) proxied: bool,
     headers: Vec<(String, String)>,
@@ -51,6 +53,7 @@ impl Head {
         Ok(Self {
             method: method.to_owned(),
             path: decode(target),
+            query: target.split_once('?').map(|(_, query)| query.to_owned()),
             proxied: target.starts_with("http://") || method == "CONNECT",
             headers: headers
                 .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
@@ -69,6 +72,21 @@ impl Head {
         let connection = self.header("connection").unwrap_or_default().to_ascii_lowercase();
         if self.http_1_0 { connection == "keep-alive" } else { connection != "close" }
     }
+}
+
+/// Bytes in base64, as `Authorization: Basic` has them.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let value = group.iter().fold(0_u32, |value, byte| (value << 8) | u32::from(*byte));
+        let value = value << (8 * (3 - group.len()));
+        for digit in 0..4 {
+            let known = digit <= group.len();
+            text.push(if known { DIGITS[(value >> (18 - 6 * digit)) as usize & 63] as char } else { '=' });
+        }
+    }
+    text
 }
 
 /// The path that a request target names.
@@ -124,12 +142,21 @@ mod tests {
             b"GET /./a%2bb?x=1 HTTP/1.1\r\nHost: h\r\nRange: bytes=1-\r\n\r\nHEAD http://h/c HTTP/1.0\r\n\r\n";
         let first = Head::read(&mut wire)?.ok_or_else(|| anyhow::anyhow!("no first"))?;
         assert_eq!((first.path.as_str(), first.header("range")), ("/a+b", Some("bytes=1-")));
+        assert_eq!(first.query.as_deref(), Some("x=1"));
         assert!(first.keep_alive());
         let second = Head::read(&mut wire)?.ok_or_else(|| anyhow::anyhow!("no second"))?;
         assert_eq!((second.method.as_str(), second.path.as_str()), ("HEAD", "/c"));
         assert!(!second.keep_alive());
         assert_eq!(Head::read(&mut wire)?, None);
         Ok(())
+    }
+
+    #[test]
+    fn base64_is_the_standards() {
+        assert_eq!(
+            (base64(b"f").as_str(), base64(b"martin:secret").as_str()),
+            ("Zg==", "bWFydGluOnNlY3JldA==")
+        );
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub struct Request {
     pub host: Option<String>,
     /// Whether the server was asked as a proxy: with a whole URL, or by CONNECT.
     pub proxied: bool,
+    /// What stood behind the `?` of the path.
+    pub query: Option<String>,
+    /// The value of the `Authorization` header.
+    pub authorization: Option<String>,
     /// The status that was answered; nothing while the answer is under way, or when there was none.
     pub status: Option<u16>,
     /// How many bytes of a body were sent.
@@ -45,18 +49,22 @@ impl Requests {
         for line in text.lines() {
             let fields: Vec<&str> = line.split('\t').collect();
             match fields[..] {
-                [id, "request", method, path, range, agent, host, proxied] => all.push(Request {
-                    id: id.to_owned(),
-                    method: method.to_owned(),
-                    path: path.to_owned(),
-                    range: some(range),
-                    agent: some(agent),
-                    host: some(host),
-                    proxied: proxied != "-",
-                    status: None,
-                    sent: 0,
-                    ended: false,
-                }),
+                [id, "request", method, path, range, agent, host, proxied, query, authorization] => {
+                    all.push(Request {
+                        id: id.to_owned(),
+                        method: method.to_owned(),
+                        path: path.to_owned(),
+                        range: some(range),
+                        agent: some(agent),
+                        host: some(host),
+                        proxied: proxied != "-",
+                        query: some(query),
+                        authorization: some(authorization),
+                        status: None,
+                        sent: 0,
+                        ended: false,
+                    })
+                }
                 [id, "answer", status, sent] => {
                     if let Some(request) = all.iter_mut().find(|request| request.id == id) {
                         request.status = status.parse().ok();
@@ -125,7 +133,11 @@ impl Writer {
         let [range, agent, host] = [header("range"), header("user-agent"), header("host")];
         let (method, path) = (&head.method, head.path.replace('\t', " "));
         let proxied = if head.proxied { "proxied" } else { "-" };
-        self.line(&format!("{id}\trequest\t{method}\t{path}\t{range}\t{agent}\t{host}\t{proxied}\n"));
+        let query = head.query.as_deref().unwrap_or("-").replace('\t', " ");
+        let authorization = header("authorization");
+        self.line(&format!(
+            "{id}\trequest\t{method}\t{path}\t{range}\t{agent}\t{host}\t{proxied}\t{query}\t{authorization}\n"
+        ));
         id
     }
 
@@ -156,7 +168,7 @@ mod tests {
     #[test]
     fn answers_find_their_requests() {
         let log = Requests::parse(
-            "9.0\trequest\tGET\t/a b\t-\tWget\tmirror.lab\t-\n9.1\trequest\tHEAD\t/b.run\tbytes=5-\t-\th\tproxied\n9.1\tanswer\t206\t7\n",
+            "9.0\trequest\tGET\t/a b\t-\tWget\tmirror.lab\t-\tx=1\t-\n9.1\trequest\tHEAD\t/b.run\tbytes=5-\t-\th\tproxied\t-\t-\n9.1\tanswer\t206\t7\n",
         );
         assert_eq!(log.all().len(), 2);
         let [first] = log.of("/a b")[..] else { panic!("{log:?}") };

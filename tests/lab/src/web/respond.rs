@@ -1,7 +1,7 @@
 //! One request's answer: the document, part of it, or the fault that a rule asks for.
 
 use super::fault::Fault;
-use super::http::{Head, range};
+use super::http::{Head, base64, range};
 use super::wire::Wire;
 use super::{Site, date};
 use std::fs::{File, Metadata};
@@ -10,6 +10,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// A client that never gives up keeps its stalled connection this long at most.
 const LONGEST_STALL: Duration = Duration::from_secs(900);
+
+/// What never ends is this long, in bytes: no test's disk is filled by a fault of the program under test.
+const ENDLESS: u64 = 4 << 30;
 
 /// How an answer ended.
 #[derive(Debug, Default)]
@@ -48,6 +51,20 @@ pub(crate) fn respond(
         Some(Fault::Silent) => {
             outcome.close = true;
             return wait_for_end(to);
+        }
+        Some(Fault::Login(login)) => {
+            let right = format!("Basic {}", base64(login.as_bytes()));
+            if head.header("authorization") != Some(right.as_str()) {
+                let ask = "WWW-Authenticate: Basic realm=\"lab\"\r\n";
+                return page(head, to, outcome, 401, ask, "text/plain", "who are you?\n");
+            }
+        }
+        Some(Fault::Query(query)) if head.query.as_deref() != Some(query) => {
+            return page(head, to, outcome, 403, "", "text/plain", "not so\n");
+        }
+        Some(Fault::NotThere(size)) if head.header("range").is_some() => {
+            let range = format!("Content-Range: bytes */{size}\r\n");
+            return page(head, to, outcome, 416, &range, "text/plain", "");
         }
         Some(Fault::Hangup) => {
             (outcome.close, outcome.torn) = (true, true);
@@ -88,6 +105,7 @@ fn top(head: &Head, status: u16, lines: &str) -> String {
         206 => "Partial Content",
         302 => "Found",
         304 => "Not Modified",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -130,6 +148,10 @@ impl Document<'_> {
             }
             Ok(Some((first, last))) => {
                 outcome.status = Some(206);
+                let first = match self.fault {
+                    Some(Fault::OtherRange(later)) => (first + later).min(last),
+                    _ => first,
+                };
                 lines += &format!("Content-Range: bytes {first}-{last}/{size}\r\n");
                 (first, last - first + 1)
             }
@@ -138,10 +160,13 @@ impl Document<'_> {
                 (0, size)
             }
         };
-        if self.fault == Some(&Fault::NoLength) {
-            outcome.close = true;
-        } else {
-            lines += &format!("Content-Length: {length}\r\n");
+        match self.fault {
+            Some(Fault::NoLength | Fault::Endless) => outcome.close = true,
+            Some(Fault::Length(claimed)) => {
+                (outcome.close, outcome.torn) = (true, true);
+                lines += &format!("Content-Length: {claimed}\r\n");
+            }
+            _ => lines += &format!("Content-Length: {length}\r\n"),
         }
         let ranges = if self.fault == Some(&Fault::NoRange) { "none" } else { "bytes" };
         lines += &format!("Accept-Ranges: {ranges}\r\nContent-Type: application/octet-stream\r\n");
@@ -196,6 +221,13 @@ impl Document<'_> {
                 return wait_for_end(to);
             }
             Some(Fault::Cut(_)) => (outcome.close, outcome.torn) = (true, true),
+            Some(Fault::Endless) => {
+                buffer.fill(0);
+                while outcome.sent < ENDLESS {
+                    to.write_all(&buffer)?;
+                    outcome.sent += buffer.len() as u64;
+                }
+            }
             _ => {}
         }
         to.flush()
