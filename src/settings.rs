@@ -8,6 +8,7 @@ pub mod envfile;
 pub mod keys;
 
 use crate::exit::{Code, Fault};
+use crate::sys::text;
 use crate::types::Ctid;
 use keys::Key;
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ pub const NODE_FILE: &str = "etc/default/phoenix-nvidia";
 /// Set by a call by hand for the `pct` that it runs, to the CTID: the hook of
 /// that start then knows that the environment is the orchestrator's.
 pub const MARK: &str = "PHOENIX_NVIDIA_CTID";
+/// So many lines that cannot be read are told one by one.
+const MOST_PROBLEMS: usize = 10;
 /// A settings file larger than this is not read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
 
@@ -57,7 +60,7 @@ pub enum Call {
 }
 
 /// One `KEY=VALUE` of a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Given {
     /// The name.
     pub key: String,
@@ -65,6 +68,19 @@ pub struct Given {
     pub value: String,
     /// Where it stands.
     pub origin: Origin,
+}
+
+impl Given {
+    /// The value, fit to be shown.
+    pub fn shown(&self) -> String {
+        text::line(text::hidden(&self.value).as_bytes())
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={} ({})", self.key, self.shown(), self.origin)
+    }
 }
 
 /// Something that cannot be read or is missing.
@@ -143,7 +159,7 @@ impl Settings {
         if call == Call::Hook {
             settings.overridden.clear();
         }
-        settings.problems = problems;
+        settings.problems = few(problems);
         settings
     }
 
@@ -215,12 +231,23 @@ impl Settings {
     /// As [`Settings::get`].
     pub fn parse<T>(&self, key: &Key, read: impl FnOnce(&str) -> Result<T, String>) -> Result<T, Problem> {
         let problem = |message| Problem { key: key.name.to_owned(), message };
-        let (text, origin) = self.text(key).ok_or_else(|| problem(format!("{} is not set", key.name)))?;
-        read(text).map_err(|why| {
-            let shown = crate::sys::text::line(text.as_bytes());
+        let (value, origin) = self.text(key).ok_or_else(|| problem(format!("{} is not set", key.name)))?;
+        read(value).map_err(|why| {
+            let shown = text::line(text::hidden(value).as_bytes());
+            let why = text::without_secrets(&why);
             problem(format!("{}={shown} ({origin}): {why}", key.name))
         })
     }
+}
+
+/// A conf of a megabyte can have 28,000 of them: some, and how many more.
+fn few(mut problems: Vec<Problem>) -> Vec<Problem> {
+    if let Some(more) = problems.len().checked_sub(MOST_PROBLEMS).filter(|more| *more > 0) {
+        problems.truncate(MOST_PROBLEMS);
+        let message = format!("{more} more lines of the settings cannot be read");
+        problems.push(Problem { key: String::new(), message });
+    }
+    problems
 }
 
 /// The exit-2 fault for problems by hand, with the places where the first
@@ -246,8 +273,11 @@ pub fn fault(problems: &[Problem], ctid: Ctid) -> anyhow::Error {
 /// Names in a conf that were surely meant to be ours. Others are the
 /// container's own business.
 fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
+    // A conf may repeat one thousands of times.
+    let mut known: BTreeMap<&str, Option<&'static Key>> = BTreeMap::new();
     for given in conf.iter().filter(|g| keys::by_name(&g.key).is_none()) {
-        if let Some(key) = keys::nearest(&given.key) {
+        let nearest = *known.entry(given.key.as_str()).or_insert_with(|| keys::nearest(&given.key));
+        if let Some(key) = nearest {
             problems.push(Problem {
                 key: given.key.clone(),
                 message: format!(

@@ -1,5 +1,6 @@
 //! The CUDA step with real apt in real containers: it never costs the
 //! container its driver, and never leaves apt broken.
+#![allow(clippy::unwrap_used)] // a failing helper fails its test
 mod support;
 
 use phoenix_lab::nvidia::runfile::Runfile;
@@ -274,7 +275,7 @@ fn nvtop_that_wants_apts_own_driver_library_is_left_out() {
 }
 
 #[test]
-fn the_older_scripts_wrong_sources_are_removed_and_an_interrupted_dpkg_completed() {
+fn the_older_scripts_wrong_sources_are_moved_aside_and_an_interrupted_dpkg_completed() {
     let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "UTILITY_PACKAGES=none") else { return };
     let ct = lab.container(101);
     let line = "deb http://mirror.lab/compute/cuda/repos/debian12/x86_64 bookworm main\n";
@@ -291,11 +292,75 @@ fn the_older_scripts_wrong_sources_are_removed_and_an_interrupted_dpkg_completed
     assert_ne!(ct.sh("dpkg --audit").stdout, "");
     node(&lab, "INSTALL=on");
     let output = again(&lab).ok();
-    let output = output.says("removed /etc/apt/sources.list.d/nvidia.conf");
-    let output = output.says("removed /etc/apt/sources.list.d/nvidia.list");
+    let output = output.says("/etc/apt/sources.list.d/nvidia.conf, now");
+    let output =
+        output.says("/etc/apt/sources.list.d/nvidia.list, now /etc/apt/sources.list.d/nvidia.list.disabled");
     output.says("an interrupted dpkg run was completed").says("cuda: installed");
     assert!(ct.exists("/etc/apt/sources.list.d/other.list"));
+    for name in ["nvidia.conf", "nvidia.list"] {
+        assert!(!ct.exists(format!("/etc/apt/sources.list.d/{name}")));
+        assert_eq!(ct.read(format!("/etc/apt/sources.list.d/{name}.disabled")), line);
+    }
     sound(&ct);
+    // apt says nothing about what was put aside.
+    let apt = ct.sh("apt-get update -o APT::Update::Error-Mode=any").ok();
+    apt.says_not("disabled").says_not("Ignoring");
+}
+
+/// A container whose owner wrote a source himself, with the key that it needs.
+fn with_own_source(lab: &Lab, name: &str, line: &str) {
+    let ct = lab.container(101);
+    let key = std::fs::read(lab.web().site().www().join("compute/cuda/repos/debian12/x86_64/3bf863cc.pub"));
+    ct.write("/usr/share/keyrings/cuda.asc", key.unwrap());
+    ct.write(format!("/etc/apt/sources.list.d/{name}"), line);
+}
+
+#[test]
+fn a_valid_source_of_the_owners_stays_however_it_is_written() {
+    let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "UTILITY_PACKAGES=none") else { return };
+    let ct = lab.container(101);
+    let uri = "[signed-by=/usr/share/keyrings/cuda.asc] http://mirror.lab/compute/cuda/repos/debian12/x86_64";
+    let own = "/etc/apt/sources.list.d/nvidia.list";
+    start(&lab).ok().says("cuda: installed");
+    ct.sh("rm /etc/apt/sources.list.d/* && apt-get -y purge 'cuda-*'").ok();
+    for line in [
+        format!("deb {uri} /\n"),
+        format!("deb {uri}/ ./\n"),
+        format!("deb {uri}/ / # ours since 2021\n"),
+        format!("  deb\t{}\t/\n", uri.replace("[", "[ arch=amd64 ").replace("] ", " ]\t")),
+        format!("# deb {uri} bookworm main\ndeb {uri}/ /\n"),
+    ] {
+        with_own_source(&lab, "nvidia.list", &line);
+        ct.sh("apt-get update -o APT::Update::Error-Mode=any").ok();
+        let run = lab.run(["phoenix-nvidia", "101"]).ok();
+        run.says("nvidia.list names it already").says("cuda: installed").says_not("aside");
+        assert_eq!(ct.read(own), line);
+        assert_eq!(ct.files().list("/etc/apt/sources.list.d"), ["nvidia.list"], "{line}");
+        ct.sh("apt-get -y purge 'cuda-*'").ok();
+    }
+    // Another repository's: none of our business, not even under this name.
+    let other = "deb [trusted=yes] http://mirror.lab/compute/cuda/repos/debian13/x86_64 / # mine\n";
+    ct.write(own, other);
+    lab.run(["phoenix-nvidia", "101"]).ok().says("cuda: installed").says_not("aside");
+    assert_eq!(ct.read(own), other);
+    sound(&ct);
+}
+
+#[test]
+fn a_source_that_apt_cannot_read_is_moved_aside_and_nothing_is_overwritten() {
+    let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "UTILITY_PACKAGES=none") else { return };
+    let ct = lab.container(101);
+    let line = "deb http://mirror.lab/compute/cuda/repos/debian12/x86_64/ / main\n";
+    let own = "/etc/apt/sources.list.d/nvidia.list";
+    ct.write(own, line);
+    ct.write(format!("{own}.disabled"), "an older one\n");
+    // What is not under that name is not touched, though it breaks apt too.
+    start(&lab).ok().says("moved aside what apt cannot read").says("cuda: installed");
+    assert_eq!(ct.read(format!("{own}.disabled")), "an older one\n");
+    assert_eq!(ct.read(format!("{own}.1.disabled")), line);
+    assert!(!ct.exists(own));
+    sound(&ct);
+    ct.sh("apt-get update -o APT::Update::Error-Mode=any").ok();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 mod support;
 
 use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
+use phoenix_lab::web::Fault;
 use phoenix_lab::{Builder, Container, Lab, Output, Rootfs, Spec};
 use std::time::{Duration, Instant};
 use support::{lab, node, setting};
@@ -290,4 +291,44 @@ fn a_hook_uses_the_proxy_that_proxmox_knows_of() {
     let requests = lab.web().requests();
     assert!(requests.of("mirror.lab:443").iter().any(|r| r.method == "CONNECT"), "{requests:?}");
     assert_eq!(requests.of(&path).len(), 1);
+}
+
+#[test]
+fn a_full_disk_is_said_so_and_heals_by_itself() {
+    let Some(lab) = running_without(Rootfs::Debian12.unprivileged()) else { return };
+    // Little enough that a body without a length meets its end.
+    lab.sh(
+        "mkdir -p /var/cache/phoenix-nvidia && mount -t tmpfs -o size=160m tmpfs /var/cache/phoenix-nvidia",
+    )
+    .ok();
+    let path = lab.web().runfile(&Runfile::new(V));
+    lab.web().fail(&path, Fault::Endless);
+    let free = || lab.sh("df -k --output=avail /var/cache/phoenix-nvidia | tail -n 1").ok().stdout;
+    let before = free();
+    let run = by_hand(&lab).code(5);
+    run.says("no room for the runfile").says("only").says("du -xh");
+    assert_eq!(free(), before, "the part takes the room that is missing");
+    // Full by somebody else's doing, with what an earlier call left.
+    lab.web().heal();
+    lab.web().fail_times(&path, 3, Fault::Cut(100_000));
+    by_hand(&lab).code(5).says("cut off");
+    lab.sh("head -c 40M /dev/zero >/var/cache/phoenix-nvidia/other").ok();
+    by_hand(&lab).code(5).says("no room for the runfile");
+    lab.sh("rm /var/cache/phoenix-nvidia/other").ok();
+    by_hand(&lab).ok().says("driver: installed 580.95.05");
+}
+
+#[test]
+fn a_server_that_never_ends_is_left_at_download_max() {
+    let Some(lab) = running_without(Rootfs::Debian12.unprivileged()) else { return };
+    let path = lab.web().runfile(&Runfile::new(V));
+    node(&lab, "DOWNLOAD_MAX=20");
+    for fault in [Fault::Endless, Fault::Length(u64::MAX)] {
+        lab.web().heal();
+        lab.web().fail(&path, fault);
+        by_hand(&lab).code(5).says("DOWNLOAD_MAX is 20 MiB").says_not("panicked");
+        assert!(!lab.sh("ls /var/cache/phoenix-nvidia").ok().stdout.contains(".run"));
+    }
+    lab.web().heal();
+    by_hand(&lab).ok().says("driver: installed 580.95.05");
 }

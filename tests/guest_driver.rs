@@ -123,7 +123,10 @@ fn a_container_without_kmod_is_told_what_it_lacks() {
     stop(&lab);
     node(&lab, "INSTALL=on");
     // No distribution answers here: the message is what counts.
-    start(&lab).ok().says("needs modprobe, and kmod could not be installed").says("install the package kmod");
+    start(&lab)
+        .ok()
+        .says("needs modprobe, and kmod could not be installed")
+        .says("pct exec 101 -- apt-get install -y kmod");
 }
 
 #[test]

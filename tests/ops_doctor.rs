@@ -326,6 +326,39 @@ fn files_that_cannot_be_read_are_unknown() {
     });
 }
 
+#[test]
+fn a_password_where_others_can_read_it_is_told() {
+    finds(busybox(), &["secret warning"], |lab| {
+        append(lab, "lxc.environment: NVIDIA_REPO_URL=https://me:kr0kodil@mirror.lab/x");
+    });
+    finds(busybox(), &["secret warning"], |lab| {
+        lab.append(
+            "/etc/default/phoenix-nvidia",
+            "NVIDIA_REPO_KEY_URL=https://mirror.lab/key?token=kr0kodil\n",
+        );
+    });
+}
+
+/// Whoever wrote it: a conf may have thousands of lines of one kind.
+#[test]
+fn thousands_of_lines_of_one_kind_are_told_in_a_few() {
+    let Some(lab) = healthy(busybox()) else { return };
+    let lines = "lxc.environment: GPU_ASSIGNEMENT=0\n".repeat(20_000);
+    lab.append("/etc/pve/lxc/101.conf", lines);
+    let start = lab.run(["phoenix-nvidia", "101", "pre-start"]).ok();
+    assert!(start.stderr.lines().count() < 20, "{} lines", start.stderr.lines().count());
+    let start = start.says("did you mean GPU_ASSIGNMENT?").says("19990 more lines of the settings");
+    assert!(start.took < std::time::Duration::from_secs(10), "{start}");
+    lab.run(["phoenix-nvidia", "101"]).code(2).says("19990 more");
+    assert!(doctor(&lab, &["101"]).0.len() < 60);
+    let all: Vec<String> = (100..2000).map(|n| n.to_string()).collect();
+    conf(&lab, &"lxc.environment: GPU_ASSIGNEMENT=0\n".repeat(20_000), "");
+    append(&lab, &format!("lxc.environment: GPU_ASSIGNMENT={}", all.join(",")));
+    let start = lab.run(["phoenix-nvidia", "101", "pre-start"]).ok().says("and 1880 more");
+    assert!(start.stderr.lines().count() < 40, "{} lines", start.stderr.lines().count());
+    assert!(doctor(&lab, &["101"]).0.len() < 60);
+}
+
 /// A new check comes with the lab that shows it.
 #[test]
 fn every_check_is_shown_by_a_broken_lab() {

@@ -1,6 +1,6 @@
 //! The header of NVIDIA's runfile, and its sums.
 
-use phoenix_nvidia::guest::runfile::{Header, check};
+use phoenix_nvidia::guest::runfile::{Header, begins, check};
 use phoenix_nvidia::sys::sums::{Cksum, Sums};
 use std::fs::File;
 use std::io::Write as _;
@@ -36,6 +36,12 @@ fn accepted(data: &[u8], header: &Header) {
     for tail in [&b"\n\n"[..], b"version_string=999.99\nTARGET_ARCH=x\n\xff\0"] {
         assert_eq!(Header::parse(&[&data[..=end], tail].concat()).ok().as_ref(), Some(header));
     }
+    // What is told of its beginning while it comes is told of the whole.
+    for end in (0..data.len()).step_by(data.len() / 50 + 1) {
+        let told = begins(&data[..end], &header.version, &header.arch);
+        assert!(told.is_ok(), "{end}: {told:?}");
+    }
+    assert!(begins(data, &header.version, &header.arch).is_ok_and(|seen| seen));
     let mut file = file(data);
     assert!(check(&mut file, &header.version, "another").is_err());
     let sums = sums(&data[header.covered as usize..]);

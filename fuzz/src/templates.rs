@@ -1,8 +1,8 @@
 //! URLs and package names with placeholders, and what is told of URLs.
 
 use phoenix_nvidia::guest::wishes::{CudaPackages, Facts, PackageTemplate, Template, packages};
-use phoenix_nvidia::sys::fetch::{is_trusted_way, local};
 use phoenix_nvidia::sys::text;
+use phoenix_nvidia::sys::url::Url;
 
 /// What is taken is one word, is filled in wholly and in one way, and only
 /// grows by what its placeholders stand for.
@@ -13,14 +13,16 @@ pub fn holds(data: &[u8]) {
     let outside = Facts { distro: None, ..facts };
     match text.parse::<Template>() {
         Ok(template) => {
-            assert_eq!(template.to_string(), text);
+            assert_eq!(template.to_string(), text::without_secrets(&text));
             assert!(text.bytes().all(|b| b.is_ascii_graphic()), "{text:?}");
             let url = template.fill(&facts).unwrap_or_else(|why| panic!("{text:?}: {why:#}"));
-            filled(&text, &url);
+            url.with_login(|url| filled(&text, url));
             assert_eq!(template.fill(&outside).is_err(), text.contains("{distro}"));
             // What a URL without placeholders stands for is itself.
-            assert_eq!(url.parse::<Template>().ok().map(|t| t.fill(&facts).ok()), Some(Some(url.clone())));
+            let again = url.with_login(|url| url.parse::<Template>());
+            assert_eq!(again.ok().and_then(|t| t.fill(&facts).ok()), Some(url.clone()));
             way(&url);
+            sent(&url);
         }
         Err(why) => shown(&format!("{why:#}")),
     }
@@ -51,10 +53,11 @@ fn filled(text: &str, filled: &str) {
 }
 
 /// What came over http without a checksum came from this machine.
-fn way(url: &str) {
-    if !is_trusted_way(url) || url.starts_with("https://") || local(url).is_some() {
+fn way(url: &Url) {
+    if !url.is_trusted_way() || url.is_https() || url.local().is_some() {
         return;
     }
+    let url = url.request();
     let authority = url.trim_start_matches("http://").split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
     let name = match host.strip_prefix('[').and_then(|h| h.split_once(']')) {
@@ -65,18 +68,35 @@ fn way(url: &str) {
     assert!(here, "{url:?} is trusted");
 }
 
-/// A user's name and password are not shown, and the rest is.
+/// What is sent to a server names no user, what is shown no query either; and
+/// wherever the server leads, it is a URL that can be asked for.
+fn sent(url: &Url) {
+    let request = url.request();
+    let authority = request.split_once("://").map_or("", |(_, rest)| rest);
+    if url.local().is_none() {
+        assert!(!authority.split(['/', '?', '#']).next().unwrap_or_default().contains('@'), "{url:?}");
+        assert!(!url.bare().has_secret() && url.bare().login().is_none(), "{url:?}");
+        let next = url.follow(&request).unwrap_or_else(|why| panic!("{url:?}: {why:#}"));
+        assert!(next.same_server(url) && next.login().is_none(), "{url:?}");
+    }
+    let _ = (url.machine(), url.follow(&url.bare().request()), url.directory(), url.with_suffix(".x"));
+}
+
+/// A user's name, a password and a query are not shown, and the rest is.
 fn secrets(text: &str) {
     let shown = text::without_secrets(text);
     assert!(shown.len() <= text.len() * 2, "{text:?}: {shown:?}");
     assert_eq!(text::without_secrets(&shown), shown);
-    if !text.contains('@') {
+    if !text.contains(['@', '?', '#']) {
         assert_eq!(shown, text);
     }
     let secret: String = text.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
     if secret.len() > 8 {
-        let url = format!("https://{secret}:{secret}@mirror/path");
+        let url = format!("https://{secret}:{secret}@mirror/path?token={secret}");
         assert!(!text::without_secrets(&url).contains(&secret), "{url}");
+        assert!(
+            !text::hidden(&url).contains(&secret) && !text::hidden(&url[8..]).contains(&format!("{secret}@"))
+        );
     }
 }
 

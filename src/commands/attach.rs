@@ -6,7 +6,7 @@ mod place;
 
 use super::hookscript::{Hookscript, Place};
 use super::undo::Undo;
-use super::{common, ready, wishes};
+use super::{common, ready, secrets, wishes};
 use crate::cli::Attach;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
@@ -264,6 +264,9 @@ impl Job {
     fn tell(&self, host: &Host) {
         let ctid = self.ctid;
         let settings = common::settings(ctid, Call::Hook, &self.conf, &self.after);
+        for secret in secrets::exposed(&Look::new(common::root()), &settings, ctid) {
+            log::warn!("{}; to mend it: {}", secret.what, secret.remedy);
+        }
         let fails = settings.choice(keys::START_POLICY, "fail", "continue").unwrap_or(false);
         if host.cluster.ha.contains(&ctid) && !fails {
             log::warn!(

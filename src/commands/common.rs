@@ -5,6 +5,7 @@ use crate::conf::store::Conf;
 use crate::exit::{self, Code, Fault};
 use crate::settings::{Call, Given, Origin, Settings};
 use crate::state::{Outcome, State};
+use crate::sys::text;
 use crate::types::Ctid;
 use std::path::Path;
 
@@ -96,7 +97,8 @@ pub fn outcome(state: &mut State, phase: &str, result: &anyhow::Result<()>, begu
         Err(error) => {
             state.outcome = Outcome::Failed;
             state.code = exit::code_of(error) as u8;
-            state.message = crate::sys::text::line(exit::one_line(error).as_bytes());
+            // First without, then cut: a half URL is not recognised any more.
+            state.message = text::line(text::without_secrets(&exit::one_line(error)).as_bytes());
         }
     }
 }

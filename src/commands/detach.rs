@@ -8,14 +8,22 @@ use crate::conf::devices::reconcile;
 use crate::conf::document::{Document, EnvKey, Form};
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, Fault};
-use crate::guest::lifecycle;
+use crate::guest::exec::Guest;
+use crate::guest::wishes::Template;
+use crate::guest::{lifecycle, repo};
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
-use crate::settings::keys;
+use crate::settings::{Call, keys};
 use crate::state::State;
 use crate::sys::out::Out;
+use crate::sys::text;
+use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::path::Path;
+
+const FORGET: &str = include_str!("detach.sh");
+/// So many removed lines are told one by one.
+const MOST_LINES: usize = 40;
 
 /// What is to be done for one container.
 struct Job {
@@ -26,6 +34,8 @@ struct Job {
     ours: Option<String>,
     /// The user's own, which comes back in its place.
     chained: Option<String>,
+    /// Its repository wanted a login.
+    has_login: bool,
 }
 
 /// Detaches. Every container is checked before anything is done to one.
@@ -76,7 +86,10 @@ fn job(ctid: Ctid, options: &Detach, look: &Look, storages: &[Storage]) -> anyho
         }
         volume
     });
-    Ok(Job { ctid, conf, before, ours, chained })
+    let settings = common::settings_with(ctid, Call::Hook, &conf, &before, Vec::new());
+    let repository = settings.get::<Template>(keys::NVIDIA_REPO_URL);
+    let has_login = repository.is_ok_and(|url| url.has_login());
+    Ok(Job { ctid, conf, before, ours, chained, has_login })
 }
 
 impl Job {
@@ -119,14 +132,44 @@ impl Job {
         });
     }
 
+    /// The repository's login goes, whether the driver stays or not.
+    fn forget_login(&self, running: bool) {
+        let ctid = self.ctid;
+        let command = format!("pct exec {ctid} -- rm -f {} {}", repo::AUTH, repo::SOURCE);
+        if running {
+            let output = Guest::new(ctid).attach_sh(FORGET, []).run(&Deadline::secs(15));
+            match output {
+                Ok(output) if output.success() && output.stdout.is_empty() => {}
+                Ok(output) if output.success() => {
+                    log::info!("container {ctid}: removed the repository's login and source");
+                }
+                // Without a shell inside there was never a login.
+                Ok(output) if matches!(output.code(), Some(126 | 127)) => {}
+                Ok(output) => log::warn!(
+                    "container {ctid}: the repository's login may stay ({}): {command}",
+                    output.ended
+                ),
+                Err(error) => {
+                    log::warn!("container {ctid}: the repository's login may stay ({error}): {command}")
+                }
+            }
+        } else if self.has_login {
+            log::warn!(
+                "container {ctid} does not run and keeps the repository's login; when it runs: {command}"
+            );
+        }
+    }
+
     fn tell(&self, options: &Detach) {
         let ctid = self.ctid;
         if let Err(error) = State::forget(common::root(), ctid) {
             log::warn!("what was recorded of container {ctid} stays: {error}");
         }
-        if crate::host::sharing::is_running(&mut Look::new(common::root()), ctid) {
+        let running = crate::host::sharing::is_running(&mut Look::new(common::root()), ctid);
+        if running {
             log::info!("container {ctid} runs and keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
+        self.forget_login(running);
         let had_some = bare(&self.before).is_some() || self.ours.is_some();
         if !had_some {
             log::info!("container {ctid} had nothing of phoenix-nvidia");
@@ -162,10 +205,10 @@ fn bare(conf: &Document) -> Option<Document> {
 fn removed(conf: &Document) -> Vec<String> {
     let settings = conf.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
     let mut lines: Vec<String> =
-        settings.map(|line| format!("removed setting {}={}", line.key, line.value)).collect();
+        settings.map(|line| format!("removed setting {}={}", line.key, text::hidden(&line.value))).collect();
     let pairs = reconcile(conf, &[], Form::Pve);
     lines.extend(pairs.iter().flat_map(|edit| &edit.changes).map(ToString::to_string));
-    lines
+    text::few(lines, MOST_LINES)
 }
 
 /// The conf with the settings and pairs that `before` had.

@@ -15,7 +15,7 @@ use super::hookscript::Hookscript;
 use super::level::Level;
 use super::recorded::Now;
 use super::run::nodes;
-use super::{common, locks, status, wishes};
+use super::{common, locks, secrets, status, wishes};
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{Code, one_line};
@@ -143,6 +143,8 @@ impl Doctor {
         let hook = Hookscript::of(&self.look, &self.storages, conf);
 
         let mut findings = conf::settings(ctid, &problems);
+        let exposed = secrets::exposed(&self.look, &settings, ctid);
+        findings.extend(exposed.into_iter().map(|s| Finding::warning("secret", s.what).mend(s.remedy)));
         if self.inventory.driver.is_some() {
             findings.extend(conf::gpus(&choice, &plan::describe(&choice)));
         }

@@ -21,6 +21,7 @@ pub mod ready;
 pub mod recorded;
 pub mod run;
 mod same;
+pub mod secrets;
 pub mod status;
 pub mod undo;
 pub mod wishes;

@@ -16,6 +16,9 @@ use crate::sys::{signal, text};
 use crate::types::{Ctid, Phase};
 use std::time::Instant;
 
+/// Of many things of one kind, so many are told one by one.
+const MOST_LINES: usize = 20;
+
 /// The phase, under START_POLICY: `continue` turns a fault into warnings,
 /// `fail` into the exit code that stops the start.
 ///
@@ -96,7 +99,7 @@ fn configure(
     if let (true, Some(fault)) = (fail, fault_of(&choice)) {
         return Err(fault.into());
     }
-    for missing in &choice.missing {
+    for missing in text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES) {
         log::warn!("{missing}; left out of this start");
     }
     let wanted = plan::wanted(&choice);
@@ -104,7 +107,8 @@ fn configure(
     mirror(conf, &wanted)?;
     report(&intent, &choice, changed);
     let problems = problems.iter().map(ToString::to_string);
-    Ok(problems.chain(choice.missing.iter().map(ToString::to_string)).collect())
+    let all = problems.chain(choice.missing.iter().map(ToString::to_string)).collect();
+    Ok(text::few(all, MOST_LINES))
 }
 
 /// The devices of this host for the intent, their nodes made where missing.
@@ -150,7 +154,7 @@ pub fn devices(
 /// The fault that missing devices are, where a policy asks for one.
 pub fn fault_of(choice: &Choice) -> Option<Fault> {
     let first = choice.missing.first()?;
-    let all: Vec<String> = choice.missing.iter().map(ToString::to_string).collect();
+    let all = text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES);
     let fault = Fault::new(Code::Passthrough, all.join("; "));
     Some(match &first.remedy {
         Some(remedy) => fault.remedy(remedy.clone()),
@@ -166,7 +170,7 @@ pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted]) -> anyhow::Result<bool
     let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, Form::Pve))? else {
         return Ok(false);
     };
-    for line in in_few_lines(&edit.changes) {
+    for line in text::few(in_few_lines(&edit.changes), MOST_LINES) {
         log::info!("{}: {line}", conf.path().display());
     }
     Ok(true)

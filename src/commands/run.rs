@@ -124,9 +124,9 @@ impl Hand {
             log::warn!(
                 "{}={} from {} is used now; the next start will use {} ({})",
                 now.key,
-                now.value,
+                now.shown(),
                 now.origin,
-                later.value,
+                later.shown(),
                 later.origin
             );
         }

@@ -128,8 +128,16 @@ pub(super) fn limits(settings: &Settings, problems: &mut Vec<Problem>) -> Limits
         network: seconds(keys::NETWORK_TIMEOUT),
         copy: install.min(default.copy),
         verify: install.min(default.verify),
+        download_max: note(problems, settings.parse(keys::DOWNLOAD_MAX, mebibytes))
+            .unwrap_or(default.download_max),
         ..default
     }
+}
+
+/// Mebibytes as bytes.
+fn mebibytes(text: &str) -> Result<u64, String> {
+    let number = text.parse::<u64>().ok().filter(|n| (1..=1 << 20).contains(n));
+    number.map(|n| n << 20).ok_or_else(|| "must be a number of MiB from 1 to 1048576".to_owned())
 }
 
 /// The problems as a fault of the container's software, for post-start.
@@ -149,6 +157,14 @@ mod tests {
         assert_eq!("host".parse::<Driver>().unwrap(), Driver::Host);
         assert_eq!("580.95.05".parse::<Driver>().unwrap(), Driver::Exact("580.95.05".parse().unwrap()));
         assert!("latest".parse::<Driver>().is_err());
+    }
+
+    #[test]
+    fn mebibytes_cannot_overflow() {
+        assert_eq!(mebibytes("1024"), Ok(1 << 30));
+        for bad in ["0", "-1", "1048577", "18446744073709551615", "1G", ""] {
+            assert!(mebibytes(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -19,15 +19,18 @@ use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
 use plan::{Plan, Refusal};
 use std::time::{Duration, Instant};
-use trouble::{Trouble, reasons};
+use trouble::{NoUpdate, Trouble, reasons};
 
 const KMOD: &str = include_str!("scripts/kmod.sh");
-const PREPARE: &str = include_str!("scripts/apt-prepare.sh");
+const PREPARE: &str = concat!(include_str!("scripts/apt-aside.sh"), include_str!("scripts/apt-prepare.sh"));
 const UPDATE: &str = include_str!("scripts/apt-update.sh");
 const PLAN: &str = include_str!("scripts/apt-plan.sh");
 const INSTALL: &str = include_str!("scripts/apt-install.sh");
+const ASIDE: &str = concat!(include_str!("scripts/apt-aside.sh"), "aside \"$1\"\n");
 const UNDO: &str = include_str!("scripts/apt-undo.sh");
 
+/// The source that the older script of this purpose wrote.
+const OLD_SOURCE: &str = "/etc/apt/sources.list.d/nvidia.list";
 /// How long dpkg's lock is waited for, in seconds: a fresh container may run
 /// unattended-upgrades.
 const LOCK_SECONDS: &str = "300";
@@ -40,7 +43,11 @@ pub(super) fn install_kmod(guest: &Guest, os: &Os, wishes: &Wishes) -> anyhow::R
             Code::Software,
             format!("NVIDIA's installer needs modprobe, and kmod could not be installed in {}", os.shown()),
         )
-        .remedy(format!("install the package kmod in container {}", guest.ctid()))
+        .remedy(if os.apt {
+            format!("pct exec {} -- apt-get install -y kmod", guest.ctid())
+        } else {
+            format!("install the package kmod: pct enter {}", guest.ctid())
+        })
     };
     let deadline = Deadline::after(wishes.limits.apt);
     let output = guest.pct_sh(KMOD, [LOCK_SECONDS]).must(&deadline).fault(what)?;
@@ -132,14 +139,21 @@ impl Apt<'_> {
     /// the container's owner.
     fn offer(&self, repository: &Repository) -> anyhow::Result<()> {
         let started = Instant::now();
-        let prepared = self.prepare(repository)?;
-        let file = prepared.elsewhere.as_deref().unwrap_or(SOURCE);
-        let done = self.update(Some(file));
+        let mut prepared = self.prepare(repository)?;
+        let mut done = self.update(Some(prepared.file()));
+        // What the older script of this purpose wrote: a suite that a flat
+        // repository does not have.
+        if prepared.elsewhere.as_deref() == Some(OLD_SOURCE) && done.as_ref().is_err_and(|e| e.no_release) {
+            self.aside(OLD_SOURCE)?;
+            prepared = self.prepare(repository)?;
+            done = self.update(Some(prepared.file()));
+        }
+        let done = done.map_err(anyhow::Error::from);
         // Without the distribution's lists nothing can be resolved; one that
         // fails need not matter.
         if done.is_ok() && !prepared.lists {
             if let Err(error) = self.update(None) {
-                log::warn!("repository: the container's other sources: {}", exit::one_line(&error));
+                log::warn!("repository: the container's other sources: {error}");
             }
         }
         if let Err(error) = done {
@@ -159,38 +173,49 @@ impl Apt<'_> {
     }
 
     fn prepare(&self, repository: &Repository) -> anyhow::Result<Prepared> {
-        let mut input = String::new();
-        for (path, text) in repository.files() {
-            input.push_str(&format!("{path} {}\n{text}", text.lines().count()));
+        // By stdin, since what stands in a command line is for everybody.
+        let mut input = format!("{}\n", repository.uri.request());
+        for (path, mode, text) in repository.files() {
+            input.push_str(&format!("{path} {mode:o} {}\n{text}", text.lines().count()));
         }
         let what = || {
             Fault::new(Code::Software, format!("apt in container {} cannot be prepared", self.guest.ctid()))
                 .remedy(format!("pct exec {} -- dpkg --configure -a", self.guest.ctid()))
         };
-        let uri = repository.uri.as_str();
-        let cmd = self.guest.pct_sh(PREPARE, [uri]).stdin(std::io::Cursor::new(input));
+        let cmd = self.guest.pct_sh(PREPARE, []).stdin(std::io::Cursor::new(input));
         let output = cmd.must(&self.deadline).fault(what)?;
         Ok(Prepared::parse(&output.stdout))
     }
 
+    /// Moves a source aside that apt cannot use; nothing is ever deleted.
+    fn aside(&self, file: &str) -> anyhow::Result<()> {
+        let what = || Fault::new(Code::Software, format!("repository: {file} cannot be moved aside"));
+        let output = self.guest.pct_sh(ASIDE, [file]).must(&self.deadline).fault(what)?;
+        log::info!("repository: apt finds nothing where {file} leads");
+        Prepared::parse(&output.stdout);
+        Ok(())
+    }
+
     /// `apt-get update`, of one source or of all; repeated while somebody
     /// holds the lock or the network is not up yet.
-    fn update(&self, file: Option<&str>) -> anyhow::Result<()> {
+    fn update(&self, file: Option<&str>) -> Result<(), NoUpdate> {
         let network = Deadline::after(self.wishes.limits.network);
         loop {
-            let output = self.guest.pct_sh(UPDATE, [file.unwrap_or_default()]).run(&self.deadline)?;
+            let output = self.guest.pct_sh(UPDATE, [file.unwrap_or_default()]).run(&self.deadline);
+            let output = output.map_err(|error| NoUpdate::from(anyhow::Error::new(error)))?;
             let trouble = Trouble::of(&output);
             let until = match trouble {
                 None => return Ok(()),
                 Some(Trouble::Locked) => &self.deadline,
                 Some(Trouble::Network) => &network,
-                Some(Trouble::Final) => return Err(anyhow::anyhow!("apt-get update: {}", reasons(&output))),
+                Some(Trouble::Final) => return Err(NoUpdate::of(&output)),
             };
             if until.remaining() < Duration::from_secs(3) {
-                return Err(anyhow::anyhow!("apt-get update: {}", reasons(&output)));
+                return Err(NoUpdate::of(&output));
             }
             log::debug!("apt-get update: {}; trying again", reasons(&output));
-            signal::sleep(Duration::from_secs(3))?;
+            signal::sleep(Duration::from_secs(3))
+                .map_err(|signal| NoUpdate::from(anyhow::Error::new(signal)))?;
         }
     }
 
@@ -306,12 +331,17 @@ struct Prepared {
 }
 
 impl Prepared {
+    /// The file that names the repository.
+    fn file(&self) -> &str {
+        self.elsewhere.as_deref().unwrap_or(SOURCE)
+    }
+
     fn parse(answer: &[u8]) -> Prepared {
         let mut prepared = Prepared::default();
         for (key, value) in fields(answer) {
             match key.as_str() {
                 "interrupted" => log::info!("apt: an interrupted dpkg run was completed"),
-                "removed" => log::info!("repository: removed {value}, which apt could not read"),
+                "aside" => log::info!("repository: moved aside what apt cannot read: {value}"),
                 "elsewhere" if value.starts_with("/etc/apt/") && !value.contains("..") => {
                     log::info!("repository: {value} names it already");
                     prepared.elsewhere = Some(value);

@@ -9,6 +9,7 @@ use crate::exit::{Code, Context as _, Fault};
 use crate::sys::fetch::Client;
 use crate::sys::lock::{self, Lock};
 use crate::sys::time::{Deadline, human};
+use crate::sys::url::Url;
 use crate::types::Version;
 use anyhow::Context as _;
 use entry::{Entry, record};
@@ -29,7 +30,7 @@ const STALE: Duration = Duration::from_secs(86_400);
 pub struct Cache {
     directory: PathBuf,
     locks: PathBuf,
-    proxy: Option<String>,
+    proxy: Option<Url>,
 }
 
 /// A runfile that was checked.
@@ -139,12 +140,19 @@ impl Cache {
             }
             let _ = std::fs::remove_file(record(&path));
         }
-        self.prune_parts(keep);
+        self.prune_parts(keep, STALE);
+    }
+
+    /// Makes room for the download of one version: what nobody needs goes, and
+    /// so does what is left of other downloads, be it new.
+    fn make_room(&self, wanted: &Version) {
+        self.prune(&[wanted]);
+        self.prune_parts(&[wanted], Duration::ZERO);
     }
 
     /// Downloads that were broken off and that nobody has gone on with for a
-    /// day: a driver that was never wanted again.
-    fn prune_parts(&self, keep: &[&Version]) {
+    /// while: a driver that was never wanted again.
+    fn prune_parts(&self, keep: &[&Version], stale: Duration) {
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
         for part in entries.filter_map(Result::ok) {
             let name = part.file_name().to_string_lossy().into_owned();
@@ -153,7 +161,7 @@ impl Cache {
             };
             let Some(version) = version_of(whole) else { continue };
             let age = part.metadata().and_then(|m| m.modified()).map(|at| at.elapsed().unwrap_or_default());
-            let old = age.is_ok_and(|age| age > STALE);
+            let old = age.is_ok_and(|age| age >= stale);
             if !old || keep.contains(&&version) {
                 continue;
             }

@@ -73,16 +73,20 @@ pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
             format!("no NVIDIA driver can be installed in container {}: {why}", ctid),
         )
         .into()),
-        Found::Owned { packages, remove } => Err(Fault::new(
-            Code::Software,
-            format!(
-                "container {} has a driver of its distribution's packages ({}); a runfile on top would break both",
-                ctid,
-                packages.join(", ")
-            ),
-        )
-        .remedy(format!("pct exec {} -- {remove}", ctid))
-        .into()),
+        Found::Owned { .. } => {
+            let fault = Fault::new(
+                Code::Software,
+                format!(
+                    "container {} has a driver of its distribution's packages ({}); a runfile on top would break both",
+                    ctid,
+                    check.found.owners()
+                ),
+            );
+            Err(match check.found.remove(ctid) {
+                Some(remove) => fault.remedy(remove).into(),
+                None => fault.into(),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -284,7 +288,7 @@ fn confirm(guest: &Guest, wishes: &Wishes, output: &Output) -> anyhow::Result<()
         reasons(guest, wishes, output)
     );
     Err(Fault::new(Code::Software, message)
-        .remedy(format!("look into {LOG} in container {}", guest.ctid()))
+        .remedy(format!("pct exec {} -- tail -n 50 {LOG}", guest.ctid()))
         .into())
 }
 

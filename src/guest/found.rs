@@ -3,11 +3,15 @@
 
 use super::exec::{Guest, fields};
 use super::os::{Os, repo_arch, state_version};
+use super::package::PackageName;
+use super::repo;
 use super::smi;
 use super::wishes::{CudaPackages, Facts, PackageTemplate, Wishes};
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::time::{Deadline, human};
+use crate::sys::url::hex;
 use crate::types::{Ctid, Version};
+use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::time::Duration;
 
@@ -35,10 +39,10 @@ pub enum Found {
     /// The distribution's package manager owns driver files. A runfile on top
     /// of them breaks both.
     Owned {
-        /// The packages that own them.
-        packages: Vec<String>,
-        /// The command that removes them.
-        remove: String,
+        /// The packages that own them, as far as their names are some.
+        packages: Vec<PackageName>,
+        /// Who manages them.
+        manager: Manager,
     },
     /// No driver can work in this container.
     Unsupported {
@@ -47,7 +51,44 @@ pub enum Found {
     },
 }
 
+/// A package manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    /// Debian's.
+    Dpkg,
+    /// Fedora's.
+    Rpm,
+    /// Arch's.
+    Pacman,
+}
+
+/// A command of more packages than this is not shown.
+const MOST_PACKAGES: usize = 40;
+
 impl Found {
+    /// The command that removes the packages which own the driver, complete, to
+    /// be pasted on the host; `None` where there is nothing to name.
+    pub fn remove(&self, ctid: Ctid) -> Option<String> {
+        let Found::Owned { packages, manager } = self else { return None };
+        let names: Vec<&str> = packages.iter().map(PackageName::as_str).collect();
+        let verb = match manager {
+            Manager::Dpkg => "apt-get purge",
+            Manager::Rpm => "dnf remove",
+            Manager::Pacman => "pacman -R",
+        };
+        (!names.is_empty()).then(|| format!("pct exec {ctid} -- {verb} {}", names.join(" ")))
+    }
+
+    /// The packages that own the driver, for messages.
+    pub fn owners(&self) -> String {
+        match self {
+            Found::Owned { packages, .. } if !packages.is_empty() => {
+                packages.iter().map(PackageName::as_str).collect::<Vec<_>>().join(", ")
+            }
+            _ => "names that are none".to_owned(),
+        }
+    }
+
     /// The version that programs in the container load now, if any.
     pub fn version<'a>(&'a self, wanted: &'a Version) -> Option<&'a Version> {
         match self {
@@ -66,7 +107,7 @@ impl fmt::Display for Found {
             Found::Missing => f.write_str("not installed"),
             Found::Wrong { version } => write!(f, "version {version}"),
             Found::Half { why, .. } => write!(f, "half installed ({why})"),
-            Found::Owned { packages, .. } => write!(f, "owned by packages: {}", packages.join(", ")),
+            Found::Owned { .. } => write!(f, "owned by packages: {}", self.owners()),
             Found::Unsupported { why } => f.write_str(why),
         }
     }
@@ -216,10 +257,12 @@ struct Raw {
     state: Option<Version>,
     cut_driver: Option<String>,
     cut_software: bool,
-    owners: Vec<(String, String)>,
+    owners: Vec<(Manager, Option<PackageName>)>,
     toolkit: bool,
     have: Vec<String>,
     source: Option<String>,
+    /// The SHA-256 of apt's auth file, if it is there and could be taken.
+    auth: Option<String>,
     says: String,
     complete: bool,
 }
@@ -249,10 +292,18 @@ impl Raw {
             "state" => self.state = state_version(&value),
             "cut" if two.0 == "driver" => self.cut_driver = Some(two.1.to_owned()),
             "cut" => self.cut_software = true,
-            "owner" if is_package_name(two.1) => self.owners.push((two.0.to_owned(), two.1.to_owned())),
+            "owner" if self.owners.len() < MOST_PACKAGES => {
+                let manager = match two.0 {
+                    "rpm" => Manager::Rpm,
+                    "pacman" => Manager::Pacman,
+                    _ => Manager::Dpkg,
+                };
+                self.owners.push((manager, two.1.parse().ok()));
+            }
             "toolkit" => self.toolkit = true,
             "have" => self.have.push(value),
             "source" => self.source = Some(value),
+            "auth" => self.auth = Some(value),
             "says" => self.says.extend([&value, "\n"]),
             "end" => self.complete = true,
             _ => {}
@@ -292,21 +343,13 @@ impl Raw {
     }
 }
 
-/// A package's name goes into a command that is shown: nothing else may.
-fn is_package_name(text: &str) -> bool {
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b':' | b'_');
-    !text.is_empty() && text.len() < 100 && !text.starts_with('-') && text.bytes().all(good)
-}
-
 /// What the lines mean, measured against the wishes.
 fn judge(raw: Raw, wishes: &Wishes, names: &[(PackageTemplate, String)]) -> Check {
     let found = if let Some(why) = raw.os.unsupported() {
         Found::Unsupported { why }
     } else if let Some((manager, _)) = raw.owners.first() {
-        let packages: Vec<String> =
-            raw.owners.iter().filter(|(m, _)| m == manager).map(|(_, name)| name.clone()).collect();
-        let remove = remove_command(manager, &packages);
-        Found::Owned { packages, remove }
+        let theirs = raw.owners.iter().filter(|(m, _)| m == manager);
+        Found::Owned { packages: theirs.filter_map(|(_, name)| name.clone()).collect(), manager: *manager }
     } else {
         raw.driver(&wishes.driver)
     };
@@ -332,22 +375,21 @@ fn judge(raw: Raw, wishes: &Wishes, names: &[(PackageTemplate, String)]) -> Chec
     }
 }
 
-/// Whether our source is there and not the one that would be written now.
+/// Whether our source is there and not the one that would be written now, or
+/// what apt's auth file says is not what the settings say.
 fn source_outdated(raw: &Raw, wishes: &Wishes) -> bool {
     let distro = raw.os.distro();
     let facts = Facts { version: &wishes.driver, arch: repo_arch(), distro: distro.as_deref() };
-    match (&raw.source, wishes.repo_url.fill(&facts)) {
-        (Some(there), Ok(wanted)) => there.trim_end_matches('/') != wanted.trim_end_matches('/'),
-        _ => false,
+    let wanted = wishes.repo_url.fill(&facts).ok().and_then(|url| repo::for_apt(&url).ok());
+    let (Some(there), Some((uri, auth))) = (&raw.source, wanted) else { return false };
+    if there.trim_end_matches('/') != uri.request().trim_end_matches('/') {
+        return true;
     }
-}
-
-fn remove_command(manager: &str, packages: &[String]) -> String {
-    let names = packages.join(" ");
-    match manager {
-        "rpm" => format!("dnf remove {names}"),
-        "pacman" => format!("pacman -R {names}"),
-        _ => format!("apt-get purge {names}"),
+    match (auth, &raw.auth) {
+        (None, found) => found.is_some(),
+        // Without sha256sum inside nobody can tell.
+        (Some(_), Some(found)) if found == "unknown" => false,
+        (Some(auth), found) => found.as_deref() != Some(hex(&Sha256::digest(auth.as_bytes())).as_str()),
     }
 }
 

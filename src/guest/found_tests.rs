@@ -76,9 +76,14 @@ fn packages_that_own_the_driver_are_named_with_the_command_that_removes_them() {
         &format!("{RIGHT}owner dpkg libcuda1:amd64\nowner dpkg nvidia-smi\nowner dpkg $(reboot)\n"),
         "none",
     );
-    let Found::Owned { packages, remove } = check.found else { panic!("{}", check.found) };
-    assert_eq!(packages, ["libcuda1:amd64", "nvidia-smi"]);
-    assert_eq!(remove, "apt-get purge libcuda1:amd64 nvidia-smi");
+    let ctid = "101".parse().unwrap();
+    assert_eq!(check.found.owners(), "libcuda1:amd64, nvidia-smi");
+    let remove = check.found.remove(ctid).unwrap();
+    assert_eq!(remove, "pct exec 101 -- apt-get purge libcuda1:amd64 nvidia-smi");
+    // What has no name that can be shown is owned all the same.
+    let check = look(&format!("{RIGHT}owner rpm -y;reboot\n"), "none");
+    assert!(matches!(check.found, Found::Owned { .. }));
+    assert_eq!(check.found.remove(ctid), None);
 }
 
 #[test]
@@ -102,6 +107,24 @@ fn a_source_of_another_release_is_out_of_date() {
     assert!(!same.source_outdated && same.right());
     let older = text(&format!("https://h/debian11/{arch}/"));
     assert!(older.source_outdated && older.driver_right() && !older.right());
+}
+
+#[test]
+fn a_login_that_changes_is_brought_into_the_auth_file() {
+    let mut wishes = wishes("cuda-toolkit-{cuda}");
+    let mut outdated = |url: &str, auth: &str| {
+        wishes.repo_url = url.parse().unwrap();
+        let text = format!(
+            "{DEBIAN}{RIGHT}toolkit /usr/local/cuda/version.json\nsource https://h/x/\n{auth}end 1\n"
+        );
+        judge(Raw::parse(text.as_bytes()), &wishes, &[]).source_outdated
+    };
+    let auth = format!("auth {}\n", hex(&Sha256::digest(b"machine h/x/ login me password one\n")));
+    assert!(!outdated("https://h/x", ""));
+    assert!(outdated("https://h/x", &auth), "it is to go");
+    assert!(!outdated("https://me:one@h/x", &auth));
+    assert!(outdated("https://me:two@h/x", &auth) && outdated("https://me:one@h/x", ""));
+    assert!(!outdated("https://me:two@h/x", "auth unknown\n"));
 }
 
 #[test]

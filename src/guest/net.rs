@@ -1,5 +1,6 @@
 //! What the node knows about the network.
 
+use crate::sys::url::Url;
 use crate::sys::{file, text};
 use std::path::Path;
 
@@ -7,14 +8,17 @@ use std::path::Path;
 const MAX: u64 = 1 << 20;
 
 /// `http_proxy` of /etc/pve/datacenter.cfg: a hook's environment has none.
-pub fn datacenter_proxy(root: &Path) -> Option<String> {
+pub fn datacenter_proxy(root: &Path) -> Option<Url> {
     let text = file::text(&root.join("etc/pve/datacenter.cfg"), MAX).ok()?;
-    proxy_in(&text)
+    let named = proxy_in(&text)?;
+    let url = named.parse();
+    url.map_err(|why| log::warn!("http_proxy in datacenter.cfg is not used: {}: {why}", text::hidden(&named)))
+        .ok()
 }
 
 fn proxy_in(text: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.strip_prefix("http_proxy:"))?.trim();
-    (!value.is_empty()).then(|| text::line(value.as_bytes()))
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 #[cfg(test)]

@@ -7,30 +7,36 @@ use super::os::{Os, repo_arch};
 use super::wishes::{Facts, Wishes};
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::armour;
-use crate::sys::fetch::{self, Client, FetchError};
+use crate::sys::fetch::{self, Client, FetchError, Way};
 use crate::sys::file;
 use crate::sys::replace::replace_own;
 use crate::sys::signal;
 use crate::sys::time::Deadline;
+use crate::sys::url::{Login, Url};
 use anyhow::Context as _;
-use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
 /// Our files in the container.
 pub const SOURCE: &str = "/etc/apt/sources.list.d/phoenix-nvidia.sources";
 const KEY: &str = "/usr/share/keyrings/phoenix-nvidia.asc";
+/// Name and password for the repository, for root alone: apt_auth.conf(5).
+pub const AUTH: &str = "/etc/apt/auth.conf.d/phoenix-nvidia.conf";
 const PREFERENCES: &str = "/etc/apt/preferences.d/phoenix-nvidia";
 /// NVIDIA's keys: the newer one first used with Debian 13, whose apt rejects
 /// the older.
 const KEYS: [&str; 2] = ["3bf863cc.pub", "8793F200.pub"];
-/// An index or a key is smaller than this, in bytes.
-const SMALL: usize = 1 << 20;
+/// A key is smaller than this, in bytes.
+const KEY_LIMIT: usize = 64 * 1024;
+/// An index (Debian's largest has 250 kB) is smaller than this, in bytes.
+const INDEX_LIMIT: usize = 1 << 20;
 
 /// A repository that answers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Repository {
-    /// Its address, with a slash at the end.
-    pub uri: String,
+    /// Its address, with a slash at the end and without a login.
+    pub uri: Url,
+    /// What apt's auth file is to say, where it wants a login.
+    pub auth: Option<String>,
     /// How it is laid out.
     pub layout: Layout,
     /// Its key, armoured.
@@ -64,28 +70,25 @@ impl Repository {
                 .remedy("check NVIDIA_REPO_URL; CUDA_PACKAGES=none does without a repository")
         };
         let url = wishes.repo_url.fill(&facts).fault(fault)?;
-        if fetch::local(&url).is_some() {
-            let why = anyhow::anyhow!("{url}: apt in the container needs a URL of http or https");
-            return Err(why).fault(fault);
-        }
-        let uri = format!("{}/", url.trim_end_matches('/'));
+        let (uri, auth) = for_apt(&url).fault(fault)?;
+        let asked = url.directory();
         let patient = Patient {
             client: cache.client(&wishes.limits),
             deadline: Deadline::after(wishes.limits.network.max(Duration::from_secs(1))),
         };
-        let layout = patient.layout(&uri, os).fault(fault)?;
-        let keys: Vec<String> = match &wishes.repo_key_url {
+        let layout = patient.layout(&asked, os).fault(fault)?;
+        let keys: Vec<Url> = match &wishes.repo_key_url {
             Some(template) => {
                 let url = template.fill(&facts).fault(fault)?;
-                if url.ends_with('/') { beside(&url, os) } else { vec![url] }
+                if url.is_directory() { beside(&url, os) } else { vec![url] }
             }
-            None => beside(&uri, os),
+            None => beside(&asked, os),
         };
         let key = patient.key(cache, &keys).fault(|| {
             Fault::new(Code::Software, format!("repository: the key of {uri} cannot be had"))
                 .remedy("set NVIDIA_REPO_KEY_URL to an https URL, or to a file on this host")
         })?;
-        Ok(Repository { uri, layout, key })
+        Ok(Repository { uri, auth, layout, key })
     }
 
     /// The source in apt's newer form, correct to the last slash.
@@ -100,18 +103,55 @@ impl Repository {
         )
     }
 
-    /// The files for the container: each a path and its text.
-    pub fn files(&self) -> [(&'static str, String); 3] {
-        [(PREFERENCES, packages::preferences()), (KEY, self.key.clone()), (SOURCE, self.source())]
+    /// The files for the container, in the order in which they are to be
+    /// written: each a path, its mode and its text; an empty one is to go.
+    /// **Secret**: a password may be in them.
+    pub fn files(&self) -> [(&'static str, u32, String); 4] {
+        [
+            (PREFERENCES, 0o644, packages::preferences()),
+            (KEY, 0o644, self.key.clone()),
+            (AUTH, 0o600, self.auth.clone().unwrap_or_default()),
+            (SOURCE, 0o644, self.source()),
+        ]
     }
 }
 
+/// A repository's URL as apt takes it: what its source says, which everybody
+/// in the container can read, and what its auth file says.
+///
+/// # Errors
+/// A URL that apt cannot use.
+pub fn for_apt(url: &Url) -> anyhow::Result<(Url, Option<String>)> {
+    let uri = url.bare().directory();
+    let Some(machine) = uri.machine() else {
+        anyhow::bail!("{url}: apt in the container needs a URL of http or https");
+    };
+    if url.has_query() {
+        anyhow::bail!(
+            "{url}: apt cannot send a query (?...) to a repository; it can send a name and a password"
+        );
+    }
+    let Some(Login { user, password }) = url.login() else { return Ok((uri, None)) };
+    // Words between blanks, without any quoting.
+    let word = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    if !word(&user) || !word(&password) {
+        anyhow::bail!("{url}: apt takes no name or password that is empty or has a blank in it");
+    }
+    let mut auth = format!("machine {machine} login {user} password {password}\n");
+    // Since 2.1.9 an entry without a scheme is for https alone, and until then
+    // none could have one: for http both.
+    if !url.is_https() {
+        auth.insert_str(0, &format!("machine http://{machine} login {user} password {password}\n"));
+    }
+    Ok((uri, Some(auth)))
+}
+
 /// The keys that may lie in a directory, the likelier first.
-fn beside(directory: &str, os: &Os) -> Vec<String> {
+fn beside(directory: &Url, os: &Os) -> Vec<Url> {
     let newer =
         os.id == "debian" && os.version.split('.').next().and_then(|v| v.parse().ok()).unwrap_or(0) >= 13;
     let names = if newer { [KEYS[1], KEYS[0]] } else { KEYS };
-    names.iter().map(|name| format!("{directory}{name}")).collect()
+    names.iter().map(|name| directory.with_suffix(name)).collect()
 }
 
 /// Asks a server for small files, and again while the network comes up.
@@ -121,11 +161,11 @@ struct Patient {
 }
 
 impl Patient {
-    fn get(&self, url: &str) -> Result<Vec<u8>, FetchError> {
+    fn get(&self, url: &Url, way: Way, most: usize) -> Result<Vec<u8>, FetchError> {
         loop {
             let limit =
                 self.deadline.at_most(Duration::from_secs(60)).remaining().max(Duration::from_secs(5));
-            match fetch::small(&self.client, url, SMALL, &Deadline::after(limit)) {
+            match fetch::small(&self.client, url, way, most, &Deadline::after(limit)) {
                 Err(FetchError::Unreachable(url, why)) if !self.deadline.passed() => {
                     log::debug!("repository: {url}: {why}; trying again");
                     signal::sleep(Duration::from_secs(1)).map_err(FetchError::Interrupted)?;
@@ -135,9 +175,9 @@ impl Patient {
         }
     }
 
-    /// The index, or `None` where there is none.
-    fn index(&self, url: &str) -> anyhow::Result<Option<String>> {
-        match self.get(url) {
+    /// The index, or `None` where there is none. apt looks at its signature.
+    fn index(&self, url: &Url) -> anyhow::Result<Option<String>> {
+        match self.get(url, Way::Any, INDEX_LIMIT) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 // A login page answers to everything.
@@ -149,16 +189,16 @@ impl Patient {
     }
 
     /// Which kind it is: the index that answers tells.
-    fn layout(&self, uri: &str, os: &Os) -> anyhow::Result<Layout> {
+    fn layout(&self, uri: &Url, os: &Os) -> anyhow::Result<Layout> {
         for name in ["InRelease", "Release"] {
-            if self.index(&format!("{uri}{name}"))?.is_some() {
+            if self.index(&uri.with_suffix(name))?.is_some() {
                 return Ok(Layout::Flat);
             }
         }
         let suite = &os.codename;
         if !suite.is_empty() {
             for name in ["InRelease", "Release"] {
-                if let Some(text) = self.index(&format!("{uri}dists/{suite}/{name}"))? {
+                if let Some(text) = self.index(&uri.with_suffix(&format!("dists/{suite}/{name}")))? {
                     return Ok(Layout::Dists { suite: suite.clone(), components: components(&text) });
                 }
             }
@@ -166,15 +206,15 @@ impl Patient {
         anyhow::bail!("no index answers at {uri} (neither InRelease nor Release, nor dists/{suite}/)")
     }
 
-    fn key(&self, cache: &Cache, urls: &[String]) -> anyhow::Result<String> {
+    fn key(&self, cache: &Cache, urls: &[Url]) -> anyhow::Result<String> {
         let mut missing = String::new();
         for url in urls {
-            if !fetch::is_trusted_way(url) {
+            if !url.is_trusted_way() {
                 anyhow::bail!("{url}: a key that came over http could be anybody's");
             }
-            match self.get(url) {
+            match self.get(url, Way::Trusted, KEY_LIMIT) {
                 Ok(bytes) => {
-                    let key = armour::public_key(&bytes).with_context(|| url.clone())?;
+                    let key = armour::public_key(&bytes).with_context(|| url.to_string())?;
                     keep(cache, url, &key);
                     return Ok(key);
                 }
@@ -202,13 +242,11 @@ fn components(release: &str) -> String {
     if words.is_empty() { "main".to_owned() } else { words.join(" ") }
 }
 
-fn key_file(cache: &Cache, url: &str) -> std::path::PathBuf {
-    let sum = Sha256::digest(url.as_bytes());
-    let name: String = sum[..8].iter().map(|b| format!("{b:02x}")).collect();
-    cache.directory().join(format!("key-{name}.asc"))
+fn key_file(cache: &Cache, url: &Url) -> std::path::PathBuf {
+    cache.directory().join(format!("key-{}.asc", &url.identity()[..16]))
 }
 
-fn keep(cache: &Cache, url: &str, key: &str) {
+fn keep(cache: &Cache, url: &Url, key: &str) {
     let path = key_file(cache, url);
     let done =
         std::fs::create_dir_all(cache.directory()).and_then(|()| replace_own(&path, key.as_bytes(), 0o644));
@@ -217,8 +255,8 @@ fn keep(cache: &Cache, url: &str, key: &str) {
     }
 }
 
-fn kept(cache: &Cache, url: &str) -> Option<String> {
-    file::text(&key_file(cache, url), SMALL as u64).ok()
+fn kept(cache: &Cache, url: &Url) -> Option<String> {
+    file::text(&key_file(cache, url), 2 * KEY_LIMIT as u64).ok()
 }
 
 #[cfg(test)]
@@ -231,8 +269,8 @@ mod tests {
 
     #[test]
     fn a_flat_source_is_right_to_the_last_slash() {
-        let mut repository =
-            Repository { uri: "https://h/debian12/x86_64/".into(), layout: Layout::Flat, key: String::new() };
+        let (uri, auth) = for_apt(&"https://h/debian12/x86_64".parse().unwrap()).unwrap();
+        let mut repository = Repository { uri, auth, layout: Layout::Flat, key: String::new() };
         assert_eq!(
             repository.source(),
             "# Written by phoenix-nvidia; changes are overwritten.\nTypes: deb\nURIs: https://h/debian12/x86_64/\n\
@@ -243,9 +281,39 @@ mod tests {
     }
 
     #[test]
+    fn a_password_goes_into_the_auth_file_and_nowhere_else() {
+        let of = |url: &str| for_apt(&url.parse().unwrap());
+        let (uri, auth) = of("https://me:ge%68eim@h:8443/cuda").unwrap();
+        assert_eq!(uri.request(), "https://h:8443/cuda/");
+        assert_eq!(auth.clone().unwrap(), "machine h:8443/cuda/ login me password geheim\n");
+        let repository = Repository { uri, auth, layout: Layout::Flat, key: String::new() };
+        for (path, mode, text) in repository.files() {
+            assert_eq!(text.contains("geheim"), path == AUTH, "{path}");
+            assert_eq!(mode, if path == AUTH { 0o600 } else { 0o644 }, "{path}");
+        }
+        let (_, auth) = of("http://me:geheim@h/").unwrap();
+        assert_eq!(
+            auth.unwrap(),
+            "machine http://h/ login me password geheim\nmachine h/ login me password geheim\n"
+        );
+        assert_eq!(of("https://h/x").unwrap().1, None);
+        for bad in [
+            "https://h/x?token=geheim",
+            "https://me:ge%20heim@h/",
+            "https://me:ge%0aheim@h/",
+            "https://:geheim@h/",
+            "/srv/x",
+        ] {
+            let error = of(bad).unwrap_err();
+            assert!(!format!("{error:#}").contains("eim"), "{error:#}");
+        }
+    }
+
+    #[test]
     fn debian_13_has_a_key_of_its_own() {
-        assert_eq!(beside("https://h/", &debian("12"))[0], "https://h/3bf863cc.pub");
-        assert_eq!(beside("https://h/", &debian("13"))[0], "https://h/8793F200.pub");
+        let first = |version| beside(&"https://h/?t=1".parse().unwrap(), &debian(version))[0].request();
+        assert_eq!(first("12"), "https://h/3bf863cc.pub?t=1");
+        assert_eq!(first("13"), "https://h/8793F200.pub?t=1");
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! knows. Nothing here runs it.
 
 use super::wishes::Sha256;
+use crate::sys::fetch::BEGINNING;
 use crate::sys::sums::Sums;
+use crate::sys::text;
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
-/// A header is a shell script of some 30 kB; this much is looked at.
-const HEADER: u64 = 256 * 1024;
+/// A header is a shell script of some 50 kB, with a decompressor of 120 kB
+/// behind it; this much is looked at.
+const HEADER: u64 = BEGINNING as u64;
 
 /// What a runfile's header says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,20 @@ impl Header {
         })
     }
 
+    /// Whether it is that of the driver that is wanted.
+    ///
+    /// # Errors
+    /// What it is instead.
+    fn is_for(&self, version: &Version, arch: &str) -> anyhow::Result<()> {
+        if self.arch != arch {
+            bail!("it is for {}, this host is {arch}", text::line(self.arch.as_bytes()));
+        }
+        if self.version != *version {
+            bail!("it is driver {}, wanted is {version}", self.version);
+        }
+        Ok(())
+    }
+
     /// The header of a file.
     ///
     /// # Errors
@@ -73,6 +90,34 @@ impl Header {
         let mut bytes = Vec::new();
         file.take(HEADER).read_to_end(&mut bytes)?;
         Header::parse(&bytes)
+    }
+}
+
+/// Whether a file that begins so is the driver that is wanted; false while
+/// more of it has to be seen.
+///
+/// # Errors
+/// What it is instead: the rest need not be fetched.
+pub fn begins(bytes: &[u8], version: &Version, arch: &str) -> anyhow::Result<bool> {
+    match Header::parse(bytes) {
+        Ok(header) => header.is_for(version, arch).map(|()| true),
+        Err(_) if (bytes.len() as u64) < HEADER && is_cut(bytes) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether these may be the first bytes of a header that goes on.
+fn is_cut(bytes: &[u8]) -> bool {
+    if bytes.len() < 2 {
+        return b"#!".starts_with(bytes);
+    }
+    let lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
+    let skip = value(&lines, 3, "skip").and_then(|skip| skip.parse::<usize>().ok());
+    match skip {
+        // Four lines come first; the last piece may be cut.
+        _ if lines.len() < 5 => bytes.starts_with(b"#!"),
+        Some(skip) => (5..100_000).contains(&skip) && lines.len() < skip,
+        None => false,
     }
 }
 
@@ -106,12 +151,7 @@ fn digest(hex: &str) -> Option<[u8; 16]> {
 /// What is wrong with it.
 pub fn check(file: &mut File, version: &Version, arch: &str) -> anyhow::Result<Sha256> {
     let header = Header::read(file)?;
-    if header.arch != arch {
-        bail!("it is for {}, this host is {arch}", header.arch);
-    }
-    if header.version != *version {
-        bail!("it is driver {}, wanted is {version}", header.version);
-    }
+    header.is_for(version, arch)?;
     let sums = Sums::of(file, header.covered)?;
     if sums.md5 != header.md5 {
         bail!("its contents do not have the MD5 that its header names: it is damaged or cut off");
@@ -165,6 +205,29 @@ mod tests {
         assert_eq!((header.crc, header.version.as_str(), header.arch.as_str()), (12, "580.95.05", "x86_64"));
         let behind = GOOD.replace("skip=8", "skip=6");
         assert!(Header::parse(behind.as_bytes()).unwrap_err().to_string().contains("no driver version"));
+    }
+
+    #[test]
+    fn a_beginning_is_judged_as_soon_as_it_can_be() {
+        let version: Version = "580.95.05".parse().unwrap();
+        let begins = |bytes: &[u8]| begins(bytes, &version, "x86_64").map_err(|e| e.to_string());
+        for end in 0..GOOD.len() - "PAYLOAD".len() {
+            assert_eq!(begins(&GOOD.as_bytes()[..end]), Ok(false), "{end}");
+        }
+        assert_eq!(begins(GOOD.as_bytes()), Ok(true));
+        for (bytes, why) in [
+            (&b"<html>"[..], "a web page"),
+            (b"\0\0\0", "no runfile"),
+            (b"#!/bin/sh\necho\necho\necho\necho\n", "skip="),
+            (GOOD.replace("580.95", "570.95").as_bytes(), "it is driver 570.95.05"),
+            (GOOD.replace("x86_64", "riscv64").as_bytes(), "it is for riscv64"),
+            ([&b"#!"[..], &[b'x'; BEGINNING]].concat().as_slice(), "skip="),
+        ] {
+            assert!(begins(bytes).unwrap_err().contains(why), "{bytes:?}");
+        }
+        // A header that never ends is one that is too long.
+        let long = [GOOD.replace("skip=8", "skip=99999").as_bytes(), &vec![b'x'; BEGINNING]].concat();
+        assert!(begins(&long[..BEGINNING]).unwrap_err().contains("cut off"));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! URLs and package names with placeholders.
 
+use crate::sys::text;
+use crate::sys::url::{self, Url};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
+use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::str::FromStr;
 
@@ -16,41 +19,68 @@ pub struct Facts<'a> {
     pub distro: Option<&'a str>,
 }
 
-/// A URL (https, http, file) or absolute path with placeholders.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A URL (https, http, file) or absolute path with placeholders. `Display` and
+/// `Debug` leave out what may be secret, as those of [`Url`] do.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Template(String);
 
 impl Template {
     /// The URL or path with every placeholder filled in.
     ///
     /// # Errors
-    /// When a placeholder has no value here.
-    pub fn fill(&self, facts: &Facts<'_>) -> anyhow::Result<String> {
-        fill(&self.0, facts)
+    /// When a placeholder has no value here, or what comes out is no URL.
+    pub fn fill(&self, facts: &Facts<'_>) -> anyhow::Result<Url> {
+        fill(&self.0, facts)?.parse().with_context(|| self.to_string())
+    }
+
+    /// Whether a user's name stands in it.
+    pub fn has_login(&self) -> bool {
+        self.example().is_some_and(|url| url.login().is_some())
+    }
+
+    /// Whether something of it is not for everybody.
+    pub fn has_secret(&self) -> bool {
+        self.example().is_some_and(|url| url.has_secret())
+    }
+
+    /// With something for each placeholder.
+    fn example(&self) -> Option<Url> {
+        let filled = pieces(&self.0).filter_map(Result::ok).map(|p| if p.name { "x" } else { p.text });
+        filled.collect::<String>().parse().ok()
+    }
+
+    /// Tells it from others without holding it.
+    pub fn identity(&self) -> String {
+        url::hex(&Sha256::digest(self.0.as_bytes()))
     }
 }
 
 impl FromStr for Template {
     type Err = anyhow::Error;
 
+    /// No error repeats the text: it may hold a password.
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        if let Some(bad) = text.chars().find(|c| c.is_control() || c.is_whitespace() || !c.is_ascii()) {
-            bail!("a URL cannot contain {bad:?}");
+        if text.len() > LONGEST_URL {
+            bail!("longer than {LONGEST_URL} characters");
         }
-        let rest = ["https://", "http://", "file:///"].iter().find_map(|s| text.strip_prefix(s));
-        match rest.or(text.strip_prefix('/')) {
-            None => bail!("{text:?} is neither a URL (https://, http://, file:///) nor an absolute path"),
-            Some("") => bail!("{text:?} names no host or file"),
-            Some(_) => {}
-        }
-        placeholders(text)?;
+        url::check(text)?;
+        pieces(text).try_for_each(|piece| piece.map(drop))?;
+        // A host is a host whatever the placeholders stand for.
+        let filled = pieces(text).map(|piece| piece.map(|p| if p.name { "x" } else { p.text }));
+        filled.collect::<anyhow::Result<String>>()?.parse::<Url>()?;
         Ok(Template(text.to_owned()))
     }
 }
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&text::without_secrets(&self.0))
+    }
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Template({self})")
     }
 }
 
@@ -72,10 +102,11 @@ impl FromStr for PackageTemplate {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let mut plain = text.to_owned();
-        for name in placeholders(text)? {
-            plain = plain.replace(&format!("{{{name}}}"), "x");
+        if text.len() > LONGEST_NAME {
+            bail!("a package name of more than {LONGEST_NAME} characters");
         }
+        let filled = pieces(text).map(|piece| piece.map(|p| if p.name { "x" } else { p.text }));
+        let plain = filled.collect::<anyhow::Result<String>>()?;
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.');
         if plain.is_empty() || !plain.bytes().all(good) || !plain.as_bytes()[0].is_ascii_alphanumeric() {
             bail!("{text:?} is no package name");
@@ -90,54 +121,95 @@ impl fmt::Display for PackageTemplate {
     }
 }
 
+/// More packages than this are no list that anybody wrote.
+const MOST_PACKAGES: usize = 100;
+/// No URL that somebody writes is longer than this.
+const LONGEST_URL: usize = 4096;
+/// A package's name is no longer than this.
+const LONGEST_NAME: usize = 200;
+
 /// Package names between commas or blanks; empty for none.
 ///
 /// # Errors
-/// When one of them is no package name.
+/// When one of them is no package name, or there are too many.
 pub fn packages(text: &str) -> anyhow::Result<Vec<PackageTemplate>> {
-    text.split([',', ' ', '\t']).filter(|word| !word.is_empty()).map(str::parse).collect()
+    let words = || text.split([',', ' ', '\t']).filter(|word| !word.is_empty());
+    if words().nth(MOST_PACKAGES).is_some() {
+        bail!("more than {MOST_PACKAGES} packages");
+    }
+    words().map(str::parse).collect()
 }
 
 /// The placeholders there are.
 const PLACEHOLDERS: [&str; 5] = ["version", "branch", "cuda", "arch", "distro"];
 
-/// The placeholders in `text`; an unknown or unclosed one is an error.
-fn placeholders(text: &str) -> anyhow::Result<Vec<&str>> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    while let Some(start) = rest.find(['{', '}']) {
-        let known = rest[start..].strip_prefix('{').and_then(|r| r.split_once('}'));
-        match known {
-            Some((name, after)) if PLACEHOLDERS.contains(&name) => {
-                found.push(name);
-                rest = after;
-            }
-            Some((name, _)) => {
-                bail!("{{{name}}} is no placeholder; known are {{{}}}", PLACEHOLDERS.join("}, {"))
-            }
-            None => bail!("a brace without its partner in {text:?}"),
-        }
-    }
-    Ok(found)
+/// A piece of a template: a placeholder's name, or the text between two.
+struct Piece<'a> {
+    name: bool,
+    text: &'a str,
 }
 
-fn fill(text: &str, facts: &Facts<'_>) -> anyhow::Result<String> {
-    let mut filled = text.to_owned();
-    for name in placeholders(text)? {
-        let value = match name {
-            "version" => facts.version.to_string(),
-            "branch" => facts.version.branch().to_string(),
-            "arch" => facts.arch.to_owned(),
-            "distro" => {
-                facts.distro.with_context(|| format!("{{distro}} has no value here: {text}"))?.to_owned()
-            }
-            _ => newest_cuda(facts.version.branch())
-                .with_context(|| {
-                    format!("no CUDA version is known for driver branch {}: {text}", facts.version.branch())
-                })?
-                .to_owned(),
+/// The pieces of `text`, from its beginning to its end, each looked at once;
+/// an unknown or unclosed placeholder is an error, and the last piece.
+fn pieces(text: &str) -> impl Iterator<Item = anyhow::Result<Piece<'_>>> {
+    let mut rest = text;
+    // A password with braces in it is not repeated.
+    let plain = !text.contains(['@', '?']);
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (text, after) = rest.split_at(rest.find(['{', '}']).unwrap_or(rest.len()));
+        if !text.is_empty() {
+            rest = after;
+            return Some(Ok(Piece { name: false, text }));
+        }
+        // A placeholder's name is short: no search to the end for a brace.
+        let longest = rest.len().min(16);
+        let close =
+            rest.as_bytes()[..longest].iter().position(|b| *b == b'}').filter(|_| rest.starts_with('{'));
+        let name = close.and_then(|close| rest.get(1..close));
+        let known = name.filter(|name| PLACEHOLDERS.contains(name));
+        let Some(text) = known else {
+            rest = "";
+            return Some(Err(match name {
+                Some(name) if plain => {
+                    let name = text::line(name.as_bytes());
+                    anyhow::anyhow!(
+                        "{{{name}}} is no placeholder; known are {{{}}}",
+                        PLACEHOLDERS.join("}, {")
+                    )
+                }
+                _ => anyhow::anyhow!(
+                    "a brace that belongs to no placeholder; known are {{{}}}",
+                    PLACEHOLDERS.join("}, {")
+                ),
+            }));
         };
-        filled = filled.replace(&format!("{{{name}}}"), &value);
+        rest = &rest[text.len() + 2..];
+        Some(Ok(Piece { name: true, text }))
+    })
+}
+
+/// The text with every placeholder filled in, in one pass: what a value holds
+/// is not looked at again.
+fn fill(text: &str, facts: &Facts<'_>) -> anyhow::Result<String> {
+    let shown = || text::hidden(text);
+    let mut filled = String::with_capacity(text.len() + 64);
+    for piece in pieces(text) {
+        let piece = piece?;
+        match (piece.name, piece.text) {
+            (false, text) => filled.push_str(text),
+            (_, "version") => filled.push_str(facts.version.as_str()),
+            (_, "branch") => filled.push_str(&facts.version.branch().to_string()),
+            (_, "arch") => filled.push_str(facts.arch),
+            (_, "distro") => filled.push_str(
+                facts.distro.with_context(|| format!("{{distro}} has no value here: {}", shown()))?,
+            ),
+            _ => filled.push_str(newest_cuda(facts.version.branch()).with_context(|| {
+                format!("no CUDA version is known for driver branch {}: {}", facts.version.branch(), shown())
+            })?),
+        }
     }
     Ok(filled)
 }
@@ -177,7 +249,7 @@ mod tests {
         let version = "580.95.05".parse().unwrap();
         let template: Template = "https://h/{distro}/{arch}/{branch}/{cuda}/{version}.run".parse().unwrap();
         let filled = template.fill(&facts(&version, Some("debian12"))).unwrap();
-        assert_eq!(filled, "https://h/debian12/x86_64/580/13-0/580.95.05.run");
+        assert_eq!(filled.request(), "https://h/debian12/x86_64/580/13-0/580.95.05.run");
         let error = template.fill(&facts(&version, None)).unwrap_err();
         assert!(error.to_string().contains("{distro} has no value"), "{error}");
     }
@@ -199,6 +271,48 @@ mod tests {
             "/x\n",
         ] {
             assert!(bad.parse::<Template>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_template_is_filled_in_one_pass() {
+        let version = "580.95.05".parse().unwrap();
+        // 256 KiB, as much as a settings file may hold.
+        let text = "/{branch}".repeat(256 * 1024 / 9);
+        let begun = std::time::Instant::now();
+        let filled = fill(&text, &facts(&version, None)).unwrap();
+        assert_eq!(filled, text.replace("{branch}", "580"));
+        let open = "{".repeat(256 * 1024);
+        assert!(fill(&open, &facts(&version, None)).is_err());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+        // As a setting it is refused at the door.
+        assert!(text.parse::<Template>().is_err());
+        assert!("x ".repeat(MOST_PACKAGES + 1).parse::<PackageTemplate>().is_err());
+        assert!(packages(&"x ".repeat(MOST_PACKAGES)).is_ok());
+        assert!(packages(&"x ".repeat(MOST_PACKAGES + 1)).is_err());
+    }
+
+    #[test]
+    fn what_a_value_holds_is_not_filled_in_again() {
+        let version = "580.95.05".parse().unwrap();
+        assert_eq!(fill("{distro}{arch}", &facts(&version, Some("{version}"))).unwrap(), "{version}x86_64");
+    }
+
+    #[test]
+    fn neither_a_template_nor_its_errors_show_a_password() {
+        let template: Template = "https://me:geheim@h/{distro}?token=geheim".parse().unwrap();
+        let version = "580.95.05".parse().unwrap();
+        let error = template.fill(&facts(&version, None)).unwrap_err();
+        let shown = format!("{template} {template:?} {error:#} {}", template.identity());
+        assert!(!shown.contains("geheim"), "{shown}");
+        for bad in [
+            "https://me:ge/heim@h/",
+            "https://me:ge heim@h/",
+            "me:geheim@h/",
+            "https://me:geheim@h/{geheim}x{",
+        ] {
+            let error = bad.parse::<Template>().unwrap_err();
+            assert!(!format!("{error:#}").contains("heim"), "{error:#}");
         }
     }
 

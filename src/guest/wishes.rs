@@ -78,10 +78,10 @@ impl Wishes {
         let all = format!(
             "{} {} {} {} {}|{}|{}",
             self.driver,
-            self.runfile_url,
+            self.runfile_url.identity(),
             self.sha256.as_ref().map(ToString::to_string).unwrap_or_default(),
-            self.repo_url,
-            self.repo_key_url.as_ref().map(ToString::to_string).unwrap_or_default(),
+            self.repo_url.identity(),
+            self.repo_key_url.as_ref().map(Template::identity).unwrap_or_default(),
             cuda,
             list(&self.utilities)
         );
@@ -89,7 +89,7 @@ impl Wishes {
     }
 }
 
-/// How long each step may take.
+/// How long each step may take, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The look at what is there.
@@ -110,6 +110,8 @@ pub struct Limits {
     pub network: Duration,
     /// nvidia-smi after an install.
     pub verify: Duration,
+    /// How large a runfile may be, in bytes.
+    pub download_max: u64,
 }
 
 impl Default for Limits {
@@ -125,6 +127,7 @@ impl Default for Limits {
             apt: seconds(1800),
             network: seconds(60),
             verify: seconds(120),
+            download_max: 1 << 30,
         }
     }
 }
@@ -227,6 +230,15 @@ mod tests {
         assert!(text.contains("580.76.05") && text.contains("580.95.05"), "{text}");
         wishes.kernel = None;
         assert!(wishes.fit_the_kernel().is_ok());
+        // Who reads the state reads no password, and a changed one is seen.
+        let mut before = wishes.fingerprint();
+        for url in ["https://me:geheim@h/x?token=geheim", "https://me:geheim2@h/x?token=geheim"] {
+            wishes.repo_url = url.parse().unwrap();
+            let now = wishes.fingerprint();
+            assert!(now != before && now.bytes().all(|b| b.is_ascii_hexdigit()), "{now}");
+            assert!(!format!("{wishes:?}").contains("geheim"), "{wishes:?}");
+            before = now;
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ keys! {
     NVIDIA_DRIVER_VERSION = "NVIDIA_DRIVER_VERSION", None, "version", "host",
         "The driver in the container: a version, or host for the version of the kernel driver that is loaded on the node. Both must be equal to the last digit; a version that differs from the loaded one is refused.";
     NVIDIA_REPO_URL = "NVIDIA_REPO_URL", None, "URL", "https://developer.download.nvidia.com/compute/cuda/repos/{distro}/{arch}/",
-        "The apt repository for the CUDA packages. {distro}, {arch}, {version}, {branch} and {cuda} are filled in.";
+        "The apt repository for the CUDA packages. {distro}, {arch}, {version}, {branch} and {cuda} are filled in. A name and password in it (https://NAME:PASSWORD@HOST/...) go into a file of apt's in the container that root alone can read, not into the source; a query (?...) is refused, since apt cannot send one.";
     NVIDIA_RUNFILE_URL = "NVIDIA_RUNFILE_URL", None, "URL", "https://us.download.nvidia.com/XFree86/Linux-{arch}/{version}/NVIDIA-Linux-{arch}-{version}.run",
         "Where the driver's runfile is: https, file:// or an absolute path; http only from this host or with NVIDIA_RUNFILE_SHA256. The placeholders of NVIDIA_REPO_URL are filled in.";
     NVIDIA_RUNFILE_SHA256 = "NVIDIA_RUNFILE_SHA256", Some(""), "hexadecimal", "",
@@ -75,6 +75,8 @@ keys! {
         "How long an install waits until the container reaches the repository's host.";
     DOWNLOAD_TIMEOUT = "DOWNLOAD_TIMEOUT", Some("1800"), "seconds", "1800",
         "The time limit of one download.";
+    DOWNLOAD_MAX = "DOWNLOAD_MAX", Some("1024"), "MiB", "2048",
+        "How large a runfile may be. A server that sends more is not listened to any longer, so that it cannot fill the node's disk.";
     INSTALL_TIMEOUT = "INSTALL_TIMEOUT", Some("1800"), "seconds", "1800",
         "The time limit of an install, and of each of its steps.";
     RESTART_TIMEOUT = "RESTART_TIMEOUT", Some("60"), "seconds", "60",
@@ -91,6 +93,10 @@ pub fn by_name(name: &str) -> Option<&'static Key> {
 /// The setting whose name is most like `name`, if one is near enough to be
 /// meant.
 pub fn nearest(name: &str) -> Option<&'static Key> {
+    // The comparison takes as long as both names are: no misspelling is that long.
+    if name.len() > 64 {
+        return None;
+    }
     let upper = name.to_ascii_uppercase();
     let score = |key: &Key| strsim::jaro_winkler(key.name, &upper);
     let best = ALL.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))?;
@@ -116,6 +122,7 @@ mod tests {
         assert_eq!(nearest("gpu_assignment").unwrap().name, "GPU_ASSIGNMENT");
         assert_eq!(nearest("NVIDIA_DRIVER_VERISON").unwrap().name, "NVIDIA_DRIVER_VERSION");
         assert!(nearest("NVIDIA_VISIBLE_DEVICES").is_none());
+        assert!(nearest(&"GPU_ASSIGNMENT".repeat(1000)).is_none());
         assert!(nearest("PATH").is_none() && nearest("LANG").is_none());
     }
 }

@@ -42,7 +42,7 @@ fn armour(bytes: &[u8]) -> String {
     text
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     let mut text = String::new();
     for group in bytes.chunks(3) {
         let value = group.iter().fold(0u32, |v, b| (v << 8) | u32::from(*b)) << (8 * (3 - group.len()));

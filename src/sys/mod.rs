@@ -15,3 +15,4 @@ pub mod spawn;
 pub mod sums;
 pub mod text;
 pub mod time;
+pub mod url;

@@ -79,22 +79,56 @@ pub fn word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The text with what stands between `://` and `@` in its URLs left out: a
-/// user's name and password. Log and state are read by others.
+/// The text without what its URLs hold that is not for everybody: a user's
+/// name and password (between `://` and `@`), and a query (behind `?`, a token
+/// say). Log and state are read by others. Doing it twice changes nothing.
 pub fn without_secrets(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://").map(|at| at + 3) {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let end = rest.find(|c: char| matches!(c, '/' | '?' | '#' | '"' | '\'') || c.is_whitespace());
-        if let Some(host) = rest[..end.unwrap_or(rest.len())].rfind('@') {
+        let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\'));
+        let url = &rest[..end.unwrap_or(rest.len())];
+        let (authority, tail) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
+        let host = authority.rfind('@');
+        if host.is_some() {
             out.push('…');
-            rest = &rest[host..];
         }
+        out.push_str(&authority[host.unwrap_or(0)..]);
+        rest = &rest[authority.len()..];
+        // A URL in the path of another is one to be looked at too.
+        let inner = tail.find("://").unwrap_or(tail.len());
+        let Some(sign) = tail.find(['?', '#']).filter(|sign| *sign < inner) else { continue };
+        let query = &tail[sign + 1..];
+        out.push_str(&tail[..=sign]);
+        let hidden = if query.starts_with('…') { '…'.len_utf8() } else { query.len() };
+        if hidden > 0 {
+            out.push('…');
+        }
+        rest = &rest[sign + 1 + hidden..];
     }
     out.push_str(rest);
     out
+}
+
+/// The same for a value of a setting, which may be no proper URL: a password
+/// with a slash in it, a URL without its scheme.
+pub fn hidden(value: &str) -> String {
+    let start = value.find("://").map_or(0, |at| at + 3);
+    match value.rfind('@').filter(|at| *at >= start) {
+        Some(at) => without_secrets(&format!("{}…{}", &value[..start], &value[at..])),
+        None => without_secrets(value),
+    }
+}
+
+/// The first `most` of many lines, and how many more there are.
+pub fn few(mut lines: Vec<String>, most: usize) -> Vec<String> {
+    if let Some(more) = lines.len().checked_sub(most).filter(|more| *more > 0) {
+        lines.truncate(most);
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 /// The last `count` lines that are not blank, each through [`line`]. Carriage
@@ -133,9 +167,38 @@ mod tests {
     fn a_password_in_a_url_is_left_out_and_nothing_else() {
         let shown = without_secrets("get https://me:p@ss@host/a@b via http://u:p@proxy:3128: 404");
         assert_eq!(shown, "get https://…@host/a@b via http://…@proxy:3128: 404");
-        for plain in ["", "://", "https://host/x", "mail a@b://", "GPU 0 (0000:01:00.0)"] {
+        for plain in ["", "://", "https://host/x", "mail a@b://", "GPU 0 (0000:01:00.0)", "https://h/x? y"] {
             assert_eq!(without_secrets(plain), plain);
         }
+    }
+
+    #[test]
+    fn a_query_is_left_out_and_doing_it_twice_changes_nothing() {
+        for (text, shown) in [
+            ("https://h/x?token=abc: 404", "https://h/x?… 404"),
+            ("\"https://h/x?t=a\\\"b\"", "\"https://h/x?…\\\"b\""),
+            ("https://h/x?…: 404", "https://h/x?…: 404"),
+            ("https://h#abc y", "https://h#… y"),
+            ("https://archive/http://u:p@h/x?y", "https://archive/http://…@h/x?…"),
+            ("https://h/?u=http://a:b@c d", "https://h/?… d"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+            assert_eq!(without_secrets(shown), shown);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_no_proper_url_shows_no_password_either() {
+        assert_eq!(hidden("https://me:pa/ss@host/x?t=1"), "https://…@host/x?…");
+        assert_eq!(hidden("me:pass@host/x"), "…@host/x");
+        assert_eq!(hidden("0,1"), "0,1");
+    }
+
+    #[test]
+    fn of_many_lines_a_few_are_shown_and_the_others_counted() {
+        let lines = |n: usize| (0..n).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(few(lines(3), 3), ["0", "1", "2"]);
+        assert_eq!(few(lines(28_000), 2), ["0", "1", "and 27998 more"]);
     }
 
     #[test]

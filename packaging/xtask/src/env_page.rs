@@ -33,6 +33,14 @@ pub fn make() -> String {
          {branch} its first number (580), {cuda} the newest CUDA of that branch (13-0), {arch} the \
          architecture, {distro} the container's distribution (debian12, ubuntu2404).",
     );
+    page.text(
+        "A name, a password or a token in a URL (https://NAME:PASSWORD@HOST/..., ?token=...) is shown in no \
+         message and kept in no file but the one where you wrote it, and, for the repository, \
+         /etc/apt/auth.conf.d/phoenix-nvidia.conf in the container, which only its root can read. Every \
+         lxc.environment line is part of the environment of the container's processes: whoever is in the \
+         container can read it. A secret belongs into the cluster's file, which root and www-data can read, \
+         or into the node's file after chmod 600.",
+    );
     page.section("SETTINGS");
     for key in keys::ALL {
         page.item(key.name, key.help);

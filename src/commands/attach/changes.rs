@@ -7,6 +7,7 @@ use crate::guest::wishes;
 use crate::host::assignment::{Assignment, GpuName};
 use crate::host::gpus::Inventory;
 use crate::settings::keys::{self, Key};
+use crate::sys::text;
 use crate::types::Version;
 use anyhow::Context as _;
 
@@ -54,7 +55,7 @@ impl Changes {
     /// One line for each, for messages.
     pub fn lines(&self) -> Vec<String> {
         let line = |(key, value): &(EnvKey, Option<ConfValue>)| match value {
-            Some(value) => format!("{key}={value}"),
+            Some(value) => format!("{key}={}", text::hidden(&value.to_string())),
             None => format!("{key} removed"),
         };
         self.0.iter().map(line).collect()

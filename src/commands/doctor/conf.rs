@@ -12,6 +12,9 @@ use crate::pve::passthrough;
 use crate::state::State;
 use crate::types::Ctid;
 
+/// Of one kind, so many findings are told one by one.
+const MOST_FINDINGS: usize = 20;
+
 /// Settings that are missing or cannot be read.
 pub fn settings(ctid: Ctid, problems: &[String]) -> Vec<Finding> {
     let mend = format!(
@@ -39,7 +42,17 @@ pub fn gpus(choice: &Choice, words: &str) -> Vec<Finding> {
             None => finding.mend("nvidia-smi -L; phoenix-nvidia attach CTID --gpus LIST assigns others"),
         }
     };
-    choice.missing.iter().map(finding).collect()
+    few("gpus", choice.missing.iter().map(finding).collect())
+}
+
+/// A conf can have thousands of lines of one kind: some, and how many more.
+fn few(check: &'static str, mut findings: Vec<Finding>) -> Vec<Finding> {
+    if let Some(more) = findings.len().checked_sub(MOST_FINDINGS).filter(|more| *more > 0) {
+        let level = findings[0].level;
+        findings.truncate(MOST_FINDINGS);
+        findings.push(Finding::new(check, level, format!("and {more} more of the kind")));
+    }
+    findings
 }
 
 /// The hookscript: without it nothing happens, and a broken one stops every
@@ -104,13 +117,14 @@ pub fn absolute_targets(ctid: Ctid, conf: &Document) -> Vec<Finding> {
     let wrong = present(conf)
         .into_iter()
         .filter(|p| matches!(p.flaw, Some(Flaw::AbsoluteTarget | Flaw::OtherTarget)));
-    wrong
+    let wrong = wrong
         .map(|p| {
             Finding::failure("target", format!("line {}: the entry of {} has no effect", p.line, p.source.as_str()))
                 .cause("its target must be relative (dev/nvidia0): LXC ignores an absolute one; an older script wrote it so")
                 .mend(format!("phoenix-nvidia {ctid}, which repairs it in its place"))
         })
-        .collect()
+        .collect();
+    few("target", wrong)
 }
 
 /// The same in the section of a snapshot: appended to the end of the file.
@@ -156,7 +170,7 @@ pub fn double_pass(ctid: Ctid, conf: &Document) -> Vec<Finding> {
                 .mend(format!("pct set {ctid} --delete {key}; or keep that, and: phoenix-nvidia {ctid}")),
         )
     };
-    present(conf).into_iter().filter_map(twice).collect()
+    few("twice", present(conf).into_iter().filter_map(twice).collect())
 }
 
 /// What is wrong with the `devN:` lines themselves: one that Proxmox cannot

@@ -97,18 +97,19 @@ pub fn version(ctid: Ctid, check: &Check, seen: Option<&Seen>, wanted: &Version)
             Finding::failure("version", format!("the driver in the container is incomplete: {why}"))
                 .mend(mend)
         }
-        Found::Owned { packages, remove } => {
+        Found::Owned { .. } => {
             let runfile = seen.is_some_and(|seen| seen.has("runfile installed"));
             let what = if runfile {
                 "a runfile's driver and apt's are mixed"
             } else {
                 "the driver is apt's, not the host's"
             };
-            Finding::failure("mixed-driver", format!("{what}: {}", packages.join(", ")))
+            let remove = check.found.remove(ctid).map_or_else(String::new, |remove| format!("{remove}; "));
+            Finding::failure("mixed-driver", format!("{what}: {}", check.found.owners()))
                 .cause(
                     "either breaks the other at its next upgrade; phoenix-nvidia installs none beside apt's",
                 )
-                .mend(format!("pct exec {ctid} -- {remove}; phoenix-nvidia {ctid}"))
+                .mend(format!("{remove}phoenix-nvidia {ctid}"))
         }
         Found::Unsupported { why } => {
             Finding::failure("version", format!("no driver can work in the container: {why}"))

@@ -51,10 +51,22 @@ pub fn lines(old: &[u8], new: &[u8]) -> Vec<Line> {
     let start = old.iter().zip(&new).take_while(same).count();
     let (old_rest, new_rest) = (&old[start..], &new[start..]);
     let end = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(same).count();
-    let mut all: Vec<Line> = old[..start].iter().map(|l| Line::Same(text::line(l))).collect();
+    let mut all: Vec<Line> = old[..start].iter().map(|l| Line::Same(shown(l))).collect();
     all.extend(middle(&old_rest[..old_rest.len() - end], &new_rest[..new_rest.len() - end]));
-    all.extend(old_rest[old_rest.len() - end..].iter().map(|l| Line::Same(text::line(l))));
+    all.extend(old_rest[old_rest.len() - end..].iter().map(|l| Line::Same(shown(l))));
     shorten(all)
+}
+
+/// A line of a conf, fit to be shown: settings may hold passwords.
+fn shown(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let shown = match text.split_once('=') {
+        Some((key, value)) if key.starts_with("lxc.environment") => {
+            format!("{key}={}", text::hidden(value.trim_end()))
+        }
+        _ => text::without_secrets(&text),
+    };
+    text::line(shown.as_bytes())
 }
 
 fn split(text: &[u8]) -> Vec<&[u8]> {
@@ -70,13 +82,13 @@ fn middle(old: &[&[u8]], new: &[&[u8]]) -> Vec<Line> {
     let (mut i, mut j, mut out) = (0, 0, Vec::new());
     while i < old.len() || j < new.len() {
         if !whole && i < old.len() && j < new.len() && old[i] == new[j] {
-            out.push(Line::Same(text::line(old[i])));
+            out.push(Line::Same(shown(old[i])));
             (i, j) = (i + 1, j + 1);
         } else if i < old.len() && (j == new.len() || longest(i + 1, j) >= longest(i, j + 1)) {
-            out.push(Line::Removed(text::line(old[i])));
+            out.push(Line::Removed(shown(old[i])));
             i += 1;
         } else {
-            out.push(Line::Added(text::line(new[j])));
+            out.push(Line::Added(shown(new[j])));
             j += 1;
         }
     }
@@ -118,21 +130,28 @@ fn shorten(all: Vec<Line>) -> Vec<Line> {
 mod tests {
     use super::*;
 
-    fn shown(old: &str, new: &str) -> Vec<String> {
+    fn diff(old: &str, new: &str) -> Vec<String> {
         lines(old.as_bytes(), new.as_bytes()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn only_what_changes_and_its_neighbours_are_shown() {
         let old = "a\nb\nc\nd\ne\nf\n";
-        assert_eq!(shown(old, "a\nb\nc\nX\ne\nf\n"), ["  ...", "  c", "- d", "+ X", "  e", "  ..."]);
-        assert_eq!(shown(old, &format!("{old}g\n")), ["  ...", "  f", "+ g"]);
-        assert_eq!(shown("", "a\n"), ["+ a"]);
-        assert_eq!(shown("a\nb\nc\n", "b\n"), ["- a", "  b", "- c"]);
+        assert_eq!(diff(old, "a\nb\nc\nX\ne\nf\n"), ["  ...", "  c", "- d", "+ X", "  e", "  ..."]);
+        assert_eq!(diff(old, &format!("{old}g\n")), ["  ...", "  f", "+ g"]);
+        assert_eq!(diff("", "a\n"), ["+ a"]);
+        assert_eq!(diff("a\nb\nc\n", "b\n"), ["- a", "  b", "- c"]);
     }
 
     #[test]
     fn control_characters_are_escaped() {
-        assert_eq!(shown("", "\u{1b}[2J\n"), ["+ \\u{1b}[2J"]);
+        assert_eq!(diff("", "\u{1b}[2J\n"), ["+ \\u{1b}[2J"]);
+    }
+
+    #[test]
+    fn a_password_beside_a_change_is_not_shown() {
+        let old = "lxc.environment: NVIDIA_REPO_URL=https://me:ge/heim@h/x?t=geheim\nmemory: 1\n";
+        let lines = diff(old, &format!("{old}swap: 1\n").replace("memory: 1", "memory: 2"));
+        assert!(lines[0].ends_with("NVIDIA_REPO_URL=https://…@h/x?…"), "{lines:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::packages::{is_driver, is_kernel};
 use crate::guest::exec::fields;
+use crate::guest::package::PackageName;
 use crate::sys::fetch::size;
 
 /// What a simulation said.
@@ -68,9 +69,9 @@ impl Plan {
         match words {
             ["Inst", name, rest @ ..] => {
                 self.note_kind(name, rest);
-                self.install.push(((*name).to_owned(), version(rest)));
+                self.install.push((shown(name), version(rest)));
             }
-            ["Remv", name, ..] => self.remove.push((*name).to_owned()),
+            ["Remv", name, ..] => self.remove.push(shown(name)),
             ["E:", ..] => self.errors.push(line.trim_start_matches("E: ").to_owned()),
             [_, ":", "Depends:", ..] => self.errors.push(line.to_owned()),
             _ => {}
@@ -87,9 +88,9 @@ impl Plan {
 
     fn note_kind(&mut self, name: &str, rest: &[&str]) {
         if is_kernel(name) {
-            self.kernel.push(name.to_owned());
+            self.kernel.push(shown(name));
         } else if is_driver(name) {
-            self.driver.push((name.to_owned(), version(rest)));
+            self.driver.push((shown(name), version(rest)));
         }
     }
 
@@ -139,9 +140,16 @@ impl Plan {
     }
 }
 
-/// The new version in `Inst NAME [old] (new origin [arch])`.
+/// A name as it is shown: the container may call anything a package.
+fn shown(name: &str) -> String {
+    name.parse::<PackageName>().map_or_else(|_| "(no name)".to_owned(), |name| name.to_string())
+}
+
+/// The new version in `Inst NAME [old] (new origin [arch])`; what is none
+/// (deb-version(7)) is left out.
 fn version(rest: &[&str]) -> String {
-    rest.iter().find_map(|word| word.strip_prefix('(')).unwrap_or_default().to_owned()
+    let good = |v: &&str| v.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-:~".contains(&b));
+    rest.iter().find_map(|word| word.strip_prefix('(')).filter(good).unwrap_or_default().to_owned()
 }
 
 fn list(names: &[String]) -> String {
@@ -194,6 +202,12 @@ mod tests {
             Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into()))
         );
         assert_eq!(with("sim Remv python3 [3.11]"), Some(Refusal::Removes("python3".into())));
+        // What is no name is refused without being repeated.
+        assert_eq!(with("sim Remv $(reboot) [1]"), Some(Refusal::Removes("(no name)".into())));
+        assert_eq!(
+            with("sim Inst libnvidia-ml1 (1;reboot x [amd64])"),
+            Some(Refusal::Driver("libnvidia-ml1".into()))
+        );
     }
 
     #[test]

@@ -40,6 +40,46 @@ impl Trouble {
     }
 }
 
+/// Why `apt-get update` did not succeed.
+#[derive(Debug)]
+pub struct NoUpdate {
+    why: anyhow::Error,
+    /// A repository is there and has no such suite.
+    pub no_release: bool,
+}
+
+impl NoUpdate {
+    /// What the run says.
+    pub fn of(output: &Output) -> NoUpdate {
+        let why = anyhow::anyhow!("apt-get update: {}", reasons(output));
+        NoUpdate { why, no_release: has_no_release(output) }
+    }
+}
+
+impl From<anyhow::Error> for NoUpdate {
+    fn from(why: anyhow::Error) -> NoUpdate {
+        NoUpdate { why, no_release: false }
+    }
+}
+
+impl From<NoUpdate> for anyhow::Error {
+    fn from(no: NoUpdate) -> anyhow::Error {
+        no.why
+    }
+}
+
+impl std::fmt::Display for NoUpdate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&crate::exit::one_line(&self.why))
+    }
+}
+
+/// Whether a repository was reached that has no index for the suite.
+fn has_no_release(output: &Output) -> bool {
+    let said = format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr));
+    said.contains("does not have a Release file")
+}
+
 /// apt's own reasons: its error lines, else what it printed last.
 pub fn reasons(output: &Output) -> String {
     let all = [output.stdout.as_slice(), b"\n", output.stderr.as_slice()].concat();

@@ -6,10 +6,11 @@ use crate::guest::os::runfile_arch;
 use crate::guest::progress::Progress;
 use crate::guest::runfile;
 use crate::guest::wishes::{Facts, Sha256};
-use crate::sys::fetch::{self, Client, FetchError, Watch};
+use crate::sys::fetch::{self, Client, FetchError, Watch, Way};
 use crate::sys::file;
 use crate::sys::replace::replace_own;
 use crate::sys::time::{Deadline, human};
+use crate::sys::url::Url;
 use crate::types::Version;
 use anyhow::Context as _;
 use std::fs::File;
@@ -20,8 +21,8 @@ use std::time::Instant;
 
 /// Space that a download leaves free, in bytes.
 const RESERVE: u64 = 128 << 20;
-/// A published checksum file is one line.
-const SUM_LIMIT: usize = 64 * 1024;
+/// A published checksum file is one line, in bytes.
+const SUM_LIMIT: usize = 16 * 1024;
 
 /// Beside each file: what was checked, so that the next use need not read
 /// 400 MB again.
@@ -89,14 +90,6 @@ impl Entry<'_> {
     pub(super) fn fetch(&self, order: &Order<'_>, deadline: &Deadline) -> anyhow::Result<Runfile> {
         let facts = Facts { version: order.version, arch: runfile_arch(), distro: None };
         let url = order.url.fill(&facts)?;
-        if order.sha256.is_none() && !fetch::is_trusted_way(&url) {
-            return Err(Fault::new(
-                Code::Software,
-                format!("{url}: over http anybody on the way could change it"),
-            )
-            .remedy("use https://, or set NVIDIA_RUNFILE_SHA256 to the runfile's checksum")
-            .into());
-        }
         match self.fetch_from(&url, order, deadline) {
             Err(error) if is_missing(&error) => match elsewhere(&url, order.version) {
                 Some(other) => {
@@ -111,13 +104,22 @@ impl Entry<'_> {
         }
     }
 
-    fn fetch_from(&self, url: &str, order: &Order<'_>, deadline: &Deadline) -> anyhow::Result<Runfile> {
+    fn fetch_from(&self, url: &Url, order: &Order<'_>, deadline: &Deadline) -> anyhow::Result<Runfile> {
         let part = self.path.with_extension("run.part");
         let client = self.cache.client(order.limits);
+        // Without a checksum in the settings the way is all that vouches for it.
+        let way = if order.sha256.is_some() { Way::Any } else { Way::Trusted };
+        let download = fetch::Order { url, way, part: &part, max: order.limits.download_max };
         for last in [false, true] {
             let started = Instant::now();
+            let begun = part.exists();
             let mut watch = Download::new(self, order.version);
-            let resumed = fetch::download(&client, url, &part, deadline, &mut watch)?;
+            let resumed = match fetch::download(&client, &download, deadline, &mut watch) {
+                Ok(resumed) => resumed,
+                // The beginning of an earlier call: once more from the start.
+                Err(FetchError::Refused(..)) if begun && !last => continue,
+                Err(error) => return Err(self.fault_of(error, order)),
+            };
             drop(watch);
             let took = started.elapsed();
             match self.accept(&part, url, order, &client, deadline) {
@@ -140,11 +142,35 @@ impl Entry<'_> {
         anyhow::bail!("{url}: not reached")
     }
 
+    /// What a failed download is to who reads it.
+    fn fault_of(&self, error: FetchError, order: &Order<'_>) -> anyhow::Error {
+        let directory = self.cache.directory.display();
+        let fault = |what: String| Fault::new(Code::Software, format!("{what}: {error}"));
+        match &error {
+            FetchError::Refused(url, why) => refusal(url, &anyhow::anyhow!("{why}")),
+            FetchError::Full(..) => fault(format!("no room for the runfile in {directory}"))
+                .remedy(format!("df -h {directory} && du -xh --max-depth=2 /var | sort -h | tail"))
+                .into(),
+            FetchError::TooLarge(..) => {
+                let mib = order.limits.download_max >> 20;
+                fault(format!("DOWNLOAD_MAX is {mib} MiB"))
+                    .remedy("check NVIDIA_RUNFILE_URL; if it is right, set a larger DOWNLOAD_MAX in /etc/default/phoenix-nvidia")
+                    .into()
+            }
+            FetchError::Untrusted(..) | FetchError::Redirect(..) => {
+                fault("NVIDIA_RUNFILE_URL is not safe to use".into())
+                    .remedy("use https://, or set NVIDIA_RUNFILE_SHA256 to the runfile's checksum")
+                    .into()
+            }
+            _ => error.into(),
+        }
+    }
+
     /// Checks what came, and makes it the cache's if it is good.
     fn accept(
         &self,
         part: &Path,
-        url: &str,
+        url: &Url,
         order: &Order<'_>,
         client: &Client,
         deadline: &Deadline,
@@ -177,7 +203,7 @@ enum Refused {
     Local(anyhow::Error),
 }
 
-fn refusal(url: &str, why: &anyhow::Error) -> anyhow::Error {
+fn refusal(url: &dyn std::fmt::Display, why: &anyhow::Error) -> anyhow::Error {
     Fault::new(Code::Software, format!("{url} is refused and was deleted, it was not run: {why:#}"))
         .remedy(
             "check NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if it is set) and the way to that server",
@@ -187,12 +213,12 @@ fn refusal(url: &str, why: &anyhow::Error) -> anyhow::Error {
 
 /// Compares with the checksum that is published beside the file. One that
 /// cannot be had is a warning, since mirrors often lack it.
-fn published(client: &Client, url: &str, sum: &Sha256, deadline: &Deadline) -> Result<(), Refused> {
-    let sum_url = format!("{url}.sha256sum");
-    let text = match fetch::small(client, &sum_url, SUM_LIMIT, deadline) {
+fn published(client: &Client, url: &Url, sum: &Sha256, deadline: &Deadline) -> Result<(), Refused> {
+    let sum_url = url.with_suffix(".sha256sum");
+    let text = match fetch::small(client, &sum_url, Way::Trusted, SUM_LIMIT, deadline) {
         Ok(text) => text,
         Err(FetchError::Interrupted(signal)) => return Err(Refused::Local(anyhow::Error::new(signal))),
-        Err(error) if fetch::local(url).is_some() => {
+        Err(error) if url.local().is_some() => {
             log::debug!("download: no published checksum: {error}");
             return Ok(());
         }
@@ -218,9 +244,11 @@ fn is_missing(error: &anyhow::Error) -> bool {
 
 /// The datacenter branch's place at the same server: many drivers of H100 and
 /// H200 are only there.
-fn elsewhere(url: &str, version: &Version) -> Option<String> {
+fn elsewhere(url: &Url, version: &Version) -> Option<Url> {
     let usual = format!("/XFree86/Linux-{}/{version}/", runfile_arch());
-    url.contains(&usual).then(|| url.replacen(&usual, &format!("/tesla/{version}/"), 1))
+    url.map_path(|path| {
+        path.contains(&usual).then(|| path.replacen(&usual, &format!("/tesla/{version}/"), 1))
+    })
 }
 
 /// What tells this file from one that was put in its place since.
@@ -245,19 +273,21 @@ impl<'a> Download<'a> {
 impl Watch for Download<'_> {
     fn room(&mut self, more: u64) -> io::Result<()> {
         let directory = &self.entry.cache.directory;
-        if free_space(directory)? < more + RESERVE {
-            self.entry.cache.prune(&[self.version]);
+        let need = more.saturating_add(RESERVE);
+        if free_space(directory)? < need {
+            self.entry.cache.make_room(self.version);
         }
         let free = free_space(directory)?;
-        if free < more + RESERVE {
-            let need = fetch::size(more + RESERVE);
-            return Err(io::Error::other(format!(
-                "needs {need}, only {} are free in {}",
-                fetch::size(free),
-                directory.display()
-            )));
+        if free < need {
+            let (need, free) = (fetch::size(need), fetch::size(free));
+            let why = format!("needs {need}, only {free} are free in {}", directory.display());
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
         }
         Ok(())
+    }
+
+    fn begins(&mut self, bytes: &[u8]) -> Result<bool, String> {
+        runfile::begins(bytes, self.version, runfile_arch()).map_err(|why| format!("{why:#}"))
     }
 
     fn progress(&mut self, got: u64, of: Option<u64>) {
@@ -271,5 +301,5 @@ impl Watch for Download<'_> {
 
 fn free_space(directory: &Path) -> io::Result<u64> {
     let stat = nix::sys::statvfs::statvfs(directory)?;
-    Ok(stat.blocks_available() * stat.fragment_size())
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }

@@ -247,3 +247,80 @@ fn downloads_that_nobody_goes_on_with_are_removed_after_a_day() {
     assert_eq!(there("570.10.01"), [false, false]);
     assert_eq!((there("580.76.05"), there("580.95.05")), ([true, true], [true, true]));
 }
+
+#[test]
+fn what_is_no_runfile_is_ended_in_its_first_bytes() {
+    let node = node();
+    let path = Lab::new(V).url_path();
+    // As much as a disk holds, without a length, without a header.
+    node.site.put(&path, b"").unwrap();
+    node.site.faults().set(&path, Ill::Endless).unwrap();
+    let begun = std::time::Instant::now();
+    let text = node.refused(V);
+    assert!(text.contains("was deleted, it was not run: it is no runfile"), "{text}");
+    assert!(node.files().is_empty(), "{:?}", node.files());
+    // The server notices that nobody listens any more.
+    std::thread::sleep(Duration::from_millis(500));
+    let sent = node.site.requests().unwrap().of(&path)[0].sent;
+    assert!(sent < 64 << 20 && begun.elapsed() < Duration::from_secs(10), "{sent}");
+}
+
+#[test]
+fn a_good_header_before_a_body_without_an_end_fills_no_disk() {
+    let node = node();
+    let path = Lab::new(V).publish(&node.site).unwrap();
+    node.site.faults().set(&path, Ill::Endless).unwrap();
+    let limits = Limits { download_max: 24 << 20, ..node.limits };
+    let version = V.parse().unwrap();
+    let order = Order { version: &version, url: &node.url, sha256: None, limits: &limits };
+    let error = node.cache.obtain(&order).unwrap_err();
+    let text = crate::exit::one_line(&error);
+    assert!(text.contains("DOWNLOAD_MAX is 24 MiB") && text.contains("larger than 25 MB"), "{text}");
+    assert!(crate::exit::remedy_of(&error).unwrap().contains("DOWNLOAD_MAX"));
+    assert!(node.files().is_empty(), "{:?}", node.files());
+    // Lengths that no disk holds, one of which wraps around.
+    for length in [u64::MAX, 1 << 60] {
+        node.site.faults().clear().unwrap();
+        node.site.faults().set(&path, Ill::Length(length)).unwrap();
+        assert!(node.refused(V).contains("larger than"), "{length}");
+        assert!(node.files().is_empty(), "{:?}", node.files());
+    }
+    node.site.faults().clear().unwrap();
+    node.obtain(V).unwrap();
+}
+
+#[test]
+fn a_redirect_away_from_this_machine_needs_a_checksum() {
+    let node = node();
+    let file = Lab::new(V).build().unwrap();
+    let other = format!("/other/{V}.run");
+    node.site.put_file(&other, &file).unwrap();
+    let path = Lab::new(V).url_path();
+    // Another name of the same server, which is this machine for nobody.
+    let authority = node.url.to_string().split('/').nth(2).unwrap().replace("127.0.0.1", "0.0.0.0");
+    node.site.faults().set(&path, Ill::Redirect(format!("http://{authority}{other}"))).unwrap();
+    let text = node.refused(V);
+    assert!(text.contains("the server leads to http://0.0.0.0") && text.contains("no checksum"), "{text}");
+    assert_eq!(node.site.requests().unwrap().of(&other).len(), 0);
+    let good = crate::sys::sums::Sums::of(&std::fs::File::open(&file).unwrap(), 0).unwrap().sha256;
+    node.obtain_with(V, Some(&Sha256(good))).unwrap();
+}
+
+#[test]
+fn a_token_is_sent_and_stands_in_no_file_and_no_message() {
+    let mut node = node();
+    node.url = format!("{}?token=geheim", node.url).parse().unwrap();
+    let path = Lab::new(V).size(200_000).publish(&node.site).unwrap();
+    node.site.faults().set(&path, Ill::Cut(1000)).unwrap();
+    let text = node.refused(V);
+    assert!(!text.contains("geheim"), "{text}");
+    let parts: Vec<_> = node.files().into_iter().filter(|name| name.contains(".part")).collect();
+    assert_eq!(parts.len(), 2, "{parts:?}");
+    for name in parts {
+        let bytes = std::fs::read(node.cache.directory().join(&name)).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("geheim"), "{name}");
+    }
+    node.site.faults().clear().unwrap();
+    node.site.faults().set("*", Ill::Query("token=geheim".into())).unwrap();
+    node.obtain(V).unwrap();
+}

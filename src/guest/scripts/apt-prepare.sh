@@ -1,51 +1,80 @@
-# Completes an interrupted dpkg, takes away what the older script of this
-# purpose wrote wrongly, and puts our files in place. $1: the repository's URI.
-# stdin: for each file "PATH LINES" and so many lines.
+# Completes an interrupted dpkg, moves aside what the older script of this
+# purpose wrote wrongly, and puts our files in place.
+# stdin: the repository's URI, then for each file "PATH MODE LINES" and so many
+# lines; a file without lines goes.
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
-uri=${1%/}
 d=/etc/apt/sources.list.d
 ours=$d/phoenix-nvidia.sources
+IFS= read -r uri || exit 1
+uri=${uri%/}
 
 if [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || [ -n "$(dpkg --audit 2>/dev/null)" ]; then
     echo "interrupted yes"
     dpkg --force-confdef --force-confold --configure -a </dev/null >&2 || { echo "interrupted stays"; exit 1; }
 fi
 
-# nvidia.conf is ignored by apt for its name; a line whose suite is not "/"
-# makes apt give up all of its sources.
-nvidia='developer\.download\.nvidia\.com/compute/cuda/repos'
-for f in "$d/nvidia.conf" "$d/nvidia.list"; do
-    [ -f "$f" ] || continue
-    if grep -E "^[[:space:]]*deb[[:space:]]" "$f" | grep -e "$nvidia" | grep -qvE '/[[:space:]]+/[[:space:]]*$' ||
-        grep -E "^[[:space:]]*deb[[:space:]]" "$f" | grep -F "$uri" | grep -qvE '[[:space:]]/[[:space:]]*$' ||
-        { [ "$f" = "$d/nvidia.conf" ] && grep -qe "$nvidia" -e "$uri" "$f"; }; then
-        rm -f "$f" && echo "removed $f"
-    fi
-done
+# The repositories that a source file names, as apt itself reads it; fails when
+# apt cannot read the file.
+names() {
+    said=$(apt-get -o "Dir::Etc::sourcelist=$1" -o Dir::Etc::sourceparts=- indextargets \
+        --no-release-info --format '$(CREATED_BY) $(REPO_URI)' </dev/null 2>&1)
+    case $said in *"sources could not be read"*) return 1 ;; esac
+}
+
+# A line that apt cannot read makes it give up all of its sources.
+f=$d/nvidia.list
+if [ -f "$f" ] && ! names "$f"; then
+    aside "$f"
+fi
+# apt passes it over for its name, with a notice at every call.
+f=$d/nvidia.conf
+if [ -f "$f" ] && grep -qE '^[[:space:]]*deb[[:space:]]' "$f" &&
+    grep -qF -e developer.download.nvidia.com/compute/cuda/repos -e "${uri#*://}" "$f"; then
+    aside "$f"
+fi
 
 # The same repository twice with different keys is an error for all of apt.
 elsewhere=
 for f in /etc/apt/sources.list "$d"/*.list "$d"/*.sources; do
     [ "$f" = "$ours" ] || [ ! -f "$f" ] && continue
-    grep -vE '^[[:space:]]*#' "$f" | grep -qF "$uri" && elsewhere=$f && echo "elsewhere $f"
+    names "$f" || continue
+    while read -r kind it; do
+        # A login in it makes it no other repository.
+        host=${it#*://}
+        case ${host%%/*} in *@*) it=${it%%://*}://${host#*@} ;; esac
+        [ "$kind" = Packages ] && [ "${it%/}" = "$uri" ] && elsewhere=$f
+    done <<END
+$said
+END
+    [ "$elsewhere" = "$f" ] && echo "elsewhere $f"
 done
 
-while IFS=' ' read -r path lines; do
-    # Unique, and not one that anybody but root can write to.
+while IFS=' ' read -r path mode lines; do
+    if [ "$lines" = 0 ]; then
+        rm -f "$path" || exit 1
+        continue
+    fi
+    # Unique, and not one that anybody but root can write to, or read before
+    # its mode is right.
     new=$path.phoenix-nvidia.$$
-    mkdir -p "${path%/*}" && rm -f "$new" && : >"$new" || exit 1
+    mkdir -p "${path%/*}" && rm -f "$new" && (umask 077 && : >"$new") || exit 1
     n=0
     while [ "$n" -lt "$lines" ] && IFS= read -r line; do
         printf '%s\n' "$line"
         n=$((n + 1))
     done >"$new" || exit 1
-    if [ "$n" != "$lines" ] || { [ "$path" = "$ours" ] && [ -n "$elsewhere" ]; }; then
+    [ "$n" = "$lines" ] || { rm -f "$new"; exit 1; }
+    skip=
+    case $path in
+    "$ours" | /etc/apt/auth.conf.d/*) skip=$elsewhere ;;
+    esac
+    if [ -n "$skip" ]; then
         rm -f "$new"
     elif cmp -s "$new" "$path"; then
-        rm -f "$new"
+        chmod "$mode" "$path" && rm -f "$new"
         echo "same $path"
     else
-        chmod 644 "$new" && mv -f "$new" "$path" || exit 1
+        chmod "$mode" "$new" && mv -f "$new" "$path" || exit 1
         echo "wrote $path"
     fi
 done

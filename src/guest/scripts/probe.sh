@@ -93,6 +93,11 @@ if [ -f "$source" ]; then
         case $line in URIs:*) printf 'source %s\n' "${line#URIs:}" ;; esac
     done <"$source"
 fi
+auth=/etc/apt/auth.conf.d/phoenix-nvidia.conf
+if [ -f "$auth" ]; then
+    sum=$(sha256sum <"$auth" 2>/dev/null) || sum=unknown
+    echo "auth ${sum%% *}"
+fi
 for p in "$@"; do
     # Not quoted: a name may hold a * of ours, for the part that is the
     # container's distribution.

@@ -5,10 +5,10 @@ use crate::sys::signal::Interrupted;
 use crate::sys::time::human;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Why a URL gave no file.
+/// Why a URL gave no file. Its URLs are text that is fit to be shown.
 #[derive(Debug)]
 pub enum FetchError {
     /// The server's answer was another than 200.
@@ -49,9 +49,19 @@ pub enum FetchError {
         /// Bytes that had come.
         got: u64,
     },
-    /// It is larger than it may be.
-    TooLarge(String, usize),
-    /// The local side refused: no space, or the file could not be written.
+    /// It is larger than it may be, in bytes.
+    TooLarge(String, u64),
+    /// The server leads to where this URL may not lead: from, to, and why not.
+    Redirect(String, String, &'static str),
+    /// Anybody on the way could change what comes.
+    Untrusted(String),
+    /// The answer makes no sense: another range than was asked for, say.
+    Odd(String, String),
+    /// What came is not what was waited for.
+    Refused(String, String),
+    /// There is no room for it where it is written to.
+    Full(PathBuf, io::Error),
+    /// The local side refused otherwise.
     Local(PathBuf, io::Error),
     /// We were told to stop.
     Interrupted(Interrupted),
@@ -61,6 +71,25 @@ impl FetchError {
     /// Whether the file is not there, as opposed to the server being ill.
     pub fn is_missing(&self) -> bool {
         matches!(self, FetchError::Status(_, 404 | 410) | FetchError::Missing(_))
+    }
+
+    /// What the local side said about a file.
+    pub(super) fn local(path: &Path, error: io::Error) -> FetchError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                FetchError::Full(path.to_owned(), error)
+            }
+            _ => FetchError::Local(path.to_owned(), error),
+        }
+    }
+
+    /// Whether what has come so far is of no use to a later attempt, or takes
+    /// the room that is missing.
+    pub(super) fn spoils_part(&self) -> bool {
+        matches!(
+            self,
+            FetchError::TooLarge(..) | FetchError::Odd(..) | FetchError::Refused(..) | FetchError::Full(..)
+        )
     }
 
     /// How many bytes were still to come, as far as that is known.
@@ -101,8 +130,17 @@ impl fmt::Display for FetchError {
             FetchError::TooSlow { url, after, got } => {
                 write!(f, "{url}: not complete within {} ({} came)", human(*after), size(*got))
             }
-            FetchError::TooLarge(url, limit) => write!(f, "{url}: larger than {}", size(*limit as u64)),
-            FetchError::Local(path, error) => write!(f, "{}: {error}", path.display()),
+            FetchError::TooLarge(url, limit) => {
+                write!(f, "{url}: larger than {}, the most that is taken", size(*limit))
+            }
+            FetchError::Redirect(from, to, why) => write!(f, "{from}: the server leads to {to}: {why}"),
+            FetchError::Untrusted(url) => {
+                write!(f, "{url}: over http anybody on the way could change it")
+            }
+            FetchError::Odd(url, why) | FetchError::Refused(url, why) => write!(f, "{url}: {why}"),
+            FetchError::Full(path, error) | FetchError::Local(path, error) => {
+                write!(f, "{}: {error}", path.display())
+            }
             FetchError::Interrupted(signal) => signal.fmt(f),
         }
     }

@@ -1,10 +1,13 @@
 //! One request, in a thread of its own.
 
-use super::{Client, FetchError, is_loopback, length, local};
+use super::answer::{Range, explain, validator};
+use super::{Client, FetchError, Way, length};
+use crate::sys::armour::base64;
 use crate::sys::file;
 use crate::sys::signal;
 use crate::sys::text;
 use crate::sys::time::Deadline;
+use crate::sys::url::Url;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,6 +19,11 @@ use ureq::tls::{RootCerts, TlsConfig};
 
 /// How much is handed over at a time, in bytes.
 const CHUNK: usize = 256 * 1024;
+
+/// How often a server may send us on.
+const HOPS: usize = 8;
+/// The notes about a part are no longer than this, in bytes.
+const NOTES: u64 = 4096;
 
 /// From where a transfer starts.
 #[derive(Clone, Default)]
@@ -33,19 +41,24 @@ impl Resume {
     }
 
     /// What is known about a part: only one with a validator, from the same
-    /// URL, can be continued.
-    pub(super) fn read(part: &Path, url: &str) -> Resume {
-        let text = file::text(&Resume::notes(part), 64 * 1024).unwrap_or_default();
+    /// URL, and not longer than the whole may be, can be continued.
+    pub(super) fn read(part: &Path, url: &Url, max: u64) -> Resume {
+        let text = file::text(&Resume::notes(part), NOTES).unwrap_or_default();
+        let from = length(part);
         match text.split_once('\n') {
-            Some((from, validator)) if from == url && !validator.trim().is_empty() => {
-                Resume { from: length(part), validator: Some(validator.trim().to_owned()) }
+            Some((whose, validator))
+                if whose == url.identity() && !validator.trim().is_empty() && from <= max =>
+            {
+                Resume { from, validator: Some(validator.trim().to_owned()) }
             }
             _ => Resume::default(),
         }
     }
 
-    pub(super) fn write(part: &Path, url: &str, validator: Option<&str>) -> io::Result<()> {
-        let text = format!("{url}\n{}\n", validator.unwrap_or_default());
+    /// The URL is told by its identity: it may hold a password.
+    pub(super) fn write(part: &Path, url: &Url, validator: Option<&str>) -> io::Result<()> {
+        let validator = validator.filter(|v| v.len() < NOTES as usize / 2);
+        let text = format!("{}\n{}\n", url.identity(), validator.unwrap_or_default());
         crate::sys::replace::replace_own(&Resume::notes(part), text.as_bytes(), 0o600)
     }
 }
@@ -69,6 +82,7 @@ enum Message {
 
 /// A transfer in its thread, seen from here.
 pub(super) struct Transfer {
+    /// As it is shown.
     url: String,
     messages: Receiver<Message>,
     deadline: Deadline,
@@ -79,18 +93,25 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn start(client: &Client, url: &str, resume: &Resume, deadline: &Deadline) -> Transfer {
+    pub(super) fn start(
+        client: &Client,
+        url: &Url,
+        way: Way,
+        resume: &Resume,
+        deadline: &Deadline,
+    ) -> Transfer {
         let (sender, messages) = sync_channel(4);
         let worker = Worker {
             client: client.clone(),
-            url: url.to_owned(),
+            url: url.clone(),
+            way,
             resume: resume.clone(),
-            left: deadline.remaining().max(Duration::from_millis(1)),
+            deadline: *deadline,
             sender,
         };
         std::thread::spawn(move || worker.run());
         Transfer {
-            url: text::line(url.as_bytes()),
+            url: url.to_string(),
             messages,
             deadline: *deadline,
             stall: client.stall,
@@ -117,8 +138,13 @@ impl Transfer {
     pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, FetchError> {
         match self.wait(self.stall)? {
             Message::Chunk(bytes) => {
-                self.got += bytes.len() as u64;
-                Ok(Some(bytes))
+                self.got = self.got.saturating_add(bytes.len() as u64);
+                match self.length {
+                    Some(length) if self.got > length => {
+                        Err(FetchError::Odd(self.url.clone(), "more came than was announced".into()))
+                    }
+                    _ => Ok(Some(bytes)),
+                }
             }
             _ if self.length.is_some_and(|length| self.got != length) => Err(self.cut("")),
             _ => Ok(None),
@@ -155,15 +181,16 @@ impl Transfer {
 /// The thread's side.
 struct Worker {
     client: Client,
-    url: String,
+    url: Url,
+    way: Way,
     resume: Resume,
-    left: Duration,
+    deadline: Deadline,
     sender: SyncSender<Message>,
 }
 
 impl Worker {
     fn run(self) {
-        let done = match local(&self.url) {
+        let done = match self.url.local() {
             Some(path) => self.file(&path),
             None => self.http(),
         };
@@ -192,41 +219,68 @@ impl Worker {
         self.body(file)
     }
 
+    /// Asks, and goes where the server sends us, as far as that is allowed.
     fn http(&self) -> Result<(), FetchError> {
-        let unreachable = |error: ureq::Error| {
-            let url = text::line(self.url.as_bytes());
-            match error {
-                ureq::Error::Timeout(ureq::Timeout::Global) => {
-                    FetchError::TooSlow { url, after: self.left, got: self.resume.from }
-                }
-                error => FetchError::Unreachable(url, explain(&error)),
+        if self.way == Way::Trusted && !self.url.is_trusted_way() {
+            return Err(FetchError::Untrusted(self.url.to_string()));
+        }
+        let mut url = self.url.clone();
+        for _ in 0..HOPS {
+            let response = self.ask(&url)?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return self.answer(&url, response);
             }
-        };
-        let mut request = self.agent().get(&self.url);
+            let location = response.headers().get("location").and_then(|v| v.to_str().ok());
+            url = hop(self.way, &url, location.unwrap_or_default())?;
+        }
+        Err(FetchError::Redirect(self.url.to_string(), url.to_string(), "that often is refused"))
+    }
+
+    /// One request. Name and password are for the server that they were given
+    /// for, and for no other that it leads to.
+    fn ask(&self, url: &Url) -> Result<Response, FetchError> {
+        let left = self.deadline.remaining().max(Duration::from_millis(1));
+        let mut request = self.agent(url, left).get(url.request());
+        if let Some(login) = self.url.login().filter(|_| self.url.same_server(url)) {
+            let pair = format!("{}:{}", login.user, login.password);
+            request = request.header("Authorization", format!("Basic {}", base64(pair.as_bytes())));
+        }
         if let (from @ 1.., Some(validator)) = (self.resume.from, &self.resume.validator) {
             request = request.header("Range", format!("bytes={from}-")).header("If-Range", validator);
         }
-        let response = request.call().map_err(unreachable)?;
+        request.call().map_err(|error| match error {
+            ureq::Error::Timeout(ureq::Timeout::Global) => {
+                FetchError::TooSlow { url: url.to_string(), after: left, got: self.resume.from }
+            }
+            error => FetchError::Unreachable(url.to_string(), explain(&error)),
+        })
+    }
+
+    fn answer(&self, url: &Url, response: Response) -> Result<(), FetchError> {
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
-        let body_length = header("content-length").and_then(|v| v.parse::<u64>().ok());
-        let head = match status {
-            200 => Head { length: body_length, from: 0, validator: validator(&header) },
-            206 => match header("content-range").and_then(content_range) {
-                Some((from, length)) if from == self.resume.from => Head { length, from, validator: None },
-                _ => return Err(FetchError::Status(text::line(self.url.as_bytes()), status)),
-            },
-            // The part is as long as the file, or longer: it cannot be
-            // continued; the caller's checks tell whether it is whole.
-            416 if self.resume.from > 0 => {
-                Head { length: Some(self.resume.from), from: self.resume.from, validator: None }
+        let from = self.resume.from;
+        let odd = |why: &str| FetchError::Odd(url.to_string(), why.to_owned());
+        let announced = match header("content-length") {
+            Some(text) => Some(text.trim().parse::<u64>().map_err(|_| odd("its length is no number"))?),
+            None => None,
+        };
+        let range = header("content-range").and_then(Range::parse);
+        let head = match (status, range) {
+            (200, _) => Head { length: announced, from: 0, validator: validator(&header) },
+            (206, Some(range)) if from > 0 && range.is_rest(from, announced) => {
+                Head { length: range.whole, from, validator: None }
             }
-            _ => return Err(FetchError::Status(text::line(self.url.as_bytes()), status)),
+            (206, _) => return Err(odd("the server sends another range than it was asked for")),
+            // The part is the whole file; the caller's checks have the word.
+            (416, Some(range)) if from > 0 && range.whole == Some(from) => {
+                self.say(Message::Head(Head { length: Some(from), from, validator: None }));
+                return Ok(());
+            }
+            (416, _) if from > 0 => return Err(odd("the file is another one by now")),
+            _ => return Err(FetchError::Status(url.to_string(), status)),
         };
         self.say(Message::Head(head));
-        if status == 416 {
-            return Ok(());
-        }
         self.body(response.into_body().into_reader())
     }
 
@@ -254,59 +308,52 @@ impl Worker {
         self.sender.send(message).is_ok()
     }
 
-    fn agent(&self) -> ureq::Agent {
+    fn agent(&self, url: &Url, left: Duration) -> ureq::Agent {
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         ureq::Agent::config_builder()
             .http_status_as_error(false)
-            // An answer that leads from https to http would be no https.
-            .https_only(self.url.starts_with("https://"))
+            // Where a server sends us is looked at here.
+            .max_redirects(0)
+            .https_only(url.is_https())
             .tls_config(tls)
-            .proxy(self.proxy())
+            .proxy(self.proxy(url))
             .user_agent(concat!("phoenix-nvidia/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(self.client.connect))
             .timeout_connect(Some(self.client.connect))
-            .timeout_per_read(Some(self.client.stall))
-            .timeout_global(Some(self.left))
+            // Who waits for the bytes tells a stall first; this ends the thread.
+            .timeout_per_read(Some(self.client.stall * 2))
+            .timeout_global(Some(left))
             .build()
             .new_agent()
     }
 
-    fn proxy(&self) -> Option<Proxy> {
-        if is_loopback(&self.url) {
+    fn proxy(&self, url: &Url) -> Option<Proxy> {
+        if url.is_loopback() {
             return None;
         }
-        Proxy::try_from_env().or_else(|| match Proxy::new(self.client.proxy.as_deref()?) {
-            Ok(proxy) => Some(proxy),
-            Err(error) => {
-                log::warn!("the node's http_proxy cannot be used, going without: {error}");
-                None
-            }
+        Proxy::try_from_env().or_else(|| {
+            let named = self.client.proxy.as_ref()?;
+            let proxy = named.with_login(Proxy::new);
+            proxy.map_err(|_| log::warn!("the node's http_proxy {named} cannot be used, going without")).ok()
         })
     }
 }
 
-/// What tells this file from a later one at the same URL. A weak ETag does
-/// not: servers must not resume by it.
-fn validator<'a>(header: &dyn Fn(&str) -> Option<&'a str>) -> Option<String> {
-    let etag = header("etag").filter(|tag| !tag.starts_with("W/"));
-    etag.or_else(|| header("last-modified")).map(ToOwned::to_owned)
-}
-
-/// `bytes 100-199/200`: where it starts, and the whole length.
-pub(super) fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
-    let (range, length) = value.strip_prefix("bytes ")?.split_once('/')?;
-    let (from, _) = range.split_once('-')?;
-    Some((from.parse().ok()?, length.parse().ok()))
-}
-
-/// ureq's error as a person reads it.
-fn explain(error: &ureq::Error) -> String {
-    let words = match error {
-        ureq::Error::HostNotFound => "the host's name is not known (name service)".to_owned(),
-        ureq::Error::Timeout(what) => format!("no answer in time ({what})"),
-        ureq::Error::ConnectionFailed => "no connection".to_owned(),
-        ureq::Error::RequireHttpsOnly(_) => "the server leads from https to http: refused".to_owned(),
-        other => other.to_string(),
+/// Where a redirect leads, if it may lead there.
+pub(super) fn hop(way: Way, from: &Url, location: &str) -> Result<Url, FetchError> {
+    let refused = |to: String, why| Err(FetchError::Redirect(from.to_string(), to, why));
+    let Some(to) = from.follow(location).ok().filter(|_| !location.is_empty()) else {
+        let to = text::line(text::hidden(location).as_bytes());
+        return refused(to, "that is no URL of http or https");
     };
-    text::line(words.as_bytes())
+    match (from.is_https(), to.is_https()) {
+        (_, true) => Ok(to),
+        (true, false) => refused(to.to_string(), "from https to http is refused"),
+        (false, false) if way == Way::Any || to.is_loopback() => Ok(to),
+        (false, false) => {
+            refused(to.to_string(), "over http anybody on the way could change it, and no checksum is set")
+        }
+    }
 }
+
+type Response = ureq::http::Response<ureq::Body>;

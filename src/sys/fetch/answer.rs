@@ -1,0 +1,59 @@
+//! What a server's answer says.
+
+use crate::sys::text;
+
+/// What tells this file from a later one at the same URL. A weak ETag does
+/// not: servers must not resume by it.
+pub(super) fn validator<'a>(header: &dyn Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let etag = header("etag").filter(|tag| !tag.starts_with("W/"));
+    etag.or_else(|| header("last-modified")).map(ToOwned::to_owned)
+}
+
+/// A `Content-Range` (RFC 9110, section 14.4): `bytes 100-199/200`, or
+/// `bytes */200` where the range that was asked for is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    /// The first and the last byte.
+    pub(super) span: Option<(u64, u64)>,
+    /// The whole file's length.
+    pub(super) whole: Option<u64>,
+}
+
+impl Range {
+    pub(super) fn parse(value: &str) -> Option<Range> {
+        let (span, whole) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let span = match span {
+            "*" => None,
+            span => {
+                let (first, last) = span.split_once('-')?;
+                Some((first.parse().ok()?, last.parse().ok()?))
+            }
+        };
+        let whole = if whole == "*" { None } else { Some(whole.parse().ok()?) };
+        Some(Range { span, whole })
+    }
+
+    /// Whether it is all that follows `from`, to the end of the file, and the
+    /// body's length agrees.
+    pub(super) fn is_rest(&self, from: u64, announced: Option<u64>) -> bool {
+        let (Some((first, last)), Some(whole)) = (self.span, self.whole) else { return false };
+        let length = whole.checked_sub(from).filter(|length| *length > 0);
+        first == from
+            && last.checked_add(1) == Some(whole)
+            && length.is_some()
+            && announced.is_none_or(|a| Some(a) == length)
+    }
+}
+
+/// ureq's error as a person reads it.
+pub(super) fn explain(error: &ureq::Error) -> String {
+    let words = match error {
+        ureq::Error::HostNotFound => "the host's name is not known (name service)".to_owned(),
+        ureq::Error::Timeout(what) => format!("no answer in time ({what})"),
+        ureq::Error::ConnectionFailed => "no connection".to_owned(),
+        // Its own words may hold the URL.
+        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => "not a URL to be asked for".to_owned(),
+        other => text::without_secrets(&other.to_string()),
+    };
+    text::line(words.as_bytes())
+}
