@@ -15,7 +15,7 @@ PACKAGES := $(shell sed 's/\#.*//' tests/lab/packages.txt)
 # Builds quietly in CI, where nobody watches a bar.
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
-.PHONY: build demo test lint unit e2e bench fuzz audit deb install install-files clean packages
+.PHONY: build demo test lint unit e2e bench fuzz audit deb gpu-kit test-gpu install install-files clean packages
 
 build:
 	$(CARGO) build --release --locked
@@ -74,6 +74,16 @@ fuzz:
 audit:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check licenses bans sources
+
+# What the tests on real cards need, in one file, for a machine without network.
+gpu-kit: packages
+	$(CARGO) build --release --locked -p phoenix-nvidia -p phoenix-lab -p phoenix-gpu
+	tests/gpu/kit $(TARGET)/gpu-kit.tar.xz $(TARGET)/release
+
+# The same, run on this machine's cards: needs root, cgroup2 and a loaded NVIDIA
+# driver. Nothing of it stays, and no setting of a card is changed.
+test-gpu: gpu-kit
+	tests/gpu/run $(TARGET)/gpu-kit.tar.xz
 
 # The Debian package, in target/deb; needs debhelper.
 deb:

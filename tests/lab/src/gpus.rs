@@ -2,7 +2,7 @@
 //! driver behind any of it: the nodes' majors belong to nobody here, so opening one that is allowed gives ENXIO.
 
 use std::fmt::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 
 use crate::lab::{Builder, Lab};
 
@@ -18,6 +18,7 @@ pub(crate) struct Gpus {
     nodes: bool,
     uvm: u32,
     caps: u32,
+    real: bool,
 }
 
 impl Default for Gpus {
@@ -29,6 +30,7 @@ impl Default for Gpus {
             nodes: true,
             uvm: 511,
             caps: 510,
+            real: false,
         }
     }
 }
@@ -37,6 +39,13 @@ impl Builder {
     /// This many GPUs, with minors 0, 1, … in PCI order. Without it there is none, and no driver.
     pub fn gpus(self, count: u32) -> Builder {
         self.minors(0..count)
+    }
+
+    /// The machine's own cards and driver, real nodes and all. What simulates others (`set_driver`, `remove_gpu`, …) is
+    /// not for such a lab.
+    pub fn real(mut self) -> Builder {
+        self.gpus.real = true;
+        self
     }
 
     /// One GPU for each minor, in PCI order: `minors([1, 0])` makes the first one on the bus /dev/nvidia1.
@@ -94,6 +103,9 @@ impl<'lab> Nvidia<'lab> {
 
     /// Lays everything out at the lab's start.
     pub(crate) fn furnish(&self, gpus: &Gpus) {
+        if gpus.real {
+            return self.real_nodes();
+        }
         let files = self.lab.files();
         for dir in ["proc-driver", "module", "pci"] {
             files.mkdir(format!("{STATE}/{dir}"));
@@ -127,6 +139,28 @@ impl<'lab> Nvidia<'lab> {
         }
         let _ = writeln!(script, "if [ -d /sys/bus/pci/devices ]; then");
         let _ = writeln!(script, "mount --bind {STATE}/pci /sys/bus/pci/devices; fi");
+        self.lab.sh(&script).ok();
+    }
+
+    /// The lab's /dev is its own: the machine's NVIDIA nodes, made there once more.
+    fn real_nodes(&self) {
+        let mut script = String::from("set -e\n");
+        for dir in ["/dev", "/dev/nvidia-caps"] {
+            let Ok(entries) = std::fs::read_dir(dir) else { continue };
+            for path in entries.flatten().map(|entry| entry.path()) {
+                let found = std::fs::metadata(&path).ok().filter(|m| m.file_type().is_char_device());
+                let name = path.display().to_string();
+                let Some(found) = found.filter(|_| name.contains("nvidia")) else { continue };
+                let (major, minor) =
+                    (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
+                let mode = found.mode() & 0o777;
+                let _ = writeln!(script, "mkdir -p {dir}\nmknod -m {mode:o} {name} c {major} {minor}");
+            }
+        }
+        // Proxmox' profiles are not those of this machine.
+        script.push_str(
+            "echo 'lxc.apparmor.profile = unconfined' > /usr/share/lxc/config/common.conf.d/20-real.conf\n",
+        );
         self.lab.sh(&script).ok();
     }
 

@@ -49,6 +49,9 @@ const STORAGE: &str = "dir: local
 \tcontent snippets,vztmpl,rootdir,iso,backup
 ";
 
+/// The hookscript, as its package ships it.
+const SNIPPET: &str = include_str!("../../../hooks/phoenix-nvidia");
+
 /// Settings of the node that suit a lab with its web server: the host trusts its certificate, a container's apt trusts
 /// the repository's key.
 const DEFAULTS: &str = "NVIDIA_DRIVER_VERSION=host
@@ -196,9 +199,7 @@ impl Lab {
         let binary = other.as_deref().unwrap_or(binary.as_ref());
         let content = fs::read(binary).unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         self.replace_program("/usr/sbin/phoenix-nvidia", content);
-        let snippet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hooks/phoenix-nvidia");
-        let text = fs::read(&snippet).unwrap_or_else(|e| panic!("{}: {e}", snippet.display()));
-        self.replace_program("/var/lib/vz/snippets/phoenix-nvidia", text);
+        self.replace_program("/var/lib/vz/snippets/phoenix-nvidia", SNIPPET);
         self.write("/etc/default/phoenix-nvidia", DEFAULTS);
     }
 

@@ -27,6 +27,9 @@ pub enum Rootfs {
     Debian13Systemd,
     /// Ubuntu 24.04, otherwise like `Debian12`. Its archive is another one: see [`Rootfs::obtainable`].
     Ubuntu2404,
+    /// The root of this machine itself, copied, with a trivial process 1: for a machine without network whose root is
+    /// a small Debian (`tests/gpu`).
+    Own,
 }
 
 /// A container to be created.
@@ -61,12 +64,13 @@ impl Rootfs {
             Rootfs::Debian13 => "debian-13",
             Rootfs::Debian13Systemd => "debian-13-systemd",
             Rootfs::Ubuntu2404 => "ubuntu-24.04",
+            Rootfs::Own => "own",
         }
     }
 
     fn suite(self) -> Option<&'static str> {
         match self {
-            Rootfs::Busybox => None,
+            Rootfs::Busybox | Rootfs::Own => None,
             Rootfs::Debian12 | Rootfs::Debian12Systemd => Some("bookworm"),
             Rootfs::Debian13 | Rootfs::Debian13Systemd => Some("trixie"),
             Rootfs::Ubuntu2404 => Some("noble"),
@@ -75,7 +79,7 @@ impl Rootfs {
 
     fn packages(self) -> &'static str {
         match self {
-            Rootfs::Busybox => "",
+            Rootfs::Busybox | Rootfs::Own => "",
             Rootfs::Debian12 | Rootfs::Debian13 | Rootfs::Ubuntu2404 => "ca-certificates,kmod,wget,xz-utils",
             Rootfs::Debian12Systemd | Rootfs::Debian13Systemd => {
                 "ca-certificates,dbus,kmod,systemd,systemd-sysv,wget,xz-utils"
@@ -222,9 +226,10 @@ while :; do $B sleep 3600 & wait $!; done
 ";
 
 fn fill(rootfs: Rootfs, dir: &Path) -> Result<()> {
-    match rootfs.suite() {
-        None => busybox(dir)?,
-        Some(suite) => debootstrap(dir, suite, rootfs.packages())?,
+    match (rootfs, rootfs.suite()) {
+        (Rootfs::Own, _) => own(dir)?,
+        (_, None) => busybox(dir)?,
+        (_, Some(suite)) => debootstrap(dir, suite, rootfs.packages())?,
     }
     for below in ["usr/lib/lab", "usr/sbin"] {
         fs::create_dir_all(dir.join(below))?;
@@ -240,6 +245,19 @@ fn fill(rootfs: Rootfs, dir: &Path) -> Result<()> {
             symlink("/usr/lib/lab/busybox", link)?;
         }
     }
+    Ok(())
+}
+
+/// What belongs to the distribution; a kit's own files lie elsewhere.
+fn own(dir: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    copy.arg("-ax")
+        .args(["bin", "sbin", "lib", "lib64", "etc", "usr", "var", "root"].map(|name| format!("/{name}")));
+    run(copy.arg(dir))?;
+    for below in ["dev", "proc", "sys", "tmp", "run", "mnt", "srv"] {
+        fs::create_dir_all(dir.join(below))?;
+    }
+    fs::set_permissions(dir.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     Ok(())
 }
 

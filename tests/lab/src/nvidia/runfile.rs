@@ -63,12 +63,13 @@ pub struct Runfile {
     arch: String,
     flaw: Option<Flaw>,
     size: u64,
+    tree: Option<PathBuf>,
 }
 
 impl Runfile {
     /// A good one.
     pub fn new(version: &str) -> Self {
-        Self { version: version.to_owned(), arch: ARCH.to_owned(), flaw: None, size: 0 }
+        Self { version: version.to_owned(), arch: ARCH.to_owned(), flaw: None, size: 0, tree: None }
     }
 
     /// One that fails.
@@ -86,6 +87,13 @@ impl Runfile {
     /// One of at least this many bytes.
     pub fn size(mut self, bytes: u64) -> Self {
         self.size = bytes;
+        self
+    }
+
+    /// One with the files of a real driver, from one flat directory, instead of small stand-ins: `lib*.so.VERSION`, and
+    /// programs. The installer is the lab's all the same.
+    pub fn tree(mut self, directory: &Path) -> Self {
+        self.tree = Some(directory.to_owned());
         self
     }
 
@@ -166,6 +174,11 @@ impl Runfile {
         let mut tar = Tar::default();
         let mut manifest = String::new();
         tar.file("nvidia-installer", 0o755, self.installer(installed).as_bytes());
+        if let Some(tree) = &self.tree {
+            real_files(tree, &mut tar, &mut manifest)?;
+            tar.file("manifest", 0o644, manifest.as_bytes());
+            return Ok(tar.finish());
+        }
         for (at, (library, number)) in LIBRARIES.iter().enumerate() {
             let soname = format!("{library}.so.{number}");
             let file = format!("{library}.so.{installed}");
@@ -215,6 +228,22 @@ impl Runfile {
             .replace("@FLAW@", &flaw)
             .replace("@HALF@", &half)
     }
+}
+
+/// A real driver's files; its SONAME links are left to ldconfig.
+fn real_files(tree: &Path, tar: &mut Tar, manifest: &mut String) -> Result<()> {
+    let entries = fs::read_dir(tree).with_context(|| tree.display().to_string())?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        tar.file(&name, 0o755, &fs::read(&file).with_context(|| name.clone())?);
+        let kind = if name.starts_with("lib") { "lib" } else { "bin" };
+        let _ = writeln!(manifest, "{kind} {name}");
+    }
+    manifest.push_str("link libcuda.so libcuda.so.1\n");
+    manifest.push_str("bin nvidia-installer\nbinlink nvidia-uninstall nvidia-installer\n");
+    Ok(())
 }
 
 /// An nvidia-smi of a version: a static program that runs in every container, and on the lab's host.
