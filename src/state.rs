@@ -142,16 +142,17 @@ fn own_directory(root: &Path, directory: &str) -> Result<PathBuf, private::Refus
 impl State {
     /// This boot's state; the last boot's success where this one has none yet.
     pub fn load(root: &Path, ctid: Ctid) -> State {
-        let kept = read(root, LIB, ctid);
+        // At each start: the second file is read where it has something to say.
+        let kept = || read(root, LIB, ctid);
         match read(root, RUN, ctid) {
             Some(state) => {
-                State { last_success: state.last_success.or(kept.and_then(|k| k.last_success)), ..state }
+                let last_success = state.last_success.or_else(|| kept()?.last_success);
+                State { last_success, ..state }
             }
-            None => State {
-                whom: kept.as_ref().and_then(|k| k.whom.clone()),
-                last_success: kept.and_then(|k| k.last_success),
-                ..State::fresh(ctid)
-            },
+            None => {
+                let (whom, last_success) = kept().map_or((None, None), |k| (k.whom, k.last_success));
+                State { whom, last_success, ..State::fresh(ctid) }
+            }
         }
     }
 

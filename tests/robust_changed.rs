@@ -62,7 +62,7 @@ fn has_no_driver(lab: &Lab) {
     let ct = lab.container(101);
     assert!(ct.running());
     let found = ct.sh("ls -d /usr/bin/nvidia-smi /tmp/nvidia* /var/lib/phoenix-nvidia 2>/dev/null").stdout;
-    assert_eq!(found, "", "{}", lab.read(LOG));
+    assert_eq!(found, "");
 }
 
 #[test]
@@ -74,6 +74,29 @@ fn another_container_of_the_number_gets_neither_driver_nor_reboot_nor_state() {
     let status = lab.run([PROGRAM, "status", "101", "--json"]).stdout;
     let row = &serde_json::from_str::<serde_json::Value>(&status).unwrap()["containers"][0];
     assert!(row["last"].is_null(), "{row:#}");
+}
+
+#[test]
+fn a_call_by_hand_ends_too_and_records_nothing_of_the_new_one() {
+    let Some(lab) = lab() else { return };
+    offers(&lab, &Runfile::new(DRIVER).flaw(Flaw::Slow(3)));
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    let hand = lab.command(PROGRAM).arg("101").spawn();
+    wait_until("the installer", || !pids(&lab, "phoenix-nvidia.unpack").is_empty());
+    let ours = pids(&lab, "/phoenix-nvidia 101");
+    signal(&lab, &ours, "STOP");
+    for verb in ["stop", "destroy"] {
+        lab.run(["pct", verb, "101"]).ok();
+    }
+    lab.create(101, Rootfs::Debian12.privileged());
+    lab.write(CONF, lab.conf(101).replace("hostname: ct101", "hostname: heir"));
+    lab.run(["pct", "start", "101"]).ok();
+    signal(&lab, &ours, "CONT");
+    let hand = hand.wait().code(5);
+    has_no_driver(&lab);
+    assert!(!says(&lab, 101, "whom").contains("heir"), "{hand}");
+    assert_ne!(says(&lab, 101, "outcome"), "failed", "{hand}");
+    assert_eq!(calls(&lab, "shutdown 101") + calls(&lab, "reboot 101"), 0, "{hand}");
 }
 
 /// Its post-start found the old one's install at work, and left it to that.

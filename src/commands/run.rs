@@ -9,6 +9,7 @@ use super::same::Same;
 use super::wishes::{self, Wanted as WantedSoftware};
 use super::{common, locks};
 use crate::conf::devices::Wanted;
+use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, Context as _, Fault, code_of};
 use crate::guest::attached;
@@ -41,7 +42,12 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     // What is wrong with the inputs is this call's alone, and changed nothing.
     let (intent, software) = hand.validate()?;
     let result = hand.all(&intent, &software, &mut driver);
-    hand.record(&result, driver, begun);
+    let whom = common::whom(&document);
+    let heir = |now: &Document| common::whom(now) != whom;
+    // A failure is not recorded of another container that has the number now.
+    if result.is_ok() || !hand.conf.read().is_ok_and(|now| heir(&now.document)) {
+        hand.record(&result, driver, begun);
+    }
     result?;
     log::info!("container {ctid}: NVIDIA configuration completed ({})", common::since(begun));
     Ok(Code::Success)

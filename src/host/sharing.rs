@@ -9,6 +9,7 @@ use crate::conf::document::Document;
 use crate::pve::passthrough;
 use crate::sys::lock;
 use crate::types::Ctid;
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -43,7 +44,7 @@ impl Inventory {
     /// somebody is starting now.
     pub fn add_claims(&mut self, root: &Path, except: Ctid) {
         let mut look = Look::new(root);
-        let locks = lock::Table::read();
+        let locks: LazyCell<lock::Table> = LazyCell::new(lock::Table::read);
         for name in look.names("/etc/pve/lxc").unwrap_or_default() {
             let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
             let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
@@ -72,8 +73,9 @@ pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
 
 /// Whether a task holds Proxmox's lock on its conf, as one that starts it does
 /// from before its hookscript until it runs.
-fn is_being_started(root: &Path, ctid: Ctid, locks: &lock::Table) -> bool {
-    locks.is_held(&root.join(format!("run/lock/lxc/pve-config-{ctid}.lock")))
+fn is_being_started(root: &Path, ctid: Ctid, locks: &LazyCell<lock::Table>) -> bool {
+    let path = root.join(format!("run/lock/lxc/pve-config-{ctid}.lock"));
+    path.exists() && locks.is_held(&path)
 }
 
 /// Takes out the cards that another running container has. Two that have
