@@ -332,3 +332,18 @@ fn a_server_that_never_ends_is_left_at_download_max() {
     lab.web().heal();
     by_hand(&lab).ok().says("driver: installed 580.95.05");
 }
+
+#[test]
+fn a_redirect_from_this_machine_to_another_needs_a_checksum() {
+    let Some(lab) = running_without(Rootfs::Debian12.unprivileged()) else { return };
+    let path = lab.web().runfile(&Runfile::new(V));
+    node(&lab, "NVIDIA_RUNFILE_URL=http://127.0.0.1/start.run");
+    lab.web().fail("/start.run", Fault::Redirect(lab.web().url(&path)));
+    let run =
+        by_hand(&lab).code(5).says("the server leads to http://mirror.lab/").says("NVIDIA_RUNFILE_SHA256");
+    run.says_not("was deleted");
+    assert_eq!(lab.web().requests().of(&path).len(), 0, "the other server was asked");
+    let sum = lab.sh(&format!("sha256sum /run/lab/web/www{path}")).ok().stdout;
+    node(&lab, &format!("NVIDIA_RUNFILE_SHA256={}", sum.split(' ').next().unwrap_or_default()));
+    by_hand(&lab).ok().says("driver: installed 580.95.05");
+}
