@@ -24,15 +24,17 @@ pub enum Intent {
 }
 
 impl Intent {
-    /// From the settings; problems make it [`Intent::Keep`].
+    /// From the settings, with what cannot be read of them. Without an
+    /// assignment it is [`Intent::Keep`]; capabilities have a default.
     pub fn of(settings: &Settings) -> (Intent, Vec<Problem>) {
-        match (settings.get(keys::GPU_ASSIGNMENT), settings.get(keys::GPU_CAPABILITIES)) {
-            (Ok(assignment), Ok(capabilities)) => (Intent::Assigned(assignment, capabilities), Vec::new()),
-            (assignment, capabilities) => {
-                let problems = [assignment.err(), capabilities.err()].into_iter().flatten().collect();
-                (Intent::Keep, problems)
-            }
-        }
+        let assignment = settings.get(keys::GPU_ASSIGNMENT);
+        let unread = settings.get(keys::GPU_CAPABILITIES).err();
+        let problems = [assignment.as_ref().err().cloned(), unread].into_iter().flatten().collect();
+        let intent = match assignment {
+            Ok(assignment) => Intent::Assigned(assignment, settings.value(keys::GPU_CAPABILITIES)),
+            Err(_) => Intent::Keep,
+        };
+        (intent, problems)
     }
 
     /// Whether the host's display nodes are to be looked at.

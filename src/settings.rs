@@ -6,16 +6,15 @@
 
 pub mod envfile;
 pub mod keys;
+pub mod kinds;
 
 use crate::exit::{Code, Fault};
 use crate::sys::text;
 use crate::types::Ctid;
-use keys::Key;
+use keys::{Key, Spec};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
 
 /// The cluster's settings file.
 pub const CLUSTER_FILE: &str = "etc/pve/phoenix-nvidia/default.env";
@@ -90,6 +89,42 @@ pub struct Problem {
     pub key: String,
     /// One sentence with the place.
     pub message: String,
+    /// Where it stands; `None`: nowhere, it is missing.
+    pub origin: Option<Origin>,
+}
+
+impl Problem {
+    /// Whether it is that a required setting stands nowhere.
+    pub fn is_missing(&self) -> bool {
+        self.origin.is_none() && keys::by_name(&self.key).is_some()
+    }
+
+    /// What is to be done about it.
+    pub fn remedy(&self, ctid: Option<Ctid>) -> String {
+        let key = keys::by_name(&self.key);
+        let name = key.map_or("...", |key| key.name);
+        let example = key.map(|key| key.example).filter(|text| !text.is_empty()).unwrap_or("...");
+        match &self.origin {
+            Some(Origin::File(path, line)) => {
+                let how = key.map_or_else(String::new, |_| format!(" (like {name}={example})"));
+                format!(
+                    "correct or remove {} line {line}{how}; phoenix-nvidia.env(5) lists all settings",
+                    path.display()
+                )
+            }
+            Some(_) => format!("correct {name} in the environment (like {name}={example}), or: unset {name}"),
+            None if key.is_none() => {
+                "correct or remove what is named; phoenix-nvidia.env(5) lists all settings".to_owned()
+            }
+            None => {
+                let ctid = ctid.map_or("CTID".to_owned(), |ctid| ctid.to_string());
+                format!(
+                    "set {name} in the environment, as a line \"lxc.environment: {name}={example}\" in \
+                     /etc/pve/lxc/{ctid}.conf, in /{CLUSTER_FILE} or in /{NODE_FILE}; see phoenix-nvidia.env(5)"
+                )
+            }
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -112,19 +147,26 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Joins the sources, the nearest first.
+    /// Joins the sources, the nearest first; in each the first line of a name
+    /// counts. An empty value is none: the next place is asked.
     fn join(sources: Vec<Vec<Given>>) -> Settings {
         let mut settings = Settings::default();
-        for given in sources.into_iter().flatten() {
-            let Some(key) = keys::by_name(&given.key) else { continue };
-            match settings.values.get(key.name) {
-                None => drop(settings.values.insert(key.name, given)),
-                Some(nearer) if nearer.origin == Origin::Environment && nearer.value != given.value => {
-                    if !settings.overridden.iter().any(|(n, _)| n.key == given.key) {
-                        settings.overridden.push((nearer.clone(), given));
-                    }
+        for source in sources {
+            let mut seen = std::collections::BTreeSet::new();
+            for given in source {
+                let Some(key) = keys::by_name(&given.key) else { continue };
+                if !seen.insert(key.name) || given.value.trim().is_empty() {
+                    continue;
                 }
-                Some(_) => {}
+                match settings.values.get(key.name) {
+                    None => drop(settings.values.insert(key.name, given)),
+                    Some(nearer) if nearer.origin == Origin::Environment && nearer.value != given.value => {
+                        if !settings.overridden.iter().any(|(n, _)| n.key == given.key) {
+                            settings.overridden.push((nearer.clone(), given));
+                        }
+                    }
+                    Some(_) => {}
+                }
             }
         }
         settings
@@ -164,11 +206,11 @@ impl Settings {
     }
 
     /// The text of a setting and its origin; `None` if it is required and
-    /// stands nowhere. Empty counts as not set.
-    pub fn text(&self, key: &Key) -> Option<(&str, Origin)> {
+    /// stands nowhere.
+    pub fn text(&self, key: &Spec) -> Option<(&str, Origin)> {
         match self.values.get(key.name) {
-            Some(given) if !given.value.is_empty() => Some((&given.value, given.origin.clone())),
-            _ => key.default.map(|text| (text, Origin::Default)),
+            Some(given) => Some((given.value.trim(), given.origin.clone())),
+            None => key.default.map(|text| (text, Origin::Default)),
         }
     }
 
@@ -176,66 +218,33 @@ impl Settings {
     ///
     /// # Errors
     /// [`Problem`]: it is required and missing, or cannot be read.
-    pub fn get<T: FromStr>(&self, key: &Key) -> Result<T, Problem>
-    where
-        T::Err: fmt::Display,
-    {
-        self.parse(key, |text| text.parse().map_err(|e: T::Err| format!("{e:#}")))
+    pub fn get<T>(&self, key: &Key<T>) -> Result<T, Problem> {
+        self.read(key, key.read)
     }
 
-    /// Like [`Settings::get`], `None` where the value is empty.
-    ///
-    /// # Errors
-    /// As [`Settings::get`].
-    pub fn optional<T: FromStr>(&self, key: &Key) -> Result<Option<T>, Problem>
-    where
-        T::Err: fmt::Display,
-    {
-        match self.text(key) {
-            None | Some(("", _)) => Ok(None),
-            Some(_) => self.get(key).map(Some),
-        }
+    /// The same for where a value is needed in any case: the default where
+    /// what is set cannot be read, which [`Settings::all_problems`] tells.
+    pub fn value<T: Default>(&self, key: &Key<T>) -> T {
+        let default = || (key.read)(key.default.unwrap_or_default());
+        // Every default can be read, which a test shows.
+        self.get(key).or_else(|_| default()).unwrap_or_default()
     }
 
-    /// A setting in seconds.
-    ///
-    /// # Errors
-    /// As [`Settings::get`].
-    pub fn seconds(&self, key: &Key) -> Result<Duration, Problem> {
-        self.parse(key, |text| crate::types::seconds(text).map_err(|e| format!("{e:#}")))
+    /// All that cannot be read, and what is required and stands nowhere: each
+    /// setting of the table is looked at.
+    pub fn all_problems(&self) -> Vec<Problem> {
+        let values = keys::ALL.iter().filter_map(|key| self.read(key, key.check).err());
+        self.problems.iter().cloned().chain(values).collect()
     }
 
-    /// A time limit for places that need one in any case: the default where
-    /// the value cannot be read (which is told as a problem elsewhere).
-    pub fn limit(&self, key: &Key) -> Duration {
-        self.seconds(key).unwrap_or_else(|_| {
-            crate::types::seconds(key.default.unwrap_or_default()).unwrap_or(Duration::from_secs(60))
-        })
-    }
-
-    /// A setting that is one of two words; true for the first.
-    ///
-    /// # Errors
-    /// As [`Settings::get`].
-    pub fn choice(&self, key: &Key, yes: &str, no: &str) -> Result<bool, Problem> {
-        self.parse(key, |text| match text {
-            t if t.eq_ignore_ascii_case(yes) => Ok(true),
-            t if t.eq_ignore_ascii_case(no) => Ok(false),
-            _ => Err(format!("must be {yes} or {no}")),
-        })
-    }
-
-    /// The general form of the above.
-    ///
-    /// # Errors
-    /// As [`Settings::get`].
-    pub fn parse<T>(&self, key: &Key, read: impl FnOnce(&str) -> Result<T, String>) -> Result<T, Problem> {
-        let problem = |message| Problem { key: key.name.to_owned(), message };
-        let (value, origin) = self.text(key).ok_or_else(|| problem(format!("{} is not set", key.name)))?;
+    fn read<T>(&self, key: &Spec, read: fn(&str) -> kinds::Read<T>) -> Result<T, Problem> {
+        let problem = |message, origin| Problem { key: key.name.to_owned(), message, origin };
+        let (value, origin) =
+            self.text(key).ok_or_else(|| problem(format!("{} is not set", key.name), None))?;
         read(value).map_err(|why| {
             let shown = text::line(text::hidden(value).as_bytes());
             let why = text::without_secrets(&why);
-            problem(format!("{}={shown} ({origin}): {why}", key.name))
+            problem(format!("{}={shown} ({origin}): {why}", key.name), Some(origin))
         })
     }
 }
@@ -245,36 +254,27 @@ fn few(mut problems: Vec<Problem>) -> Vec<Problem> {
     if let Some(more) = problems.len().checked_sub(MOST_PROBLEMS).filter(|more| *more > 0) {
         problems.truncate(MOST_PROBLEMS);
         let message = format!("{more} more lines of the settings cannot be read");
-        problems.push(Problem { key: String::new(), message });
+        problems.push(Problem { key: String::new(), message, origin: None });
     }
     problems
 }
 
-/// The exit-2 fault for problems by hand, with the places where the first
-/// one's setting may stand.
+/// The exit-2 fault for problems by hand, all of them, with what is to be done
+/// about the first.
 pub fn fault(problems: &[Problem], ctid: Ctid) -> anyhow::Error {
     let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let fault = Fault::new(Code::Input, message);
-    let Some(key) = problems.first().and_then(|p| keys::by_name(&p.key)) else {
-        return fault
-            .remedy("mend or remove what is named there; phoenix-nvidia.env(5) lists all settings")
-            .into();
-    };
-    fault
-        .remedy(format!(
-            "set {name} in the environment, as a line \"lxc.environment: {name}={example}\" in /etc/pve/lxc/{ctid}.conf, \
-             in /{CLUSTER_FILE} or in /{NODE_FILE}; see phoenix-nvidia.env(5)",
-            name = key.name,
-            example = if key.example.is_empty() { "..." } else { key.example },
-        ))
-        .into()
+    match problems.first() {
+        Some(first) => fault.remedy(first.remedy(Some(ctid))).into(),
+        None => fault.into(),
+    }
 }
 
 /// Names in a conf that were surely meant to be ours. Others are the
 /// container's own business.
 fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
     // A conf may repeat one thousands of times.
-    let mut known: BTreeMap<&str, Option<&'static Key>> = BTreeMap::new();
+    let mut known: BTreeMap<&str, Option<&'static Spec>> = BTreeMap::new();
     for given in conf.iter().filter(|g| keys::by_name(&g.key).is_none()) {
         let nearest = *known.entry(given.key.as_str()).or_insert_with(|| keys::nearest(&given.key));
         if let Some(key) = nearest {
@@ -284,6 +284,7 @@ fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
                     "unknown setting {} ({}): did you mean {}?",
                     given.key, given.origin, key.name
                 ),
+                origin: Some(given.origin.clone()),
             });
         }
     }
@@ -292,12 +293,15 @@ fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
 /// A settings file; nothing if there is none.
 fn read_file(root: &Path, relative: &str, problems: &mut Vec<Problem>) -> Vec<Given> {
     let shown = Path::new("/").join(relative);
-    let mut problem = |key: &str, message: String| problems.push(Problem { key: key.to_owned(), message });
+    let mut problem = |key: &str, line: Option<usize>, message: String| {
+        let origin = line.map(|line| Origin::File(shown.clone(), line));
+        problems.push(Problem { key: key.to_owned(), message, origin });
+    };
     let bytes = match read_bounded(&root.join(relative)) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Vec::new(),
         Err(error) => {
-            problem("", format!("{} cannot be read: {error}", shown.display()));
+            problem("", None, format!("{} cannot be read: {error}", shown.display()));
             return Vec::new();
         }
     };
@@ -305,7 +309,7 @@ fn read_file(root: &Path, relative: &str, problems: &mut Vec<Problem>) -> Vec<Gi
     for entry in envfile::parse(&bytes) {
         match entry {
             envfile::Entry::Bad { line } => {
-                problem("", format!("{} line {line}: not KEY=VALUE", shown.display()))
+                problem("", Some(line), format!("{} line {line}: not KEY=VALUE", shown.display()))
             }
             envfile::Entry::Set { key, value, line } if keys::by_name(&key).is_some() => {
                 // A later line of the same file wins, as with systemd.
@@ -316,7 +320,11 @@ fn read_file(root: &Path, relative: &str, problems: &mut Vec<Problem>) -> Vec<Gi
                     || "; phoenix-nvidia.env(5) lists all".to_owned(),
                     |k| format!(": did you mean {}?", k.name),
                 );
-                problem(&key, format!("unknown setting {key} ({} line {line}){hint}", shown.display()));
+                problem(
+                    &key,
+                    Some(line),
+                    format!("unknown setting {key} ({} line {line}){hint}", shown.display()),
+                );
             }
         }
     }

@@ -114,7 +114,7 @@ fn wishes() -> Wishes {
         repo_key_url: None,
         cuda: "cuda-toolkit-{cuda}".parse().unwrap_or(CudaPackages::None),
         utilities: vec!["nvtop".parse().expect("a package")],
-        limits: Limits::default(),
+        limits: Limits::all(std::time::Duration::from_secs(60)),
         gpus: Some(1),
         check_runs_smi: false,
     }

@@ -2,11 +2,12 @@
 //! that is undone when a part of it fails.
 
 mod changes;
+mod effective;
 mod place;
 
 use super::hookscript::{Hookscript, Place};
 use super::undo::Undo;
-use super::{common, ready, secrets, wishes};
+use super::{common, ready, secrets};
 use crate::cli::Attach;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
@@ -16,7 +17,7 @@ use crate::host::cluster::Cluster;
 use crate::host::gpus::Inventory;
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
-use crate::settings::{Call, keys};
+use crate::settings::{Settings, keys};
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -35,6 +36,8 @@ struct Job {
     conf: Conf,
     before: Document,
     after: Document,
+    /// What a hook reads of `after`.
+    settings: Settings,
     changes: Changes,
     place: Place,
     /// What `hookscript:` is now.
@@ -129,10 +132,11 @@ fn job(ctid: Ctid, conf: Conf, options: &Attach, host: &Host) -> anyhow::Result<
     let place = hookscript(ctid, &before, options, host, &mut changes)?;
     place::check_mounted(&host.storages, &place)?;
     place::check(&place)?;
+    effective::from_environment(ctid, &conf, &before, &mut changes)?;
     let after = changes.apply(&before).unwrap_or_else(|| before.clone());
-    check_settings(ctid, &conf, &after, host)?;
+    let settings = effective::check(ctid, &conf, &after, &host.inventory)?;
     let hookscript = before.get("hookscript");
-    Ok(Job { ctid, conf, before, after, changes, place, hookscript })
+    Ok(Job { ctid, conf, before, after, settings, changes, place, hookscript })
 }
 
 /// Where the container's hookscript is to be; another one is chained or
@@ -178,43 +182,6 @@ fn hookscript(
     Ok(place::in_storage(place::choose(&host.storages, wanted, &host.cluster.local)?))
 }
 
-/// The settings that the container will have: as strict as a call by hand.
-fn check_settings(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::Result<()> {
-    // What the environment of this call says is no part of the next start.
-    let settings = common::settings(ctid, Call::Hook, conf, after);
-    let mut problems = settings.problems.clone();
-    let (intent, bad) = crate::plan::Intent::of(&settings);
-    problems.extend(bad);
-    let kernel = host.inventory.driver.as_ref().map(|driver| driver.version.clone());
-    match wishes::read(&settings, kernel, None) {
-        Ok(wishes::Wanted::Software(wishes)) => wishes.fit_the_kernel()?,
-        Ok(_) => {}
-        Err(more) => problems.extend(more),
-    }
-    for problem in problems.iter_mut().filter(|p| p.message == "GPU_ASSIGNMENT is not set") {
-        problem.message = "no GPUs are named: --gpus none, all or a list like 0,1".to_owned();
-    }
-    if !problems.is_empty() {
-        return Err(crate::settings::fault(&problems, ctid));
-    }
-    let choice = intent.on(&host.inventory, after);
-    match super::pre_start::fault_of(&choice) {
-        // Without the driver nobody knows which GPUs there are.
-        Some(fault) if host.inventory.driver.is_some() => Err(fault.into()),
-        Some(fault) => {
-            log::warn!("{fault}");
-            Ok(())
-        }
-        None if host.inventory.driver.is_none() => {
-            let why = crate::host::diagnose::no_driver(common::root());
-            log::warn!("the NVIDIA driver {}", why.message);
-            why.remedy.iter().for_each(|remedy| log::warn!("to mend it: {remedy}"));
-            Ok(())
-        }
-        None => Ok(()),
-    }
-}
-
 impl Job {
     fn is_template(&self) -> bool {
         self.before.get("template").is_some_and(|v| v == "1")
@@ -234,6 +201,7 @@ impl Job {
                 log::info!("container {ctid}: {line}");
             }
         }
+        effective::check_again(ctid, &self.conf, &self.settings)?;
         if self.hookscript.as_ref() != Some(&self.place.volume) {
             lifecycle::set(ctid, &["--hookscript", &self.place.volume])?;
             log::info!("container {ctid}: hookscript {}", self.place.volume);
@@ -263,11 +231,10 @@ impl Job {
     /// What the user has to know now.
     fn tell(&self, host: &Host) {
         let ctid = self.ctid;
-        let settings = common::settings(ctid, Call::Hook, &self.conf, &self.after);
-        for secret in secrets::exposed(&Look::new(common::root()), &settings, ctid) {
+        for secret in secrets::exposed(&Look::new(common::root()), &self.settings, ctid) {
             log::warn!("{}; to mend it: {}", secret.what, secret.remedy);
         }
-        let fails = settings.choice(keys::START_POLICY, "fail", "continue").unwrap_or(false);
+        let fails = self.settings.value(keys::START_POLICY).fails();
         if host.cluster.ha.contains(&ctid) && !fails {
             log::warn!(
                 "container {ctid} is under HA and START_POLICY is continue: on a node without its GPUs it \

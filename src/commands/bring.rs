@@ -105,7 +105,7 @@ impl Work<'_> {
         // What fails for certain fails before anything is waited for.
         steps.iter().next().map_or(Ok(()), |first| first.possible(self.ctid, &check))?;
         log::info!("to do: {steps}");
-        let places = self.settings.get::<u32>(keys::MAX_INSTALLS).unwrap_or(2);
+        let places = self.settings.value(keys::MAX_INSTALLS);
         let there = || match guest.runs() {
             Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
             _ => Ok(guest.still()?),
@@ -114,7 +114,7 @@ impl Work<'_> {
             .fault(|| Fault::new(exit::Code::Software, "the install did not begin"))?;
         guest.still()?;
         leftover::end(self.ctid);
-        ready::boot(&guest, self.settings.limit(keys::READY_TIMEOUT))?;
+        ready::boot(&guest, self.settings.value(keys::READY_TIMEOUT))?;
         // The services of this start keep the old driver until the next one.
         let init = lifecycle::init(self.ctid).ok().flatten();
         let guest = guest.until(Deadline::after(limits.install + limits.download));
@@ -146,7 +146,7 @@ impl Work<'_> {
     /// a start gives it: one that was not over in time is repeated with twice
     /// the time, as long as an install waits for its container at all.
     fn look(&self, guest: &Guest) -> anyhow::Result<Check> {
-        let patience = self.settings.limit(keys::READY_TIMEOUT);
+        let patience = self.settings.value(keys::READY_TIMEOUT);
         ready::commands(guest, patience)?;
         let mut wishes = self.wishes.clone();
         let until = Deadline::after(patience.max(wishes.limits.check));

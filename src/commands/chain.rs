@@ -2,10 +2,12 @@
 //! hookscript per container, and people have theirs.
 
 use crate::exit::{Code, Fault};
-use crate::settings::{Settings, keys};
-use crate::sys::process::Ended;
+use crate::host::look::Look;
+use crate::settings::{Origin, Settings, keys};
+use crate::sys::process::{Ended, installed};
 use crate::sys::spawn;
 use crate::types::{Ctid, Phase};
+use std::fmt;
 use std::path::PathBuf;
 
 /// Tells a chained script's own call of ours, or a HOOK_CHAIN that leads back
@@ -18,9 +20,13 @@ const INSIDE: &str = "PHOENIX_NVIDIA_CHAIN";
 /// # Errors
 /// [`Code::General`] when it cannot be run or fails.
 pub fn run(settings: &Settings, ctid: Ctid, phase: &Phase) -> anyhow::Result<()> {
-    let Some((path, origin)) = settings.text(keys::HOOK_CHAIN).filter(|(text, _)| !text.is_empty()) else {
+    // A value that is no path counts as none, as any that cannot be read.
+    let (Some(program), Some((_, origin))) =
+        (settings.value(keys::HOOK_CHAIN), settings.text(keys::HOOK_CHAIN))
+    else {
         return Ok(());
     };
+    let path = program.display();
     let here = format!("{ctid} {phase}");
     if std::env::var_os(INSIDE).is_some_and(|v| v == here.as_str()) {
         log::warn!("HOOK_CHAIN={path} ({origin}) leads back to phoenix-nvidia; it is not called again");
@@ -30,14 +36,56 @@ pub fn run(settings: &Settings, ctid: Ctid, phase: &Phase) -> anyhow::Result<()>
         Fault::new(Code::General, format!("the chained hookscript {path} {why}"))
             .remedy(format!("mend it, or take HOOK_CHAIN out of {origin}"))
     };
-    let program = PathBuf::from(path);
-    if !program.is_absolute() {
-        return Err(fault("is not an absolute path".into()).into());
-    }
     let ended = spawn::hand_over(&program, &[ctid.to_string(), phase.to_string()], (INSIDE, &here))
         .map_err(|e| fault(format!("cannot be run: {e}")))?;
     if ended == Ended::Code(0) {
         return Ok(());
     }
     Err(fault(format!("failed in {phase}: {ended}")).into())
+}
+
+/// Why the chained hookscript cannot run, and with it no start succeeds.
+#[derive(Debug)]
+pub struct Lacks {
+    path: PathBuf,
+    what: &'static str,
+    origin: Origin,
+}
+
+/// What keeps the chained hookscript from being run, if anything does.
+pub fn lacks(look: &Look, settings: &Settings) -> Option<Lacks> {
+    let path = settings.value(keys::HOOK_CHAIN)?;
+    let (_, origin) = settings.text(keys::HOOK_CHAIN)?;
+    let at = look.at(&path.to_string_lossy());
+    let what = match std::fs::metadata(&at) {
+        Ok(meta) if !meta.is_file() => "is no file",
+        Ok(_) if !installed(&at) => "cannot be executed",
+        Ok(_) => return None,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "does not exist",
+        Err(_) => return None,
+    };
+    Some(Lacks { path, what, origin })
+}
+
+impl Lacks {
+    /// What mends it.
+    pub fn remedy(&self) -> String {
+        let path = self.path.display();
+        match self.what {
+            "cannot be executed" => format!("chmod 755 {path}"),
+            _ => format!("put the script there, or remove HOOK_CHAIN from {}", self.origin),
+        }
+    }
+
+    /// The same as a fault of the settings.
+    pub fn fault(&self) -> Fault {
+        Fault::new(Code::Input, self.to_string()).remedy(self.remedy())
+    }
+}
+
+impl fmt::Display for Lacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, what, origin) = (self.path.display(), self.what, &self.origin);
+        write!(f, "HOOK_CHAIN={path} ({origin}): that hookscript {what}, and no start succeeds without it")
+    }
 }

@@ -19,7 +19,6 @@ use crate::sys::out::Out;
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
-use std::path::Path;
 
 const FORGET: &str = include_str!("detach.sh");
 /// So many removed lines are told one by one.
@@ -76,12 +75,14 @@ fn job(ctid: Ctid, options: &Detach, look: &Look, storages: &[Storage]) -> anyho
     let hook = Hookscript::of(look, storages, &before);
     let ours = before.get("hookscript").filter(|_| hook.is_meant());
     let chain = before.environment().into_iter().rfind(|line| line.key == keys::HOOK_CHAIN.name);
-    let chained = chain.filter(|_| ours.is_some()).and_then(|line| {
-        let volume = storage::volume_of(storages, Path::new(&line.value));
+    let chain =
+        chain.filter(|_| ours.is_some()).and_then(|line| (keys::HOOK_CHAIN.read)(&line.value).ok()?);
+    let chained = chain.and_then(|path| {
+        let volume = storage::volume_of(storages, &path);
         if volume.is_none() {
             log::warn!(
                 "container {ctid}: {} lies in no storage for snippets, so it cannot be its hookscript again",
-                line.value
+                path.display()
             );
         }
         volume

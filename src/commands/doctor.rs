@@ -15,7 +15,7 @@ use super::hookscript::Hookscript;
 use super::level::Level;
 use super::recorded::Now;
 use super::run::nodes;
-use super::{common, locks, secrets, status, wishes};
+use super::{chain, common, locks, secrets, status, wishes};
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{Code, one_line};
@@ -32,7 +32,6 @@ use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
 use crate::sys::out::{Out, Style};
-use crate::sys::process::installed;
 use crate::sys::signal;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -131,27 +130,20 @@ impl Doctor {
 
     fn container(&mut self, ctid: Ctid, conf: &Document) -> Vec<Finding> {
         let settings = common::settings_with(ctid, Call::Hook, &Conf::of(ctid), conf, Vec::new());
-        let (intent, mut problems) = Intent::of(&settings);
-        problems.extend(settings.problems.iter().cloned());
+        let (intent, _) = Intent::of(&settings);
         let kernel = self.inventory.driver.as_ref().map(|d| d.version.clone());
         let choice = intent.on(&self.inventory, conf);
         let software = wishes::read(&settings, kernel, Some(choice.gpus.len()));
-        if let Err(more) = &software {
-            problems.extend(more.iter().cloned());
-        }
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let hook = Hookscript::of(&self.look, &self.storages, conf);
 
-        let mut findings = conf::settings(ctid, &problems);
+        let mut findings = conf::settings(ctid, &settings.all_problems());
         let exposed = secrets::exposed(&self.look, &settings, ctid);
         findings.extend(exposed.into_iter().map(|s| Finding::warning("secret", s.what).mend(s.remedy)));
         if self.inventory.driver.is_some() {
             findings.extend(conf::gpus(&choice, &plan::describe(&choice)));
         }
         findings.push(conf::hookscript(ctid, &hook));
-        if let Some((path, _)) = settings.text(keys::HOOK_CHAIN).filter(|(path, _)| !path.is_empty()) {
-            findings.extend(conf::chain(ctid, path, lacks(&self.look, path)));
-        }
+        findings.extend(chain::lacks(&self.look, &settings).map(|lacks| conf::chain(&lacks)));
         findings.extend(conf::absolute_targets(ctid, conf));
         findings.extend(conf::in_snapshots(ctid, conf));
         findings.extend(conf::double_pass(ctid, conf));
@@ -182,18 +174,6 @@ impl Doctor {
     }
 }
 
-/// What a program lacks to be run.
-fn lacks(look: &Look, path: &str) -> Option<&'static str> {
-    let at = look.at(path);
-    match std::fs::metadata(&at) {
-        Ok(meta) if !meta.is_file() => Some("is no file"),
-        Ok(_) if !installed(&at) => Some("cannot be executed"),
-        Ok(_) => None,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("does not exist"),
-        Err(_) => None,
-    }
-}
-
 /// Whether the boot unit is enabled; `None` where systemd does not run.
 fn boot_unit(look: &Look) -> Option<bool> {
     let wants = "/etc/systemd/system/multi-user.target.wants/phoenix-nvidia-nodes.service";
@@ -217,7 +197,7 @@ fn running(
     });
     let differences = has.map(|has| plan::differences(conf, &has, &wanted));
     let mut findings = inside::devices(ctid, differences);
-    let limit = settings.limit(keys::CHECK_TIMEOUT);
+    let limit = settings.value(keys::CHECK_TIMEOUT);
     let guest = Guest::new(ctid);
     findings.extend(inside::rules(ctid, &open_nodes(&guest, &nodes(choice), &Deadline::after(limit))));
     let seen = inside::look(ctid);

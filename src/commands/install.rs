@@ -17,6 +17,7 @@ use crate::guest::lifecycle::{self, Patience};
 use crate::guest::ready;
 use crate::host::gpus::Inventory;
 use crate::plan::Intent;
+use crate::settings::kinds::AfterInstall;
 use crate::settings::{Call, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::time::Deadline;
@@ -244,7 +245,7 @@ fn came_back(work: &Work<'_>, before: Option<&lifecycle::Init>, error: &anyhow::
 /// One reboot for a changed driver: never twice for one version, never
 /// while a call by hand is at work, which restarts the container itself.
 fn after_install(ctid: Ctid, same: &Same, settings: &Settings, brought: &Brought) -> anyhow::Result<()> {
-    let wanted = settings.choice(keys::AFTER_INSTALL, "reboot", "none").unwrap_or(true);
+    let wanted = settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot;
     let version = brought.version.as_ref().map(ToString::to_string);
     if !wanted {
         log::info!("AFTER_INSTALL is none: services that started before the install keep the old driver");
@@ -287,11 +288,11 @@ fn after_install(ctid: Ctid, same: &Same, settings: &Settings, brought: &Brought
 
 fn reboot(ctid: Ctid, same: &Same, settings: &Settings, now: Option<&str>) -> anyhow::Result<()> {
     let patience = Patience {
-        timeout: settings.limit(keys::RESTART_TIMEOUT),
-        interval: settings.limit(keys::RESTART_INTERVAL),
-        start: settings.limit(keys::PRE_START_TIMEOUT) + settings.limit(keys::INSTALL_WAIT),
+        timeout: settings.value(keys::RESTART_TIMEOUT),
+        interval: settings.value(keys::RESTART_INTERVAL),
+        start: settings.value(keys::PRE_START_TIMEOUT) + settings.value(keys::INSTALL_WAIT),
     };
-    let until = Deadline::after(UNLOCK.max(settings.limit(keys::INSTALL_WAIT) * 2));
+    let until = Deadline::after(UNLOCK.max(settings.value(keys::INSTALL_WAIT) * 2));
     log::info!("rebooting the container once, so that its services find the new driver");
     loop {
         match lifecycle::reboot(ctid, &patience) {

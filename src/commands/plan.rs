@@ -74,7 +74,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
 
 /// The devices on this host, with those whose nodes a run would make.
 fn choice(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> Choice {
-    let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no").unwrap_or(false).then_some(ctid);
+    let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     match intent.request(exclusive) {
         Some(request) => inspect(common::root(), &request).1,
         None => intent.on(&Inventory::read_for(common::root(), intent.display(document)), document),

@@ -209,13 +209,13 @@ fn nothing_to_do(ctid: Ctid, wishes: &Wishes, check: &Check) -> bool {
 /// How long an install is followed. While a hook runs, Proxmox refuses to
 /// stop, back up or change the container.
 fn patience(settings: &Settings, document: &Document) -> Duration {
-    let wait = settings.limit(keys::INSTALL_WAIT);
+    let wait = settings.value(keys::INSTALL_WAIT);
     if host_managed(document) { Duration::ZERO } else { wait }
 }
 
 /// Why an install is not waited for, where the settings would have it.
 fn say_why_not(settings: &Settings, document: &Document) {
-    if host_managed(document) && !settings.limit(keys::INSTALL_WAIT).is_zero() {
+    if host_managed(document) && !settings.value(keys::INSTALL_WAIT).is_zero() {
         log::info!(
             "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
         );

@@ -31,7 +31,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         Err(error) => {
             // Node and cluster may have a policy of their own.
             let settings = common::settings(ctid, Call::Hook, &conf, &Document::parse(b""));
-            if settings.choice(keys::START_POLICY, "fail", "continue").unwrap_or(false) {
+            if settings.value(keys::START_POLICY).fails() {
                 return Err(error);
             }
             log::warn!("{}; the container starts as its conf is", exit::one_line(&error));
@@ -40,15 +40,10 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     };
     let settings = common::settings(ctid, Call::Hook, &conf, &snapshot.document);
     chain::run(&settings, ctid, &Phase::PreStart)?;
-    for problem in &settings.problems {
-        log::warn!("{problem}");
-    }
-    let fail = settings.choice(keys::START_POLICY, "fail", "continue").unwrap_or_else(|problem| {
-        log::warn!("{problem}; taken as continue");
-        false
-    });
+    tell_problems(&settings);
+    let fail = settings.value(keys::START_POLICY).fails();
     let begun = Instant::now();
-    let deadline = Deadline::after(settings.limit(keys::PRE_START_TIMEOUT));
+    let deadline = Deadline::after(settings.value(keys::PRE_START_TIMEOUT));
     let conf = conf.until(&deadline);
     match common::caught(|| configure(ctid, &conf, &settings, &snapshot.document, fail, &deadline)) {
         Ok(missing) => {
@@ -76,6 +71,21 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     }
 }
 
+/// Warns of what cannot be read, once a start: its default counts. What the
+/// devices depend on is START_POLICY's, and what is missing post-start's.
+fn tell_problems(settings: &Settings) {
+    let devices = [keys::GPU_ASSIGNMENT.name, keys::GPU_CAPABILITIES.name, keys::GPU_EXCLUSIVE.name];
+    for problem in settings.all_problems() {
+        if problem.is_missing() || devices.contains(&problem.key.as_str()) {
+            continue;
+        }
+        match keys::by_name(&problem.key).and_then(|key| key.default) {
+            Some(default) => log::warn!("{problem}; the default counts: {default}"),
+            None => log::warn!("{problem}"),
+        }
+    }
+}
+
 /// Does it; what the settings say and the container does not get is returned.
 fn configure(
     ctid: Ctid,
@@ -85,16 +95,20 @@ fn configure(
     fail: bool,
     deadline: &Deadline,
 ) -> anyhow::Result<Vec<String>> {
-    let (intent, problems) = Intent::of(settings);
+    let (intent, mut problems) = Intent::of(settings);
+    let exclusive = settings.get(keys::GPU_EXCLUSIVE);
+    problems.extend(exclusive.as_ref().err().cloned());
     if let (true, false) = (fail, problems.is_empty()) {
         return Err(crate::settings::fault(&problems, ctid));
     }
     for problem in &problems {
-        log::warn!("{problem}; the devices in the conf stay as far as they are right");
+        match keys::by_name(&problem.key).and_then(|key| key.default) {
+            Some(default) => log::warn!("{problem}; the default counts: {default}"),
+            None => log::warn!("{problem}; the devices in the conf stay as far as they are right"),
+        }
     }
     // Of two that start at once, one would not see the other's claim.
-    let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no").unwrap_or(false);
-    let _cards = exclusive.then(|| locks::cards(deadline)).transpose()?;
+    let _cards = exclusive.unwrap_or_default().then(|| locks::cards(deadline)).transpose()?;
     let choice = devices(ctid, &intent, settings, document, deadline)?;
     if let (true, Some(fault)) = (fail, fault_of(&choice)) {
         return Err(fault.into());
@@ -114,7 +128,7 @@ fn configure(
 /// The devices of this host for the intent, their nodes made where missing.
 ///
 /// # Errors
-/// [`Code::Input`] for a GPU_EXCLUSIVE that cannot be read.
+/// A signal of ours came.
 pub fn devices(
     ctid: Ctid,
     intent: &Intent,
@@ -122,8 +136,7 @@ pub fn devices(
     document: &Document,
     deadline: &Deadline,
 ) -> anyhow::Result<Choice> {
-    let exclusive = settings.choice(keys::GPU_EXCLUSIVE, "yes", "no");
-    let exclusive = exclusive.map_err(|problem| crate::settings::fault(&[problem], ctid))?.then_some(ctid);
+    let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     let provided = match (intent.request(exclusive), plan::named(document)) {
         (Some(request), _) => provide(common::root(), &request, deadline),
         (None, named) if named.is_empty() => return Ok(Choice::default()),

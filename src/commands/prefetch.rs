@@ -3,11 +3,11 @@
 
 use super::common;
 use super::run::loaded_version;
-use super::wishes::{Driver, limits};
+use super::wishes::limits;
 use crate::exit::{self, Code, Fault};
 use crate::guest::cache::{Cache, Order};
-use crate::guest::wishes::{Sha256, Template};
 use crate::host::driver;
+use crate::settings::kinds::Driver;
 use crate::settings::{Call, Problem, Settings, keys};
 use crate::sys::fetch::size;
 use crate::sys::time::Deadline;
@@ -22,13 +22,13 @@ use crate::types::Version;
 pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     common::must_be_root()?;
     let settings = Settings::load(common::root(), Call::ByHand, Vec::new(), common::environment(), None);
-    let mut problems = Vec::new();
-    let limits = limits(&settings, &mut problems);
-    let url = settings.get::<Template>(keys::NVIDIA_RUNFILE_URL).map_err(input)?;
-    let sha256 = settings.optional::<Sha256>(keys::NVIDIA_RUNFILE_SHA256).map_err(input)?;
-    if let Some(problem) = problems.into_iter().next() {
+    // What is missing matters only where it is wanted.
+    if let Some(problem) = settings.all_problems().into_iter().find(|problem| !problem.is_missing()) {
         return Err(input(problem));
     }
+    let limits = limits(&settings);
+    let url = settings.get(keys::NVIDIA_RUNFILE_URL).map_err(input)?;
+    let sha256 = settings.get(keys::NVIDIA_RUNFILE_SHA256).map_err(input)?;
     let versions = if versions.is_empty() { of_this_host(&settings)? } else { versions.to_vec() };
     // A checksum in the settings is that of one file.
     let sha256 = sha256.as_ref().filter(|_| versions.len() == 1);
@@ -56,7 +56,7 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
 /// The version that is set; for `host` the loaded one, and the one that is
 /// installed and not loaded yet.
 fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
-    match settings.get::<Driver>(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
+    match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
         Driver::Exact(version) => Ok(vec![version]),
         Driver::Host => {
             let installed = driver::installed(common::root(), &Deadline::secs(15)).unwrap_or_else(|error| {
@@ -84,7 +84,8 @@ fn both(loaded: Option<Version>, installed: Option<Version>) -> Vec<Version> {
 }
 
 fn input(problem: Problem) -> anyhow::Error {
-    Fault::new(Code::Input, problem.message).into()
+    let remedy = problem.remedy(None);
+    Fault::new(Code::Input, problem.message).remedy(remedy).into()
 }
 
 #[cfg(test)]

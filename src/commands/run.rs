@@ -7,7 +7,7 @@ use super::bring::Work;
 use super::pre_start::{apply, devices, fault_of};
 use super::same::Same;
 use super::wishes::{self, Wanted as WantedSoftware};
-use super::{common, locks};
+use super::{chain, common, locks};
 use crate::conf::devices::Wanted;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
@@ -18,6 +18,7 @@ use crate::host::choose::{Choice, DeviceKind};
 use crate::host::driver;
 use crate::host::look::Look;
 use crate::plan::{self, Intent};
+use crate::settings::kinds::AfterInstall;
 use crate::settings::{self, Call, MARK, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::time::Deadline;
@@ -77,7 +78,7 @@ impl Hand {
         let document = self.conf.read()?.document;
         let _lock = locks::by_hand(self.ctid, self.longest())?;
         State::take_over(common::root(), self.ctid, &common::whom(&document));
-        let deadline = Deadline::after(self.settings.limit(keys::PRE_START_TIMEOUT));
+        let deadline = Deadline::after(self.settings.value(keys::PRE_START_TIMEOUT));
         let choice = devices(self.ctid, intent, &self.settings, &document, &deadline)?;
         if let Some(fault) = fault_of(&choice) {
             return Err(fault.into());
@@ -110,19 +111,16 @@ impl Hand {
     /// [`Code::Input`] with all that cannot be read; [`Code::Software`] for a
     /// driver version that cannot work.
     pub fn validate(&self) -> anyhow::Result<(Intent, WantedSoftware)> {
-        let (intent, mut problems) = Intent::of(&self.settings);
-        let kernel = loaded_version();
-        let software = wishes::read(&self.settings, kernel, None);
-        problems.extend(self.settings.problems.iter().cloned());
-        problems.extend(self.other_problems());
-        let software = match software {
-            Ok(software) if problems.is_empty() => software,
-            Ok(_) => return Err(settings::fault(&problems, self.ctid)),
-            Err(more) => {
-                problems.extend(more);
-                return Err(settings::fault(&problems, self.ctid));
-            }
-        };
+        let problems = self.settings.all_problems();
+        if !problems.is_empty() {
+            return Err(settings::fault(&problems, self.ctid));
+        }
+        if let Some(lacks) = chain::lacks(&Look::new(common::root()), &self.settings) {
+            return Err(lacks.fault().into());
+        }
+        let (intent, _) = Intent::of(&self.settings);
+        let software = wishes::read(&self.settings, loaded_version(), None)
+            .map_err(|problems| settings::fault(&problems, self.ctid))?;
         if let WantedSoftware::Software(wishes) = &software {
             wishes.fit_the_kernel()?;
         }
@@ -137,24 +135,6 @@ impl Hand {
             );
         }
         Ok((intent, software))
-    }
-
-    /// Settings that only matter later, read now all the same.
-    fn other_problems(&self) -> Vec<settings::Problem> {
-        let s = &self.settings;
-        let seconds = [
-            keys::INSTALL_WAIT,
-            keys::PRE_START_TIMEOUT,
-            keys::READY_TIMEOUT,
-            keys::RESTART_TIMEOUT,
-            keys::RESTART_INTERVAL,
-        ];
-        let mut problems: Vec<_> = seconds.iter().filter_map(|k| s.seconds(k).err()).collect();
-        problems.extend(s.choice(keys::GPU_EXCLUSIVE, "yes", "no").err());
-        problems.extend(s.choice(keys::START_POLICY, "continue", "fail").err());
-        problems.extend(s.choice(keys::AFTER_INSTALL, "reboot", "none").err());
-        problems.extend(s.get::<u32>(keys::MAX_INSTALLS).err());
-        problems
     }
 
     fn software_and_restart(
@@ -212,7 +192,7 @@ impl Hand {
 
     /// Whether a new driver is followed by a restart.
     pub fn software_restart(&self) -> bool {
-        self.settings.choice(keys::AFTER_INSTALL, "reboot", "none").unwrap_or(true)
+        self.settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot
     }
 
     /// Whether the driver was changed under the services of this very start,
@@ -242,16 +222,16 @@ impl Hand {
 
     fn patience(&self) -> Patience {
         Patience {
-            timeout: self.settings.limit(keys::RESTART_TIMEOUT),
-            interval: self.settings.limit(keys::RESTART_INTERVAL),
-            start: self.settings.limit(keys::PRE_START_TIMEOUT) + self.settings.limit(keys::INSTALL_WAIT),
+            timeout: self.settings.value(keys::RESTART_TIMEOUT),
+            interval: self.settings.value(keys::RESTART_INTERVAL),
+            start: self.settings.value(keys::PRE_START_TIMEOUT) + self.settings.value(keys::INSTALL_WAIT),
         }
     }
 
     /// The longest that another call by hand may take.
     fn longest(&self) -> Duration {
         let s = &self.settings;
-        let limit = |key| s.limit(key);
+        let limit = |key| s.value(key);
         limit(keys::INSTALL_TIMEOUT) * 2 + limit(keys::DOWNLOAD_TIMEOUT) + limit(keys::RESTART_TIMEOUT) * 4
     }
 
@@ -289,7 +269,7 @@ impl Hand {
     }
 
     fn software_on(&self) -> bool {
-        self.settings.choice(keys::INSTALL, "on", "off").unwrap_or(false)
+        self.settings.value(keys::INSTALL)
     }
 }
 

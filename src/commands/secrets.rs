@@ -2,7 +2,8 @@
 
 use crate::guest::wishes::Template;
 use crate::host::look::Look;
-use crate::settings::{CLUSTER_FILE, NODE_FILE, Origin, Settings, keys};
+use crate::settings::keys::{self, Spec};
+use crate::settings::{CLUSTER_FILE, NODE_FILE, Origin, Settings};
 use crate::types::Ctid;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -19,11 +20,14 @@ pub struct Exposed {
 /// The URLs with a login or a query that the container, or any user of this
 /// node, can read.
 pub fn exposed(look: &Look, settings: &Settings, ctid: Ctid) -> Vec<Exposed> {
-    let urls = [keys::NVIDIA_REPO_URL, keys::NVIDIA_RUNFILE_URL, keys::NVIDIA_REPO_KEY_URL];
-    let secret = urls.iter().filter(|key| settings.get::<Template>(key).is_ok_and(|url| url.has_secret()));
-    let place = |key: &&&keys::Key| Some((key.name, settings.text(key)?.1));
+    let urls: [(&Spec, Option<Template>); 3] = [
+        (keys::NVIDIA_REPO_URL, settings.get(keys::NVIDIA_REPO_URL).ok()),
+        (keys::NVIDIA_RUNFILE_URL, settings.get(keys::NVIDIA_RUNFILE_URL).ok()),
+        (keys::NVIDIA_REPO_KEY_URL, settings.value(keys::NVIDIA_REPO_KEY_URL)),
+    ];
+    let secret = urls.iter().filter(|(_, url)| url.as_ref().is_some_and(Template::has_secret));
     let mut found: Vec<Exposed> = Vec::new();
-    for (name, origin) in secret.filter_map(|key| place(&key)) {
+    for (name, origin) in secret.filter_map(|(key, _)| Some((key.name, settings.text(key)?.1))) {
         let Origin::File(path, line) = origin else { continue };
         let at = format!("{} line {line}", path.display());
         if path.starts_with("/etc/pve") && path != Path::new("/").join(CLUSTER_FILE) {

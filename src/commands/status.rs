@@ -151,8 +151,8 @@ impl Host {
 
     fn row(&mut self, ctid: Ctid, conf: &Document) -> Row {
         let settings = common::settings_with(ctid, Call::Hook, &Conf::of(ctid), conf, Vec::new());
-        let (intent, mut problems) = Intent::of(&settings);
-        problems.extend(settings.problems.iter().cloned());
+        let (intent, _) = Intent::of(&settings);
+        let problems = settings.all_problems();
         let choice = intent.on(&self.inventory, conf);
         let state = locks::settled(State::load_of(common::root(), ctid, &common::whom(conf)), ctid);
         let hook = Hookscript::of(&self.look, &self.storages, conf);
@@ -165,7 +165,7 @@ impl Host {
             pending: pending(&intent, conf, &choice),
             hook: &hook,
             running,
-            install: settings.choice(keys::INSTALL, "on", "off").unwrap_or(true),
+            install: settings.value(keys::INSTALL),
             asked: wishes::asked(&settings, self.inventory.driver.as_ref().map(|d| d.version.clone())),
             mismatch: mismatch(&state, self.kernel_driver().as_deref()),
             state: &state,

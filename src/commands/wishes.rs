@@ -1,30 +1,10 @@
 //! Settings as the wishes for a container's software.
 
 use crate::exit::{Code, Fault};
-use crate::guest::wishes::{CudaPackages, Limits, PackageTemplate, Sha256, Template, Wishes};
+use crate::guest::wishes::{CudaPackages, Limits, Wishes};
+use crate::settings::kinds::Driver;
 use crate::settings::{Problem, Settings, keys};
 use crate::types::Version;
-use std::str::FromStr;
-
-/// `NVIDIA_DRIVER_VERSION`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Driver {
-    /// The version of the kernel driver that is loaded.
-    Host,
-    /// This one.
-    Exact(Version),
-}
-
-impl FromStr for Driver {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        match text {
-            "host" => Ok(Driver::Host),
-            other => other.parse().map(Driver::Exact).map_err(|e| e.context("neither 'host' nor a version")),
-        }
-    }
-}
 
 /// What is wanted, or why nothing is.
 #[derive(Debug)]
@@ -37,40 +17,34 @@ pub enum Wanted {
     NoDriver,
 }
 
-/// Reads them all, so that every problem is told at once.
+/// Reads what says which software there is to be, and whence, so that every
+/// problem of it is told at once. Lists of packages and limits that cannot be
+/// read stop no driver: no packages, and the default of the limit. By hand
+/// [`Settings::all_problems`] comes first and refuses those too.
 ///
 /// # Errors
-/// Every setting that is missing or cannot be read.
+/// What is missing or cannot be read of `INSTALL`, the driver's version, and
+/// where things come from.
 pub fn read(
     settings: &Settings,
     kernel: Option<Version>,
     gpus: Option<usize>,
 ) -> Result<Wanted, Vec<Problem>> {
     let mut problems = Vec::new();
-    let on = note(&mut problems, settings.choice(keys::INSTALL, "on", "off"));
-    let driver = note(&mut problems, settings.get::<Driver>(keys::NVIDIA_DRIVER_VERSION));
-    let runfile_url = note(&mut problems, settings.get::<Template>(keys::NVIDIA_RUNFILE_URL));
-    let repo_url = note(&mut problems, settings.get::<Template>(keys::NVIDIA_REPO_URL));
-    let sha256 = note(&mut problems, settings.optional::<Sha256>(keys::NVIDIA_RUNFILE_SHA256));
-    let repo_key_url = note(&mut problems, settings.optional::<Template>(keys::NVIDIA_REPO_KEY_URL));
-    let cuda = note(&mut problems, settings.get::<CudaPackages>(keys::CUDA_PACKAGES));
-    let utilities = note(&mut problems, settings.parse(keys::UTILITY_PACKAGES, packages));
-    let limits = limits(settings, &mut problems);
-    let (Some(on), Some(driver), Some(runfile_url), Some(repo_url)) = (on, driver, runfile_url, repo_url)
-    else {
-        return Err(problems);
-    };
-    let (Some(sha256), Some(repo_key_url), Some(cuda), Some(utilities)) =
-        (sha256, repo_key_url, cuda, utilities)
-    else {
-        return Err(problems);
-    };
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    if !on {
+    let on = note(&mut problems, settings.get(keys::INSTALL));
+    if on == Some(false) {
         return Ok(Wanted::Off);
     }
+    let driver = note(&mut problems, settings.get(keys::NVIDIA_DRIVER_VERSION));
+    let runfile_url = note(&mut problems, settings.get(keys::NVIDIA_RUNFILE_URL));
+    let repo_url = note(&mut problems, settings.get(keys::NVIDIA_REPO_URL));
+    let sha256 = note(&mut problems, settings.get(keys::NVIDIA_RUNFILE_SHA256));
+    let repo_key_url = note(&mut problems, settings.get(keys::NVIDIA_REPO_KEY_URL));
+    let (Some(_), Some(driver), Some(runfile_url), Some(repo_url), Some(sha256), Some(repo_key_url)) =
+        (on, driver, runfile_url, repo_url, sha256, repo_key_url)
+    else {
+        return Err(problems);
+    };
     let driver = match (driver, &kernel) {
         (Driver::Exact(version), _) => version,
         (Driver::Host, Some(kernel)) => kernel.clone(),
@@ -83,9 +57,9 @@ pub fn read(
         sha256,
         repo_url,
         repo_key_url,
-        cuda,
-        utilities,
-        limits,
+        cuda: settings.get(keys::CUDA_PACKAGES).unwrap_or(CudaPackages::None),
+        utilities: settings.get(keys::UTILITY_PACKAGES).unwrap_or_default(),
+        limits: limits(settings),
         gpus,
         // Measured on an H200 with persistence mode on: 32 ms to 65 ms for
         // `nvidia-smi --version`, 0.01 ms for the library's link, which says
@@ -108,44 +82,31 @@ fn note<T>(problems: &mut Vec<Problem>, value: Result<T, Problem>) -> Option<T> 
     value.map_err(|problem| problems.push(problem)).ok()
 }
 
-fn packages(text: &str) -> Result<Vec<PackageTemplate>, String> {
-    if text.trim().eq_ignore_ascii_case("none") {
-        return Ok(Vec::new());
-    }
-    crate::guest::wishes::packages(text).map_err(|e| format!("{e:#}"))
-}
-
-/// The time limits among the settings.
-pub(super) fn limits(settings: &Settings, problems: &mut Vec<Problem>) -> Limits {
-    let mut seconds = |key| note(problems, settings.seconds(key)).unwrap_or_default();
-    let install = seconds(keys::INSTALL_TIMEOUT);
-    let default = Limits::default();
+/// The limits, of which some are settings.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    let install = settings.value(keys::INSTALL_TIMEOUT);
     Limits {
-        check: seconds(keys::CHECK_TIMEOUT),
-        download: seconds(keys::DOWNLOAD_TIMEOUT),
+        check: settings.value(keys::CHECK_TIMEOUT),
+        download: settings.value(keys::DOWNLOAD_TIMEOUT),
+        connect: Limits::CONNECT,
+        stall: Limits::STALL,
         install,
         apt: install,
-        network: seconds(keys::NETWORK_TIMEOUT),
-        copy: install.min(default.copy),
-        verify: install.min(default.verify),
-        download_max: note(problems, settings.parse(keys::DOWNLOAD_MAX, mebibytes))
-            .unwrap_or(default.download_max),
-        ..default
+        network: settings.value(keys::NETWORK_TIMEOUT),
+        copy: install.min(Limits::COPY),
+        verify: install.min(Limits::VERIFY),
+        download_max: settings.value(keys::DOWNLOAD_MAX),
     }
-}
-
-/// Mebibytes as bytes.
-fn mebibytes(text: &str) -> Result<u64, String> {
-    let number = text.parse::<u64>().ok().filter(|n| (1..=1 << 20).contains(n));
-    number.map(|n| n << 20).ok_or_else(|| "must be a number of MiB from 1 to 1048576".to_owned())
 }
 
 /// The problems as a fault of the container's software, for post-start.
 pub fn fault(problems: &[Problem]) -> anyhow::Error {
     let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    Fault::new(Code::Software, format!("the driver is not looked after: {}", all.join("; ")))
-        .remedy("set it in the container's conf or in /etc/default/phoenix-nvidia; see phoenix-nvidia.env(5)")
-        .into()
+    let fault = Fault::new(Code::Software, format!("driver check skipped: {}", all.join("; ")));
+    match problems.first() {
+        Some(first) => fault.remedy(first.remedy(None)).into(),
+        None => fault.into(),
+    }
 }
 
 #[cfg(test)]
@@ -153,24 +114,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_driver_is_host_or_a_version() {
-        assert_eq!("host".parse::<Driver>().unwrap(), Driver::Host);
-        assert_eq!("580.95.05".parse::<Driver>().unwrap(), Driver::Exact("580.95.05".parse().unwrap()));
-        assert!("latest".parse::<Driver>().is_err());
-    }
-
-    #[test]
-    fn mebibytes_cannot_overflow() {
-        assert_eq!(mebibytes("1024"), Ok(1 << 30));
-        for bad in ["0", "-1", "1048577", "18446744073709551615", "1G", ""] {
-            assert!(mebibytes(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn every_missing_setting_is_told_at_once() {
         let problems = read(&Settings::default(), None, None).unwrap_err();
         let keys: Vec<_> = problems.iter().map(|p| p.key.as_str()).collect();
         assert_eq!(keys, ["NVIDIA_DRIVER_VERSION", "NVIDIA_RUNFILE_URL", "NVIDIA_REPO_URL"]);
+    }
+
+    /// What a hook reads of the node's file.
+    fn of_node(lines: &str) -> Result<Wanted, Vec<Problem>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(crate::settings::NODE_FILE);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text =
+            format!("NVIDIA_DRIVER_VERSION=580.95.05\nNVIDIA_RUNFILE_URL=/x\nNVIDIA_REPO_URL=/y\n{lines}\n");
+        crate::sys::replace::replace_own(&path, text.as_bytes(), 0o644).unwrap();
+        let call = crate::settings::Call::Hook;
+        read(&Settings::load(dir.path(), call, Vec::new(), Vec::new(), None), None, None)
+    }
+
+    #[test]
+    fn a_bad_limit_or_list_costs_no_container_its_driver() {
+        let bad = of_node("CHECK_TIMEOUT=soon\nCUDA_PACKAGES=a;b\nUTILITY_PACKAGES=*\nINSTALL_TIMEOUT=-1");
+        let Ok(Wanted::Software(wishes)) = bad else { panic!("{bad:?}") };
+        assert_eq!((wishes.limits.check.as_secs(), wishes.limits.install.as_secs()), (15, 1800));
+        // Nothing is installed that nobody asked for.
+        assert_eq!((wishes.cuda, wishes.utilities.len()), (CudaPackages::None, 0));
+    }
+
+    #[test]
+    fn what_decides_what_is_installed_and_from_where_is_not_guessed() {
+        for bad in
+            ["INSTALL=of", "NVIDIA_DRIVER_VERSION=new", "NVIDIA_RUNFILE_SHA256=00", "NVIDIA_REPO_KEY_URL=x"]
+        {
+            let problems = of_node(bad).unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].message.starts_with(bad), "{problems:?}");
+        }
+        assert!(matches!(of_node("INSTALL=Off\nNVIDIA_DRIVER_VERSION=new"), Ok(Wanted::Off)));
     }
 }

@@ -11,7 +11,7 @@ fn wishes(gpus: Option<usize>) -> Wishes {
         repo_key_url: None,
         cuda: CudaPackages::None,
         utilities: Vec::new(),
-        limits: Limits::default(),
+        limits: Limits::all(std::time::Duration::from_secs(60)),
         gpus,
         check_runs_smi: false,
     }

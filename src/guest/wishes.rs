@@ -114,19 +114,29 @@ pub struct Limits {
     pub download_max: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
+impl Limits {
+    /// Reaching a server.
+    pub const CONNECT: Duration = Duration::from_secs(15);
+    /// A download that brings nothing.
+    pub const STALL: Duration = Duration::from_secs(30);
+    /// Streaming the runfile, at most; the limit of an install counts too.
+    pub const COPY: Duration = Duration::from_secs(600);
+    /// nvidia-smi, likewise.
+    pub const VERIFY: Duration = Duration::from_secs(120);
+
+    /// The same limit for each step, for tests: those of a container are
+    /// settings, whose defaults stand in their table.
+    pub fn all(limit: Duration) -> Limits {
         Limits {
-            check: seconds(15),
-            download: seconds(1800),
-            connect: seconds(15),
-            stall: seconds(30),
-            copy: seconds(600),
-            install: seconds(1800),
-            apt: seconds(1800),
-            network: seconds(60),
-            verify: seconds(120),
+            check: limit,
+            download: limit,
+            connect: limit,
+            stall: limit,
+            copy: limit,
+            install: limit,
+            apt: limit,
+            network: limit,
+            verify: limit,
             download_max: 1 << 30,
         }
     }
@@ -145,7 +155,7 @@ impl FromStr for CudaPackages {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        if text == "none" {
+        if text.eq_ignore_ascii_case("none") {
             return Ok(CudaPackages::None);
         }
         let list = packages(text)?;
@@ -204,7 +214,7 @@ mod tests {
         for bad in ["", "-y", "a;b", "a*", "a b", "A", "{x}", "a=1", "$(id)"] {
             assert!(bad.parse::<PackageTemplate>().is_err(), "{bad:?}");
         }
-        assert_eq!("none".parse::<CudaPackages>().unwrap(), CudaPackages::None);
+        assert_eq!("None".parse::<CudaPackages>().unwrap(), CudaPackages::None);
         assert!("".parse::<CudaPackages>().is_err());
         assert!(matches!("a, b c".parse().unwrap(), CudaPackages::List(l) if l.len() == 3));
     }
@@ -220,7 +230,7 @@ mod tests {
             repo_key_url: None,
             cuda: CudaPackages::None,
             utilities: Vec::new(),
-            limits: Limits::default(),
+            limits: Limits::all(std::time::Duration::from_secs(60)),
             gpus: None,
             check_runs_smi: false,
         };

@@ -45,7 +45,7 @@ impl FromStr for Capabilities {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let mut all = Capabilities { compute: false, utility: false, graphics: false, display: false };
         for word in text.split(',').map(str::trim) {
-            match word {
+            match word.to_ascii_lowercase().as_str() {
                 "compute" => all.compute = true,
                 "utility" => all.utility = true,
                 "graphics" => all.graphics = true,

@@ -62,16 +62,56 @@ fn a_value_given_by_hand_that_the_files_contradict_is_remembered() {
 fn a_bad_value_names_its_place() {
     let dir = root(&[(NODE_FILE, "\nINSTALL_WAIT=soon\nSTART_POLICY=maybe\n")]);
     let s = Settings::load(dir.path(), Call::Hook, Vec::new(), Vec::new(), ctid());
-    let wait = s.seconds(INSTALL_WAIT).unwrap_err().message;
+    let wait = s.get(INSTALL_WAIT).unwrap_err().message;
     assert!(
         wait.starts_with("INSTALL_WAIT=soon (/etc/default/phoenix-nvidia line 2): not a whole number"),
         "{wait}"
     );
-    assert_eq!(s.limit(INSTALL_WAIT).as_secs(), 60);
-    assert!(
-        s.choice(START_POLICY, "continue", "fail").unwrap_err().message.contains("must be continue or fail")
-    );
-    assert_eq!(s.get::<String>(GPU_ASSIGNMENT).unwrap_err().message, "GPU_ASSIGNMENT is not set");
+    assert_eq!(s.value(INSTALL_WAIT).as_secs(), 60);
+    assert!(s.get(START_POLICY).unwrap_err().message.contains("must be continue or fail"));
+    assert_eq!(s.get(GPU_ASSIGNMENT).unwrap_err().message, "GPU_ASSIGNMENT is not set");
+}
+
+/// Every setting of the table, not those that somebody thought of.
+#[test]
+fn all_problems_are_told_at_once_with_their_places() {
+    let lines: String = ALL.iter().map(|key| format!("{}=\u{7f} ?;\n", key.name)).collect();
+    let dir = root(&[(NODE_FILE, &lines)]);
+    let s = Settings::load(dir.path(), Call::ByHand, vec![conf("INSTALL", "perhaps")], Vec::new(), ctid());
+    let told = s.all_problems();
+    assert_eq!(told.len(), ALL.len(), "{told:#?}");
+    for (n, (problem, key)) in told.iter().zip(ALL).enumerate() {
+        assert_eq!(problem.key, key.name);
+        let place = if key.name == "INSTALL" {
+            "(/etc/pve/lxc/101.conf line 7)".to_owned()
+        } else {
+            format!("(/etc/default/phoenix-nvidia line {})", n + 1)
+        };
+        assert!(problem.message.contains(&place), "{problem}");
+        assert!(!problem.message.contains('\u{7f}'), "{problem}");
+        assert!(problem.remedy(ctid()).contains("line "), "{}", problem.remedy(ctid()));
+    }
+    let missing: Vec<String> =
+        Settings::default().all_problems().into_iter().filter(Problem::is_missing).map(|p| p.key).collect();
+    assert_eq!(missing, ["GPU_ASSIGNMENT", "NVIDIA_DRIVER_VERSION", "NVIDIA_REPO_URL", "NVIDIA_RUNFILE_URL"]);
+}
+
+/// An empty value is not set there, and the last line of a place is its value.
+#[test]
+fn an_empty_value_hides_no_other_place() {
+    let dir = root(&[
+        (CLUSTER_FILE, "HOOK_CHAIN=/cluster\nHOOK_CHAIN=\nINSTALL=\n"),
+        (NODE_FILE, "HOOK_CHAIN=/node\nINSTALL=off\nSTART_POLICY=fail\nCUDA_PACKAGES=''\n"),
+    ]);
+    let lines = vec![conf("START_POLICY", " "), conf("INSTALL", "")];
+    let environment = env(&[("START_POLICY", "")]);
+    let s = Settings::load(dir.path(), Call::ByHand, lines, environment, ctid());
+    assert_eq!(s.value(HOOK_CHAIN), Some("/node".into()));
+    assert!(!s.value(INSTALL) && s.value(START_POLICY).fails());
+    assert_eq!(s.text(CUDA_PACKAGES).unwrap().0, "cuda-toolkit-{cuda}");
+    assert!(s.overridden.is_empty() && s.all_problems().iter().all(Problem::is_missing));
+    let none = Settings::load(dir.path(), Call::Hook, vec![conf("HOOK_CHAIN", "None")], Vec::new(), ctid());
+    assert_eq!(none.value(HOOK_CHAIN), None);
 }
 
 #[test]
@@ -96,14 +136,14 @@ fn the_last_line_of_a_file_wins_and_an_unreadable_file_is_a_problem() {
     let dir = root(&[(NODE_FILE, "INSTALL=on\nINSTALL=off\n")]);
     std::fs::create_dir_all(dir.path().join(CLUSTER_FILE)).unwrap();
     let s = Settings::load(dir.path(), Call::Hook, Vec::new(), Vec::new(), ctid());
-    assert!(!s.choice(INSTALL, "on", "off").unwrap());
+    assert!(!s.value(INSTALL));
     assert!(s.problems[0].message.contains("/etc/pve/phoenix-nvidia/default.env cannot be read"));
 }
 
 #[test]
 fn the_fault_says_where_a_missing_setting_may_stand() {
     let s = Settings::default();
-    let error = fault(&[s.get::<String>(GPU_ASSIGNMENT).unwrap_err()], "101".parse().unwrap());
+    let error = fault(&[s.get(GPU_ASSIGNMENT).unwrap_err()], "101".parse().unwrap());
     assert_eq!(crate::exit::code_of(&error), Code::Input);
     let remedy = crate::exit::remedy_of(&error).unwrap();
     assert!(
@@ -118,5 +158,9 @@ fn the_fault_of_a_line_that_cannot_be_read_does_not_speak_of_another_setting() {
     let s = Settings::load(dir.path(), Call::ByHand, Vec::new(), Vec::new(), ctid());
     let error = fault(&s.problems, "101".parse().unwrap());
     let remedy = crate::exit::remedy_of(&error).unwrap();
-    assert!(remedy.contains("mend or remove") && !remedy.contains("GPU_ASSIGNMENT"), "{remedy}");
+    assert!(
+        remedy.contains("correct or remove /etc/default/phoenix-nvidia line 1")
+            && !remedy.contains("GPU_ASSIGNMENT"),
+        "{remedy}"
+    );
 }

@@ -1,6 +1,6 @@
 //! /etc/default/phoenix-nvidia, from the table of settings.
 
-use phoenix_nvidia::settings::keys::{self, Key};
+use phoenix_nvidia::settings::keys::{self, Spec};
 
 const HEAD: &str = "\
 # Settings of phoenix-nvidia for this node: NAME=VALUE, nothing is expanded.
@@ -23,7 +23,7 @@ pub fn make() -> String {
     text
 }
 
-fn line_of(key: &Key) -> String {
+fn line_of(key: &Spec) -> String {
     let name = key.name;
     match key.default {
         // Which GPUs a container has is said in its own conf.

@@ -25,7 +25,15 @@ pub fn make() -> String {
     );
     page.verbatim("lxc.environment: GPU_ASSIGNMENT=0,1");
     page.text(
-        "phoenix-nvidia attach writes such lines. Only root can write them; lxc.environment.runtime, which \
+        "An empty value is not set there: the next place is asked. None leaves out what a nearer place wants \
+         to be without: HOOK_CHAIN=none. Words are read in any case, and yes, on and true mean the same, as no, \
+         off and false do. A call by hand, attach, plan and doctor tell of everything that cannot be read; at a \
+         start that is a warning and the default counts, but for the assignment of GPUs (START_POLICY decides) \
+         and for what is installed and from where: that is not touched then.",
+    );
+    page.text(
+        "phoenix-nvidia attach writes such lines, also for what its own environment says and the next start \
+         would not find. Only root can write them; lxc.environment.runtime, which \
          other users may set, is never read.",
     );
     page.text(
@@ -46,7 +54,6 @@ pub fn make() -> String {
         page.item(key.name, key.help);
         page.also(&match key.default {
             None => format!("Required ({}).", key.unit),
-            Some("") => format!("Default: not set ({}).", key.unit),
             Some(default) => format!("Default: {default} ({}).", key.unit),
         });
         if !key.example.is_empty() {

@@ -2,14 +2,11 @@
 
 use crate::cli::Attach;
 use crate::conf::document::{ConfValue, Document, EnvKey};
-use crate::exit::{Code, Fault};
-use crate::guest::wishes;
+use crate::exit::{Code, Context as _, Fault};
 use crate::host::assignment::{Assignment, GpuName};
 use crate::host::gpus::Inventory;
-use crate::settings::keys::{self, Key};
+use crate::settings::keys::{self, Spec};
 use crate::sys::text;
-use crate::types::Version;
-use anyhow::Context as _;
 
 /// A list of settings of one conf: each gets a value, or goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,13 +16,26 @@ impl Changes {
     /// Adds one.
     ///
     /// # Errors
-    /// [`Code::Input`]: the value cannot stand in a conf.
-    pub fn set(&mut self, key: &Key, value: Option<&str>) -> anyhow::Result<()> {
+    /// [`Code::Input`]: the value is none of this setting, or cannot stand in
+    /// a conf.
+    pub fn set(&mut self, key: &Spec, value: Option<&str>) -> anyhow::Result<()> {
         let input =
             |e: anyhow::Error| e.context(Fault::new(Code::Input, format!("the value for {}", key.name)));
+        // An empty one would count as not set.
+        if value.is_some_and(|text| text.trim().is_empty()) {
+            return Err(input(anyhow::anyhow!("is empty")));
+        }
+        if let Some(Err(why)) = value.map(|text| (key.check)(text)) {
+            return Err(input(anyhow::anyhow!(why)));
+        }
         let value = value.map(str::parse).transpose().map_err(input)?;
         self.0.push((key.name.parse()?, value));
         Ok(())
+    }
+
+    /// Whether one of them is of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(key, _)| key.to_string() == name)
     }
 
     /// The conf with them; `None` when it has them already.
@@ -73,19 +83,13 @@ pub fn of_options(options: &Attach, inventory: &Inventory) -> anyhow::Result<Cha
         let gpus = if options.by_uuid { by_uuid(gpus, inventory)? } else { gpus.clone() };
         changes.set(keys::GPU_ASSIGNMENT, Some(&gpus.to_string()))?;
     }
-    let bad = |option: &str, e: anyhow::Error| e.context(Fault::new(Code::Input, format!("--{option}")));
+    let option = |name: &str| Fault::new(Code::Input, format!("--{name}"));
     if let Some(cuda) = &options.cuda {
         let text = if cuda.as_str() == "toolkit" { "cuda-toolkit-{cuda}" } else { cuda.as_str() };
-        if text != "none" {
-            wishes::packages(text).map_err(|e| bad("cuda", e))?;
-        }
-        changes.set(keys::CUDA_PACKAGES, Some(text))?;
+        changes.set(keys::CUDA_PACKAGES, Some(text)).fault(|| option("cuda"))?;
     }
     if let Some(driver) = options.driver.as_ref().map(|d| d.as_str()) {
-        if driver != "host" {
-            driver.parse::<Version>().context("a version, or host").map_err(|e| bad("driver", e))?;
-        }
-        changes.set(keys::NVIDIA_DRIVER_VERSION, Some(driver))?;
+        changes.set(keys::NVIDIA_DRIVER_VERSION, Some(driver)).fault(|| option("driver"))?;
     }
     Ok(changes)
 }
@@ -151,8 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn a_value_with_a_newline_is_refused() {
-        let error = Changes::default().set(keys::CUDA_PACKAGES, Some("a\nb")).unwrap_err();
-        assert_eq!(crate::exit::code_of(&error), Code::Input);
+    fn what_is_empty_no_value_or_cannot_stand_in_a_conf_is_refused() {
+        for (key, value) in [
+            (keys::CUDA_PACKAGES as &Spec, "a\nb"),
+            (keys::CUDA_PACKAGES, ""),
+            (keys::NVIDIA_DRIVER_VERSION, " "),
+            (keys::HOOK_CHAIN, "mine.sh"),
+            (keys::HOOK_CHAIN, "/a\u{7}"),
+        ] {
+            let mut changes = Changes::default();
+            let error = changes.set(key, Some(value)).unwrap_err();
+            assert_eq!(crate::exit::code_of(&error), Code::Input);
+            assert_eq!(changes, Changes::default(), "{value:?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a container's conf shows. Each finding is a pure function of it.
 
 use super::finding::Finding;
+use crate::commands::chain::Lacks;
 use crate::commands::hookscript::Hookscript;
 use crate::commands::recorded::{self, Bearing, Now};
 use crate::conf::devices::{DevicePath, Flaw, Wanted, present};
@@ -9,6 +10,7 @@ use crate::exit;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::pve::passthrough;
+use crate::settings::{Problem, keys};
 use crate::state::State;
 use crate::types::Ctid;
 
@@ -16,11 +18,12 @@ use crate::types::Ctid;
 const MOST_FINDINGS: usize = 20;
 
 /// Settings that are missing or cannot be read.
-pub fn settings(ctid: Ctid, problems: &[String]) -> Vec<Finding> {
-    let mend = format!(
-        "phoenix-nvidia attach {ctid} --gpus 0 sets the most common ones; phoenix-nvidia.env(5) lists all"
-    );
-    problems.iter().map(|p| Finding::failure("settings", p.clone()).mend(mend.clone())).collect()
+pub fn settings(ctid: Ctid, problems: &[Problem]) -> Vec<Finding> {
+    let mend = |problem: &Problem| match problem.key == keys::GPU_ASSIGNMENT.name && problem.is_missing() {
+        true => format!("phoenix-nvidia attach {ctid} --gpus LIST (none, all, or indices like 0,1)"),
+        false => problem.remedy(Some(ctid)),
+    };
+    problems.iter().map(|p| Finding::failure("settings", p.message.clone()).mend(mend(p))).collect()
 }
 
 /// A wanted driver that the loaded kernel driver cannot work with.
@@ -96,20 +99,9 @@ pub fn hookscript(ctid: Ctid, hook: &Hookscript) -> Finding {
     }
 }
 
-/// The user's own hookscript, which runs beside ours: what it lacks, if
-/// anything.
-pub fn chain(ctid: Ctid, path: &str, lacks: Option<&str>) -> Option<Finding> {
-    let lacks = lacks?;
-    Some(
-        Finding::failure(
-            "chain",
-            format!("the chained hookscript {path} {lacks}: the container does not start"),
-        )
-        .cause("HOOK_CHAIN names it; its failure in pre-start is the start's")
-        .mend(format!(
-            "chmod 755 {path}; or, without it: remove the line HOOK_CHAIN from /etc/pve/lxc/{ctid}.conf"
-        )),
-    )
+/// The user's own hookscript, which runs beside ours and cannot.
+pub fn chain(lacks: &Lacks) -> Finding {
+    Finding::failure("chain", lacks.to_string()).mend(lacks.remedy())
 }
 
 /// Entries that LXC ignores, written by an older script.

@@ -22,8 +22,11 @@ fn node() -> Node {
         server.address()
     );
     let cache = Cache::at(dir.path().join("cache"));
-    let limits =
-        Limits { download: Duration::from_secs(20), stall: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits {
+        download: Duration::from_secs(20),
+        stall: Duration::from_millis(300),
+        ..Limits::all(std::time::Duration::from_secs(60))
+    };
     Node { dir, _server: server, site, url: url.parse().unwrap(), cache, limits }
 }
 

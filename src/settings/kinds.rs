@@ -1,0 +1,191 @@
+//! The types of settings, and how each is read from text. What is a word is
+//! read in any case, the same way for every setting.
+
+use crate::guest::wishes::{PackageTemplate, packages};
+use crate::types::{Version, seconds as whole_seconds};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What a reader of this room gives: the value, or why it is none.
+pub type Read<T> = Result<T, String>;
+
+/// `NVIDIA_DRIVER_VERSION`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// The version of the kernel driver that is loaded.
+    Host,
+    /// This one.
+    Exact(Version),
+}
+
+impl FromStr for Driver {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        if text.eq_ignore_ascii_case("host") {
+            return Ok(Driver::Host);
+        }
+        text.parse().map(Driver::Exact).map_err(|e: anyhow::Error| e.context("neither 'host' nor a version"))
+    }
+}
+
+/// `START_POLICY`: what pre-start does when it cannot give the container what
+/// its settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartPolicy {
+    /// Warn, and start it with what is there.
+    #[default]
+    Continue,
+    /// Stop the start.
+    Fail,
+}
+
+impl StartPolicy {
+    /// Whether a fault stops the start.
+    pub fn fails(self) -> bool {
+        self == StartPolicy::Fail
+    }
+}
+
+/// `AFTER_INSTALL`: what follows an install that changed the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfterInstall {
+    /// One reboot of the container.
+    #[default]
+    Reboot,
+    /// Nothing.
+    None,
+}
+
+/// A type with a reader of its own.
+pub fn parsed<T: FromStr<Err = anyhow::Error>>(text: &str) -> Read<T> {
+    text.parse().map_err(|e| format!("{e:#}"))
+}
+
+/// One that may be left out: `none`.
+pub fn optional<T: FromStr<Err = anyhow::Error>>(text: &str) -> Read<Option<T>> {
+    if is_none(text) { Ok(None) } else { parsed(text).map(Some) }
+}
+
+/// Yes or no, in each of the forms that people know.
+pub fn switch(text: &str) -> Read<bool> {
+    let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    match () {
+        () if is(&["yes", "on", "true", "1"]) => Ok(true),
+        () if is(&["no", "off", "false", "0"]) => Ok(false),
+        () => Err("must be yes or no (or on, off, true, false)".to_owned()),
+    }
+}
+
+/// One of some words, each with what it stands for.
+fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Read<T> {
+    let found = words.iter().find(|(word, _)| text.eq_ignore_ascii_case(word));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("must be {}", all.join(" or "))
+    })
+}
+
+/// `continue` or `fail`.
+pub fn start_policy(text: &str) -> Read<StartPolicy> {
+    word(text, &[("continue", StartPolicy::Continue), ("fail", StartPolicy::Fail)])
+}
+
+/// `reboot` or `none`.
+pub fn after_install(text: &str) -> Read<AfterInstall> {
+    word(text, &[("reboot", AfterInstall::Reboot), ("none", AfterInstall::None)])
+}
+
+/// Whole seconds.
+pub fn seconds(text: &str) -> Read<Duration> {
+    whole_seconds(text).map_err(|e| format!("{e:#}"))
+}
+
+/// A small number, at least one.
+pub fn count(text: &str) -> Read<u32> {
+    let number = text.parse().ok().filter(|n| (1..=1000).contains(n));
+    number.ok_or_else(|| "must be a whole number from 1 to 1000".to_owned())
+}
+
+/// Mebibytes, as bytes.
+pub fn mebibytes(text: &str) -> Read<u64> {
+    let number = text.parse::<u64>().ok().filter(|n| (1..=1 << 20).contains(n));
+    number.map(|n| n << 20).ok_or_else(|| "must be a number of MiB from 1 to 1048576".to_owned())
+}
+
+/// Names of packages; empty for `none`.
+pub fn list(text: &str) -> Read<Vec<PackageTemplate>> {
+    if is_none(text) {
+        return Ok(Vec::new());
+    }
+    let list = packages(text).map_err(|e| format!("{e:#}"))?;
+    if list.is_empty() {
+        Err("names no package; none is the word for no packages".to_owned())
+    } else {
+        Ok(list)
+    }
+}
+
+/// The absolute path of a program, or `none`.
+pub fn script(text: &str) -> Read<Option<PathBuf>> {
+    match text {
+        _ if is_none(text) => Ok(None),
+        _ if text.starts_with('/') => Ok(Some(text.into())),
+        _ => Err("must be an absolute path, or none".to_owned()),
+    }
+}
+
+fn is_none(text: &str) -> bool {
+    text.eq_ignore_ascii_case("none")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::wishes::{CudaPackages, Sha256};
+
+    #[test]
+    fn words_are_read_in_any_case_and_in_every_form() {
+        for word in ["yes", "Yes", "ON", "true", "1"] {
+            assert_eq!(switch(word), Ok(true), "{word}");
+        }
+        for word in ["no", "Off", "FALSE", "0"] {
+            assert_eq!(switch(word), Ok(false), "{word}");
+        }
+        assert!(switch("maybe").is_err() && switch("").is_err());
+        assert_eq!(start_policy("Fail"), Ok(StartPolicy::Fail));
+        assert_eq!(after_install("NONE"), Ok(AfterInstall::None));
+        assert_eq!(start_policy("maybe"), Err("must be continue or fail".to_owned()));
+        assert_eq!(parsed::<Driver>("HOST"), Ok(Driver::Host));
+        assert_eq!("580.95.05".parse::<Driver>().unwrap(), Driver::Exact("580.95.05".parse().unwrap()));
+        assert!("latest".parse::<Driver>().is_err());
+    }
+
+    #[test]
+    fn none_leaves_out_whatever_can_be_left_out() {
+        for none in ["none", "None", "NONE"] {
+            assert_eq!(parsed(none), Ok(CudaPackages::None));
+            assert_eq!(list(none), Ok(Vec::new()));
+            assert_eq!(script(none), Ok(None));
+            assert_eq!(optional::<Sha256>(none), Ok(None));
+        }
+        assert!(parsed::<CudaPackages>(",").is_err() && list(" , ").is_err());
+        assert!(matches!(parsed::<CudaPackages>("a, b c"), Ok(CudaPackages::List(l)) if l.len() == 3));
+    }
+
+    #[test]
+    fn numbers_and_paths_have_their_bounds() {
+        assert_eq!(count("2"), Ok(2));
+        for bad in ["0", "-1", "1001", "two", "4294967296"] {
+            assert!(count(bad).is_err(), "{bad}");
+        }
+        assert_eq!(mebibytes("1024"), Ok(1 << 30));
+        for bad in ["0", "-1", "1048577", "18446744073709551615", "1G", ""] {
+            assert!(mebibytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(script("/a"), Ok(Some("/a".into())));
+        assert!(script("mine.sh").is_err() && script("./mine.sh").is_err());
+        assert_eq!(seconds("60"), Ok(Duration::from_secs(60)));
+    }
+}
