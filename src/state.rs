@@ -185,6 +185,13 @@ impl State {
         if state.is_of(whom) { state } else { State::fresh(ctid) }
     }
 
+    /// The driver that was last seen in that container, in this boot or before.
+    pub fn last_driver(root: &Path, ctid: Ctid, whom: &str) -> Option<String> {
+        let of_this = |state: &State| state.is_of(whom);
+        let states = [RUN, LIB].into_iter().filter_map(|directory| read(root, directory, ctid));
+        states.filter(of_this).find_map(|state| state.container_driver)
+    }
+
     fn is_of(&self, whom: &str) -> bool {
         self.whom.as_deref().is_none_or(|w| w == whom)
     }

@@ -66,6 +66,7 @@ pub fn run(options: &Attach) -> anyhow::Result<Code> {
     if let Some(hint) = options.gpus.as_ref().filter(|_| !options.by_uuid) {
         changes::uuid_hint(hint, &host.inventory).iter().for_each(|hint| log::info!("{hint}"));
     }
+    common::must_have_quorum(&Look::new(common::root()))?;
     let mut undo = Undo::default();
     for job in &jobs {
         if let Err(error) = job.act(&host.storages, &mut undo) {

@@ -3,6 +3,8 @@
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{self, Code, Fault};
+use crate::host::cluster;
+use crate::host::look::Look;
 use crate::settings::{Call, Given, Origin, Settings};
 use crate::state::{Outcome, State};
 use crate::sys::text;
@@ -52,6 +54,19 @@ pub fn must_be_root() -> anyhow::Result<()> {
         return Ok(());
     }
     Err(Fault::new(Code::General, "this needs root").remedy("run it with sudo, or as root").into())
+}
+
+/// Fails without quorum: then nothing in /etc/pve can be changed, and `pct`
+/// says no more than that permission is denied.
+///
+/// # Errors
+/// [`Code::Passthrough`].
+pub fn must_have_quorum(look: &Look<'_>) -> anyhow::Result<()> {
+    if cluster::has_quorum(look) {
+        return Ok(());
+    }
+    let message = "this node has no quorum, so /etc/pve is read-only; nothing was changed";
+    Err(Fault::new(Code::Passthrough, message).remedy("pvecm status").into())
 }
 
 /// What tells a container from another one that had its number before: its

@@ -51,6 +51,10 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     ctids.dedup();
     let jobs: Vec<Job> =
         ctids.iter().map(|ctid| job(*ctid, options, &look, &storages)).collect::<anyhow::Result<_>>()?;
+    // Without anything to take away nothing has to be written.
+    if jobs.iter().any(Job::has_some) {
+        common::must_have_quorum(&look)?;
+    }
     let mut undo = Undo::default();
     for job in &jobs {
         if let Err(error) = job.act(&mut undo) {
@@ -94,6 +98,11 @@ fn job(ctid: Ctid, options: &Detach, look: &Look, storages: &[Storage]) -> anyho
 }
 
 impl Job {
+    /// Whether there is anything of ours to take away.
+    fn has_some(&self) -> bool {
+        bare(&self.before).is_some() || self.ours.is_some()
+    }
+
     /// The hookscript first, then settings and devices: in between the
     /// container starts without our doing, with the devices that it has.
     fn act(&self, undo: &mut Undo) -> anyhow::Result<()> {
@@ -163,6 +172,7 @@ impl Job {
 
     fn tell(&self, options: &Detach) {
         let ctid = self.ctid;
+        let driver = State::last_driver(common::root(), ctid, &common::whom(&self.before));
         if let Err(error) = State::forget(common::root(), ctid) {
             log::warn!("what was recorded of container {ctid} stays: {error}");
         }
@@ -171,13 +181,12 @@ impl Job {
             log::info!("container {ctid} runs and keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
         self.forget_login(running);
-        let had_some = bare(&self.before).is_some() || self.ours.is_some();
-        if !had_some {
+        if !self.has_some() {
             log::info!("container {ctid} had nothing of phoenix-nvidia");
-        } else if !options.keep_driver {
+        } else if let Some(driver) = driver.filter(|_| !options.keep_driver) {
             let out = Out::stdout();
             out.line(format_args!(
-                "The driver in container {ctid} stays. To remove it while the container runs:"
+                "Driver {driver} in container {ctid} stays. To remove it while the container runs:"
             ));
             out.line(format_args!("  pct exec {ctid} -- nvidia-uninstall --silent"));
             out.line("and what apt installed beside it:");

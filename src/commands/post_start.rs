@@ -52,22 +52,24 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         log::warn!("GPU_ASSIGNMENT is not set: the driver in the container is not looked after");
         return Ok(());
     }
+    let begun = Instant::now();
     let kernel = loaded_version();
     let wishes = match wishes::read(settings, kernel.clone(), None) {
         Ok(Wanted::Software(wishes)) => wishes,
         Ok(Wanted::Off) => {
             log::info!("INSTALL is off: the driver in the container is not looked after");
+            devices_only(ctid, document, begun);
             return Ok(());
         }
         Ok(Wanted::NoDriver) => {
             log::warn!(
                 "no NVIDIA kernel driver is loaded on this host: the container keeps the driver it has"
             );
+            devices_only(ctid, document, begun);
             return Ok(());
         }
         Err(problems) => return Err(wishes::fault(&problems)),
     };
-    let begun = Instant::now();
     State::take_over(common::root(), ctid, &common::whom(document));
     let result = wishes.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &wishes, begun));
     if let Err(error) = &result {
@@ -81,6 +83,15 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         }
     }
     result
+}
+
+/// Records a start in which nothing but the devices was ours.
+fn devices_only(ctid: Ctid, document: &Document, begun: Instant) {
+    State::take_over(common::root(), ctid, &common::whom(document));
+    State::update(common::root(), ctid, |state| {
+        common::outcome(state, "pre-start", &Ok(()), begun);
+        state.kernel_driver = loaded_version().map(|v| v.to_string());
+    });
 }
 
 fn bring(

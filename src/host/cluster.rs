@@ -6,6 +6,7 @@ use super::sections;
 use crate::sys::process::{Cmd, Ended};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +24,13 @@ pub struct Node {
     pub address: Option<String>,
     /// Whether the cluster sees it.
     pub online: bool,
+}
+
+/// Whether /etc/pve can be changed on this node; asking changes nothing. pmxcfs
+/// takes the write bit off everything while it has no quorum (access(2) tells
+/// root nothing), and Proxmox itself goes by this link's.
+pub fn has_quorum(look: &Look<'_>) -> bool {
+    std::fs::symlink_metadata(look.at("/etc/pve/local")).is_ok_and(|link| link.mode() & 0o200 != 0)
 }
 
 /// What the cluster's files say.
