@@ -30,20 +30,25 @@ impl Section {
     }
 }
 
-/// All sections of a file. Lines that belong to none are skipped.
+/// All sections of a file. Lines that belong to none are skipped: an empty line
+/// ends a section.
 pub fn parse(text: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
+    let mut ended = true;
     for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
         if line.starts_with([' ', '\t']) {
             let line = line.trim();
             let (key, value) = line.split_once([' ', '\t']).unwrap_or((line, ""));
-            if let (Some(section), false) = (sections.last_mut(), key.is_empty()) {
+            let section = sections.last_mut().filter(|_| !ended && !key.is_empty());
+            if let Some(section) = section {
                 section.keys.push((key.to_owned(), value.trim().to_owned()));
             }
         } else if let Some((kind, id)) = line.split_once(':') {
             let (kind, id) = (kind.trim().to_owned(), id.trim().to_owned());
             sections.push(Section { kind, id, keys: Vec::new() });
+            ended = false;
         }
+        ended |= line.is_empty();
     }
     sections
 }
@@ -61,5 +66,7 @@ mod tests {
         assert_eq!(all[0].list("content").unwrap(), ["iso", "snippets"]);
         assert!(all[0].flag("disable") && !all[0].flag("shared") && all[1].flag("shared"));
         assert!(parse("\tkey without section\nnothing\n").is_empty());
+        let ended = parse("dir: a\nnothing\n\tpath /a\n\n\tshared 1\n");
+        assert!(ended[0].get("path").is_some() && !ended[0].flag("shared"));
     }
 }
