@@ -1,6 +1,7 @@
 //! What the kernel and NVIDIA's driver show under /proc and /sys, and other
 //! files of the host.
 
+use phoenix_nvidia::guest::lifecycle::start_time;
 use phoenix_nvidia::host::facts::{Majors, capability_minor, information, params};
 use phoenix_nvidia::host::{diagnose, driver};
 
@@ -23,6 +24,10 @@ pub fn holds(data: &[u8]) {
         let version = driver.version.as_str();
         assert!(text.contains(version) && version.parse().ok() == Some(driver.version.clone()));
         assert!((100..10_000).contains(&driver.version.branch()) || version.starts_with('0'), "{version}");
+    }
+    if let Some(ticks) = start_time(&text) {
+        // The name of a process may be anything, brackets included.
+        assert_eq!(start_time(&format!("7 (a) (b){text}")), Some(ticks));
     }
     if diagnose::lists_nvidia(&text) {
         assert!(text.contains("nvidia.ko"));

@@ -1,6 +1,7 @@
 //! Proxmox' files under /etc/pve, but for the container's own conf.
 
 use phoenix_nvidia::conf::document::Document;
+use phoenix_nvidia::guest::net::proxy_in;
 use phoenix_nvidia::host::cluster::{parse_ha, parse_members, parse_replication};
 use phoenix_nvidia::host::{sections, sharing, storage, vms};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,9 @@ pub fn holds(data: &[u8]) {
         assert!(node.address.is_none_or(|ip| ip.len() <= text.len()));
     }
     cards(&text);
+    if let Some(proxy) = proxy_in(&text) {
+        assert!(!proxy.is_empty() && !proxy.contains('\n') && proxy.trim() == proxy, "{proxy:?}");
+    }
 }
 
 fn storages(text: &str) {

@@ -64,7 +64,8 @@ fn way(url: &Url) {
         Some((address, _)) => address,
         None => host.split(':').next().unwrap_or_default(),
     };
-    let here = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let here = name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     assert!(here, "{url:?} is trusted");
 }
 

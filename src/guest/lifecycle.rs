@@ -105,7 +105,7 @@ pub fn init(ctid: Ctid) -> anyhow::Result<Option<Init>> {
 }
 
 /// Field 22 of /proc/PID/stat; the name in field 2 may hold blanks.
-fn start_time(stat: &str) -> Option<u64> {
+pub fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 

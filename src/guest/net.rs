@@ -16,7 +16,9 @@ pub fn datacenter_proxy(root: &Path) -> Option<Url> {
         .ok()
 }
 
-fn proxy_in(text: &str) -> Option<String> {
+/// The value of `http_proxy` in the text of datacenter.cfg. **May hold a
+/// password.**
+pub fn proxy_in(text: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.strip_prefix("http_proxy:"))?.trim();
     (!value.is_empty()).then(|| value.to_owned())
 }

@@ -84,31 +84,38 @@ pub fn word(text: &str) -> String {
 /// say). Log and state are read by others. Doing it twice changes nothing.
 pub fn without_secrets(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://").map(|at| at + 3) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\'));
-        let url = &rest[..end.unwrap_or(rest.len())];
-        let (authority, tail) = url.split_at(url.find(['/', '?', '#']).unwrap_or(url.len()));
+    // Where the present URL ends, and its first query begins: each is looked for
+    // once, however many URLs stand in one word.
+    let (mut done, mut end, mut sign) = (0, 0, 0);
+    while let Some(at) = text[done..].find("://").map(|found| done + found + 3) {
+        out.push_str(&text[done..at]);
+        if end < at {
+            let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\');
+            end = text[at..].find(ends).map_or(text.len(), |found| at + found);
+        }
+        if sign < at {
+            sign = text[at..end].find(['?', '#']).map_or(end, |found| at + found);
+        }
+        let path = text[at..sign].find('/').map_or(sign, |found| at + found);
+        let authority = &text[at..path];
         let host = authority.rfind('@');
         if host.is_some() {
             out.push('…');
         }
         out.push_str(&authority[host.unwrap_or(0)..]);
-        rest = &rest[authority.len()..];
+        done = path;
         // A URL in the path of another is one to be looked at too.
-        let inner = tail.find("://").unwrap_or(tail.len());
-        let Some(sign) = tail.find(['?', '#']).filter(|sign| *sign < inner) else { continue };
-        let query = &tail[sign + 1..];
-        out.push_str(&tail[..=sign]);
-        let hidden = if query.starts_with('…') { '…'.len_utf8() } else { query.len() };
-        if hidden > 0 {
+        if sign == end || text[path..sign].contains("://") {
+            continue;
+        }
+        out.push_str(&text[path..=sign]);
+        let query = &text[sign + 1..end];
+        if !query.is_empty() {
             out.push('…');
         }
-        rest = &rest[sign + 1 + hidden..];
+        done = if query.starts_with('…') { sign + 1 + '…'.len_utf8() } else { end };
     }
-    out.push_str(rest);
+    out.push_str(&text[done..]);
     out
 }
 
