@@ -74,7 +74,7 @@ fn forgetting_what_is_not_there_is_no_error() {
 #[test]
 fn no_change_is_lost_among_many_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    const EACH: u64 = 25;
+    const EACH: u64 = 10;
     std::thread::scope(|scope| {
         for n in 0..8 {
             let root = dir.path();

@@ -157,6 +157,14 @@ impl Transfer {
             signal::check().map_err(FetchError::Interrupted)?;
             let (url, got) = (self.url.clone(), self.got);
             match self.messages.recv_timeout(Duration::from_millis(50)) {
+                // The thread that reads has time limits too, and on a busy
+                // machine it may be first: the reason is the same.
+                Ok(Message::Failed(FetchError::Cut { .. })) if self.deadline.passed() => {
+                    return Err(FetchError::TooSlow { url, after: self.deadline.span(), got });
+                }
+                Ok(Message::Failed(FetchError::Cut { .. })) if since.elapsed() >= patience => {
+                    return Err(FetchError::Stalled { url, after: patience, got, of: self.length });
+                }
                 Ok(Message::Failed(FetchError::Cut { why, .. })) => return Err(self.cut(&why)),
                 Ok(Message::Failed(error)) => return Err(error),
                 Ok(message) => return Ok(message),
@@ -322,7 +330,7 @@ impl Worker {
             .timeout_connect(Some(self.client.connect))
             // Who waits for the bytes tells a stall first; this ends the thread.
             .timeout_per_read(Some(self.client.stall * 2))
-            .timeout_global(Some(left))
+            .timeout_global(Some(left + self.client.stall))
             .build()
             .new_agent()
     }
