@@ -4,10 +4,12 @@
 
 use crate::conf::devices::{DevicePath, Kind, Wanted, present, without_passed};
 use crate::conf::document::Document;
+use crate::conf::mounts::Mount;
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, Choice, Device, DeviceKind, choose, keep};
 use crate::host::gpus::{Inventory, Node};
+use crate::host::masks::{self, Masks};
 use crate::host::provide::Request;
 use crate::pve::passthrough;
 use crate::settings::{Problem, Settings, keys};
@@ -100,6 +102,28 @@ pub fn wanted_once_made(choice: &Choice) -> Vec<Wanted> {
     wanted(choice).into_iter().chain(choice.to_make.iter().filter_map(made)).collect()
 }
 
+/// What the container is shown of `/proc/driver/nvidia`: of the cards that the
+/// settings give it, and of those that `devN:` lines do.
+pub fn masks(conf: &Document, inventory: &Inventory, choice: &Choice) -> Masks {
+    let lines = passthrough::next(conf);
+    let by_lines = lines.iter().filter_map(|line| line.path()?.parse::<DevicePath>().ok());
+    let gpus = by_lines.filter(|device| device.kind() == Kind::Gpu).map(|device| device.number());
+    Masks::of(inventory, &gpus.chain(choice.gpus.iter().filter_map(|gpu| gpu.minor)).collect())
+}
+
+/// The entries that bind it. Where the settings don't say which devices are
+/// meant, those in the conf stay.
+pub fn mounts(ctid: Ctid, intent: &Intent, conf: &Document) -> Vec<Mount> {
+    match intent {
+        Intent::Keep if crate::conf::mounts::mounts(conf).is_empty() => Vec::new(),
+        _ => masks::mounts(ctid),
+    }
+}
+
+/// What they are, for people.
+pub const MASKS: &str = "/proc/driver/nvidia inside shows the container's own GPUs alone, and nvidia-smi makes no device nodes there \
+     (hygiene; the device rules are what keeps the others out)";
+
 /// The chosen nodes whose mode keeps an unprivileged container out: to the
 /// host its root is nobody. One that maps users in its own way may well be let
 /// in, and is not judged.
@@ -108,13 +132,13 @@ pub fn closed<'a>(conf: &Document, inventory: &Inventory, choice: &'a Choice) ->
         return Vec::new();
     }
     let shut = |device: &&Device| {
-        let kept_out =
-            matches!(inventory.node(&device.path), Node::Device { mode, .. } if mode & 0o006 != 0o006);
-        let matters = matches!(
-            device.kind,
-            DeviceKind::Gpu | DeviceKind::Control | DeviceKind::Uvm | DeviceKind::UvmTools
-        );
-        kept_out && matters
+        let needs = match device.kind {
+            DeviceKind::Gpu | DeviceKind::Control | DeviceKind::Uvm | DeviceKind::UvmTools => 0o006,
+            // A capability is held by having its node open, for reading.
+            DeviceKind::CapFile => 0o004,
+            DeviceKind::Modeset | DeviceKind::Caps | DeviceKind::Dri => 0,
+        };
+        matches!(inventory.node(&device.path), Node::Device { mode, .. } if mode & needs != needs)
     };
     choice.devices.iter().filter(shut).map(|device| device.path.as_str()).collect()
 }

@@ -5,8 +5,10 @@
 mod conf_support;
 
 use conf_support::{lines, ours_and_theirs, rewritten_by_proxmox, wanted};
-use phoenix_nvidia::conf::devices::{Wanted, reconcile};
+use phoenix_nvidia::conf::devices::{Edit, Wanted, reconcile};
 use phoenix_nvidia::conf::document::{Document, Form};
+use phoenix_nvidia::conf::mounts::Mount;
+use phoenix_nvidia::host::masks;
 use std::path::{Path, PathBuf};
 
 struct Case {
@@ -14,6 +16,7 @@ struct Case {
     directory: PathBuf,
     conf: Document,
     wanted: Vec<Wanted>,
+    mounts: Vec<Mount>,
     form: Form,
 }
 
@@ -22,8 +25,12 @@ impl Case {
         let name = directory.file_name().unwrap().to_string_lossy().into_owned();
         let conf = Document::parse(&std::fs::read(directory.join("conf")).unwrap());
         let mut form = Form::Pve;
-        let mut list = Vec::new();
+        let (mut list, mut mounts) = (Vec::new(), Vec::new());
         for line in std::fs::read_to_string(directory.join("wanted")).unwrap().lines() {
+            if let Some(ctid) = line.strip_prefix("masks ") {
+                mounts = masks::mounts(ctid.parse().unwrap());
+                continue;
+            }
             let (source, number) = line.split_once(' ').unwrap();
             match number.split_once(':') {
                 Some((major, minor)) => {
@@ -32,12 +39,16 @@ impl Case {
                 None => form = Form::Lxc,
             }
         }
-        Case { name, directory, conf, wanted: list, form }
+        Case { name, directory, conf, wanted: list, mounts, form }
+    }
+
+    fn edit(&self, conf: &Document) -> Option<Edit> {
+        reconcile(conf, &self.wanted, &self.mounts, self.form)
     }
 
     /// What comes out, and what was said about it.
     fn result(&self) -> (Document, String) {
-        match reconcile(&self.conf, &self.wanted, self.form) {
+        match self.edit(&self.conf) {
             None => (self.conf.clone(), "nothing to change\n".to_owned()),
             Some(edit) => {
                 let said = edit.changes.iter().map(|change| format!("{change}\n")).collect();
@@ -88,7 +99,7 @@ fn each_file_becomes_what_is_expected() {
 fn a_second_run_has_nothing_to_do() {
     for case in corpus() {
         let (document, _) = case.result();
-        let again = reconcile(&document, &case.wanted, case.form);
+        let again = case.edit(&document);
         assert!(again.is_none(), "{}: {:?}", case.name, again.unwrap().changes);
     }
 }
@@ -117,7 +128,7 @@ fn what_proxmox_rewrites_is_recognised_as_complete() {
             continue;
         }
         let rewritten = rewritten_by_proxmox(case.result().0.as_bytes());
-        let again = reconcile(&Document::parse(&rewritten), &case.wanted, Form::Pve);
+        let again = case.edit(&Document::parse(&rewritten));
         let shown = String::from_utf8_lossy(&rewritten);
         assert!(again.is_none(), "{}: {:?}\n{shown}", case.name, again.unwrap().changes);
     }

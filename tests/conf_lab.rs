@@ -134,7 +134,7 @@ fn lxc_takes_the_order_of_options_by_which_drm_nodes_are_known() {
     host.lab.sh("mkdir -p /dev/dri; test -e /dev/dri/card7 || mknod /dev/dri/card7 c 226 7").ok();
     let wanted = [conf_support::wanted("/dev/dri/card7", 226, 7)];
     let conf = Document::parse(host.lab.read(CONF).as_bytes());
-    let edit = phoenix_nvidia::conf::devices::reconcile(&conf, &wanted, Form::Pve).unwrap();
+    let edit = phoenix_nvidia::conf::devices::reconcile(&conf, &wanted, &[], Form::Pve).unwrap();
     host.lab.write(CONF, edit.document.as_bytes());
     host.lab.run(["pct", "start", "101"]).ok();
     let ct = host.lab.container(101);
@@ -153,6 +153,9 @@ fn a_clone_of_a_template_inherits_what_was_configured() {
     host.lab.run(["pct", "clone", "101", "102", "--full"]).ok();
     let clone = host.lab.read("/etc/pve/lxc/102.conf");
     assert_eq!(pairs(&Document::parse(clone.as_bytes())).len(), 5, "{clone}");
+    // Only what it is shown of /proc is its own; from then on nothing is written.
+    host.lab.run(["phoenix-nvidia", "102", "pre-start"]).ok();
+    assert_eq!(host.lab.read("/etc/pve/lxc/102.conf"), clone.replace("/proc/101/", "/proc/102/"));
     let inode = host.lab.inode("/etc/pve/lxc/102.conf");
     host.lab.run(["phoenix-nvidia", "102", "pre-start"]).ok();
     assert_eq!(host.lab.inode("/etc/pve/lxc/102.conf"), inode);

@@ -4,9 +4,13 @@
 
 mod conf_support;
 
-use conf_support::{ends_in_ours, lines, ours_and_theirs, pairs, rewritten_by_proxmox, wanted};
-use phoenix_nvidia::conf::devices::{Wanted, reconcile};
+use conf_support::{
+    ends_in_ours, lines, ours_and_theirs, pairs, pairs_and_mounts, rewritten_by_proxmox, wanted,
+};
+use phoenix_nvidia::conf::devices::{Edit, Wanted, present, reconcile};
 use phoenix_nvidia::conf::document::{ConfValue, Document, EnvKey, Form};
+use phoenix_nvidia::conf::mounts::Mount;
+use phoenix_nvidia::host::masks;
 use proptest::prelude::*;
 
 /// Sources that are ours, nearly ours, and other people's.
@@ -29,6 +33,12 @@ const SOURCES: &[&str] = &[
     "/dev/nvidia-nvswitch0",
     "//dev/nvidia0/",
     "/usr/lib/nvidia",
+    "/run/phoenix-nvidia/proc/101/params",
+    "/run/phoenix-nvidia/proc/101/gpus",
+    "/run//phoenix-nvidia/proc/7/gpus",
+    "/run/phoenix-nvidia/driver/current",
+    "/run/phoenix-nvidia",
+    "/run/phoenix-nvidia/../x",
 ];
 
 const OTHERS: &[&str] = &[
@@ -66,11 +76,18 @@ fn entry() -> impl Strategy<Value = String> {
             "none bind,optional,create=dir 0 0",
             "none create=file,optional,bind 0 0",
             "none bind",
+            "none bind,ro,nosuid,nodev,noexec,optional 0 0",
             "",
         ][..],
     );
     (key, source, target, options).prop_map(|(key, source, target, options)| {
-        format!("{key}{source} {target}{} {options}", source.trim_matches('/'))
+        let place = match source.rsplit_once("/proc/") {
+            Some((_, name)) => {
+                format!("proc/driver/nvidia/{}", name.trim_start_matches(|c| c != 'p' && c != 'g'))
+            }
+            None => source.trim_matches('/').to_owned(),
+        };
+        format!("{key}{source} {target}{place} {options}")
     })
 }
 
@@ -111,7 +128,15 @@ fn conf(headers: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn assignment() -> impl Strategy<Value = Vec<Wanted>> {
+/// What is to be ours.
+type Ours = (Vec<Wanted>, Vec<Mount>);
+
+fn assignment() -> impl Strategy<Value = Ours> {
+    let mounts = masks::mounts("101".parse().unwrap());
+    (devices(), prop::sample::subsequence(mounts, 0..=2))
+}
+
+fn devices() -> impl Strategy<Value = Vec<Wanted>> {
     let all = vec![
         wanted("/dev/nvidia0", 195, 0),
         wanted("/dev/nvidia1", 195, 1),
@@ -132,8 +157,12 @@ fn assignment() -> impl Strategy<Value = Vec<Wanted>> {
     })
 }
 
-fn apply(document: &Document, wanted: &[Wanted]) -> Document {
-    reconcile(document, wanted, Form::Pve).map_or_else(|| document.clone(), |edit| edit.document)
+fn edit(document: &Document, (wanted, mounts): &Ours, form: Form) -> Option<Edit> {
+    reconcile(document, wanted, mounts, form)
+}
+
+fn apply(document: &Document, ours: &Ours) -> Document {
+    edit(document, ours, Form::Pve).map_or_else(|| document.clone(), |edit| edit.document)
 }
 
 const ANY_HEADER: &[&str] = &["[pve:pending]", "[snap1]", "[1st]", "[special:thing]", "[]"];
@@ -160,7 +189,7 @@ proptest! {
         let document = Document::parse(&bytes);
         let after = apply(&document, &list);
         prop_assert_eq!(ours_and_theirs(&document).1, ours_and_theirs(&after).1);
-        prop_assert!(reconcile(&after, &list, Form::Pve).is_none());
+        prop_assert!(edit(&after, &list, Form::Pve).is_none());
     }
 
     #[test]
@@ -173,13 +202,16 @@ proptest! {
         let alone = apply(&document, &second);
         let after_first = apply(&document, &first);
         let both = apply(&after_first, &second);
-        prop_assert_eq!(pairs(&alone), pairs(&both));
+        prop_assert_eq!(pairs_and_mounts(&alone), pairs_and_mounts(&both));
+        // No line of ours comes between an entry and its rule.
+        prop_assert!(present(&alone).iter().all(|pair| pair.rule.is_some()), "{:?}", pairs(&alone));
+        prop_assert_eq!(phoenix_nvidia::conf::mounts::mounts(&alone), second.1.clone());
         let theirs = ours_and_theirs(&document).1;
         prop_assert_eq!(&theirs, &ours_and_theirs(&alone).1);
         prop_assert_eq!(&theirs, &ours_and_theirs(&after_first).1);
         prop_assert_eq!(&theirs, &ours_and_theirs(&both).1);
-        prop_assert!(reconcile(&both, &second, Form::Pve).is_none());
-        prop_assert!(reconcile(&alone, &second, Form::Pve).is_none());
+        prop_assert!(edit(&both, &second, Form::Pve).is_none());
+        prop_assert!(edit(&alone, &second, Form::Pve).is_none());
     }
 
     #[test]
@@ -188,6 +220,7 @@ proptest! {
         let before = lines(&bytes);
         for line in lines(after.as_bytes()) {
             let ours = line.starts_with(b"lxc.mount.entry: /dev/")
+                || line.starts_with(b"lxc.mount.entry: /run/phoenix-nvidia/proc/101/")
                 || line.starts_with(b"lxc.cgroup2.devices.allow: c ");
             prop_assert!(ours || before.contains(&line), "{}", String::from_utf8_lossy(&line));
         }
@@ -201,18 +234,18 @@ proptest! {
     fn what_proxmox_rewrites_is_recognised_as_complete(bytes in conf(KNOWN_HEADER), list in assignment()) {
         let after = apply(&Document::parse(&bytes), &list);
         let rewritten = Document::parse(&rewritten_by_proxmox(after.as_bytes()));
-        let again = reconcile(&rewritten, &list, Form::Pve);
+        let again = edit(&rewritten, &list, Form::Pve);
         prop_assert!(again.is_none(), "{:?} in\n{}", again.unwrap().changes,
             String::from_utf8_lossy(rewritten.as_bytes()));
-        prop_assert_eq!(pairs(&after), pairs(&rewritten));
+        prop_assert_eq!(pairs_and_mounts(&after), pairs_and_mounts(&rewritten));
     }
 
     #[test]
     fn the_generated_config_gets_the_same_pairs(bytes in conf(&["lxc.tty.max = 2"]), list in assignment()) {
         let document = Document::parse(&bytes);
-        let after = reconcile(&document, &list, Form::Lxc).map_or(document.clone(), |e| e.document);
-        prop_assert!(reconcile(&after, &list, Form::Lxc).is_none());
-        prop_assert_eq!(pairs(&after), pairs(&apply(&document, &list)));
+        let after = edit(&document, &list, Form::Lxc).map_or(document.clone(), |e| e.document);
+        prop_assert!(edit(&after, &list, Form::Lxc).is_none());
+        prop_assert_eq!(pairs_and_mounts(&after), pairs_and_mounts(&apply(&document, &list)));
     }
 
     #[test]

@@ -56,19 +56,40 @@ fn nvidia_smi_tells_what_is_wrong_with_the_nodes() {
     let ct = lab.create(101, Rootfs::Debian12.privileged());
     lab.run(["pct", "start", "101"]).ok();
     install(&lab, &ct, &Runfile::new("580.95.05")).ok();
+    lab.nvidia().modify_device_files(false);
     ct.exec(["nvidia-smi"]).code(9);
-    ct.sh("mknod -m 666 /dev/nvidiactl c 195 255").ok();
-    assert_eq!(ct.open_node("/dev/nvidiactl"), Err(Errno::EPERM));
+    lab.nvidia().modify_device_files(true);
     ct.exec(["nvidia-smi"]).code(255).says("Failed to initialize NVML: Unknown Error");
+    assert_eq!(ct.open_node("/dev/nvidiactl"), Err(Errno::EPERM));
     lab.run(["lxc-cgroup", "-n", "101", "devices.allow", "c 195:255 rwm"]).ok();
     assert_eq!(ct.open_node("/dev/nvidiactl"), Err(Errno::ENXIO));
+    lab.nvidia().modify_device_files(false);
     ct.exec(["nvidia-smi"]).code(6).says("No devices were found");
     ct.exec(["nvidia-smi", "-L"]).ok();
     ct.exec(["nvidia-smi", "--version"]).ok();
-    ct.sh("mknod -m 666 /dev/nvidia0 c 195 0").ok();
+    lab.nvidia().modify_device_files(true);
     ct.exec(["nvidia-smi"]).code(255).says("Unable to determine the device handle");
+    assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::EPERM));
     ct.sh("rm /usr/lib/*/libnvidia-ml.so.1").ok();
     ct.exec(["nvidia-smi"]).code(12);
+}
+
+/// As root in a privileged container it makes the nodes of all cards that the driver shows, as seen on a real host.
+#[test]
+fn nvidia_smi_makes_nodes_as_root_of_a_privileged_container_alone() {
+    let Some(lab) = Lab::builder().gpus(2).driver("580.95.05").start() else { return };
+    for (id, spec) in [(101, Rootfs::Debian12.privileged()), (102, Rootfs::Debian12.unprivileged())] {
+        let ct = lab.create(id, spec);
+        pass(&lab, id, &[("nvidiactl", 255), ("nvidia0", 0)]);
+        lab.run(["pct", "start", &id.to_string()]).ok();
+        install(&lab, &ct, &Runfile::new("580.95.05")).ok();
+        for _ in 0..2 {
+            let list = ct.exec(["nvidia-smi", "-L"]).ok();
+            list.says(&lab.nvidia().uuid(0)).says_not(&lab.nvidia().uuid(1));
+        }
+        let expected = if id == 101 { Errno::EPERM } else { Errno::ENOENT };
+        assert_eq!(ct.open_node("/dev/nvidia1"), Err(expected), "{id}");
+    }
 }
 
 #[test]

@@ -186,6 +186,14 @@ fn dev_lines_that_do_not_do_what_is_meant() {
 }
 
 #[test]
+fn a_container_that_is_shown_the_gpus_of_others() {
+    finds(busybox(), &["proc warning"], |lab| drop(lab.sh("rm -r /run/phoenix-nvidia/proc").ok()));
+    finds(busybox(), &["proc warning"], |lab| {
+        lab.sh("sed -i '\\,phoenix-nvidia/proc/101/gpus,d' /etc/pve/lxc/101.conf").ok();
+    });
+}
+
+#[test]
 fn a_chained_hookscript_that_cannot_run() {
     const MINE: &str = "/var/lib/vz/snippets/mine";
     let line = format!("lxc.environment: HOOK_CHAIN={MINE}");

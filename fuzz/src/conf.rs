@@ -7,6 +7,8 @@ mod support;
 
 use phoenix_nvidia::conf::devices::{Wanted, present, reconcile, without_passed};
 use phoenix_nvidia::conf::document::{ConfValue, Document, EnvKey, Form};
+use phoenix_nvidia::conf::mounts::mounts;
+use phoenix_nvidia::host::masks;
 use phoenix_nvidia::pve::passthrough;
 use support::{lines, ours_and_theirs, wanted};
 
@@ -71,7 +73,10 @@ fn reads(document: &Document) {
 }
 
 fn edits(document: &Document, list: &[Wanted], form: Form) -> Document {
-    let edit = reconcile(document, list, form);
+    // What an empty list asks for is nothing at all.
+    let masks = masks::mounts("101".parse().expect("a container"));
+    let wanted_mounts = if list.is_empty() { Vec::new() } else { masks };
+    let edit = reconcile(document, list, &wanted_mounts, form);
     let after = match &edit {
         Some(edit) => {
             assert!(!edit.changes.is_empty() && edit.document != *document, "{:?}", edit.changes);
@@ -80,10 +85,11 @@ fn edits(document: &Document, list: &[Wanted], form: Form) -> Document {
         }
         None => document.clone(),
     };
-    assert!(reconcile(&after, list, form).is_none(), "a second edit of {after:?}");
+    assert!(reconcile(&after, list, &wanted_mounts, form).is_none(), "a second edit of {after:?}");
     assert_eq!(ours_and_theirs(document).1, ours_and_theirs(&after).1, "{after:?}");
     assert_eq!(below(document.as_bytes()), below(after.as_bytes()), "{after:?}");
-    assert!(after.as_bytes().len() <= document.as_bytes().len() + (list.len() + 1) * PAIR);
+    assert!(after.as_bytes().len() <= document.as_bytes().len() + (list.len() + 3) * PAIR);
+    assert_eq!(mounts(&after), wanted_mounts, "{after:?}");
     let expected = without_passed(document, list);
     let there = present(&after);
     assert!(there.iter().all(|p| p.flaw.is_none() || form == Form::Lxc), "{there:?}");

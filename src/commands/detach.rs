@@ -6,12 +6,14 @@ use super::undo::Undo;
 use crate::cli::Detach;
 use crate::conf::devices::reconcile;
 use crate::conf::document::{Document, EnvKey, Form};
+use crate::conf::mounts::mounts;
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, Fault};
 use crate::guest::exec::Guest;
 use crate::guest::wishes::Template;
 use crate::guest::{lifecycle, repo};
 use crate::host::look::Look;
+use crate::host::masks;
 use crate::host::storage::{self, Storage};
 use crate::settings::{Call, keys};
 use crate::state::State;
@@ -176,6 +178,11 @@ impl Job {
         if let Err(error) = State::forget(common::root(), ctid) {
             log::warn!("what was recorded of container {ctid} stays: {error}");
         }
+        if let Err(error) = masks::forget(common::root(), ctid) {
+            log::warn!(
+                "what container {ctid} was shown of /proc/driver/nvidia stays until the next boot: {error}"
+            );
+        }
         let running = crate::host::sharing::is_running(&mut Look::new(common::root()), ctid);
         if running {
             log::info!("container {ctid} runs and keeps its GPUs until it is restarted: pct reboot {ctid}");
@@ -205,7 +212,7 @@ fn bare(conf: &Document) -> Option<Document> {
             changed = Some(new);
         }
     }
-    match reconcile(changed.as_ref().unwrap_or(conf), &[], Form::Pve) {
+    match reconcile(changed.as_ref().unwrap_or(conf), &[], &[], Form::Pve) {
         Some(edit) => Some(edit.document),
         None => changed,
     }
@@ -216,12 +223,12 @@ fn removed(conf: &Document) -> Vec<String> {
     let settings = conf.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
     let mut lines: Vec<String> =
         settings.map(|line| format!("removed setting {}={}", line.key, text::hidden(&line.value))).collect();
-    let pairs = reconcile(conf, &[], Form::Pve);
+    let pairs = reconcile(conf, &[], &[], Form::Pve);
     lines.extend(pairs.iter().flat_map(|edit| &edit.changes).map(ToString::to_string));
     text::few(lines, MOST_LINES)
 }
 
-/// The conf with the settings and pairs that `before` had.
+/// The conf with the settings, pairs and mounts that `before` had.
 fn ours_again(now: &Document, before: &Document) -> Option<Document> {
     let mut changed: Option<Document> = None;
     for line in before.environment().iter().filter(|line| keys::by_name(&line.key).is_some()) {
@@ -237,7 +244,7 @@ fn ours_again(now: &Document, before: &Document) -> Option<Document> {
             Some(crate::conf::devices::Wanted { source: p.source, major: number.major, minor: number.minor })
         })
         .collect();
-    match reconcile(changed.as_ref().unwrap_or(now), &wanted, Form::Pve) {
+    match reconcile(changed.as_ref().unwrap_or(now), &wanted, &mounts(before), Form::Pve) {
         Some(edit) => Some(edit.document),
         None => changed,
     }
@@ -250,7 +257,8 @@ mod tests {
     const BARE: &str = "arch: amd64\nmemory: 512\nlxc.mount.entry: /srv srv none bind 0 0\nlxc.environment: LANG=C\n\n[snap]\nmemory: 1\n";
     const ATTACHED: &str = "arch: amd64\nmemory: 512\nlxc.mount.entry: /srv srv none bind 0 0\nlxc.environment: LANG=C\n\
         lxc.environment: GPU_ASSIGNMENT=0\nlxc.environment: CUDA_PACKAGES=none\n\
-        lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\nlxc.cgroup2.devices.allow: c 195:0 rwm\n\n[snap]\nmemory: 1\n";
+        lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\nlxc.cgroup2.devices.allow: c 195:0 rwm\n\
+        lxc.mount.entry: /run/phoenix-nvidia/proc/101/gpus proc/driver/nvidia/gpus none bind,ro,optional 0 0\n\n[snap]\nmemory: 1\n";
 
     #[test]
     fn nothing_of_ours_stays_and_nothing_else_goes() {
@@ -263,7 +271,8 @@ mod tests {
             [
                 "removed setting GPU_ASSIGNMENT=0",
                 "removed setting CUDA_PACKAGES=none",
-                "removed /dev/nvidia0 (c 195:0)"
+                "removed /dev/nvidia0 (c 195:0)",
+                "removed the mount over /proc/driver/nvidia/gpus"
             ]
         );
     }
@@ -271,8 +280,8 @@ mod tests {
     #[test]
     fn what_was_removed_can_come_back() {
         let drm = "lxc.mount.entry: /dev/dri/card1 dev/dri/card1 none create=file,optional,bind 0 0\n\
-            lxc.cgroup2.devices.allow: c 226:1 rwm\n\n[snap]";
-        let graphics = ATTACHED.replace("\n[snap]", drm);
+            lxc.cgroup2.devices.allow: c 226:1 rwm\n";
+        let graphics = ATTACHED.replace("lxc.mount.entry: /run", &format!("{drm}lxc.mount.entry: /run"));
         let attached = Document::parse(graphics.as_bytes());
         assert_eq!(ours_again(&bare(&attached).unwrap(), &attached), Some(attached));
 

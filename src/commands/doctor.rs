@@ -27,7 +27,7 @@ use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
-use crate::host::{diagnose, driver, sharing};
+use crate::host::{diagnose, driver, masks, sharing};
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
@@ -153,9 +153,13 @@ impl Doctor {
         findings.extend(conf::template(ctid, conf));
         findings.extend(conf::lock(ctid, conf));
         findings.extend(conf::modes(conf, &self.inventory, &choice));
+        if self.inventory.shown.params.is_some() {
+            let mounts = plan::mounts(ctid, &intent, conf);
+            findings.extend(conf::masks(ctid, conf, &mounts, masks::are_there(common::root(), ctid)));
+        }
         let mut now = Now {
             running: sharing::is_running(&mut self.look, ctid),
-            devices: choice.missing.is_empty() && !status::pending(&intent, conf, &choice),
+            devices: choice.missing.is_empty() && !status::pending(ctid, &intent, conf, &choice),
             ..Now::default()
         };
         if let Ok(wishes::Wanted::Software(wishes)) = &software {

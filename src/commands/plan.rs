@@ -46,7 +46,9 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let mut steps = Steps::default();
     steps.nodes(&choice);
     let wanted = plan::wanted_once_made(&choice);
-    let edit = reconcile(&document, &wanted, Form::Pve);
+    let mounts = plan::mounts(ctid, &intent, &document);
+    let edit = reconcile(&document, &wanted, &mounts, Form::Pve);
+    steps.notes.extend((!mounts.is_empty()).then(|| plan::MASKS.to_owned()));
     steps.notes.extend(plan::going(&document, &wanted));
     // As `status` looks: no program is needed to see that a container runs.
     let running = sharing::is_running(&mut Look::new(common::root()), ctid);

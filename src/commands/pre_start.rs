@@ -4,10 +4,12 @@
 use super::{chain, common, locks};
 use crate::conf::devices::{Change, Wanted, reconcile, without_passed};
 use crate::conf::document::{Document, Form};
+use crate::conf::mounts::Mount;
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{self, Code, Fault};
 use crate::host::choose::Choice;
-use crate::host::provide::{provide, provide_named};
+use crate::host::masks;
+use crate::host::provide::{Provided, provide, provide_named};
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
@@ -109,17 +111,19 @@ fn configure(
     }
     // Of two that start at once, one would not see the other's claim.
     let _cards = exclusive.unwrap_or_default().then(|| locks::cards(deadline)).transpose()?;
-    let choice = devices(ctid, &intent, settings, document, deadline)?;
-    if let (true, Some(fault)) = (fail, fault_of(&choice)) {
+    let provided = devices(ctid, &intent, settings, document, deadline)?;
+    let choice = &provided.choice;
+    if let (true, Some(fault)) = (fail, fault_of(choice)) {
         return Err(fault.into());
     }
     for missing in text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES) {
         log::warn!("{missing}; left out of this start");
     }
-    let wanted = plan::wanted(&choice);
-    let changed = apply(conf, Caller::Hook, &wanted)?;
-    mirror(conf, &wanted)?;
-    report(&intent, &choice, changed);
+    let wanted = plan::wanted(choice);
+    let mounts = mounts(ctid, &intent, document, &provided);
+    let changed = apply(conf, Caller::Hook, &wanted, &mounts)?;
+    mirror(conf, &wanted, &mounts)?;
+    report(&intent, choice, changed);
     let problems = problems.iter().map(ToString::to_string);
     let all = problems.chain(choice.missing.iter().map(ToString::to_string)).collect();
     Ok(text::few(all, MOST_LINES))
@@ -135,11 +139,11 @@ pub fn devices(
     settings: &Settings,
     document: &Document,
     deadline: &Deadline,
-) -> anyhow::Result<Choice> {
+) -> anyhow::Result<Provided> {
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     let provided = match (intent.request(exclusive), plan::named(document)) {
         (Some(request), _) => provide(common::root(), &request, deadline),
-        (None, named) if named.is_empty() => return Ok(Choice::default()),
+        (None, named) if named.is_empty() => return Ok(Provided::default()),
         (None, named) => provide_named(common::root(), &named, deadline),
     };
     // Programs that a signal of ours ended are no finding.
@@ -161,7 +165,27 @@ pub fn devices(
             closed.join(", ")
         );
     }
-    Ok(provided.choice)
+    Ok(provided)
+}
+
+/// The entries of ours beside the devices, with what they bind brought up to
+/// date. A copy that cannot be written costs no start anything: its entry is
+/// optional.
+pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provided) -> Vec<Mount> {
+    let mounts = plan::mounts(ctid, intent, document);
+    if mounts.is_empty() {
+        return mounts;
+    }
+    match plan::masks(document, &provided.inventory, &provided.choice).write(common::root(), ctid) {
+        // Whoever is new here may have come after another one.
+        Ok(true) => masks::sweep(common::root()),
+        Ok(false) => {}
+        Err(error) => log::warn!(
+            "the container may see all GPUs of the host in /proc/driver/nvidia: {error}. Its device rules still \
+             keep the others out"
+        ),
+    }
+    mounts
 }
 
 /// The fault that missing devices are, where a policy asks for one.
@@ -175,12 +199,13 @@ pub fn fault_of(choice: &Choice) -> Option<Fault> {
     })
 }
 
-/// Writes the pairs into the conf; tells each change. True if there was one.
+/// Writes the pairs and mounts into the conf; tells each change. True if
+/// there was one.
 ///
 /// # Errors
 /// [`Code::Passthrough`].
-pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted]) -> anyhow::Result<bool> {
-    let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, Form::Pve))? else {
+pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted], mounts: &[Mount]) -> anyhow::Result<bool> {
+    let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, mounts, Form::Pve))? else {
         return Ok(false);
     };
     for line in text::few(in_few_lines(&edit.changes), MOST_LINES) {
@@ -192,19 +217,20 @@ pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted]) -> anyhow::Result<bool
 /// A task log is short: what was just added stands in one line, up to ten
 /// devices. Anything else is worth its own.
 fn in_few_lines(changes: &[Change]) -> Vec<String> {
-    let (added, others): (Vec<_>, Vec<_>) = changes.iter().partition(|c| matches!(c, Change::Added(..)));
+    let is_new = |change: &&Change| matches!(change, Change::Added(..) | Change::Mounted(_));
+    let (added, others): (Vec<_>, Vec<_>) = changes.iter().partition(is_new);
     let added: Vec<String> =
         added.iter().map(|c| c.to_string().trim_start_matches("added ").to_owned()).collect();
     let added = added.chunks(10).map(|some| format!("added {}", some.join(", ")));
     added.chain(others.iter().map(ToString::to_string)).collect()
 }
 
-/// The same pairs for this start: Proxmox generated its config from the conf
+/// The same for this start: Proxmox generated its config from the conf
 /// before it called us.
-fn mirror(conf: &Conf, wanted: &[Wanted]) -> anyhow::Result<()> {
+fn mirror(conf: &Conf, wanted: &[Wanted], mounts: &[Mount]) -> anyhow::Result<()> {
     // What a devN: line passes on stands in the conf alone.
     let wanted = without_passed(&conf.read()?.document, wanted);
-    let edit = conf.edit_generated(|document| reconcile(document, &wanted, Form::Lxc))?;
+    let edit = conf.edit_generated(|document| reconcile(document, &wanted, mounts, Form::Lxc))?;
     for change in edit.iter().flat_map(|e| &e.changes) {
         log::debug!("this start: {change}");
     }

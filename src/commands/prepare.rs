@@ -10,6 +10,7 @@ use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, DeviceKind, choose};
 use crate::host::diagnose;
 use crate::host::gpus::Inventory;
+use crate::host::masks;
 use crate::host::nodes;
 use crate::host::provide::{Provided, Request, provide};
 use crate::plan;
@@ -30,6 +31,7 @@ pub fn run() -> anyhow::Result<Code> {
     common::must_be_root()?;
     let root = common::root();
     let deadline = Deadline::secs(LIMIT);
+    masks::sweep(root);
     if let Some(why) = nothing_to_prepare(root) {
         log::info!("nothing to prepare: the NVIDIA driver {why}");
         return Ok(Code::Success);

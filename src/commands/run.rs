@@ -4,7 +4,7 @@
 //! devices or software changed, verify with the nodes in place.
 
 use super::bring::Work;
-use super::pre_start::{apply, devices, fault_of};
+use super::pre_start::{apply, devices, fault_of, mounts};
 use super::same::Same;
 use super::wishes::{self, Wanted as WantedSoftware};
 use super::{chain, common, locks};
@@ -79,13 +79,15 @@ impl Hand {
         let _lock = locks::by_hand(self.ctid, self.longest())?;
         State::take_over(common::root(), self.ctid, &common::whom(&document));
         let deadline = Deadline::after(self.settings.value(keys::PRE_START_TIMEOUT));
-        let choice = devices(self.ctid, intent, &self.settings, &document, &deadline)?;
-        if let Some(fault) = fault_of(&choice) {
+        let provided = devices(self.ctid, intent, &self.settings, &document, &deadline)?;
+        let choice = &provided.choice;
+        if let Some(fault) = fault_of(choice) {
             return Err(fault.into());
         }
-        let wanted = plan::wanted(&choice);
-        let words = plan::describe(&choice);
-        if apply(&self.conf, Caller::ByHand, &wanted)? {
+        let wanted = plan::wanted(choice);
+        let words = plan::describe(choice);
+        let mounts = mounts(self.ctid, intent, &document, &provided);
+        if apply(&self.conf, Caller::ByHand, &wanted, &mounts)? {
             log::info!("{words}: configured");
         } else {
             log::info!("{words}: already configured");
@@ -101,7 +103,7 @@ impl Hand {
         if lifecycle::status(self.ctid)? != Status::Running {
             lifecycle::start(self.ctid, &patience, &self.environment())?;
         }
-        self.software_and_restart(software, &choice, &wanted, &patience, driver)
+        self.software_and_restart(software, choice, &wanted, &patience, driver)
     }
 
     /// The requirements' `validate_inputs`: everything is read before

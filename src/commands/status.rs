@@ -11,6 +11,7 @@ use super::level::Level;
 use super::{common, locks, wishes};
 use crate::conf::devices::{Kind, present, reconcile};
 use crate::conf::document::{Document, Form};
+use crate::conf::mounts::mounts;
 use crate::conf::store::Conf;
 use crate::exit::Code;
 use crate::host::choose::Choice;
@@ -162,7 +163,7 @@ impl Host {
             problems: problems.iter().map(ToString::to_string).collect(),
             driver_loaded: self.inventory.driver.is_some(),
             missing: not_given(conf, &self.inventory, &choice),
-            pending: pending(&intent, conf, &choice),
+            pending: pending(ctid, &intent, conf, &choice),
             hook: &hook,
             running,
             install: settings.value(keys::INSTALL),
@@ -202,6 +203,7 @@ pub fn containers(look: &mut Look) -> Vec<Ctid> {
 pub fn concerns_us(look: &Look, storages: &[Storage], conf: &Document) -> bool {
     conf.environment().iter().any(|line| keys::by_name(&line.key).is_some())
         || present(conf).iter().any(|p| p.source.kind() != Kind::Dri)
+        || !mounts(conf).is_empty()
         || Hookscript::of(look, storages, conf).is_meant()
 }
 
@@ -219,10 +221,11 @@ fn not_given(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Str
         .collect()
 }
 
-/// Whether the next start would change the device pairs.
-pub fn pending(intent: &Intent, conf: &Document, choice: &Choice) -> bool {
+/// Whether the next start would change the entries of ours.
+pub fn pending(ctid: Ctid, intent: &Intent, conf: &Document, choice: &Choice) -> bool {
     let assigned = matches!(intent, Intent::Assigned(..));
-    assigned && reconcile(conf, &plan::wanted_once_made(choice), Form::Pve).is_some()
+    let mounts = plan::mounts(ctid, intent, conf);
+    assigned && reconcile(conf, &plan::wanted_once_made(choice), &mounts, Form::Pve).is_some()
 }
 
 /// The driver in the container, as last seen, and the kernel's, if they differ.

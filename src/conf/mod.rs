@@ -2,12 +2,13 @@
 //! Proxmox's own writers.
 //!
 //! [`document`] keeps every byte, [`devices`] works out the wanted pairs
-//! (pure), [`store`] locks, reads and replaces the file.
+//! (pure) and [`mounts`] the other entries of ours, [`store`] locks, reads and replaces the file.
 
 pub mod devices;
 pub mod document;
 mod faults;
 mod line;
+pub mod mounts;
 mod open;
 mod reconcile;
 pub mod store;

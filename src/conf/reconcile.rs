@@ -2,6 +2,7 @@
 
 use super::devices::{DevicePath, ENTRY, Flaw, Kind, Number, Present, RULE, Wanted, find};
 use super::document::{Document, Form, Patch};
+use super::mounts::{self, Mount};
 use crate::pve::passthrough;
 use std::fmt;
 
@@ -35,6 +36,12 @@ pub enum Change {
     Rule(DevicePath, Option<Number>, Number),
     /// A pair was put where it belongs among the pairs.
     Moved(DevicePath),
+    /// A mount was added.
+    Mounted(Mount),
+    /// A mount's entry was rewritten in its place.
+    Remounted(Mount),
+    /// A mount was removed.
+    Unmounted(Mount),
 }
 
 impl fmt::Display for Change {
@@ -52,20 +59,25 @@ impl fmt::Display for Change {
                 write!(f, "added the missing device rule of {source} ({new})")
             }
             Change::Moved(source) => write!(f, "moved {source} to its place among the pairs"),
+            Change::Mounted(mount) => write!(f, "added {mount}"),
+            Change::Remounted(mount) => write!(f, "repaired {mount}"),
+            Change::Unmounted(mount) => write!(f, "removed {mount}"),
         }
     }
 }
 
-/// Makes the pairs of the main section those of `wanted`, in their order;
-/// `None` when they are already so. Devices that a `devN:` line of this
-/// document passes on get no pair: both at once make LXC fail.
-pub fn reconcile(document: &Document, wanted: &[Wanted], form: Form) -> Option<Edit> {
+/// Makes the pairs of the main section those of `wanted`, in their order, and
+/// the mounts of ours those of `mounts`; `None` when they are already so.
+/// Devices that a `devN:` line of this document passes on get no pair: both
+/// at once make LXC fail.
+pub fn reconcile(document: &Document, wanted: &[Wanted], mounts: &[Mount], form: Form) -> Option<Edit> {
     let wanted = in_order(without_passed(document, wanted));
     let there = find(document, &wanted, form);
     let right = |(present, wanted): (&Present, &Wanted)| {
         present.source == wanted.source && present.rule == Some(wanted.number()) && present.flaw.is_none()
     };
-    if there.len() == wanted.len() && there.iter().zip(&wanted).all(right) {
+    let pairs_right = there.len() == wanted.len() && there.iter().zip(&wanted).all(right);
+    if pairs_right && mounts::are_right(document, mounts, form) {
         return None;
     }
     let mut work = Work { patch: Patch::of(document), kept: Vec::new(), changes: Vec::new(), form };
@@ -76,6 +88,10 @@ pub fn reconcile(document: &Document, wanted: &[Wanted], form: Form) -> Option<E
             work.add(document, &wanted, n, is_moved);
         }
     }
+    // Behind the last pair: no mount comes between an entry and its rule.
+    let behind = work.kept.last().map_or_else(|| document.end_of_lxc_lines(), |(_, (_, end))| *end);
+    let more = mounts::settle(document, mounts, form, behind, &mut work.patch);
+    work.changes.extend(more);
     Some(Edit { document: work.patch.apply(), changes: work.changes })
 }
 

@@ -105,8 +105,8 @@ fn only_devices_of_nvidia_gpus_have_a_path() {
 fn a_number_that_no_rule_expects_is_known_again_while_it_is_wanted() {
     // A kernel with another range of dynamic majors.
     let list = [wanted("/dev/nvidia-uvm", 600, 3)];
-    let once = reconcile(&document("memory: 1\n"), &list, Form::Pve).unwrap().document;
-    assert!(reconcile(&once, &list, Form::Pve).is_none());
+    let once = reconcile(&document("memory: 1\n"), &list, &[], Form::Pve).unwrap().document;
+    assert!(reconcile(&once, &list, &[], Form::Pve).is_none());
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_device_that_a_dev_line_passes_gets_no_pair_until_the_line_is_pending_deleti
     assert_eq!(without_passed(&conf, &list), [wanted("/dev/nvidia1", 195, 1)]);
     let going = document("dev0: /dev/nvidia0\n\n[pve:pending]\ndelete: dev0\n");
     assert_eq!(without_passed(&going, &list), list);
-    let edit = reconcile(&going, &list[..1], Form::Pve).unwrap();
+    let edit = reconcile(&going, &list[..1], &[], Form::Pve).unwrap();
     assert_eq!(
         text(&edit.document),
         "dev0: /dev/nvidia0\nlxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
@@ -124,7 +124,7 @@ fn a_device_that_a_dev_line_passes_gets_no_pair_until_the_line_is_pending_deleti
     );
     // A rolled back snapshot of that time: the line is there again, and nothing pending.
     let back = document(text(&edit.document).split("\n[").next().unwrap());
-    assert_eq!(reconcile(&back, &list[..1], Form::Pve).unwrap().changes.len(), 1);
+    assert_eq!(reconcile(&back, &list[..1], &[], Form::Pve).unwrap().changes.len(), 1);
     let coming = document("[pve:pending]\ndev0: /dev/nvidia0\n");
     assert_eq!(without_passed(&coming, &list), [wanted("/dev/nvidia1", 195, 1)]);
     // A capability passed one by one and a mount of their directory exclude each other.

@@ -173,9 +173,7 @@ impl fmt::Display for Opened {
         f.write_str(match self {
             Opened::Allowed => "may be opened",
             Opened::NoRule => "is not allowed by the container's device rules (EPERM)",
-            Opened::Mode => {
-                "is closed by its mode (EACCES): see DeviceFileMode in /proc/driver/nvidia/params"
-            }
+            Opened::Mode => "is closed by its mode (EACCES)",
             Opened::Absent => "is not in the container (ENOENT): no mount entry when it was started",
             Opened::File => {
                 "is an empty file: the node was missing on the host when the container was started"

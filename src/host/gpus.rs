@@ -139,6 +139,28 @@ pub struct Inventory {
     pub listed: bool,
     /// The nodes that were looked at.
     pub nodes: BTreeMap<String, Node>,
+    /// The driver's own texts, for the copies that containers see.
+    pub shown: Proc,
+}
+
+/// What stands under `/proc/driver/nvidia`, word for word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proc {
+    /// `params`; none where it could not be read.
+    pub params: Option<String>,
+    /// The cards of `gpus`.
+    pub cards: Vec<Shown>,
+}
+
+/// One card there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The name of its directory, its PCI address.
+    pub name: String,
+    /// Its `information`.
+    pub text: String,
+    /// The N of `/dev/nvidiaN` in it.
+    pub minor: Option<u32>,
 }
 
 impl Inventory {
@@ -194,9 +216,12 @@ impl Inventory {
                 self.listed = true;
                 for name in names {
                     let text = look.text(&format!("/proc/driver/nvidia/gpus/{name}/information"));
-                    let info = text.map(|text| facts::information(&text)).unwrap_or_default();
+                    let info = text.as_deref().map(facts::information).unwrap_or_default();
+                    let minor = info.minor;
                     self.gpus.push(card(&name, info));
+                    self.shown.cards.extend(text.map(|text| Shown { name, text, minor }));
                 }
+                self.shown.params = look.text("/proc/driver/nvidia/params");
             }
             // A driver that doesn't show its cards: believe the nodes.
             None if self.driver.is_some() => {

@@ -8,6 +8,7 @@ pub mod driver;
 pub mod facts;
 pub mod gpus;
 pub mod look;
+pub mod masks;
 pub mod mig;
 pub mod nodes;
 pub mod pci;

@@ -23,7 +23,7 @@ pub struct Request {
 }
 
 /// What this host gives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Provided {
     /// The host as it is now.
     pub inventory: Inventory,
@@ -85,12 +85,7 @@ struct Wish<'a> {
 
 impl Wish<'_> {
     fn grant(&self, deadline: &Deadline) -> Provided {
-        let mut provided = Provided {
-            inventory: Inventory::default(),
-            choice: Choice::default(),
-            made: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let mut provided = Provided::default();
         self.look(&mut provided, deadline);
         // Two rounds: only a driver that is loaded tells its cards and majors.
         for _ in 0..2 {

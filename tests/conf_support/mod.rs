@@ -5,6 +5,7 @@
 
 use phoenix_nvidia::conf::devices::{Kind, Wanted, present};
 use phoenix_nvidia::conf::document::Document;
+use phoenix_nvidia::conf::mounts::{mount_lines, mounts};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A wanted device: `wanted("/dev/nvidia0", 195, 0)`.
@@ -26,6 +27,7 @@ fn our_places(document: &Document) -> BTreeSet<usize> {
         own.insert(pair.line - 1);
         own.extend(pair.rule.map(|_| pair.line));
     }
+    own.extend(mount_lines(document).iter().map(|line| line - 1));
     own
 }
 
@@ -42,6 +44,12 @@ pub fn ours_and_theirs(document: &Document) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         if own.contains(&index) { ours.push(line) } else { theirs.push(line) }
     }
     (ours, theirs)
+}
+
+/// Device and rule of each pair, in order, then the other mounts of ours.
+pub fn pairs_and_mounts(document: &Document) -> Vec<String> {
+    let mount = |m: &phoenix_nvidia::conf::mounts::Mount| format!("{} {} {}", m.source, m.target, m.options);
+    pairs(document).into_iter().chain(mounts(document).iter().map(mount)).collect()
 }
 
 /// Device and rule of each pair, in order.

@@ -6,9 +6,11 @@ use crate::commands::hookscript::Hookscript;
 use crate::commands::recorded::{self, Bearing, Now};
 use crate::conf::devices::{DevicePath, Flaw, Wanted, present};
 use crate::conf::document::{Document, Entry};
+use crate::conf::mounts::{Mount, mounts};
 use crate::exit;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
+use crate::plan;
 use crate::pve::passthrough;
 use crate::settings::{Problem, keys};
 use crate::state::State;
@@ -184,7 +186,7 @@ pub fn dev_lines(ctid: Ctid, conf: &Document, wanted: &[Wanted]) -> Vec<Finding>
             Ok(_) => {}
         }
     }
-    let going = crate::plan::going(conf, wanted).into_iter();
+    let going = plan::going(conf, wanted).into_iter();
     findings.extend(going.map(|what| {
         Finding::warning("pending", what)
             .cause("the settings assign it, and nothing else in the conf passes it on")
@@ -249,16 +251,57 @@ pub fn lock(ctid: Ctid, conf: &Document) -> Option<Finding> {
 
 /// Node modes that keep an unprivileged container's root out.
 pub fn modes(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Finding> {
-    let paths = crate::plan::closed(conf, inventory, choice);
-    if paths.is_empty() {
-        return Vec::new();
+    let closed = plan::closed(conf, inventory, choice);
+    let (caps, nodes): (Vec<&str>, Vec<&str>) =
+        closed.into_iter().partition(|path| path.starts_with(crate::host::gpus::CAPS_DIR));
+    let finding = |paths: &[&str], what: &str| {
+        Finding::failure(
+            "modes",
+            format!("the container is unprivileged and may not open {}{what} (EACCES)", paths.join(", ")),
+        )
+    };
+    let mut findings = Vec::new();
+    if !nodes.is_empty() {
+        findings.push(
+            finding(&nodes, "")
+                .cause("to the host it is nobody: the nodes' mode must let everybody read and write")
+                .mend(format!(
+                    "chmod 666 {}; for good: options nvidia NVreg_DeviceFileMode=0666 in /etc/modprobe.d/nvidia.conf",
+                    nodes.join(" ")
+                )),
+        );
     }
-    let all = paths.join(" ");
-    vec![
-        Finding::failure("modes", format!("the container is unprivileged and may not open {}", paths.join(", ")))
-            .cause("to the host it is nobody: the nodes' mode must let everybody read and write")
-            .mend(format!("chmod 666 {all}; for good: options nvidia NVreg_DeviceFileMode=0666 in /etc/modprobe.d/nvidia.conf")),
-    ]
+    if !caps.is_empty() {
+        findings.push(
+            finding(&caps, ", the capabilities of its MIG instances")
+                .cause(
+                    "the driver gives these nodes to root alone (mode 0400), anew for each new instance; to the host \
+                     the container's root is nobody",
+                )
+                .mend(format!("chmod 444 {}", caps.join(" "))),
+        );
+    }
+    findings
+}
+
+/// Whether the container is shown its own GPUs alone. Nothing that it must not
+/// have depends on that.
+pub fn masks(ctid: Ctid, conf: &Document, wanted: &[Mount], copied: bool) -> Option<Finding> {
+    if wanted.is_empty() {
+        return None;
+    }
+    if mounts(conf) == wanted && copied {
+        return Some(Finding::ok("proc", plan::MASKS));
+    }
+    let what = match copied {
+        true => "the conf lacks the two mounts over /proc/driver/nvidia",
+        false => "what is to be mounted over /proc/driver/nvidia is not there",
+    };
+    Some(
+        Finding::warning("proc", format!("{what}: the next start shows all GPUs of the host there"))
+            .cause("its last start was without phoenix-nvidia, or before this version")
+            .mend(format!("phoenix-nvidia {ctid} (a start with the hookscript does it too)")),
+    )
 }
 
 /// What the last run came to, as far as that is still so.

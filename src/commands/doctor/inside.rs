@@ -6,6 +6,7 @@ use crate::guest::exec::Guest;
 use crate::guest::found::{Check, Found};
 use crate::guest::steps::{Step, Steps};
 use crate::guest::verify::Opened;
+use crate::host::gpus::CAPS_DIR;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 use std::collections::BTreeSet;
@@ -155,7 +156,9 @@ pub fn rules(ctid: Ctid, opened: &[(String, Opened)]) -> Vec<Finding> {
             Opened::Allowed | Opened::Absent => None,
             Opened::Other(_) => Some(Finding::unknown("rules", what)),
             Opened::Mode => {
-                Some(Finding::failure("rules", what).mend(format!("chmod 666 {node} on the host")))
+                // A MIG capability is only read.
+                let mode = if node.starts_with(CAPS_DIR) { "444" } else { "666" };
+                Some(Finding::failure("rules", what).mend(format!("chmod {mode} {node} on the host")))
             }
             Opened::NoRule | Opened::File => {
                 Some(Finding::failure("rules", what).mend(format!("phoenix-nvidia {ctid}")))

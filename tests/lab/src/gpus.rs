@@ -214,6 +214,20 @@ impl<'lab> Nvidia<'lab> {
         self.lab.write(path, kept);
     }
 
+    /// What the driver's parameters say of making nodes: 1 unless somebody forbade it.
+    pub fn modify_device_files(&self, may: bool) {
+        let params = PARAMS.replace("Files: 1", &format!("Files: {}", u8::from(may)));
+        self.lab.write(format!("{STATE}/proc-driver/nvidia/params"), params);
+    }
+
+    /// A card that nobody has used yet: the driver shows question marks, or its UUID again.
+    pub fn show_uuid(&self, index: u32, known: bool) {
+        let path = format!("{STATE}/proc-driver/nvidia/gpus/{}/information", address(index));
+        let unknown = "GPU-????????-????-????-????-????????????".to_owned();
+        let (from, to) = if known { (unknown, uuid(index)) } else { (uuid(index), unknown) };
+        self.lab.write(&path, self.lab.read(&path).replace(&from, &to));
+    }
+
     /// nvidia-uvm has another major, in /proc/devices and on its nodes.
     pub fn set_uvm_major(&self, major: u32) {
         let path = format!("{STATE}/devices");

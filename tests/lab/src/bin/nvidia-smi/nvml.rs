@@ -109,7 +109,7 @@ impl Nvml {
         let kernel = kernel(root).ok_or(Failure::NoDriver)?;
         let ctl = root.join("dev/nvidiactl");
         if !ctl.exists() {
-            make_nodes(root, CTL_MINOR);
+            make_node(root, &ctl, CTL_MINOR);
         }
         match open(&ctl, CTL_MINOR) {
             Node::Works => {}
@@ -126,26 +126,36 @@ impl Nvml {
     /// The GPUs that the driver has and whose nodes are here, in PCI order.
     pub(crate) fn gpus(&self) -> Result<Vec<Gpu>, Failure> {
         let mut found = Vec::new();
+        let mut refused = None;
         for directory in children(&self.root.join("proc/driver/nvidia/gpus")) {
             let Some(mut gpu) = information(&directory) else {
                 continue;
             };
             let node = self.root.join(format!("dev/nvidia{}", gpu.minor));
             if !node.exists() {
-                make_nodes(&self.root, gpu.minor);
+                make_node(&self.root, &node, gpu.minor);
             }
             match open(&node, gpu.minor) {
                 Node::Missing => continue,
                 Node::Works => {}
                 failed => {
                     let denied = matches!(failed, Node::Denied);
-                    return Err(Failure::Device { address: gpu.address, denied });
+                    let failure = Failure::Device { address: gpu.address, denied };
+                    // Seen on a real host: beside a card that works, one whose node it made itself does no harm.
+                    if !made_inside(&node) {
+                        return Err(failure);
+                    }
+                    refused = refused.or(Some(failure));
+                    continue;
                 }
             }
             gpu.index = found.len();
             found.push(gpu);
         }
-        Ok(found)
+        match refused.filter(|_| found.is_empty()) {
+            Some(failure) => Err(failure),
+            None => Ok(found),
+        }
     }
 }
 
@@ -203,16 +213,24 @@ fn device(minor: u64) -> u64 {
     (NVIDIA_MAJOR << 8) | (minor & 0xff) | ((minor & !0xff) << 12)
 }
 
-/// As root the real library has the helper make the nodes, which is how they appear on a host. A container has no
-/// helper: the lab's runfiles leave it out, so there missing nodes stay missing.
-fn make_nodes(root: &Path, minor: u64) {
+/// As root the real library makes a missing node itself, unless the driver's parameters forbid it: on a host, and in a
+/// privileged container too, also for a card that the container was not given. An unprivileged one may make none.
+fn make_node(root: &Path, path: &Path, minor: u64) {
     let is_root = fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0);
-    if root != Path::new("/") || !is_root {
+    let params = fs::read_to_string(root.join("proc/driver/nvidia/params")).unwrap_or_default();
+    let forbidden = params.lines().any(|line| line.trim() == "ModifyDeviceFiles: 0");
+    if root != Path::new("/") || !is_root || forbidden {
         return;
     }
-    let mut helper = Command::new("/usr/bin/nvidia-modprobe");
-    helper.args(["-c", &minor.to_string()]);
-    let _ = helper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let mut mknod = Command::new("mknod");
+    mknod.args(["-m", "666"]).arg(path).args(["c", &NVIDIA_MAJOR.to_string(), &minor.to_string()]);
+    let _ = mknod.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+/// Whether a node is the container's own: what was passed to it is a mount, of another file system than its /dev.
+fn made_inside(node: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|data| data.dev()).ok();
+    node.parent().is_some_and(|directory| device(node) == device(directory))
 }
 
 /// The version of the kernel driver. Where it stands in the line depends on the kind of module.
