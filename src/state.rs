@@ -170,7 +170,9 @@ impl State {
 
     /// What stands in a state file; `None` for one of another form.
     pub fn parse(bytes: &[u8]) -> Option<State> {
-        let state: State = serde_json::from_slice(bytes).ok()?;
+        let mut state: State = serde_json::from_slice(bytes).ok()?;
+        // Version 0.1.0 had the URLs themselves there, with passwords.
+        state.cuda_failed = state.cuda_failed.filter(|failed| !failed.contains("://"));
         (state.schema == SCHEMA).then_some(state)
     }
 

@@ -147,7 +147,7 @@ fn what_version_0_1_0_recorded_is_known_and_moves_with_the_next_change() {
     let text = |at: u64| {
         format!(
             "{{\"schema\":1,\"ctid\":101,\"outcome\":\"ok\",\"at\":{at},\"container_driver\":\"580.95.05\",\
-             \"restart_due\":\"7@8\"}}"
+             \"restart_due\":\"7@8\",\"cuda_failed\":\"1 /x  https://me:geheim@h/ |a|b\"}}"
         )
     };
     replace_own(&old, text(5).as_bytes(), 0o644).unwrap();
@@ -156,6 +156,9 @@ fn what_version_0_1_0_recorded_is_known_and_moves_with_the_next_change() {
     let state = State::load(dir.path(), ctid());
     assert_eq!((state.restart_due.as_deref(), state.outcome), (Some("7@8"), Outcome::Ok));
     assert!(!old.exists());
+    // It told the URLs themselves, of which only hashes are kept.
+    let kept = std::fs::read_to_string(file(dir.path(), RUN, ctid())).unwrap();
+    assert!(state.cuda_failed.is_none() && !kept.contains("geheim"), "{kept}");
     // An install of that version ends after the upgrade.
     replace_own(&old, text(now() + 5).as_bytes(), 0o644).unwrap();
     let state = State::load(dir.path(), ctid());

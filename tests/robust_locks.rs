@@ -3,6 +3,7 @@ mod robust_support;
 
 use phoenix_lab::{Errno, Lab, Output, Rootfs};
 use robust_support::*;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 /// Where everything of ours is that another user might reach.
@@ -44,6 +45,26 @@ fn no_other_user_can_open_lock_or_read_anything_of_ours() {
         "700 root /run/lock/phoenix-nvidia",
     ] {
         assert!(modes.lines().any(|found| found == line), "{line}: {modes}");
+    }
+}
+
+/// 0.1.0 recorded URLs with their passwords in files for all. The upgrade, and
+/// each boot, applies what the package says of them.
+#[test]
+#[allow(clippy::disallowed_methods)] // a program of the system's, and files of a test's
+fn what_was_for_all_to_read_before_the_upgrade_is_roots_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["run", "var/lib"].map(|above| dir.path().join(above).join("phoenix-nvidia/101.json"));
+    for file in &files {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "{}").unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let root = format!("--root={}", dir.path().display());
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/phoenix-nvidia.tmpfiles");
+    let run = std::process::Command::new("systemd-tmpfiles").args([&root, "--create", own]).output().unwrap();
+    for file in &files {
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{run:?}");
     }
 }
 

@@ -74,7 +74,7 @@ impl FromStr for Template {
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&text::without_secrets(&self.0))
+        f.pad(&url::shown(&self.0))
     }
 }
 
@@ -305,11 +305,15 @@ mod tests {
         let error = template.fill(&facts(&version, None)).unwrap_err();
         let shown = format!("{template} {template:?} {error:#} {}", template.identity());
         assert!(!shown.contains("geheim"), "{shown}");
+        // In a message a URL ends at a quote; a password need not.
+        let quoted: Template = "https://me:ge'heim@h/{distro}?token=ge'heim".parse().unwrap();
+        assert_eq!(format!("{quoted} {quoted:?}").matches("heim").count(), 0);
         for bad in [
             "https://me:ge/heim@h/",
             "https://me:ge heim@h/",
             "me:geheim@h/",
             "https://me:geheim@h/{geheim}x{",
+            "https://me:ge'heim@h/{v}",
         ] {
             let error = bad.parse::<Template>().unwrap_err();
             assert!(!format!("{error:#}").contains("heim"), "{error:#}");

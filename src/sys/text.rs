@@ -123,9 +123,18 @@ pub fn without_secrets(text: &str) -> String {
 /// with a slash in it, a URL without its scheme.
 pub fn hidden(value: &str) -> String {
     let start = value.find("://").map_or(0, |at| at + 3);
-    match value.rfind('@').filter(|at| *at >= start) {
-        Some(at) => without_secrets(&format!("{}…{}", &value[..start], &value[at..])),
-        None => without_secrets(value),
+    let (scheme, rest) = value.split_at(start);
+    let user = rest.rfind('@');
+    let sign = rest.find(['?', '#']).filter(|_| start > 0 || user.is_some());
+    match (user, sign) {
+        // Of a password with a sign in it or of a query with an @: who knows.
+        (Some(user), Some(sign)) if sign < user => format!("{scheme}…"),
+        (user, sign) => {
+            let (mark, from) = user.map_or(("", 0), |at| ("…", at));
+            let to = sign.map_or(rest.len(), |at| at + 1);
+            let more = if to < rest.len() { "…" } else { "" };
+            format!("{scheme}{mark}{}{more}", without_secrets(&rest[from..to]))
+        }
     }
 }
 
@@ -198,6 +207,10 @@ mod tests {
     fn a_value_that_is_no_proper_url_shows_no_password_either() {
         assert_eq!(hidden("https://me:pa/ss@host/x?t=1"), "https://…@host/x?…");
         assert_eq!(hidden("me:pass@host/x"), "…@host/x");
+        assert_eq!(hidden("me:pass@host/x?t=1"), "…@host/x?…");
+        assert_eq!(hidden("https://h/x?t=a@b"), "https://…");
+        assert_eq!(hidden("https://h/x?t=a'b"), "https://h/x?…");
+        assert_eq!(hidden("/srv/a#b?c"), "/srv/a#b?c");
         assert_eq!(hidden("0,1"), "0,1");
     }
 

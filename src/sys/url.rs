@@ -2,7 +2,6 @@
 //! a query may be secret: they are in no output of this type but that of the
 //! methods named for it.
 
-use super::text;
 use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -71,11 +70,20 @@ impl FromStr for Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.parts() {
-            Some(_) => f.pad(&text::without_secrets(&self.0)),
-            None => f.pad(&self.0),
-        }
+        // By its parts: what a text's URLs hold is looked for up to a quote, and
+        // a password may have one.
+        let Some(parts) = self.parts() else { return f.pad(&self.0) };
+        let user = if parts.user.is_some() { "…@" } else { "" };
+        let behind = &parts.rest[parts.path().len()..];
+        let (sign, hidden) = behind.split_at(behind.len().min(1));
+        let hidden = if hidden.is_empty() { "" } else { "…" };
+        f.pad(&format!("{}://{user}{}{}{sign}{hidden}", parts.scheme, parts.place, parts.path()))
     }
+}
+
+/// A text that may hold placeholders, as the URL that it will be is shown.
+pub fn shown(text: &str) -> String {
+    Url(text.to_owned()).to_string()
 }
 
 impl fmt::Debug for Url {

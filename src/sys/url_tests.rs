@@ -1,4 +1,5 @@
 use super::*;
+use crate::sys::text;
 
 fn url(text: &str) -> Url {
     text.parse().unwrap()
@@ -19,6 +20,19 @@ fn nothing_that_is_shown_holds_a_secret() {
     assert_eq!(format!("{login:?}"), "Login(…)");
     assert!(whole.has_secret() && !whole.bare().has_secret());
     assert_eq!(whole.machine().unwrap(), "host:8443/a/b.run");
+}
+
+/// In a message a URL ends at a quote; in itself it does not.
+#[test]
+fn a_quote_in_a_password_or_a_token_hides_nothing_of_it_from_us() {
+    for text in ["https://me:ge'heim@h/x", "https://h/x?token=ge'heim", "https://h/x#ge'heim"] {
+        let whole = url(text);
+        for shown in [format!("{whole} {whole:?}"), shown(text), text::hidden(text)] {
+            assert!(!shown.contains("heim"), "{shown}");
+        }
+    }
+    assert_eq!(url("https://me:p'q@h:8/x?t'u").to_string(), "https://…@h:8/x?…");
+    assert_eq!(url("https://h/x?").to_string(), "https://h/x?");
 }
 
 #[test]
