@@ -7,7 +7,7 @@ mod place;
 
 use super::hookscript::{Hookscript, Place};
 use super::undo::Undo;
-use super::{common, ready, secrets};
+use super::{common, ready, secrets, startable};
 use crate::cli::Attach;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
@@ -17,6 +17,7 @@ use crate::host::cluster::Cluster;
 use crate::host::gpus::Inventory;
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
+use crate::pve::startable::Obstacle;
 use crate::settings::{Settings, keys};
 use crate::sys::text;
 use crate::sys::time::Deadline;
@@ -243,6 +244,15 @@ impl Job {
                  lxc.environment: START_POLICY=fail",
                 self.conf.path().display()
             );
+        }
+        for obstacle in
+            startable::obstacles(&mut Look::new(common::root()), &self.after, &self.settings, None)
+        {
+            // Its hookscript is there by now, and a template is told below.
+            if !matches!(obstacle, Obstacle::Template | Obstacle::Hookscript { .. }) {
+                log::warn!("container {ctid} would not start now: {obstacle}");
+                log::warn!("to mend it: {}", obstacle.remedy(ctid));
+            }
         }
         if self.after.get("ostype").is_some_and(|os| os == "alpine") {
             log::warn!(

@@ -15,7 +15,7 @@ use super::hookscript::Hookscript;
 use super::level::Level;
 use super::recorded::Now;
 use super::run::nodes;
-use super::{chain, common, locks, secrets, status, wishes};
+use super::{chain, common, locks, secrets, startable, status, wishes};
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{Code, one_line};
@@ -124,6 +124,7 @@ impl Doctor {
         findings.extend(host::next_boot(inventory, next));
         findings.extend(host::nodes(inventory));
         findings.extend(host::boot_unit(boot_unit(&self.look)));
+        findings.extend(host::quorum(crate::host::cluster::has_quorum(&self.look)));
         findings.extend(host::problems(&inventory.problems));
         findings
     }
@@ -152,13 +153,16 @@ impl Doctor {
         findings.extend(conf::apparmor(conf));
         findings.extend(conf::template(ctid, conf));
         findings.extend(conf::lock(ctid, conf));
+        let obstacles = startable::obstacles(&mut self.look, conf, &settings, None);
+        let is_running = sharing::is_running(&mut self.look, ctid);
+        findings.extend(conf::refused(ctid, &obstacles, is_running));
         findings.extend(conf::modes(conf, &self.inventory, &choice));
         if self.inventory.shown.params.is_some() {
             let mounts = plan::mounts(ctid, &intent, conf);
             findings.extend(conf::masks(ctid, conf, &mounts, masks::are_there(common::root(), ctid)));
         }
         let mut now = Now {
-            running: sharing::is_running(&mut self.look, ctid),
+            running: is_running,
             devices: choice.missing.is_empty() && !status::pending(ctid, &intent, conf, &choice),
             ..Now::default()
         };
@@ -172,6 +176,7 @@ impl Doctor {
             now.software = right;
         }
         let state = State::load_of(common::root(), ctid, &common::whom(conf));
+        findings.extend(conf::restart_due(ctid, startable::restart_is_due(&state, &settings)));
         findings.extend(conf::last_run(ctid, &locks::settled(state, ctid), &now));
         findings.extend(self.cluster.findings(ctid, &hook, &self.storages));
         findings

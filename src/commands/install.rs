@@ -8,20 +8,19 @@ use super::follow::{self, Job};
 use super::run::{loaded_version, nodes};
 use super::same::{self, Same};
 use super::wishes::{self, Wanted};
-use super::{common, locks};
+use super::{common, locks, reboot};
 use crate::conf::store::Conf;
 use crate::exit::{self, Code};
 use crate::guest::changed::Changed;
 use crate::guest::exec::{self, Guest};
-use crate::guest::lifecycle::{self, Patience};
+use crate::guest::lifecycle;
 use crate::guest::ready;
 use crate::host::gpus::Inventory;
 use crate::plan::Intent;
-use crate::settings::kinds::AfterInstall;
-use crate::settings::{Call, Settings, keys};
+use crate::settings::{Call, Settings};
 use crate::state::{Outcome, State};
 use crate::sys::time::Deadline;
-use crate::sys::{file, log as messages, private, signal, text};
+use crate::sys::{file, log as messages, private, signal};
 use crate::types::Ctid;
 use std::fs::File;
 use std::io::IsTerminal as _;
@@ -31,8 +30,6 @@ use std::time::{Duration, Instant};
 
 /// A log larger than this is put aside when the next install begins, in bytes.
 const TURN_OVER: u64 = 1 << 20;
-/// How long a reboot waits for the hook's task to give the lock back.
-const UNLOCK: Duration = Duration::from_secs(150);
 /// How often an install begins anew because the container was rebooted from
 /// inside under it.
 const ATTEMPTS: u32 = 3;
@@ -91,7 +88,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     drop(alive);
     let stopped = signal::check().is_err();
     if let (Some(settings), Some(same), Some(_), false) = (settings, same, &brought.driver_changed, stopped) {
-        after_install(ctid, same, settings, brought)?;
+        reboot::after_install(ctid, same, settings, brought.version.as_ref())?;
     }
     // What went wrong has been told above.
     done.result.map(|()| Code::Success).or_else(|error| Ok(exit::code_of(&error)))
@@ -240,79 +237,6 @@ fn came_back(work: &Work<'_>, before: Option<&lifecycle::Init>, error: &anyhow::
         }
     }
     false
-}
-
-/// One reboot for a changed driver: never twice for one version, never
-/// while a call by hand is at work, which restarts the container itself.
-fn after_install(ctid: Ctid, same: &Same, settings: &Settings, brought: &Brought) -> anyhow::Result<()> {
-    let wanted = settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot;
-    let version = brought.version.as_ref().map(ToString::to_string);
-    if !wanted {
-        log::info!("AFTER_INSTALL is none: services that started before the install keep the old driver");
-        return Ok(());
-    }
-    // Asked before the lock: it may be that very reboot which holds it.
-    let again = |state: &State| state.rebooted_for == version;
-    if again(&State::load(common::root(), ctid)) {
-        log::warn!("the container was rebooted for {} already; not again", version.unwrap_or_default());
-        return Ok(());
-    }
-    let Some(_lock) = locks::try_by_hand(ctid) else {
-        log::info!("the restart is left to the call by hand that is at work");
-        return Ok(());
-    };
-    if let Err(changed) = same.still() {
-        log::warn!("no reboot: {changed}");
-        return Ok(());
-    }
-    let state = State::load(common::root(), ctid);
-    let now = lifecycle::init(ctid)?.map(|init| init.to_string());
-    if now.is_none() || state.restart_due != now || again(&state) {
-        log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
-        return Ok(());
-    }
-    same.update(|state| {
-        state.rebooted_for = version;
-        state.restart_due = None;
-    });
-    let result = reboot(ctid, same, settings, now.as_deref());
-    if let Err(error) = &result {
-        let why = text::line(exit::one_line(error).as_bytes());
-        same.update(|state| {
-            state.outcome = Outcome::Warning;
-            state.message = format!("the driver is right, but the reboot for it failed: {why}");
-        });
-    }
-    result
-}
-
-fn reboot(ctid: Ctid, same: &Same, settings: &Settings, now: Option<&str>) -> anyhow::Result<()> {
-    let patience = Patience {
-        timeout: settings.value(keys::RESTART_TIMEOUT),
-        interval: settings.value(keys::RESTART_INTERVAL),
-        start: settings.value(keys::PRE_START_TIMEOUT) + settings.value(keys::INSTALL_WAIT),
-    };
-    let until = Deadline::after(UNLOCK.max(settings.value(keys::INSTALL_WAIT) * 2));
-    log::info!("rebooting the container once, so that its services find the new driver");
-    loop {
-        match lifecycle::reboot(ctid, &patience) {
-            Ok(()) => {
-                log::info!("the container was rebooted");
-                return Ok(());
-            }
-            // The hook's task still holds the lock on the conf.
-            Err(error) if exit::one_line(&error).contains("got timeout") && !until.passed() => {
-                log::debug!("{}", exit::one_line(&error));
-                // Whoever holds it may be stopping or restarting the container.
-                if lifecycle::init(ctid)?.map(|init| init.to_string()).as_deref() != now {
-                    log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
-                    return Ok(());
-                }
-                same.still()?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// The log's options for this process.

@@ -5,7 +5,7 @@ mod diff;
 
 use super::run::{Hand, nodes};
 use super::wishes::Wanted as Software;
-use super::{common, pre_start};
+use super::{common, pre_start, startable};
 use crate::conf::devices::reconcile;
 use crate::conf::document::{Document, Form};
 use crate::conf::store::Conf;
@@ -22,6 +22,7 @@ use crate::host::look::Look;
 use crate::host::provide::inspect;
 use crate::host::sharing;
 use crate::plan::{self, Intent};
+use crate::pve::startable::Obstacle;
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
 use crate::sys::out::{Out, Style};
@@ -66,10 +67,13 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     } else if running {
         let differences = steps.differences(&hand, &document, &wanted)?;
         steps.software(&hand, &software, &choice)?;
-        steps.restart(&hand, differences);
+        if steps.restart(&hand, differences) {
+            steps.refused_by(startable::refusal, &hand, &choice, &document, |_| true);
+        }
     } else {
         steps.add(format!("start container {ctid}"), Vec::new());
         steps.later(&hand, &software, &document);
+        steps.refused_by(startable::refused_start, &hand, &choice, &document, Obstacle::refuses_start);
     }
     steps.tell(&out)
 }
@@ -174,7 +178,7 @@ impl Steps {
         });
     }
 
-    fn restart(&mut self, hand: &Hand, mut why: Vec<String>) {
+    fn restart(&mut self, hand: &Hand, mut why: Vec<String>) -> bool {
         let restarts = hand.software_restart();
         if restarts && self.driver {
             why.push("the driver is new".to_owned());
@@ -183,6 +187,26 @@ impl Steps {
         }
         if !why.is_empty() {
             self.add(format!("restart container {}: {}", hand.ctid, why.join("; ")), Vec::new());
+        }
+        !why.is_empty()
+    }
+
+    /// The same look that the run takes before it stops or starts anything;
+    /// nodes that it makes first are not missing then.
+    fn refused_by(
+        &mut self,
+        with: fn(Ctid, &[Obstacle]) -> anyhow::Error,
+        hand: &Hand,
+        choice: &Choice,
+        document: &Document,
+        counts: fn(&Obstacle) -> bool,
+    ) {
+        let made = |o: &Obstacle| matches!(o, Obstacle::Device { path, .. } if choice.to_make.iter().any(|n| n.path == *path));
+        let mut look = Look::new(common::root());
+        let mut found = startable::obstacles(&mut look, document, &hand.settings, Some(choice));
+        found.retain(|obstacle| counts(obstacle) && !made(obstacle));
+        if !found.is_empty() && self.refused.is_none() {
+            self.refused = Some(with(hand.ctid, &found));
         }
     }
 

@@ -5,7 +5,7 @@ use super::bring::cuda_failed_before;
 use super::follow::{self, Followed};
 use super::run::loaded_version;
 use super::wishes::{self, Wanted};
-use super::{chain, common, locks};
+use super::{chain, common, locks, startable};
 use crate::conf::document::Document;
 use crate::conf::store::Conf;
 use crate::exit::{Code, Fault};
@@ -46,6 +46,7 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         log::debug!("the call by hand that made this start looks after the driver");
         return Ok(());
     }
+    clear_due(ctid);
     if settings.text(keys::GPU_ASSIGNMENT).is_none() {
         // A restore without root's rights drops the settings and keeps the
         // hookscript: gigabytes of CUDA are not what was asked for.
@@ -168,6 +169,15 @@ fn look_later(ctid: Ctid, document: &Document) -> anyhow::Result<()> {
         follow::log_path(ctid).display()
     );
     Ok(())
+}
+
+/// A reboot that an install left due is done by this start.
+fn clear_due(ctid: Ctid) {
+    let state = State::load(common::root(), ctid);
+    if state.restart_due.is_some() && !startable::runs_with_old_driver(&state) {
+        log::info!("this start is the restart that was due after the install of the driver");
+        State::update(common::root(), ctid, |state| state.restart_due = None);
+    }
 }
 
 /// Starts the install process and follows it for a while.

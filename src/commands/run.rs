@@ -7,7 +7,7 @@ use super::bring::Work;
 use super::pre_start::{apply, devices, fault_of, mounts};
 use super::same::Same;
 use super::wishes::{self, Wanted as WantedSoftware};
-use super::{chain, common, locks};
+use super::{chain, common, locks, startable};
 use crate::conf::devices::Wanted;
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
@@ -18,6 +18,7 @@ use crate::host::choose::{Choice, DeviceKind};
 use crate::host::driver;
 use crate::host::look::Look;
 use crate::plan::{self, Intent};
+use crate::pve::startable::{Obstacle, Startable};
 use crate::settings::kinds::AfterInstall;
 use crate::settings::{self, Call, MARK, Settings, keys};
 use crate::state::{Outcome, State};
@@ -101,7 +102,7 @@ impl Hand {
         }
         let patience = self.patience();
         if lifecycle::status(self.ctid)? != Status::Running {
-            lifecycle::start(self.ctid, &patience, &self.environment())?;
+            self.start(choice, &patience)?;
         }
         self.software_and_restart(software, choice, &wanted, &patience, driver)
     }
@@ -151,11 +152,7 @@ impl Hand {
         let nodes = nodes(choice);
         let left = |why: &str| {
             log::info!("the driver in the container is left as it is: {why}");
-            if devices_changed {
-                lifecycle::restart(self.ctid, patience, &self.environment())
-            } else {
-                Ok(())
-            }
+            if devices_changed { self.restart(choice, patience) } else { Ok(()) }
         };
         let wishes = match software {
             WantedSoftware::Software(wishes) => wishes,
@@ -183,13 +180,36 @@ impl Hand {
         if restart {
             let fault = || Fault::new(Code::Restart, format!("container {} is not restarted", self.ctid));
             same.still().fault(fault)?;
-            lifecycle::restart(self.ctid, patience, &self.environment())?;
+            self.restart(choice, patience)?;
             work.nodes = Some(nodes);
             // What failed first is the error; nvidia-smi has its say all the same.
             let verified = work.verify();
             return result.and(verified);
         }
         result
+    }
+
+    /// What keeps it from starting as it is now.
+    fn startable(&self, choice: &Choice) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
+        startable::look(&self.conf, self.ctid, &self.settings, Some(choice))
+    }
+
+    fn start(&self, choice: &Choice, patience: &Patience) -> anyhow::Result<()> {
+        if let Err(mut obstacles) = self.startable(choice)? {
+            obstacles.retain(Obstacle::refuses_start);
+            if !obstacles.is_empty() {
+                return Err(startable::refused_start(self.ctid, &obstacles));
+            }
+        }
+        lifecycle::start(self.ctid, patience, &self.environment())
+            .map_err(|error| startable::explained(self.ctid, &self.conf, &self.settings, error))
+    }
+
+    /// Once, and never so that the container stays down.
+    fn restart(&self, choice: &Choice, patience: &Patience) -> anyhow::Result<()> {
+        let may = self.startable(choice)?.map_err(|obstacles| startable::refusal(self.ctid, &obstacles))?;
+        lifecycle::restart(may, patience, &self.environment())
+            .map_err(|error| startable::explained(self.ctid, &self.conf, &self.settings, error))
     }
 
     /// Whether a new driver is followed by a restart.
@@ -200,9 +220,7 @@ impl Hand {
     /// Whether the driver was changed under the services of this very start,
     /// by this run or by one that was cut off before its restart.
     pub fn restart_due(&self) -> bool {
-        let due = State::load(common::root(), self.ctid).restart_due;
-        let now = lifecycle::init(self.ctid).ok().flatten().map(|i| i.to_string());
-        due.is_some() && due == now
+        startable::runs_with_old_driver(&State::load(common::root(), self.ctid))
     }
 
     /// Compares what the running container has with what is wanted: also a

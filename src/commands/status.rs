@@ -8,7 +8,7 @@ mod verdict;
 
 use super::hookscript::Hookscript;
 use super::level::Level;
-use super::{common, locks, wishes};
+use super::{common, locks, startable, wishes};
 use crate::conf::devices::{Kind, present, reconcile};
 use crate::conf::document::{Document, Form};
 use crate::conf::mounts::mounts;
@@ -20,6 +20,7 @@ use crate::host::look::Look;
 use crate::host::sharing;
 use crate::host::storage::{self, Storage};
 use crate::plan::{self, Intent};
+use crate::pve::startable::Obstacle;
 use crate::settings::{Call, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::out::Out;
@@ -55,6 +56,11 @@ struct Row {
     hookscript: &'static str,
     last: Option<Last>,
     last_success: Option<u64>,
+    /// Its services run with the driver from before an install, and the
+    /// reboot for that was not made yet.
+    restart_due: bool,
+    /// What its next start would be refused for.
+    obstacles: Vec<Obstacle>,
     verdict: Level,
     /// What is to be said about it; the first is the worst.
     reasons: Vec<String>,
@@ -170,6 +176,8 @@ impl Host {
             asked: wishes::asked(&settings, self.inventory.driver.as_ref().map(|d| d.version.clone())),
             mismatch: mismatch(&state, self.kernel_driver().as_deref()),
             state: &state,
+            restart_due: startable::restart_is_due(&state, &settings),
+            obstacles: startable::obstacles(&mut self.look, conf, &settings, Some(&choice)),
         };
         let (verdict, reasons) = verdict::of(&seen);
         Row {
@@ -184,6 +192,8 @@ impl Host {
             hookscript: hook.word(),
             last: Last::of(&state),
             last_success: state.last_success,
+            restart_due: seen.restart_due,
+            obstacles: seen.obstacles,
             verdict,
             reasons,
         }

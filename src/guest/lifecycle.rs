@@ -2,13 +2,17 @@
 //!
 //! None of this is for a hook phase but the looking: Proxmox's locking
 //! commands wait for the lock that the hook's own parent holds.
+//!
+//! What stops a container takes a [`Startable`]: whoever has one has looked
+//! whether it would start again.
 
 use crate::exit::{Code, Context as _, Fault};
+use crate::pve::startable::Startable;
 use crate::sys::process::{Cmd, Failure, Output};
 use crate::sys::time::{Deadline, human};
 use crate::sys::{signal, text};
 use crate::types::Ctid;
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use std::time::{Duration, Instant};
 
 const PCT: &str = "/usr/sbin/pct";
@@ -51,6 +55,15 @@ pub struct Init {
 impl std::fmt::Display for Init {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}@{}", self.pid, self.started)
+    }
+}
+
+impl std::str::FromStr for Init {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (pid, started) = text.split_once('@').context("no start time")?;
+        Ok(Init { pid: pid.parse()?, started: started.parse()? })
     }
 }
 
@@ -117,9 +130,12 @@ fn pct(args: &[&str], time: Duration) -> Result<Output, Failure> {
     Cmd::new(PCT).args(args).run(&Deadline::after(time))
 }
 
-/// What a failed command said, in one line.
+/// What a failed command said, in one line; its reason comes last. What LXC's
+/// own programs say of a container that is just ending is none.
 fn said(out: &Output) -> String {
-    match out.last_lines(3) {
+    let noise = |line: &String| line.starts_with("lxc-info: ");
+    let mut lines: Vec<String> = out.last_lines(8).into_iter().filter(|line| !noise(line)).collect();
+    match lines.split_off(lines.len().saturating_sub(3)) {
         lines if lines.is_empty() => out.ended.to_string(),
         lines => format!("{} ({})", lines.join(" | "), out.ended),
     }
@@ -145,7 +161,7 @@ pub fn start(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyho
     let begun = Instant::now();
     let fault = || {
         Fault::new(Code::Restart, format!("container {ctid} does not start"))
-            .remedy(format!("pct start {ctid}"))
+            .remedy(format!("journalctl -u pve-container@{ctid} -n 20 shows why; then: pct start {ctid}"))
     };
     let deadline = Deadline::after(patience.start + patience.timeout);
     loop {
@@ -174,13 +190,14 @@ pub fn start(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyho
 ///
 /// # Errors
 /// [`Code::Restart`].
-pub fn restart(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyhow::Result<()> {
-    stop(ctid, patience)?;
+pub fn restart(may: Startable, patience: &Patience, env: &[(String, String)]) -> anyhow::Result<()> {
+    let ctid = may.ctid();
+    stop(may, patience)?;
     start(ctid, patience, env)
 }
 
-fn stop(ctid: Ctid, patience: &Patience) -> anyhow::Result<()> {
-    let begun = Instant::now();
+fn stop(may: Startable, patience: &Patience) -> anyhow::Result<()> {
+    let (ctid, begun) = (may.ctid(), Instant::now());
     let id = ctid.to_string();
     let fault = || {
         Fault::new(Code::Restart, format!("container {ctid} does not stop"))
@@ -188,22 +205,30 @@ fn stop(ctid: Ctid, patience: &Patience) -> anyhow::Result<()> {
     };
     let seconds = patience.timeout.as_secs().max(1).to_string();
     let slack = patience.timeout + PCT_TIME;
-    let out = pct(&["shutdown", &id, "--timeout", &seconds], slack).fault(fault)?;
-    if !out.success() {
-        log::debug!("pct shutdown {ctid}: {}", said(&out));
-    }
+    // One task that ends it when the time is over: a shutdown without that holds Proxmox's lock as long again before
+    // it gives up, and no stop gets it meanwhile.
+    let shutdown = ["shutdown", &id, "--timeout", &seconds, "--forceStop", "1"];
+    let out = pct(&shutdown, slack).fault(fault)?;
     // Under HA the request only travels: what counts is what becomes of it.
     if out.success() && wait(ctid, Status::Stopped, patience).is_ok() {
+        if out.took >= patience.timeout {
+            log::warn!(
+                "container {ctid} did not shut down within {} and was stopped",
+                human(patience.timeout)
+            );
+        }
         log::info!("container {ctid} is shut down ({})", human(begun.elapsed()));
         return Ok(());
     }
     signal::check()?;
-    if status(ctid).fault(fault)? != Status::Stopped {
-        log::warn!("container {ctid} did not shut down within {}: stopping it", human(patience.timeout));
-        let out = pct(&["stop", &id], slack).fault(fault)?;
-        if !out.success() && status(ctid).fault(fault)? != Status::Stopped {
-            return Err(anyhow!(said(&out)).context(fault()));
-        }
+    if status(ctid).fault(fault)? == Status::Stopped {
+        return Ok(());
+    }
+    let why = if out.success() { "it still runs".to_owned() } else { said(&out) };
+    log::warn!("container {ctid} is not shut down after {}: {why}; stopping it", human(begun.elapsed()));
+    let out = pct(&["stop", &id], slack).fault(fault)?;
+    if !out.success() && status(ctid).fault(fault)? != Status::Stopped {
+        return Err(anyhow!(said(&out)).context(fault()));
     }
     wait(ctid, Status::Stopped, patience)
 }
@@ -249,8 +274,9 @@ pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
 /// `pct reboot`, for an install that ran by itself: all hook phases run.
 ///
 /// # Errors
-/// [`Code::Restart`].
-pub fn reboot(ctid: Ctid, patience: &Patience) -> anyhow::Result<()> {
+/// [`Code::Restart`]; the container may be down then.
+pub fn reboot(may: Startable, patience: &Patience) -> anyhow::Result<()> {
+    let ctid = may.ctid();
     let fault = || {
         Fault::new(Code::Restart, format!("container {ctid} does not reboot"))
             .remedy(format!("pct reboot {ctid}"))
@@ -270,5 +296,16 @@ mod tests {
         let stat = "7 (a ) (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
         assert_eq!(start_time(stat), Some(4242));
         assert_eq!(start_time(""), None);
+    }
+
+    #[test]
+    fn a_first_process_is_known_again_while_it_lives() {
+        let pid = std::process::id() as i32;
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let own = Init { pid, started: start_time(&stat).unwrap() };
+        let read: Init = own.to_string().parse().unwrap();
+        assert!(read == own && own.lives());
+        assert!(!Init { started: own.started + 1, ..own }.lives());
+        assert!("7".parse::<Init>().is_err() && "7@x".parse::<Init>().is_err());
     }
 }

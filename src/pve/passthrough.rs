@@ -2,14 +2,11 @@
 //! devices on. One reader for everybody, as strict as pve-container's
 //! (`PVE::LXC::Config::parse_device`).
 
-use super::property;
+use super::{pending, property};
 use crate::conf::document::{Document, Entry};
 use anyhow::{Context as _, bail};
 use std::collections::BTreeMap;
 use std::str::FromStr;
-
-/// The section of what waits for the container's end.
-const PENDING: &str = "pve:pending";
 
 /// A device that a `devN:` line passes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +85,10 @@ impl DevLine {
 
 /// The lines that count now: what a running container has of them.
 pub fn now(conf: &Document) -> Vec<DevLine> {
-    read(entries(conf, |section| section.is_none()))
+    let main = conf.entries().into_iter().filter(|entry| entry.section.is_none());
+    let meant = main.filter(|entry| pending::is_numbered(&entry.key, "dev"));
+    // Of several lines with one key the last counts.
+    read(meant.map(|entry| (entry.key.clone(), entry)).collect())
 }
 
 /// The lines that count from the next start on, a reboot from inside
@@ -96,14 +96,7 @@ pub fn now(conf: &Document) -> Vec<DevLine> {
 /// and before a hookscript is asked. A line that is pending deletion is not
 /// among them, one that is pending is.
 pub fn next(conf: &Document) -> Vec<DevLine> {
-    let mut lines = entries(conf, |section| section.is_none());
-    let pending = |section: Option<&str>| section.is_some_and(|name| name.eq_ignore_ascii_case(PENDING));
-    if conf.entries().iter().any(|entry| pending(entry.section.as_deref())) {
-        let deleted = deleted(conf);
-        lines.retain(|key, _| !deleted.contains(key));
-        lines.extend(entries(conf, pending));
-    }
-    read(lines)
+    read(pending::numbered(conf, "dev"))
 }
 
 /// The lines of now that go with the next start, their device with them,
@@ -112,32 +105,6 @@ pub fn going(conf: &Document) -> Vec<DevLine> {
     let next = next(conf);
     let stays = |line: &DevLine| next.iter().any(|other| other.path() == line.path());
     now(conf).into_iter().filter(|line| line.path().is_some() && !stays(line)).collect()
-}
-
-/// The `devN` lines of the sections that are meant; of several lines with
-/// one key the last counts.
-fn entries(conf: &Document, section: impl Fn(Option<&str>) -> bool) -> BTreeMap<String, Entry> {
-    let is_dev = |key: &str| {
-        let number = key.strip_prefix("dev").unwrap_or_default();
-        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
-    };
-    let all = conf.entries().into_iter();
-    let meant = all.filter(|entry| is_dev(&entry.key) && section(entry.section.as_deref()));
-    meant.map(|entry| (entry.key.clone(), entry)).collect()
-}
-
-/// The keys that `delete:` of the pending section names; a `!` before one
-/// means that its volume goes too.
-fn deleted(conf: &Document) -> Vec<String> {
-    let pending = |e: &Entry| {
-        e.section.as_deref().is_some_and(|s| s.eq_ignore_ascii_case(PENDING)) && e.key == "delete"
-    };
-    let separator = |c: char| matches!(c, ',' | ';' | '\0') || c.is_ascii_whitespace();
-    let keys = |entry: Entry| -> Vec<String> {
-        let words = entry.value.split(separator).filter(|word| !word.is_empty());
-        words.map(|word| word.trim_start_matches('!').to_owned()).collect()
-    };
-    conf.entries().into_iter().rfind(pending).map(keys).unwrap_or_default()
 }
 
 fn read(entries: BTreeMap<String, Entry>) -> Vec<DevLine> {

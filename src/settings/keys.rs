@@ -95,7 +95,7 @@ keys! {
     INSTALL_WAIT: Duration = kinds::seconds, Some("60"), "seconds", "0",
         "How long post-start follows an install before it leaves it to go on by itself. While a hook runs, Proxmox refuses to stop, back up or change the container.";
     AFTER_INSTALL: AfterInstall = kinds::after_install, Some("reboot"), "reboot or none", "none",
-        "What follows an install that changed the driver: services that started before it keep the old one, so the container is rebooted once.";
+        "What follows an install that changed the driver: services that started before it keep the old one, so the container is rebooted once, as soon as it would start again: a lock (a backup) or a missing quorum is waited for, up to two hours.";
     HOOK_CHAIN: Option<PathBuf> = kinds::script, Some("none"), "path", "/var/lib/vz/snippets/mine.sh",
         "A hookscript of your own that runs too, with the same arguments: before this one in pre-start, after it otherwise. Its pre-start failure stops the start.";
     MAX_INSTALLS: u32 = kinds::count, Some("2"), "number", "4",

@@ -12,6 +12,7 @@ use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::plan;
 use crate::pve::passthrough;
+use crate::pve::startable::Obstacle;
 use crate::settings::{Problem, keys};
 use crate::state::State;
 use crate::types::Ctid;
@@ -247,6 +248,34 @@ pub fn lock(ctid: Ctid, conf: &Document) -> Option<Finding> {
         Finding::warning("lock", format!("it is locked ({owner}): another operation owns its conf"))
             .mend(format!("wait until that has ended; if it died: pct unlock {ctid}")),
     )
+}
+
+/// What the next start would be refused for and no other check tells.
+pub fn refused(ctid: Ctid, obstacles: &[Obstacle], running: bool) -> Vec<Finding> {
+    let finding = |obstacle: &Obstacle| {
+        let what = match running {
+            true => format!("the container would not start again: {obstacle}"),
+            false => format!("the container does not start: {obstacle}"),
+        };
+        let finding = match obstacle {
+            Obstacle::Device { .. } | Obstacle::MountPoint { .. } | Obstacle::Storage { .. } => {
+                Finding::failure("start", what)
+            }
+            Obstacle::Silent { .. } => Finding::warning("start", what),
+            _ => return None,
+        };
+        Some(finding.mend(obstacle.remedy(ctid)))
+    };
+    obstacles.iter().filter_map(finding).collect()
+}
+
+/// A reboot that an install could not make.
+pub fn restart_due(ctid: Ctid, due: bool) -> Option<Finding> {
+    due.then(|| {
+        Finding::warning("restart-due", "its services run with the driver from before the last install")
+            .cause("it is rebooted after an install as soon as it would start again")
+            .mend(format!("phoenix-nvidia {ctid}"))
+    })
 }
 
 /// Node modes that keep an unprivileged container's root out.

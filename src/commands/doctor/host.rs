@@ -92,6 +92,15 @@ pub fn problems(problems: &[String]) -> Vec<Finding> {
     problems.iter().map(|problem| Finding::unknown("look", problem.clone())).collect()
 }
 
+/// Without quorum whatever stops stays down.
+pub fn quorum(there: bool) -> Option<Finding> {
+    (!there).then(|| {
+        Finding::failure("quorum", "this node has no quorum: a container that is stopped cannot be started")
+            .cause("Proxmox starts no guest and changes no configuration until most of the cluster's votes are there")
+            .mend("pvecm status, which shows the votes that are missing")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use crate::commands::hookscript::Hookscript;
 use crate::commands::level::Level;
 use crate::commands::recorded::{self, Bearing, Now};
+use crate::pve::startable::Obstacle;
 use crate::state::State;
 
 /// What was seen.
@@ -27,6 +28,10 @@ pub struct Seen<'a> {
     pub asked: Option<String>,
     /// What was recorded.
     pub state: &'a State,
+    /// The reboot after an install was not made yet.
+    pub restart_due: bool,
+    /// What its next start would be refused for.
+    pub obstacles: Vec<Obstacle>,
 }
 
 /// The worst level, and the reasons, the worst first.
@@ -62,6 +67,10 @@ pub fn of(seen: &Seen<'_>) -> (Level, Vec<String>) {
             );
         }
     }
+    refused(seen, &mut say);
+    if seen.restart_due {
+        say(Level::Warning, "restart due: its services run with the driver from before".to_owned());
+    }
     recorded(seen, &mut say);
     if let Some((inside, kernel)) = seen.mismatch.as_ref().filter(|_| seen.install && seen.running) {
         say(Level::Failure, format!("driver {inside} in the container, {kernel} in the kernel: restart it"));
@@ -75,6 +84,19 @@ pub fn of(seen: &Seen<'_>) -> (Level, Vec<String>) {
     reasons.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
     let level = reasons.first().map_or(Level::Ok, |(level, _)| *level);
     (level, reasons.into_iter().map(|(_, text)| text).collect())
+}
+
+/// What is not told by a reason of its own.
+fn refused(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
+    for obstacle in &seen.obstacles {
+        let level = match obstacle {
+            Obstacle::Template | Obstacle::Hookscript { .. } | Obstacle::Policy { .. } => continue,
+            passes if passes.passes() || seen.running => Level::Warning,
+            _ => Level::Failure,
+        };
+        let what = if seen.running { "would not start again" } else { "does not start" };
+        say(level, format!("{what}: {obstacle}"));
+    }
 }
 
 fn recorded(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
@@ -115,6 +137,8 @@ mod tests {
             mismatch: None,
             asked: None,
             state: &state,
+            restart_due: false,
+            obstacles: Vec::new(),
         };
         change(&mut seen);
         let (level, reasons) = of(&seen);
@@ -153,6 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn what_refuses_the_next_start_is_a_failure_once_the_container_is_down() {
+        let device = || vec![Obstacle::Device { key: "dev0".into(), path: "/dev/gone".into() }];
+        let (level, first) = judge(|seen| seen.obstacles = device());
+        assert_eq!(
+            (level, first.as_str()),
+            (Level::Warning, "would not start again: dev0 passes /dev/gone, which does not exist")
+        );
+        let stopped = |seen: &mut Seen<'_>| {
+            seen.obstacles = device();
+            seen.running = false;
+        };
+        assert_eq!(judge(stopped).0, Level::Failure);
+        assert_eq!(judge(|seen| seen.restart_due = true).0, Level::Warning);
+    }
+
+    #[test]
     fn without_a_driver_its_missing_gpus_are_not_told_one_by_one() {
         let (level, reasons) = {
             let (hook, state) = (Hookscript::None, State::default());
@@ -167,6 +207,8 @@ mod tests {
                 mismatch: None,
                 asked: None,
                 state: &state,
+                restart_due: false,
+                obstacles: Vec::new(),
             })
         };
         assert_eq!((level, reasons.len()), (Level::Failure, 2), "{reasons:?}");
