@@ -312,8 +312,7 @@ fn read_file(root: &Path, relative: &str, problems: &mut Vec<Problem>) -> Vec<Gi
                 problem("", Some(line), format!("{} line {line}: not KEY=VALUE", shown.display()))
             }
             envfile::Entry::Set { key, value, line } if keys::by_name(&key).is_some() => {
-                // A later line of the same file wins, as with systemd.
-                given.insert(0, Given { key, value, origin: Origin::File(shown.clone(), line) });
+                given.push(Given { key, value, origin: Origin::File(shown.clone(), line) });
             }
             envfile::Entry::Set { key, line, .. } => {
                 let hint = keys::nearest(&key).map_or_else(
@@ -328,6 +327,8 @@ fn read_file(root: &Path, relative: &str, problems: &mut Vec<Problem>) -> Vec<Gi
             }
         }
     }
+    // A later line of the same file wins, as with systemd.
+    given.reverse();
     given
 }
 

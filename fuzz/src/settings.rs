@@ -4,9 +4,10 @@ use phoenix_nvidia::guest::wishes::Sha256;
 use phoenix_nvidia::host::assignment::{Assignment, GpuName};
 use phoenix_nvidia::host::pci::PciAddress;
 use phoenix_nvidia::settings::envfile::{Entry, parse};
-use phoenix_nvidia::settings::keys;
+use phoenix_nvidia::settings::{Call, Given, Origin, Settings, keys};
 use phoenix_nvidia::sys::text;
 use phoenix_nvidia::types::{Line, Version, seconds};
+use std::path::Path;
 
 /// A file says of each line at most one thing; what it says comes back from a
 /// file that is written of it; a value that is taken is shown in one way.
@@ -39,9 +40,36 @@ pub fn holds(data: &[u8]) {
         Entry::Bad { line } => panic!("line {line} of {written:?}"),
     });
     assert_eq!(again.collect::<Vec<_>>(), expected);
+    table(&entries);
     let text = String::from_utf8_lossy(data);
     values(&text);
     text.split(',').for_each(values);
+}
+
+/// What a conf, a file or the environment gives is a value of its setting, or a
+/// problem of one line that names its place.
+fn table(entries: &[Entry]) {
+    let given = entries.iter().filter_map(|entry| match entry {
+        Entry::Set { key, value, line } => Some(Given {
+            key: key.clone(),
+            value: value.clone(),
+            origin: Origin::File("/etc/pve/lxc/101.conf".into(), *line),
+        }),
+        Entry::Bad { .. } => None,
+    });
+    let given: Vec<Given> = given.collect();
+    let settings = Settings::load(Path::new("/nonexistent"), Call::ByHand, given.clone(), Vec::new(), None);
+    let problems = settings.all_problems();
+    assert!(problems.len() <= keys::ALL.len() + 100, "{} problems", problems.len());
+    for problem in problems {
+        let shown = problem.to_string();
+        assert!(!shown.chars().any(char::is_control) && shown.len() < 8192, "{shown:?}");
+    }
+    for Given { key, value, .. } in given.iter().take(20) {
+        if let Some(Err(why)) = keys::by_name(key).map(|spec| (spec.check)(value)) {
+            assert!(!why.chars().any(char::is_control) && why.len() < 4096, "{key}: {why:?}");
+        }
+    }
 }
 
 /// As systemd reads it back.

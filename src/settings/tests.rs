@@ -141,6 +141,23 @@ fn the_last_line_of_a_file_wins_and_an_unreadable_file_is_a_problem() {
 }
 
 #[test]
+fn a_file_of_many_lines_is_read_in_one_pass() {
+    // The time on a processor: a busy machine does not count.
+    let cpu = || -> u64 {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    let took = |lines: usize| {
+        let dir = root(&[(NODE_FILE, &"INSTALL=\n".repeat(lines))]);
+        let begun = cpu();
+        drop(Settings::load(dir.path(), Call::Hook, Vec::new(), Vec::new(), ctid()));
+        std::time::Duration::from_nanos(cpu() - begun)
+    };
+    let (short, long) = (took(3_500), took(28_000));
+    assert!(long < short * 20 + std::time::Duration::from_millis(100), "{short:?}, then {long:?}");
+}
+
+#[test]
 fn the_fault_says_where_a_missing_setting_may_stand() {
     let s = Settings::default();
     let error = fault(&[s.get(GPU_ASSIGNMENT).unwrap_err()], "101".parse().unwrap());
