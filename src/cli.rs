@@ -105,6 +105,9 @@ pub enum Command {
         #[arg(value_name = "VERSION")]
         versions: Vec<Version>,
     },
+    /// Read files that may never answer, for another process of ours
+    #[command(hide = true)]
+    Look,
     /// Install the driver in a container; what post-start starts
     #[command(hide = true)]
     Install {

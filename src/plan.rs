@@ -144,12 +144,16 @@ pub fn closed<'a>(conf: &Document, inventory: &Inventory, choice: &'a Choice) ->
 }
 
 /// What a running container has, compared with what is wanted: one sentence
-/// for each difference, none when no restart is needed for its devices.
+/// for each difference, none when no restart is needed for its devices. What
+/// could not be looked at is not known to differ.
 pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<String> {
     let mut said = Vec::new();
     for device in without_passed(conf, wanted) {
         let path = device.source.as_str();
-        let right = match has.get(path) {
+        if has.unseen.contains_key(path) {
+            continue;
+        }
+        let right = match has.nodes.get(path) {
             Some((0, 0)) => true,
             Some(number) => *number == (device.major, device.minor),
             None => false,
@@ -161,7 +165,7 @@ pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<St
     // What a devN line passes is the user's, also one that is on its way in or out.
     let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
     let is_passed = |path: &str| lines.iter().any(|line| line.path() == Some(path));
-    for path in has.keys().filter(|path| is_ours(path) && !is_passed(path)) {
+    for path in has.nodes.keys().filter(|path| is_ours(path) && !is_passed(path)) {
         if !wanted.iter().any(|w| w.source.as_str() == path) {
             said.push(format!("the running container still has {path}"));
         }
@@ -227,7 +231,8 @@ mod tests {
     }
 
     fn has(paths: &[&str]) -> Attached {
-        paths.iter().map(|path| ((*path).to_owned(), (195, 0))).collect()
+        let nodes = paths.iter().map(|path| ((*path).to_owned(), (195, 0))).collect();
+        Attached { nodes, ..Attached::default() }
     }
 
     fn gpu(number: u32) -> Wanted {

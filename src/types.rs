@@ -2,6 +2,7 @@
 //! what exists is right.
 
 use anyhow::{Context as _, bail};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,6 +31,18 @@ impl FromStr for Ctid {
             bail!("a CTID is a positive integer without leading zeros, like 101");
         }
         Ok(Ctid(text.parse()?))
+    }
+}
+
+impl Serialize for Ctid {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u32(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ctid {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Ctid, D::Error> {
+        u32::deserialize(from)?.to_string().parse().map_err(serde::de::Error::custom)
     }
 }
 

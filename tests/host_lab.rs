@@ -6,6 +6,11 @@ use phoenix_lab::{Container, Errno, Lab, Output, Rootfs};
 const CONF: &str = "/etc/pve/lxc/101.conf";
 const BINARY: &str = env!("CARGO_BIN_EXE_phoenix-nvidia");
 
+/// Whether nothing was started but the program itself and what looks for it.
+fn only_looks(execs: &[String]) -> bool {
+    execs.iter().skip(1).all(|exec| exec.contains("\"phoenix-nvidia\", \"look\"]"))
+}
+
 /// A privileged container (the kind that needs device rules) with the
 /// hookscript and these settings.
 fn container<'lab>(lab: &'lab Lab, settings: &[&str]) -> Container<'lab> {
@@ -258,7 +263,7 @@ fn prepare_makes_the_nodes_of_all_cards_so_that_dev_lines_work() {
     works(&ct, &["/dev/nvidia1"]);
     let again = lab.trace(["phoenix-nvidia", "prepare"]);
     again.output.ok().says("every node was there");
-    assert_eq!(again.execs.len(), 1, "{:?}", again.execs);
+    assert!(only_looks(&again.execs), "{:?}", again.execs);
 }
 
 #[test]
@@ -290,7 +295,7 @@ fn pre_start_runs_no_program_when_every_node_is_there() {
     for _ in 0..2 {
         let trace = lab.trace(["phoenix-nvidia", "101", "pre-start"]);
         trace.output.ok();
-        assert_eq!(trace.execs.len(), 1, "{:?}", trace.execs);
+        assert!(only_looks(&trace.execs), "{:?}", trace.execs);
     }
 }
 

@@ -293,7 +293,7 @@ fn a_container_that_does_not_answer_is_unknown_and_in_time() {
     lab.replace_program("/usr/bin/lxc-attach", "#!/bin/sh\nsleep 1000\n");
     node(&lab, "CHECK_TIMEOUT=1");
     let found = bad(&lab);
-    assert_eq!(found, ["inside unknown"]);
+    assert_eq!(found, ["rules unknown", "inside unknown"]);
 }
 
 #[test]

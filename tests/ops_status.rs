@@ -67,7 +67,8 @@ fn a_hundred_containers_need_no_process_of_their_own() {
         lab.write(format!("/etc/pve/lxc/{id}.conf"), &conf);
     }
     let traced = lab.trace(["phoenix-nvidia", "status", "--json"]);
-    assert_eq!(traced.execs.len(), 1, "{:?}", traced.execs);
+    // The ones that look: at the host, and at the storages.
+    assert!(traced.execs.len() <= 3, "{:?}", traced.execs);
     assert_eq!(json(&lab, &[])["containers"].as_array().unwrap().len(), 100);
 }
 

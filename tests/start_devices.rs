@@ -92,13 +92,27 @@ fn a_gpu_taken_from_the_settings_is_gone_in_the_next_start_entry_and_rule() {
 }
 
 #[test]
-fn with_nothing_to_do_pre_start_starts_no_child_and_writes_nothing() {
+fn with_nothing_to_do_pre_start_starts_one_child_that_looks_and_writes_nothing() {
     let Some(lab) = attached(Rootfs::Busybox.privileged()) else { return };
     lab.run(["pct", "start", "101"]).ok();
     let before = (lab.conf(101), lab.inode("/etc/pve/lxc/101.conf"), lab.generated(101));
     let traced = lab.trace(["/usr/sbin/phoenix-nvidia", "101", "pre-start"]);
-    assert_eq!(traced.execs.len(), 1, "only itself: {:?}", traced.execs);
+    assert_eq!(traced.execs.len(), 2, "itself and the one: {:?}", traced.execs);
+    assert!(traced.execs[1].contains("\"phoenix-nvidia\", \"look\"]"), "{:?}", traced.execs);
     assert_eq!((lab.conf(101), lab.inode("/etc/pve/lxc/101.conf"), lab.generated(101)), before);
+}
+
+#[test]
+fn with_nothing_to_do_pre_start_makes_few_file_calls_and_none_at_the_driver() {
+    let Some(lab) = attached(Rootfs::Busybox.privileged()) else { return };
+    lab.run(["pct", "start", "101"]).ok();
+    let traced = lab.trace_files(["/usr/sbin/phoenix-nvidia", "101", "pre-start"]);
+    traced.output.ok().says("already configured");
+    println!("file calls: {} of its own, {} of the one that looks", traced.own.len(), traced.others.len());
+    assert!(traced.own.len() <= 40, "{:#?}", traced.own);
+    let driver = |calls: &[String]| calls.iter().filter(|call| call.contains("/proc/driver")).count();
+    assert_eq!(driver(&traced.own), 0, "{:#?}", traced.own);
+    assert!(driver(&traced.others) > 4, "{:#?}", traced.others);
 }
 
 /// Missing settings, a bad one, and a GPU that the host lacks: with

@@ -93,7 +93,7 @@ impl Host {
         let mut look = Look::new(common::root());
         let storages = storage::read(&mut look);
         let cluster = Cluster::read(&mut look);
-        let mut inventory = Inventory::read(common::root());
+        let mut inventory = Inventory::read(common::host());
         if options.by_uuid && inventory.gpus.iter().any(|gpu| gpu.minor.is_some() && gpu.uuid.is_none()) {
             if let Err(error) = inventory.add_uuids(common::root(), &Deadline::secs(60)) {
                 log::warn!("the UUIDs of the GPUs are not known: {error:#}");
@@ -132,8 +132,9 @@ fn job(ctid: Ctid, conf: Conf, options: &Attach, host: &Host) -> anyhow::Result<
     }
     let mut changes = changes::of_options(options, &host.inventory)?;
     let place = hookscript(ctid, &before, options, host, &mut changes)?;
-    place::check_mounted(&host.storages, &place)?;
-    place::check(&place)?;
+    let look = place::look(&host.storages, &place);
+    place::check_mounted(&look, &host.storages, &place)?;
+    place::check(&look, &place)?;
     effective::from_environment(ctid, &conf, &before, &mut changes)?;
     let after = changes.apply(&before).unwrap_or_else(|| before.clone());
     let settings = effective::check(ctid, &conf, &after, &host.inventory)?;
@@ -150,7 +151,7 @@ fn hookscript(
     host: &Host,
     changes: &mut Changes,
 ) -> anyhow::Result<Place> {
-    let look = Look::new(common::root());
+    let look = Look::at_files(common::host(), Hookscript::questions(&host.storages, conf));
     let now = Hookscript::of(&look, &host.storages, conf);
     let wanted = options.storage.as_ref().map(|id| id.as_str());
     match &now {
@@ -168,6 +169,10 @@ fn hookscript(
             let message = format!("container {ctid} has a hookscript of its own, {}", place.volume);
             let remedy = "--chain keeps it: both run at every start";
             return Err(Fault::new(Code::Input, message).remedy(remedy).into());
+        }
+        // Whose it is cannot be seen; ours is moved where that is asked for.
+        Hookscript::Unseen(place, why) if wanted.is_none() || !now.is_meant() => {
+            return Err(place::silent(place, why).into());
         }
         Hookscript::Missing(Place { volume, .. })
         | Hookscript::NotExecutable(Place { volume, .. })

@@ -4,7 +4,8 @@
 use crate::exit::{Code, Fault};
 use crate::host::look::Look;
 use crate::settings::{Origin, Settings, keys};
-use crate::sys::process::{Ended, installed};
+use crate::sys::look::{Op, Question, Seen};
+use crate::sys::process::Ended;
 use crate::sys::spawn;
 use crate::types::{Ctid, Phase};
 use std::fmt;
@@ -52,17 +53,35 @@ pub struct Lacks {
     origin: Origin,
 }
 
+/// What [`lacks`] asks, for a look at many: the script may lie on a storage.
+pub fn questions(settings: &Settings) -> Vec<Question> {
+    let path = settings.value(keys::HOOK_CHAIN);
+    path.iter().map(|path| Question::new(Op::Stat, path.to_string_lossy())).collect()
+}
+
+/// A look at the chained hookscript alone.
+pub fn look(settings: &Settings) -> Look<'static> {
+    Look::at_files(super::common::host(), questions(settings))
+}
+
+/// Why the chained hookscript could not be looked at.
+pub fn unseen(look: &Look, settings: &Settings) -> Option<String> {
+    let path = settings.value(keys::HOOK_CHAIN)?;
+    match look.stat(&path.to_string_lossy()) {
+        Seen::Unseen(why) => Some(format!("cannot check the chained hookscript {}: {why}", path.display())),
+        _ => None,
+    }
+}
+
 /// What keeps the chained hookscript from being run, if anything does.
 pub fn lacks(look: &Look, settings: &Settings) -> Option<Lacks> {
     let path = settings.value(keys::HOOK_CHAIN)?;
     let (_, origin) = settings.text(keys::HOOK_CHAIN)?;
-    let at = look.at(&path.to_string_lossy());
-    let what = match std::fs::metadata(&at) {
-        Ok(meta) if !meta.is_file() => "is no file",
-        Ok(_) if !installed(&at) => "cannot be executed",
-        Ok(_) => return None,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "does not exist",
-        Err(_) => return None,
+    let what = match look.stat(&path.to_string_lossy()) {
+        Seen::Is(stat) if !stat.is_file() => "is no file",
+        Seen::Is(stat) if stat.mode & 0o111 == 0 => "cannot be executed",
+        Seen::Absent => "does not exist",
+        Seen::Is(_) | Seen::Unseen(_) => return None,
     };
     Some(Lacks { path, what, origin })
 }

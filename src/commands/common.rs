@@ -7,7 +7,9 @@ use crate::host::cluster;
 use crate::host::look::Look;
 use crate::settings::{Call, Given, Origin, Settings};
 use crate::state::{Outcome, State};
+use crate::sys::look::View;
 use crate::sys::text;
+use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::path::Path;
 
@@ -15,6 +17,17 @@ use std::path::Path;
 /// namespace; the readers take it as an argument for the sake of unit tests.
 pub fn root() -> &'static Path {
     Path::new("/")
+}
+
+/// The host as calls by hand look at it: what does not answer is not waited
+/// for beyond this.
+pub fn host() -> View<'static> {
+    host_until(&Deadline::secs(10))
+}
+
+/// The same with the deadline of a whole phase.
+pub fn host_until(deadline: &Deadline) -> View<'static> {
+    View::apart(root(), deadline)
 }
 
 /// All settings of a container, from its conf, the files and the environment.

@@ -52,7 +52,7 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     ctids.sort();
     ctids.dedup();
     let jobs: Vec<Job> =
-        ctids.iter().map(|ctid| job(*ctid, options, &look, &storages)).collect::<anyhow::Result<_>>()?;
+        ctids.iter().map(|ctid| job(*ctid, options, &storages)).collect::<anyhow::Result<_>>()?;
     // Without anything to take away nothing has to be written.
     if jobs.iter().any(Job::has_some) {
         common::must_have_quorum(&look)?;
@@ -70,7 +70,7 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-fn job(ctid: Ctid, options: &Detach, look: &Look, storages: &[Storage]) -> anyhow::Result<Job> {
+fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job> {
     let keep = if options.keep_driver { " --keep-driver" } else { "" };
     let conf = Conf::of(ctid).called(format!("detach {ctid}{keep}"));
     let before = conf.read()?.document;
@@ -78,7 +78,12 @@ fn job(ctid: Ctid, options: &Detach, look: &Look, storages: &[Storage]) -> anyho
         let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
         return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
     }
-    let hook = Hookscript::of(look, storages, &before);
+    let look = Look::at_files(common::host(), Hookscript::questions(storages, &before));
+    let hook = Hookscript::of(&look, storages, &before);
+    if let Hookscript::Unseen(place, why) = &hook {
+        // By its name it is ours, or not.
+        log::warn!("container {ctid}: cannot check hookscript {}: {why}", place.volume);
+    }
     let ours = before.get("hookscript").filter(|_| hook.is_meant());
     let chain = before.environment().into_iter().rfind(|line| line.key == keys::HOOK_CHAIN.name);
     let chain =

@@ -24,13 +24,14 @@ use crate::guest::steps::Steps;
 use crate::guest::verify::open_nodes;
 use crate::guest::{attached, found, lifecycle};
 use crate::host::choose::Choice;
-use crate::host::gpus::Inventory;
+use crate::host::gpus::{Inventory, Scope};
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
 use crate::host::{diagnose, driver, masks, sharing};
 use crate::plan::{self, Intent};
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
+use crate::sys::look::{Questions, Walk as _};
 use crate::sys::out::{Out, Style};
 use crate::sys::signal;
 use crate::sys::time::Deadline;
@@ -53,13 +54,9 @@ struct Report<'a> {
 /// [`Code::NoContainer`] for a container that is not there.
 pub fn run(ctid: Option<Ctid>, json: bool) -> anyhow::Result<Code> {
     common::must_be_root()?;
-    let mut doctor = Doctor::new();
-    let patients = match ctid {
-        Some(ctid) => {
-            vec![(ctid, Conf::of(ctid).called(format!("doctor {ctid}")).read()?.document)]
-        }
-        None => doctor.all(),
-    };
+    let (mut doctor, patients) = Doctor::new(ctid)?;
+    // What a signal of ours cut off is no finding.
+    signal::check()?;
     let mut findings = doctor.host();
     for (ctid, document) in &patients {
         findings.extend(doctor.container(*ctid, document).into_iter().map(|f| f.of(*ctid)));
@@ -95,26 +92,39 @@ fn print(out: &Out, findings: &[Finding]) {
 
 struct Doctor {
     look: Look<'static>,
+    /// The storages' files.
+    files: Look<'static>,
     inventory: Inventory,
     storages: Vec<Storage>,
     cluster: cluster::Nodes,
 }
 
 impl Doctor {
-    fn new() -> Doctor {
+    /// With the container that is named, or else those that have anything to
+    /// do with us.
+    fn new(only: Option<Ctid>) -> anyhow::Result<(Doctor, status::Confs)> {
         let mut look = Look::new(common::root());
         let storages = storage::read(&mut look);
         let cluster = cluster::Nodes::read(&mut look);
-        let mut inventory = Inventory::read(common::root());
+        let mut confs = match only {
+            Some(ctid) => {
+                vec![(ctid, Conf::of(ctid).called(format!("doctor {ctid}")).read()?.document)]
+            }
+            None => status::confs(&mut look),
+        };
+        let scope = Scope { display: true };
+        let chained = confs.iter().flat_map(|(ctid, conf)| {
+            let settings = common::settings_with(*ctid, Call::Hook, &Conf::of(*ctid), conf, Vec::new());
+            chain::questions(&settings)
+        });
+        let hooks = confs.iter().flat_map(|(_, conf)| Hookscript::questions(&storages, conf));
+        let questions = Questions::asked_once(hooks.chain(chained));
+        let mut files = Look::of(common::host(), &[scope.asked(), questions]);
+        let mut inventory = Inventory::seen(&mut files, &scope);
+        inventory.add_other_cards(common::root());
         inventory.add_vms(common::root());
-        Doctor { look, inventory, storages, cluster }
-    }
-
-    /// The containers that have anything to do with us.
-    fn all(&mut self) -> Vec<(Ctid, Document)> {
-        let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?.document));
-        let all: Vec<_> = status::containers(&mut self.look).into_iter().filter_map(read).collect();
-        all.into_iter().filter(|(_, conf)| status::concerns_us(&self.look, &self.storages, conf)).collect()
+        confs.retain(|(_, conf)| only.is_some() || status::concerns_us(&files, &storages, conf));
+        Ok((Doctor { look, files, inventory, storages, cluster }, confs))
     }
 
     fn host(&self) -> Vec<Finding> {
@@ -135,7 +145,7 @@ impl Doctor {
         let kernel = self.inventory.driver.as_ref().map(|d| d.version.clone());
         let choice = intent.on(&self.inventory, conf);
         let software = wishes::read(&settings, kernel, Some(choice.gpus.len()));
-        let hook = Hookscript::of(&self.look, &self.storages, conf);
+        let hook = Hookscript::of(&self.files, &self.storages, conf);
 
         let mut findings = conf::settings(ctid, &settings.all_problems());
         let exposed = secrets::exposed(&self.look, &settings, ctid);
@@ -144,7 +154,8 @@ impl Doctor {
             findings.extend(conf::gpus(&choice, &plan::describe(&choice)));
         }
         findings.push(conf::hookscript(ctid, &hook));
-        findings.extend(chain::lacks(&self.look, &settings).map(|lacks| conf::chain(&lacks)));
+        findings.extend(chain::lacks(&self.files, &settings).map(|lacks| conf::chain(&lacks)));
+        findings.extend(chain::unseen(&self.files, &settings).map(|what| Finding::unknown("chain", what)));
         findings.extend(conf::absolute_targets(ctid, conf));
         findings.extend(conf::in_snapshots(ctid, conf));
         findings.extend(conf::double_pass(ctid, conf));
@@ -200,21 +211,30 @@ fn running(
     settings: &Settings,
 ) -> (Vec<Finding>, Option<bool>) {
     let wanted = plan::wanted_once_made(choice);
+    // One limit for all three looks, so that none has more than what the
+    // others leave.
+    let limit = settings.value(keys::CHECK_TIMEOUT);
+    let deadline = Deadline::after(limit);
     let has = lifecycle::init(ctid).map_err(|e| one_line(&e)).and_then(|init| match init {
-        Some(init) => attached::read(&init).map_err(|e| e.to_string()),
+        Some(init) => attached::read(&init, &deadline.at_most(limit / 3)).map_err(|e| e.to_string()),
         None => Err("it has just stopped".to_owned()),
     });
+    let unseen = has.as_ref().map(attached::Attached::unseen).unwrap_or_default();
     let differences = has.map(|has| plan::differences(conf, &has, &wanted));
-    let mut findings = inside::devices(ctid, differences);
-    let limit = settings.value(keys::CHECK_TIMEOUT);
+    let mut findings: Vec<Finding> =
+        unseen.into_iter().map(|unseen| Finding::unknown("devices", unseen)).collect();
+    if findings.is_empty() || differences.as_ref().is_ok_and(|differences| !differences.is_empty()) {
+        findings.extend(inside::devices(ctid, differences));
+    }
     let guest = Guest::new(ctid);
-    findings.extend(inside::rules(ctid, &open_nodes(&guest, &nodes(choice), &Deadline::after(limit))));
+    let opened = open_nodes(&guest, &nodes(choice), &deadline.at_most(limit / 3));
+    findings.extend(inside::rules(ctid, &opened));
     let seen = inside::look(ctid);
     let mut right = None;
     if let Some(wishes::Wanted::Software(mut wishes)) = software {
         // Here there is time to ask nvidia-smi itself.
         wishes.check_runs_smi = true;
-        match found::check(&guest, &wishes, &Deadline::after(limit)) {
+        match found::check(&guest, &wishes, &deadline) {
             Ok(check) => {
                 let steps = Steps::of(&check, &wishes, true);
                 right = Some(steps.is_empty());

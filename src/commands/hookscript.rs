@@ -4,7 +4,7 @@ use crate::conf::document::Document;
 use crate::host::look::Look;
 use crate::host::storage::{self, Storage};
 use crate::sys::file;
-use std::os::unix::fs::PermissionsExt as _;
+use crate::sys::look::{Op, Question, Seen};
 use std::path::{Path, PathBuf};
 
 /// The snippet that Proxmox calls. It is in the program, so that `attach`
@@ -32,6 +32,8 @@ pub enum Hookscript {
     Missing(Place),
     /// The file cannot be executed: no start succeeds.
     NotExecutable(Place),
+    /// It could not be looked at, and why: its storage does not answer.
+    Unseen(Place, String),
 }
 
 /// A volume id and the file behind it.
@@ -48,23 +50,35 @@ impl Hookscript {
     pub fn of(look: &Look, storages: &[Storage], conf: &Document) -> Hookscript {
         let Some(volume) = conf.get("hookscript") else { return Hookscript::None };
         let Some(path) = storage::path_of(storages, &volume) else { return Hookscript::NoStorage(volume) };
-        let at = look.at(&path.to_string_lossy());
+        let at = path.to_string_lossy().into_owned();
         let place = Place { volume, path };
-        let Ok(meta) = std::fs::metadata(&at) else { return Hookscript::Missing(place) };
-        if !meta.is_file() {
-            return Hookscript::Missing(place);
+        match look.stat(&at) {
+            Seen::Is(stat) if !stat.is_file() => return Hookscript::Missing(place),
+            Seen::Is(stat) if stat.mode & 0o111 == 0 => return Hookscript::NotExecutable(place),
+            Seen::Is(_) => {}
+            Seen::Absent => return Hookscript::Missing(place),
+            Seen::Unseen(why) => return Hookscript::Unseen(place, why),
         }
-        if meta.permissions().mode() & 0o111 == 0 {
-            return Hookscript::NotExecutable(place);
+        match is_ours(look, &at) {
+            Seen::Is(true) => Hookscript::Ours(place),
+            Seen::Is(false) | Seen::Absent => Hookscript::Foreign(place),
+            Seen::Unseen(why) => Hookscript::Unseen(place, why),
         }
-        if is_ours(&at) { Hookscript::Ours(place) } else { Hookscript::Foreign(place) }
+    }
+
+    /// What [`Hookscript::of`] asks, for a look at many.
+    pub fn questions(storages: &[Storage], conf: &Document) -> Vec<Question> {
+        let volume = conf.get("hookscript").unwrap_or_default();
+        storage::path_of(storages, &volume).map(|path| questions(&path)).unwrap_or_default()
     }
 
     /// Whether it is meant to be ours, be it broken.
     pub fn is_meant(&self) -> bool {
         match self {
             Hookscript::Ours(_) => true,
-            Hookscript::Missing(place) | Hookscript::NotExecutable(place) => named(&place.volume),
+            Hookscript::Missing(place) | Hookscript::NotExecutable(place) | Hookscript::Unseen(place, _) => {
+                named(&place.volume)
+            }
             Hookscript::NoStorage(volume) => named(volume),
             Hookscript::None | Hookscript::Foreign(_) => false,
         }
@@ -77,6 +91,7 @@ impl Hookscript {
             Hookscript::None => "no",
             Hookscript::Foreign(_) => "other",
             Hookscript::NoStorage(_) | Hookscript::Missing(_) | Hookscript::NotExecutable(_) => "broken",
+            Hookscript::Unseen(..) => "unknown",
         }
     }
 }
@@ -123,12 +138,17 @@ pub fn named_by(root: &Path, storages: &[Storage], place: &Place) -> std::io::Re
     Ok(found)
 }
 
+/// What there is to be asked about a file that may be a hookscript.
+pub fn questions(path: &Path) -> Vec<Question> {
+    [Op::Stat, Op::StatLink, Op::Real, Op::Head].map(|op| Question::new(op, path.to_string_lossy())).to_vec()
+}
+
 /// Whether a file is our snippet, or a link to the program itself.
-pub fn is_ours(path: &Path) -> bool {
-    if path.canonicalize().is_ok_and(|p| p.ends_with("usr/sbin/phoenix-nvidia")) {
-        return true;
+pub fn is_ours(look: &Look, path: &str) -> Seen<bool> {
+    if matches!(look.real(path), Seen::Is(real) if Path::new(&real).ends_with("usr/sbin/phoenix-nvidia")) {
+        return Seen::Is(true);
     }
-    file::beginning(path, 4096).is_ok_and(|start| start.windows(MARK.len()).any(|w| w == MARK))
+    look.head(path).map(|start| start[..start.len().min(4096)].windows(MARK.len()).any(|w| w == MARK))
 }
 
 #[cfg(test)]

@@ -184,7 +184,7 @@ fn bring(ctid: Ctid) -> Done {
     let environment = Job::load(ctid, &whom).environment;
     let settings = common::settings_with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (intent, _) = Intent::of(&settings);
-    let inventory = Inventory::read_for(common::root(), intent.display(&document));
+    let inventory = Inventory::read_for(common::host(), intent.display(&document));
     let choice = intent.on(&inventory, &document);
     let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
     let wishes = match wishes::read(&settings, kernel, intent.gpus(&choice)) {

@@ -12,6 +12,7 @@ pub mod hookscript;
 pub mod install;
 pub mod level;
 pub mod locks;
+pub mod look;
 pub mod plan;
 pub mod post_start;
 pub mod pre_start;
@@ -37,6 +38,10 @@ use std::process::ExitCode;
 
 /// Parses the command line, runs what it says, and tells how that ended.
 pub fn main() -> ExitCode {
+    if look::is_asked_for() {
+        look::run();
+        return ExitCode::SUCCESS;
+    }
     signal::catch();
     log::tame_panics();
     spawn::keep_others_out();
@@ -74,6 +79,8 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
             None => run::run(target.ctid),
         },
         (_, Some(Command::Install { ctid })) => install::run(ctid),
+        // Only with other words beside it; there is nothing to be said then.
+        (_, Some(Command::Look)) => Ok(Code::Input),
         (_, Some(Command::Prepare)) => prepare::run(),
         (_, Some(Command::Prefetch { versions })) => prefetch::run(&versions),
         (_, Some(Command::Attach(options))) => attach::run(&options),

@@ -82,8 +82,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
 fn choice(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> Choice {
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     match intent.request(exclusive) {
-        Some(request) => inspect(common::root(), &request).1,
-        None => intent.on(&Inventory::read_for(common::root(), intent.display(document)), document),
+        Some(request) => inspect(common::host(), &request).1,
+        None => intent.on(&Inventory::read_for(common::host(), intent.display(document)), document),
     }
 }
 
@@ -119,8 +119,12 @@ impl Steps {
         wanted: &[crate::conf::devices::Wanted],
     ) -> anyhow::Result<Vec<String>> {
         let Some(init) = lifecycle::init(hand.ctid)? else { return Ok(Vec::new()) };
-        match attached::read(&init) {
-            Ok(has) => Ok(plan::differences(document, &has, wanted)),
+        let limit = hand.settings.value(keys::CHECK_TIMEOUT);
+        match attached::read(&init, &Deadline::after(limit / 2)) {
+            Ok(has) => {
+                self.notes.extend(has.unseen());
+                Ok(plan::differences(document, &has, wanted))
+            }
             Err(error) => Ok(vec![format!("which devices it has cannot be seen: {error}")]),
         }
     }

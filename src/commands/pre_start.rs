@@ -141,10 +141,11 @@ pub fn devices(
     deadline: &Deadline,
 ) -> anyhow::Result<Provided> {
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
+    let host = common::host_until(deadline);
     let provided = match (intent.request(exclusive), plan::named(document)) {
-        (Some(request), _) => provide(common::root(), &request, deadline),
+        (Some(request), _) => provide(host, &request, deadline),
         (None, named) if named.is_empty() => return Ok(Provided::default()),
-        (None, named) => provide_named(common::root(), &named, deadline),
+        (None, named) => provide_named(host, &named, deadline),
     };
     // Programs that a signal of ours ended are no finding.
     signal::check()?;

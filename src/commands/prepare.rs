@@ -14,8 +14,8 @@ use crate::host::masks;
 use crate::host::nodes;
 use crate::host::provide::{Provided, Request, provide};
 use crate::plan;
+use crate::sys::look::View;
 use crate::sys::time::Deadline;
-use std::path::Path;
 
 /// Loading the modules on a host with eight cards takes half a minute; the
 /// guests wait for this.
@@ -29,17 +29,17 @@ pub const LIMIT: u64 = 100;
 /// has nothing to prepare, and that is no failure.
 pub fn run() -> anyhow::Result<Code> {
     common::must_be_root()?;
-    let root = common::root();
     let deadline = Deadline::secs(LIMIT);
-    masks::sweep(root);
-    if let Some(why) = nothing_to_prepare(root) {
+    let host = common::host_until(&deadline);
+    masks::sweep(host.root());
+    if let Some(why) = nothing_to_prepare(host) {
         log::info!("nothing to prepare: the NVIDIA driver {why}");
         return Ok(Code::Success);
     }
     let request =
         Request { assignment: Assignment::All, capabilities: Capabilities::default(), exclusive: None };
-    let mut provided = provide(root, &request, &deadline);
-    prepare_modeset(root, &mut provided, &deadline);
+    let mut provided = provide(host, &request, &deadline);
+    prepare_modeset(host, &mut provided, &deadline);
     for warning in &provided.warnings {
         log::warn!("{warning}");
     }
@@ -55,29 +55,33 @@ pub fn run() -> anyhow::Result<Code> {
 
 /// Why there is nothing to prepare: no card that this host keeps for itself,
 /// and no driver that thinks otherwise.
-fn nothing_to_prepare(root: &Path) -> Option<String> {
-    let mut inventory = Inventory::read_for(root, false);
+fn nothing_to_prepare(host: View<'_>) -> Option<String> {
+    let mut inventory = Inventory::read_for(host, false);
     if inventory.driver.is_some() {
         return None;
     }
-    inventory.add_other_cards(root);
+    inventory.add_other_cards(host.root());
     let given = |driver: &str| driver != "nvidia" && driver != "nouveau";
     let all_given = inventory.gpus.iter().all(|gpu| gpu.bound_to.as_deref().is_some_and(given));
-    if all_given && inventory.problems.is_empty() { Some(diagnose::no_driver(root).message) } else { None }
+    if all_given && inventory.problems.is_empty() {
+        Some(diagnose::no_driver(host.root()).message)
+    } else {
+        None
+    }
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on
 /// a host without a screen, and graphics in a container wants it.
-fn prepare_modeset(root: &Path, provided: &mut Provided, deadline: &Deadline) {
-    if !root.join("sys/module/nvidia_modeset").exists() {
+fn prepare_modeset(host: View<'_>, provided: &mut Provided, deadline: &Deadline) {
+    if !host.root().join("sys/module/nvidia_modeset").exists() {
         return;
     }
-    let inventory = Inventory::read_for(root, true);
+    let inventory = Inventory::read_for(host, true);
     let graphics = Capabilities { graphics: true, ..Capabilities::default() };
     let mut choice = choose(&inventory, &Assignment::None, &graphics);
     choice.to_make.retain(|node| node.kind == DeviceKind::Modeset);
     if !choice.to_make.is_empty() {
-        let prepared = nodes::prepare(root, &inventory, &choice.to_make, deadline);
+        let prepared = nodes::prepare(host, &inventory, &choice.to_make, deadline);
         provided.made.extend(prepared.made);
         provided.warnings.extend(prepared.problems);
     }

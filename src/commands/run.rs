@@ -16,7 +16,6 @@ use crate::guest::attached;
 use crate::guest::lifecycle::{self, Patience, Status};
 use crate::host::choose::{Choice, DeviceKind};
 use crate::host::driver;
-use crate::host::look::Look;
 use crate::plan::{self, Intent};
 use crate::pve::startable::{Obstacle, Startable};
 use crate::settings::kinds::AfterInstall;
@@ -118,7 +117,7 @@ impl Hand {
         if !problems.is_empty() {
             return Err(settings::fault(&problems, self.ctid));
         }
-        if let Some(lacks) = chain::lacks(&Look::new(common::root()), &self.settings) {
+        if let Some(lacks) = chain::lacks(&chain::look(&self.settings), &self.settings) {
             return Err(lacks.fault().into());
         }
         let (intent, _) = Intent::of(&self.settings);
@@ -228,13 +227,15 @@ impl Hand {
     fn devices_changed(&self, wanted: &[Wanted]) -> anyhow::Result<bool> {
         let document = self.conf.read()?.document;
         let Some(init) = lifecycle::init(self.ctid)? else { return Ok(false) };
-        let has = match attached::read(&init) {
+        let limit = self.settings.value(keys::CHECK_TIMEOUT);
+        let has = match attached::read(&init, &Deadline::after(limit / 2)) {
             Ok(has) => has,
             Err(error) => {
                 log::warn!("which devices container {} has cannot be seen: {error}", self.ctid);
                 return Ok(true);
             }
         };
+        has.unseen().iter().for_each(|unseen| log::warn!("{unseen}"));
         let differences = plan::differences(&document, &has, wanted);
         differences.iter().for_each(|difference| log::info!("{difference}"));
         Ok(!differences.is_empty())
@@ -300,5 +301,5 @@ pub fn nodes(choice: &Choice) -> Vec<String> {
 
 /// The version of the kernel driver that is loaded.
 pub fn loaded_version() -> Option<Version> {
-    driver::loaded(&mut Look::new(common::root())).map(|d| d.version)
+    driver::version(common::host())
 }

@@ -15,7 +15,7 @@ use crate::conf::mounts::mounts;
 use crate::conf::store::Conf;
 use crate::exit::Code;
 use crate::host::choose::Choice;
-use crate::host::gpus::Inventory;
+use crate::host::gpus::{Inventory, Scope};
 use crate::host::look::Look;
 use crate::host::sharing;
 use crate::host::storage::{self, Storage};
@@ -23,7 +23,9 @@ use crate::plan::{self, Intent};
 use crate::pve::startable::Obstacle;
 use crate::settings::{Call, Settings, keys};
 use crate::state::{Outcome, State};
+use crate::sys::look::{Questions, Walk as _};
 use crate::sys::out::Out;
+use crate::sys::signal;
 use crate::types::Ctid;
 use serde::Serialize;
 
@@ -52,7 +54,7 @@ struct Row {
     gpus: Vec<Gpu>,
     kernel_driver: Option<String>,
     container_driver: Option<String>,
-    /// `yes`, `no`, `other` or `broken`.
+    /// `yes`, `no`, `other`, `broken` or `unknown`.
     hookscript: &'static str,
     last: Option<Last>,
     last_success: Option<u64>,
@@ -92,8 +94,10 @@ struct Last {
 /// [`Code::NoContainer`] for one that is named and not there.
 pub fn run(ctids: &[Ctid], json: bool) -> anyhow::Result<Code> {
     common::must_be_root()?;
-    let mut host = Host::read();
-    let rows = if ctids.is_empty() { host.all() } else { host.named(ctids)? };
+    let (mut host, confs) = Host::read(ctids)?;
+    // What a signal of ours cut off is no finding.
+    signal::check()?;
+    let rows = host.rows(&confs, ctids.is_empty());
     let out = Out::stdout();
     if json {
         let report = Report {
@@ -115,15 +119,34 @@ pub fn run(ctids: &[Ctid], json: bool) -> anyhow::Result<Code> {
 /// What all rows go by, read once.
 struct Host {
     look: Look<'static>,
+    /// The storages' files.
+    files: Look<'static>,
     storages: Vec<Storage>,
     inventory: Inventory,
 }
 
+/// Containers with their confs.
+pub type Confs = Vec<(Ctid, Document)>;
+
 impl Host {
-    fn read() -> Host {
+    /// With the containers that are named, all of this node's where none is.
+    fn read(ctids: &[Ctid]) -> anyhow::Result<(Host, Confs)> {
         let mut look = Look::new(common::root());
         let storages = storage::read(&mut look);
-        Host { look, storages, inventory: Inventory::read_for(common::root(), true) }
+        let named = |ctid: &Ctid| {
+            let conf = Conf::of(*ctid).called(format!("status {ctid}"));
+            Ok((*ctid, conf.read()?.document))
+        };
+        let confs = if ctids.is_empty() {
+            confs(&mut look)
+        } else {
+            ctids.iter().map(named).collect::<anyhow::Result<_>>()?
+        };
+        let scope = Scope { display: true };
+        let questions = confs.iter().flat_map(|(_, conf)| Hookscript::questions(&storages, conf));
+        let mut files = Look::of(common::host(), &[scope.asked(), Questions::asked_once(questions)]);
+        let inventory = Inventory::seen(&mut files, &scope);
+        Ok((Host { look, files, storages, inventory }, confs))
     }
 
     fn kernel_driver(&self) -> Option<String> {
@@ -134,23 +157,12 @@ impl Host {
         self.look.problems.iter().chain(&self.inventory.problems).cloned().collect()
     }
 
-    fn named(&mut self, ctids: &[Ctid]) -> anyhow::Result<Vec<Row>> {
-        let conf = |ctid: &Ctid| {
-            let conf = Conf::of(*ctid).called(format!("status {ctid}"));
-            Ok((*ctid, conf.read()?.document))
-        };
-        let confs: Vec<_> = ctids.iter().map(conf).collect::<anyhow::Result<_>>()?;
-        Ok(confs.iter().map(|(ctid, document)| self.row(*ctid, document)).collect())
-    }
-
-    /// Those of this node that have anything to do with us.
-    fn all(&mut self) -> Vec<Row> {
+    /// A row for each; of all, for those that have anything to do with us.
+    fn rows(&mut self, confs: &Confs, all: bool) -> Vec<Row> {
         let mut rows = Vec::new();
-        for ctid in containers(&mut self.look) {
-            // Destroyed or migrated meanwhile: no row.
-            let Ok(snapshot) = Conf::of(ctid).read() else { continue };
-            if concerns_us(&self.look, &self.storages, &snapshot.document) {
-                rows.push(self.row(ctid, &snapshot.document));
+        for (ctid, conf) in confs {
+            if !all || concerns_us(&self.files, &self.storages, conf) {
+                rows.push(self.row(*ctid, conf));
             }
         }
         rows
@@ -162,7 +174,7 @@ impl Host {
         let problems = settings.all_problems();
         let choice = intent.on(&self.inventory, conf);
         let state = locks::settled(State::load_of(common::root(), ctid, &common::whom(conf)), ctid);
-        let hook = Hookscript::of(&self.look, &self.storages, conf);
+        let hook = Hookscript::of(&self.files, &self.storages, conf);
         let running = sharing::is_running(&mut self.look, ctid);
         let template = conf.get("template").is_some_and(|v| v == "1");
         let seen = verdict::Seen {
@@ -201,12 +213,19 @@ impl Host {
 }
 
 /// The containers of this node, by number.
-pub fn containers(look: &mut Look) -> Vec<Ctid> {
+fn containers(look: &mut Look) -> Vec<Ctid> {
     let names = look.names("/etc/pve/lxc").unwrap_or_default();
     let number = |name: String| name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
     let mut ctids: Vec<Ctid> = names.into_iter().filter_map(number).collect();
     ctids.sort();
     ctids
+}
+
+/// The same with their confs; one that was destroyed or migrated meanwhile is
+/// none.
+pub fn confs(look: &mut Look) -> Confs {
+    let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?.document));
+    containers(look).into_iter().filter_map(read).collect()
 }
 
 /// Whether a conf has settings, entries or a hookscript of ours.

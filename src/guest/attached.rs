@@ -2,40 +2,63 @@
 //! its conf says, nor what this run wrote.
 
 use crate::guest::lifecycle::Init;
+use crate::sys::look::{Look, Op, Question, Seen, View};
+use crate::sys::time::Deadline;
 use std::collections::BTreeMap;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 /// A container's mount table is not trusted to be short, in bytes.
 const MAX: u64 = 4 << 20;
+/// Nor to name few of our paths.
+const MOST: usize = 512;
 
-/// Device nodes mounted from the host: path in the container to device
-/// number; for a directory the number is that of nothing, `(0, 0)`.
-pub type Attached = BTreeMap<String, (u32, u32)>;
+/// The NVIDIA devices of a running container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// Device nodes mounted from the host: path in the container to device
+    /// number; for a directory the number is that of nothing, `(0, 0)`.
+    pub nodes: BTreeMap<String, (u32, u32)>,
+    /// Paths that could not be looked at, and why.
+    pub unseen: BTreeMap<String, String>,
+}
 
-/// Looks at the mount table of the container's first process and at the
-/// nodes' numbers.
+impl Attached {
+    /// One sentence for each path that could not be looked at.
+    pub fn unseen(&self) -> Vec<String> {
+        let line =
+            |(path, why): (&String, &String)| format!("cannot check {path} in the running container: {why}");
+        self.unseen.iter().map(line).collect()
+    }
+}
+
+/// Looks at the mount table of the container's first process, which is the
+/// kernel's, and at the nodes' numbers, where the container may have mounted
+/// something that never answers.
 ///
 /// # Errors
 /// The process is gone, or /proc cannot be read.
-pub fn read(init: &Init) -> std::io::Result<Attached> {
+pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
     use std::io::Read as _;
     let process = Path::new("/proc").join(init.pid.to_string());
     let mut table = Vec::new();
     std::fs::File::open(process.join("mountinfo"))?.take(MAX).read_to_end(&mut table)?;
     // The container may name its own mounts in any bytes it likes.
     let table = String::from_utf8_lossy(&table);
-    let root = process.join("root");
-    let number = |path: &str| {
-        // Never followed: the container may put a link anywhere.
-        let meta = std::fs::symlink_metadata(root.join(path.trim_start_matches('/'))).ok()?;
-        if meta.is_dir() {
-            return Some((0, 0));
+    let points = points(&table);
+    // Never followed: the container may put a link anywhere.
+    let question = |path: &String| Question::new(Op::StatLink, format!("/proc/{}/root{path}", init.pid));
+    let questions: Vec<Question> = points.iter().map(question).collect();
+    let look = Look::at_files(View::apart(Path::new("/"), deadline), questions.clone());
+    let mut attached = Attached::default();
+    for (path, question) in points.into_iter().zip(questions) {
+        match look.stat_link(&question.path) {
+            Seen::Is(stat) if stat.is_dir() => drop(attached.nodes.insert(path, (0, 0))),
+            Seen::Is(stat) if stat.is_char_device() => drop(attached.nodes.insert(path, stat.rdev)),
+            Seen::Is(_) | Seen::Absent => {}
+            Seen::Unseen(why) => drop(attached.unseen.insert(path, why)),
         }
-        let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
-        meta.file_type().is_char_device().then_some((major as u32, minor as u32))
-    };
-    Ok(points(&table).into_iter().filter_map(|path| number(&path).map(|n| (path, n))).collect())
+    }
+    Ok(attached)
 }
 
 /// The mount points below /dev that are NVIDIA's or a GPU's, in the text of
@@ -46,7 +69,7 @@ fn points(table: &str) -> Vec<String> {
         let ours = path.starts_with("/dev/nvidia") || path.starts_with("/dev/dri/");
         (ours && !path.contains('\\')).then(|| path.to_owned())
     };
-    table.lines().filter_map(point).collect()
+    table.lines().filter_map(point).take(MOST).collect()
 }
 
 #[cfg(test)]

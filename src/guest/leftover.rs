@@ -2,23 +2,37 @@
 //!
 //! A killed process of ours takes its children with it, but not what those
 //! started inside: an installer goes on, and would work against the next one.
-//! So whatever an install starts inside carries a mark in its environment.
+//! Such a process is known by three things:
 //!
-//! A service that an install merely started carries it too, and is left
-//! alone: it is in a session that was begun inside. What we start is in the
-//! session of the `lxc-attach` on the host.
+//! 1. It is in the container's control group. Nobody else's is looked at.
+//! 2. Its session began outside of the container: it came in from the host,
+//!    and the container's init did not start it. A service that an install
+//!    merely started is in a session of its own.
+//! 3. Its environment has our mark, by which it is told from a command that
+//!    an administrator runs inside.
+//!
+//! The first two are the kernel's word, which a container cannot forge. The
+//! third is read from the process's memory, which may never answer: by another
+//! process, and not at all where the first two don't hold.
 
+mod search;
+
+use crate::sys::look::{Look, Seen, View, Walk as _};
+use crate::sys::pidfd::Pidfd;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+pub use search::{Entered, Marked};
+use std::path::Path;
 use std::time::Duration;
 
 const MARK: &str = "PHOENIX_NVIDIA_INSTALL";
-/// An environment is not trusted to be short, in bytes.
-const MAX: u64 = 256 * 1024;
+/// The time for all of it.
+const LIMIT: Duration = Duration::from_secs(5);
+/// A process that does not answer in this time is left out.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// So many processes at most are held at once.
+const MOST: usize = 500;
 
 /// The variable that marks what an install starts in a container.
 pub(super) fn mark(ctid: Ctid) -> (&'static str, String) {
@@ -28,87 +42,73 @@ pub(super) fn mark(ctid: Ctid) -> (&'static str, String) {
 /// Ends what a killed install left at work in the container. To be called
 /// under the lock that makes installs in it happen one at a time.
 pub fn end(ctid: Ctid) {
-    let mut found = find(Path::new("/proc"), ctid);
-    if found.is_empty() {
+    let deadline = Deadline::after(LIMIT);
+    let mut left = find(ctid, &deadline);
+    for why in &left.unseen {
+        log::warn!("cannot check for an interrupted install in container {ctid}: {why}; continuing");
+    }
+    if left.found.is_empty() {
         return;
     }
-    log::warn!("{} processes of an install that was cut off are still at work: ending them", found.len());
-    let deadline = Deadline::secs(5);
+    log::warn!(
+        "{} processes of an install that was cut off are still at work: ending them",
+        left.found.len()
+    );
     let mut quiet = 0;
     // What they start between a look and its kill is found by the next look;
     // one in the middle of exec has no environment, so one empty look is not
     // enough.
     while quiet < 3 && !deadline.passed() {
-        for pid in &found {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        for process in &left.found {
+            process.kill();
         }
-        quiet = if found.is_empty() { quiet + 1 } else { 0 };
+        quiet = if left.found.is_empty() { quiet + 1 } else { 0 };
         std::thread::sleep(Duration::from_millis(20));
-        found = find(Path::new("/proc"), ctid);
+        left = find(ctid, &deadline);
     }
 }
 
-fn find(proc: &Path, ctid: Ctid) -> Vec<i32> {
-    let own = namespace(&proc.join("self"));
-    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        let process = proc.join(pid.to_string());
-        is_marked(&process, ctid) && is_of_outside(&process) && namespace(&process) != own
-    })
-    .collect()
+/// What a search came to.
+#[derive(Default)]
+struct Left {
+    found: Vec<Pidfd>,
+    /// What could not be looked at.
+    unseen: Vec<String>,
 }
 
-/// The namespace of its process numbers; a container has one of its own.
-fn namespace(process: &Path) -> Option<PathBuf> {
-    std::fs::read_link(process.join("ns/pid")).ok()
-}
-
-/// Whether it carries this container's mark.
-fn is_marked(process: &Path, ctid: Ctid) -> bool {
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(process.join("environ")).and_then(|f| f.take(MAX).read_to_end(&mut bytes));
-    read.is_ok() && marked(&bytes, ctid)
-}
-
-fn marked(environ: &[u8], ctid: Ctid) -> bool {
-    let ours = format!("{MARK}={ctid}");
-    environ.split(|b| *b == 0).any(|variable| variable == ours.as_bytes())
-}
-
-/// Whether its session was begun outside the container that it is in.
-fn is_of_outside(process: &Path) -> bool {
-    std::fs::read(process.join("status")).is_ok_and(|text| outside(&String::from_utf8_lossy(&text)))
-}
-
-/// `NSsid:` of /proc/PID/status has the session's number in each of its
-/// namespaces, from ours to its own; 0 where it has none.
-fn outside(status: &str) -> bool {
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSsid:"));
-    numbers.and_then(|numbers| numbers.split_ascii_whitespace().next_back()) == Some("0")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_containers_mark_counts() {
-        let ctid = "101".parse().unwrap();
-        assert!(marked(b"A=1\0PHOENIX_NVIDIA_INSTALL=101\0B=2\0", ctid));
-        for other in [&b"PHOENIX_NVIDIA_INSTALL=1011"[..], b"X=PHOENIX_NVIDIA_INSTALL=101\0", b""] {
-            assert!(!marked(other, ctid));
+fn find(ctid: Ctid, deadline: &Deadline) -> Left {
+    let host = View::apart(Path::new("/"), &deadline.at_most(LOOK));
+    let entered = Entered { ctid };
+    let mut look = Look::of(host, &[entered.asked()]);
+    let pids = entered.find(&mut look);
+    let mut left = Left { unseen: look.problems, ..Left::default() };
+    // They are held before the look that decides: a number alone may be
+    // another process's by the time of the kill.
+    let mut held: Vec<(i32, Pidfd)> = Vec::new();
+    for pid in pids.into_iter().take(MOST) {
+        match Pidfd::open(pid) {
+            Ok(process) => held.push((pid, process)),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(error) => left.unseen.push(format!("process {pid}: {error}")),
         }
     }
-
-    #[test]
-    fn a_session_begun_inside_is_told_from_one_of_the_host() {
-        assert!(outside("Name:\tx\nNSsid:\t4711\t0\n"));
-        assert!(!outside("Name:\tNSsid:\t0\nNSsid:\t4711\t12\n") && !outside(""));
+    if held.is_empty() {
+        return left;
     }
-
-    #[test]
-    fn nothing_of_this_namespace_is_ever_found() {
-        assert_eq!(find(Path::new("/proc"), "101".parse().unwrap()), Vec::<i32>::new());
+    let marked = Marked { ctid, pids: held.iter().map(|(pid, _)| *pid).collect() };
+    let look = Look::of(host, &[marked.asked()]);
+    for (pid, process) in held {
+        match marked.of(&look, pid) {
+            Seen::Is(true) => left.found.push(process),
+            Seen::Unseen(why) => left.unseen.push(format!("process {pid}: {why}")),
+            Seen::Is(false) | Seen::Absent => {}
+        }
     }
+    // One line for the lot: a container can have as many as it likes.
+    if left.unseen.len() > 1 {
+        let more = left.unseen.len() - 1;
+        left.unseen.truncate(1);
+        left.unseen.iter_mut().for_each(|why| why.push_str(&format!(" (and {more} more)")));
+    }
+    left
 }

@@ -1,9 +1,10 @@
 //! nvidia-smi's word that driver, libraries and nodes fit together.
 
-use super::exec::{Guest, fields};
+use super::exec::{ExecError, Guest, fields};
 use super::smi::{self, Gpu};
 use super::wishes::Wishes;
 use crate::exit::{Code, Context as _, Fault};
+use crate::sys::process::Failure;
 use crate::sys::text;
 use crate::sys::time::{Deadline, human};
 use crate::types::Version;
@@ -183,20 +184,33 @@ impl fmt::Display for Opened {
     }
 }
 
-/// Opens the nodes inside; an empty list when that could not be done.
+/// Opens the nodes inside; an empty list when that could not be done. One that
+/// does not answer is the last of those tried.
 pub fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(String, Opened)> {
     let args = nodes.iter().map(String::as_str);
     match guest.attach_sh(OPEN_NODES, args).run(&deadline.at_most(std::time::Duration::from_secs(30))) {
-        Ok(output) => fields(&output.stdout)
-            .filter(|(key, _)| key == "node")
-            .filter_map(|(_, value)| value.split_once(' ').map(|(n, w)| (n.to_owned(), Opened::read(w))))
-            .filter(|(node, _)| nodes.contains(node))
-            .collect(),
+        Ok(output) => opened(&output.stdout, nodes),
+        Err(ExecError::Failed(Failure::TimedOut { stdout, after, .. })) => {
+            let mut tried = opened(&stdout, nodes);
+            let silent = nodes.iter().find(|node| !tried.iter().any(|(done, _)| done == *node));
+            let why = Opened::Other(format!("no answer within {}", human(after)));
+            tried.extend(silent.map(|node| (node.clone(), why)));
+            tried
+        }
         Err(error) => {
             log::debug!("verify: the nodes could not be tried: {error}");
             Vec::new()
         }
     }
+}
+
+/// What the script printed of these nodes.
+fn opened(stdout: &[u8], nodes: &[String]) -> Vec<(String, Opened)> {
+    fields(stdout)
+        .filter(|(key, _)| key == "node")
+        .filter_map(|(_, value)| value.split_once(' ').map(|(n, w)| (n.to_owned(), Opened::read(w))))
+        .filter(|(node, _)| nodes.contains(node))
+        .collect()
 }
 
 /// The fault, with the reason that the nodes give.

@@ -1,6 +1,7 @@
 //! The kernel driver: what is loaded, and what is installed but not loaded.
 
-use super::look::Look;
+use super::look::{Look, View};
+use crate::sys::look::{Op, Question};
 use crate::sys::process::{self, Cmd};
 use crate::sys::time::Deadline;
 use crate::types::Version;
@@ -46,15 +47,33 @@ pub fn parse_version(text: &str) -> Option<Driver> {
 
 /// The driver that is loaded, by what it shows of itself.
 pub fn loaded(look: &mut Look) -> Option<Driver> {
-    if let Some(text) = look.text("/proc/driver/nvidia/version") {
+    if let Some(text) = look.text(VERSION) {
         let driver = parse_version(&text);
         if driver.is_some() {
             return driver;
         }
     }
-    let version = look.text("/sys/module/nvidia/version")?.trim().parse().ok()?;
+    let version = look.text(MODULE_VERSION)?.trim().parse().ok()?;
     Some(Driver { version, kind: None })
 }
+
+/// The version of the driver that is loaded. The kernel itself tells it, so
+/// that mostly no other process has to look.
+pub fn version<'a>(view: impl Into<View<'a>>) -> Option<Version> {
+    let view = view.into();
+    let mut look = Look::new(view.root());
+    let version = look.text(MODULE_VERSION).and_then(|text| text.trim().parse().ok());
+    if version.is_some() || !look.exists("/proc/driver/nvidia") {
+        return version;
+    }
+    let questions = vec![Question::new(Op::Read, VERSION), Question::new(Op::Read, MODULE_VERSION)];
+    loaded(&mut Look::at_files(view, questions)).map(|driver| driver.version)
+}
+
+/// What the driver says of itself.
+const VERSION: &str = "/proc/driver/nvidia/version";
+/// What the kernel says of it.
+const MODULE_VERSION: &str = "/sys/module/nvidia/version";
 
 /// The version of the module that is installed for the running kernel, be it
 /// loaded or not: what the host will have after its next boot.

@@ -2,11 +2,13 @@
 
 use super::driver::{self, Driver};
 use super::facts::{self, Information, Majors, NVIDIA_MAJOR};
-use super::look::Look;
+use super::look::{self, Look, View};
 use super::mig::{self, MigInstance};
 use super::pci::PciAddress;
 use super::sharing::Claim;
+use crate::sys::look::Walk;
 use crate::types::Ctid;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -163,28 +165,49 @@ pub struct Shown {
     pub minor: Option<u32>,
 }
 
+/// How much of the host an inventory is to hold.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Scope {
+    /// Mode setting and DRM too.
+    pub display: bool,
+}
+
+impl Walk for Scope {
+    const NAME: &'static str = "inventory";
+
+    fn walk(&self, look: &mut Look<'_>) {
+        Inventory::seen(look, self);
+    }
+}
+
 impl Inventory {
     /// Everything, for those who have time: also the cards that another
     /// driver has, and the DRM nodes. Runs no program and touches no card.
-    pub fn read(root: &Path) -> Inventory {
-        let mut inventory = Inventory::read_for(root, true);
-        inventory.add_other_cards(root);
+    pub fn read<'a>(view: impl Into<View<'a>>) -> Inventory {
+        let view = view.into();
+        let mut inventory = Inventory::read_for(view, true);
+        inventory.add_other_cards(view.root());
         inventory
     }
 
     /// What a start needs, with as few system calls as that takes: the
     /// driver, its cards, their nodes; mode setting and DRM for `display`.
-    pub fn read_for(root: &Path, display: bool) -> Inventory {
-        let mut look = Look::new(root);
-        let mut inventory = Inventory { driver: driver::loaded(&mut look), ..Inventory::default() };
+    pub fn read_for<'a>(view: impl Into<View<'a>>, display: bool) -> Inventory {
+        let scope = Scope { display };
+        Inventory::seen(&mut Look::of(view, &[scope.asked()]), &scope)
+    }
+
+    /// What a look for this scope shows.
+    pub fn seen(look: &mut Look, scope: &Scope) -> Inventory {
+        let mut inventory = Inventory { driver: driver::loaded(look), ..Inventory::default() };
         inventory.majors = look.text("/proc/devices").map(|t| Majors::parse(&t)).unwrap_or_default();
-        inventory.read_cards(&mut look);
-        inventory.read_capabilities(&mut look);
-        if display {
-            inventory.read_display(&mut look);
+        inventory.read_cards(look);
+        inventory.read_capabilities(look);
+        if scope.display {
+            inventory.read_display(look);
         }
-        inventory.read_nodes(&mut look, display);
-        inventory.problems = look.problems;
+        inventory.read_nodes(look, scope.display);
+        inventory.problems = std::mem::take(&mut look.problems);
         inventory
     }
 
@@ -261,7 +284,7 @@ impl Inventory {
             paths.extend(self.gpus.iter().flat_map(|gpu| &gpu.dri).map(|dri| dri.path.clone()));
         }
         for path in paths {
-            self.nodes.entry(path).or_insert_with_key(|path| look.node(path));
+            self.nodes.entry(path).or_insert_with_key(|path| look::node(look, path));
         }
     }
 

@@ -4,11 +4,13 @@
 use super::choose::{DeviceKind, ToMake};
 use super::facts::{self, Majors, Params};
 use super::gpus::{CAPS_DIR, Inventory, Node, UVM, UVM_TOOLS, expected};
-use super::look::Look;
+use super::look::{self, Look, View};
+use crate::sys::look::{Op, Question};
 use crate::sys::process::{self, Cmd, Failure};
 use crate::sys::time::Deadline;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chown};
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -39,10 +41,17 @@ pub struct Prepared {
 ///
 /// A node that stands there with wrong numbers is replaced only if those
 /// numbers are no other driver's now.
-pub fn prepare(root: &Path, inventory: &Inventory, wanted: &[ToMake], deadline: &Deadline) -> Prepared {
+pub fn prepare<'a>(
+    view: impl Into<View<'a>>,
+    inventory: &Inventory,
+    wanted: &[ToMake],
+    deadline: &Deadline,
+) -> Prepared {
+    let view = view.into();
     let mut maker = Maker {
-        look: Look::new(root),
-        root,
+        look: Look::new(view.root()),
+        params: Look::new(view.root()),
+        root: view.root(),
         inventory,
         majors: inventory.majors.clone(),
         deadline,
@@ -61,10 +70,14 @@ pub fn prepare(root: &Path, inventory: &Inventory, wanted: &[ToMake], deadline: 
         maker.nvidia_modprobe(&absent);
     }
     maker.load_missing_modules(&wanted);
+    let files = wanted.iter().map(|node| Question::new(Op::Read, maker.params_file(node)));
+    let files: BTreeSet<Question> = files.collect();
+    maker.params = Look::at_files(view, files.into_iter().collect());
     for node in &wanted {
         maker.finish(node);
     }
-    let problems = std::mem::take(&mut maker.look.problems);
+    let problems =
+        [std::mem::take(&mut maker.look.problems), std::mem::take(&mut maker.params.problems)].concat();
     maker.prepared.problems.extend(problems);
     maker.prepared
 }
@@ -72,6 +85,8 @@ pub fn prepare(root: &Path, inventory: &Inventory, wanted: &[ToMake], deadline: 
 struct Maker<'a> {
     root: &'a Path,
     look: Look<'a>,
+    /// What the driver says of its nodes' modes, once its modules are loaded.
+    params: Look<'a>,
     inventory: &'a Inventory,
     majors: Majors,
     deadline: &'a Deadline,
@@ -168,7 +183,7 @@ impl Maker<'_> {
     /// Looks whether the node is right by now, and makes it if not.
     fn finish(&mut self, node: &ToMake) {
         let Some((major, minor)) = self.numbers(node) else { return };
-        if !self.look.node(&node.path).is(major, minor) {
+        if !look::node(&mut self.look, &node.path).is(major, minor) {
             if let Err(error) = self.make(node, major, minor) {
                 return self.problem(format!("cannot make {} (c {major}:{minor}): {error}", node.path));
             }
@@ -189,7 +204,7 @@ impl Maker<'_> {
     /// One node, with its mode and owner, put in place whole: whoever looks
     /// sees what was there before or the right one.
     fn make(&mut self, node: &ToMake, major: u32, minor: u32) -> anyhow::Result<()> {
-        let params = self.params(node, minor);
+        let params = self.params(node);
         if !params.modify {
             anyhow::bail!(
                 "the driver's parameters forbid it (ModifyDeviceFiles: 0): the administrator makes the nodes"
@@ -215,13 +230,19 @@ impl Maker<'_> {
         placed
     }
 
-    fn params(&mut self, node: &ToMake, minor: u32) -> Params {
+    fn params(&mut self, node: &ToMake) -> Params {
+        let file = self.params_file(node);
+        self.params.text(&file).map(|text| facts::params(&text)).unwrap_or_default()
+    }
+
+    /// Where the driver says which mode the node has.
+    fn params_file(&self, node: &ToMake) -> String {
+        let minor = self.numbers(node).map(|(_, minor)| minor);
         let capability = match node.kind {
-            DeviceKind::Caps | DeviceKind::CapFile => self.inventory.capability_file(minor),
+            DeviceKind::Caps | DeviceKind::CapFile => minor.and_then(|m| self.inventory.capability_file(m)),
             _ => None,
         };
-        let file = capability.unwrap_or_else(|| "/proc/driver/nvidia/params".to_owned());
-        self.look.text(&file).map(|text| facts::params(&text)).unwrap_or_default()
+        capability.unwrap_or_else(|| "/proc/driver/nvidia/params".to_owned())
     }
 
     fn read_majors(&mut self) {

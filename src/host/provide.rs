@@ -5,11 +5,11 @@ use super::assignment::{Assignment, GpuName};
 use super::choose::{Capabilities, Choice, Missing, choose, keep};
 use super::diagnose;
 use super::gpus::{Gpu, Inventory, MODESET};
+use super::look::View;
 use super::nodes::prepare;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// What a container is to have of this host.
 #[derive(Clone, Debug)]
@@ -39,13 +39,13 @@ pub struct Provided {
 /// missing are made, by programs that the deadline binds. When all is there,
 /// no program runs. It has no error of its own: what can't be given is in
 /// `choice.missing`, and START_POLICY judges.
-pub fn provide(root: &Path, request: &Request, deadline: &Deadline) -> Provided {
+pub fn provide<'a>(view: impl Into<View<'a>>, request: &Request, deadline: &Deadline) -> Provided {
     let names = match &request.assignment {
         Assignment::List(names) => names.as_slice(),
         _ => &[],
     };
     let wish = Wish {
-        root,
+        view: view.into(),
         display: request.capabilities.wants_display(),
         exclusive: request.exclusive,
         names,
@@ -56,19 +56,20 @@ pub fn provide(root: &Path, request: &Request, deadline: &Deadline) -> Provided 
 
 /// The same for what a conf names already, by the paths of the devices, where
 /// its settings can't be read: nothing is added, and nothing is missing.
-pub fn provide_named(root: &Path, named: &[String], deadline: &Deadline) -> Provided {
+pub fn provide_named<'a>(view: impl Into<View<'a>>, named: &[String], deadline: &Deadline) -> Provided {
     let display = named.iter().any(|path| path == MODESET || path.starts_with("/dev/dri/"));
     let choose = |inventory: &Inventory| keep(inventory, named);
-    Wish { root, display, exclusive: None, names: &[], choose: &choose }.grant(deadline)
+    Wish { view: view.into(), display, exclusive: None, names: &[], choose: &choose }.grant(deadline)
 }
 
 /// What [`provide`] would find, without making anything and without running
 /// a program: for `plan`, `status` and `doctor`.
-pub fn inspect(root: &Path, request: &Request) -> (Inventory, Choice) {
-    let mut inventory = Inventory::read(root);
-    inventory.add_vms(root);
+pub fn inspect<'a>(view: impl Into<View<'a>>, request: &Request) -> (Inventory, Choice) {
+    let view = view.into();
+    let mut inventory = Inventory::read(view);
+    inventory.add_vms(view.root());
     if let Some(ctid) = request.exclusive {
-        inventory.add_claims(root, ctid);
+        inventory.add_claims(view.root(), ctid);
     }
     let choice = choose(&inventory, &request.assignment, &request.capabilities);
     (inventory, choice)
@@ -76,7 +77,7 @@ pub fn inspect(root: &Path, request: &Request) -> (Inventory, Choice) {
 
 /// What is asked of the host, however it was put.
 struct Wish<'a> {
-    root: &'a Path,
+    view: View<'a>,
     display: bool,
     exclusive: Option<Ctid>,
     names: &'a [GpuName],
@@ -93,7 +94,7 @@ impl Wish<'_> {
                 break;
             }
             let loaded = provided.inventory.driver.is_some();
-            let prepared = prepare(self.root, &provided.inventory, &provided.choice.to_make, deadline);
+            let prepared = prepare(self.view, &provided.inventory, &provided.choice.to_make, deadline);
             provided.made.extend(prepared.made);
             provided.warnings.extend(prepared.problems);
             self.look(&mut provided, deadline);
@@ -107,9 +108,9 @@ impl Wish<'_> {
 
     /// Looks at the host and chooses.
     fn look(&self, provided: &mut Provided, deadline: &Deadline) {
-        provided.inventory = Inventory::read_for(self.root, self.display);
+        provided.inventory = Inventory::read_for(self.view, self.display);
         if let Some(ctid) = self.exclusive {
-            provided.inventory.add_claims(self.root, ctid);
+            provided.inventory.add_claims(self.view.root(), ctid);
         }
         self.resolve_uuids(provided, deadline);
         provided.choice = (self.choose)(&provided.inventory);
@@ -121,11 +122,11 @@ impl Wish<'_> {
         let untold = |gpu: &Gpu| gpu.minor.is_some() && gpu.uuid.is_none();
         let mut results = Vec::new();
         if inventory.gpus.iter().any(untold) && self.names.iter().any(|name| !knows(inventory, name)) {
-            results.push(inventory.add_uuids(self.root, deadline));
+            results.push(inventory.add_uuids(self.view.root(), deadline));
         }
         let by_uuid = self.names.iter().any(|name| matches!(name, GpuName::MigUuid(_)));
         if by_uuid && inventory.mig.iter().any(|m| m.uuid.is_none()) {
-            results.push(inventory.add_mig_uuids(self.root, deadline));
+            results.push(inventory.add_mig_uuids(self.view.root(), deadline));
         }
         let failed = results.into_iter().filter_map(Result::err);
         provided.warnings.extend(failed.map(|e| format!("UUIDs not known: {e:#}")));
@@ -135,7 +136,7 @@ impl Wish<'_> {
     fn conclude(&self, provided: &mut Provided) {
         let inventory = &mut provided.inventory;
         if inventory.driver.is_none() && !inventory.majors.has_nvidia() {
-            let diagnosis = diagnose::no_driver(self.root);
+            let diagnosis = diagnose::no_driver(self.view.root());
             // One message that says why, not one for each device.
             provided.choice = Choice::default();
             provided.choice.missing.push(Missing {
@@ -149,10 +150,10 @@ impl Wish<'_> {
             let missing = !provided.choice.missing.is_empty();
             if missing {
                 // Somebody will read this: look at what else is on the bus.
-                inventory.add_other_cards(self.root);
+                inventory.add_other_cards(self.view.root());
             }
             if missing || !provided.choice.gpus.is_empty() {
-                inventory.add_vms(self.root);
+                inventory.add_vms(self.view.root());
             }
             if missing {
                 provided.choice = (self.choose)(inventory);

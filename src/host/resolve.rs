@@ -133,7 +133,12 @@ fn usable(inventory: &Inventory, index: usize, name: &GpuName) -> Result<usize, 
         ));
     }
     if gpu.minor.is_none() {
-        return Err(missing_card(inventory, name, held_by(inventory, gpu)));
+        // Its number is in a file that did not answer, say.
+        let why = match (gpu.bound_to.as_deref(), inventory.problems.first()) {
+            (Some("nvidia"), Some(problem)) => format!("not everything could be looked at: {problem}"),
+            _ => held_by(inventory, gpu),
+        };
+        return Err(missing_card(inventory, name, why));
     }
     Ok(index)
 }

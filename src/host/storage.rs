@@ -2,7 +2,7 @@
 
 use super::look::Look;
 use super::sections::{self, Section};
-use std::os::unix::fs::MetadataExt as _;
+use crate::sys::look::{Op, Question, Seen};
 use std::path::{Path, PathBuf};
 
 /// Where Proxmox keeps them.
@@ -41,12 +41,21 @@ impl Storage {
 
     /// Whether it is there: a file that is put below an empty mount point is
     /// hidden as soon as the storage is mounted.
-    pub fn is_mounted(&self) -> bool {
-        let device = |path: &Path| std::fs::metadata(path).ok().map(|meta| meta.dev());
-        self.mount.as_deref().is_none_or(|at| {
-            let own = device(at);
-            own.is_some() && own != at.parent().and_then(device)
-        })
+    pub fn is_mounted(&self, look: &Look) -> Seen<bool> {
+        let device = |path: &Path| look.stat(&path.to_string_lossy()).map(|stat| stat.dev);
+        let Some(at) = self.mount.as_deref() else { return Seen::Is(true) };
+        match device(at) {
+            Seen::Is(own) => Seen::Is(at.parent().map(device) != Some(Seen::Is(own))),
+            Seen::Absent => Seen::Is(false),
+            Seen::Unseen(why) => Seen::Unseen(why),
+        }
+    }
+
+    /// What [`Storage::is_mounted`] asks.
+    pub fn mount_questions(&self) -> Vec<Question> {
+        let at = self.mount.as_deref();
+        let both = at.into_iter().chain(at.and_then(Path::parent));
+        both.map(|path| Question::new(Op::Stat, path.to_string_lossy())).collect()
     }
 
     /// Whether a node has it.
@@ -158,10 +167,12 @@ mod tests {
         assert!(!all[0].has_snippets() && all[1].has_snippets() && all[1].shared && !all[2].shared);
         assert_eq!(all[0].allow_snippets(), "pvesm set local --content iso,vztmpl,backup,snippets");
         assert!(all[2].is_on("alpha") && !all[2].is_on("gamma") && all[0].is_on("gamma"));
-        assert_eq!((all[0].is_mounted(), all[1].is_mounted()), (true, false));
+        let look = Look::new(Path::new("/"));
+        let mounted = |storage: &Storage| storage.is_mounted(&look) == Seen::Is(true);
+        assert_eq!((mounted(&all[0]), mounted(&all[1])), (true, false));
         let mounts =
             parse("dir: a\n\tpath /proc\n\tis_mountpoint yes\n\ndir: b\n\tpath /x\n\tis_mountpoint /proc\n");
-        assert!(mounts[0].is_mounted() && mounts[1].is_mounted());
+        assert!(mounted(&mounts[0]) && mounted(&mounts[1]));
         let disabled = CFG.replace("content snippets\n", "content snippets\n\tdisable\n");
         assert!(!parse(&disabled)[1].has_snippets());
     }

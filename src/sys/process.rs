@@ -23,7 +23,7 @@ use pump::{Input, Pump, Why, ended};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +41,10 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 const GRACE: Duration = Duration::from_millis(700);
 /// After KILL, a child in D state is abandoned after this long.
 const REAP: Duration = Duration::from_secs(1);
+/// How a group is ended.
+const IN_TURN: [(Signal, Duration); 2] = [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, REAP)];
+/// How one is that [`Cmd::at_once`] is for.
+const AT_ONCE: [(Signal, Duration); 1] = [(Signal::SIGKILL, Duration::from_millis(100))];
 /// How much of each stream is kept unless the call says otherwise, in bytes.
 const KEEP: usize = 256 * 1024;
 /// How a child ended.
@@ -128,6 +132,8 @@ pub enum Failure {
         after: Duration,
         /// What it last printed, safe to show.
         last: Vec<String>,
+        /// What it had printed on stdout.
+        stdout: Vec<u8>,
         /// Not even KILL ended it (D state), and it was left behind.
         abandoned: bool,
     },
@@ -142,7 +148,7 @@ impl fmt::Display for Failure {
             Failure::Spawn(program, error) => {
                 write!(f, "{} cannot be started: {error}", program.display())
             }
-            Failure::TimedOut { program, after, last, abandoned } => {
+            Failure::TimedOut { program, after, last, abandoned, .. } => {
                 write!(f, "{} did not end within {}", program.display(), human(*after))?;
                 if *abandoned {
                     f.write_str(", cannot be killed (uninterruptible) and was left behind")?;
@@ -174,6 +180,8 @@ pub struct Cmd {
     input: Input,
     keep: usize,
     stopping: bool,
+    name: Option<&'static str>,
+    at_once: bool,
 }
 
 impl Cmd {
@@ -181,7 +189,16 @@ impl Cmd {
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
         debug_assert!(program.is_absolute(), "{program:?}");
-        Cmd { program, args: Vec::new(), env: Vec::new(), input: Input::Null, keep: KEEP, stopping: false }
+        Cmd {
+            program,
+            args: Vec::new(),
+            env: Vec::new(),
+            input: Input::Null,
+            keep: KEEP,
+            stopping: false,
+            name: None,
+            at_once: false,
+        }
     }
 
     /// One more argument.
@@ -227,6 +244,21 @@ impl Cmd {
         self
     }
 
+    /// What it is called in a list of processes, instead of by its path.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Has it be killed without TERM, and abandoned at once if that does not
+    /// end it: for one that has nothing to clean up.
+    #[must_use]
+    pub fn at_once(mut self) -> Self {
+        self.at_once = true;
+        self
+    }
+
     /// Runs it to its end, or to the deadline, or to a signal of ours.
     ///
     /// # Errors
@@ -238,6 +270,7 @@ impl Cmd {
         let program = self.program.clone();
         let started = Instant::now();
         let line = self.shown();
+        let steps = if self.at_once { &AT_ONCE[..] } else { &IN_TURN[..] };
         let mut child = self.spawn()?;
         let mut pump = Pump::new(&mut child, self.input, self.keep, self.stopping);
         let verdict = pump.wait(&mut child, deadline);
@@ -246,12 +279,15 @@ impl Cmd {
             Ok(status) => Ended::from(status),
             Err(why) => {
                 // One that cannot even be asked is not there to be killed.
-                let abandoned = !matches!(why, Why::Wait(_)) && !end_group(&mut child);
+                let abandoned = !matches!(why, Why::Wait(_)) && !end_group(&mut child, steps);
                 pump.drain();
                 let last = pump.last_lines();
+                let (stdout, _) = pump.finish();
                 log::debug!("{line}: {why:?} after {}", human(took));
                 return Err(match why {
-                    Why::Deadline => Failure::TimedOut { program, after: deadline.span(), last, abandoned },
+                    Why::Deadline => {
+                        Failure::TimedOut { program, after: deadline.span(), last, stdout, abandoned }
+                    }
                     Why::Signal(signal) => Failure::Interrupted(signal),
                     Why::Wait(error) => Failure::Spawn(program, error),
                 });
@@ -281,6 +317,9 @@ impl Cmd {
             .stdin(if matches!(self.input, Input::Null) { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(name) = self.name {
+            command.arg0(name);
+        }
         super::raw::own_session(&mut command);
         super::raw::die_with_parent(&mut command);
         super::raw::default_signals(&mut command);
@@ -313,16 +352,17 @@ fn brief(word: &str) -> String {
     }
 }
 
-/// TERM, then KILL, to the whole group, which has the number of the child that
-/// began the session. False when the child is still there.
-fn end_group(child: &mut Child) -> bool {
+/// One signal after the other to the whole group, which has the number of the
+/// child that began the session, each with some time for its effect. False
+/// when the child is still there.
+fn end_group(child: &mut Child, steps: &[(Signal, Duration)]) -> bool {
     let group = Pid::from_raw(child.id() as i32);
-    for (signal, time) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, REAP)] {
-        match killpg(group, signal) {
+    for (signal, time) in steps {
+        match killpg(group, *signal) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => log::debug!("killpg {group} {signal}: {error}"),
         }
-        let until = Deadline::after(time);
+        let until = Deadline::after(*time);
         while !until.passed() {
             if !matches!(ended(child), Ok(None)) {
                 return true;

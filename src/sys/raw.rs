@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -46,6 +47,28 @@ pub fn keep_inherited_files_from_children() {
     let _ = unsafe {
         nix::libc::syscall(nix::libc::SYS_close_range, 3u32, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC)
     };
+}
+
+/// A descriptor of the process that has this number now.
+pub fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers and makes a descriptor, or answers -1.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel has just made it for us (close-on-exec), and nobody else has it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Sends a signal to the process of such a descriptor.
+pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: Signal) -> std::io::Result<()> {
+    let none = std::ptr::null::<nix::libc::siginfo_t>();
+    // SAFETY: the descriptor is open for the time of the call, and no siginfo
+    // is what kill(2) sends.
+    let done = unsafe {
+        nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, none, 0)
+    };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Has the child begin a session of its own: no controlling terminal is left

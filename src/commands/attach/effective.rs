@@ -8,7 +8,6 @@ use crate::conf::store::Conf;
 use crate::exit::{Code, Fault};
 use crate::guest::wishes::Template;
 use crate::host::gpus::Inventory;
-use crate::host::look::Look;
 use crate::plan::Intent;
 use crate::settings::{self, Call, NODE_FILE, Settings, keys};
 use crate::types::Ctid;
@@ -66,7 +65,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
     if !problems.is_empty() {
         return Err(settings::fault(&problems, ctid));
     }
-    if let Some(lacks) = chain::lacks(&Look::new(common::root()), &settings) {
+    if let Some(lacks) = chain::lacks(&chain::look(&settings), &settings) {
         return Err(lacks.fault().into());
     }
     let kernel = inventory.driver.as_ref().map(|driver| driver.version.clone());

@@ -6,6 +6,7 @@ use crate::commands::undo::Undo;
 use crate::exit::{Code, Context as _, Fault};
 use crate::host::storage::Storage;
 use crate::sys::file;
+use crate::sys::look::{Look, Seen};
 use crate::sys::replace::replace_own;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -67,25 +68,53 @@ fn none_fits(storages: &[Storage], node: &str) -> Fault {
 ///
 /// # Errors
 /// [`Code::Passthrough`].
-pub fn check_mounted(storages: &[Storage], place: &Place) -> anyhow::Result<()> {
-    let id = place.volume.split(':').next().unwrap_or_default();
-    match storages.iter().find(|storage| storage.id == id) {
-        Some(storage) if !storage.is_mounted() => {
+pub fn check_mounted(look: &Look, storages: &[Storage], place: &Place) -> anyhow::Result<()> {
+    let id = id(place);
+    match storages.iter().find(|storage| storage.id == id).map(|storage| storage.is_mounted(look)) {
+        Some(Seen::Is(false)) => {
             let message = format!("the storage {id} is not mounted");
             Err(Fault::new(Code::Passthrough, message).remedy(format!("pvesm status --storage {id}")).into())
         }
+        Some(Seen::Unseen(why)) => Err(silent(place, &why).into()),
         _ => Ok(()),
     }
+}
+
+fn id(place: &Place) -> &str {
+    place.volume.split(':').next().unwrap_or_default()
+}
+
+/// The storage does not answer.
+pub fn silent(place: &Place, why: &str) -> Fault {
+    let message = format!("cannot check {} on storage {}: {why}", place.path.display(), id(place));
+    Fault::new(Code::Passthrough, message).remedy("choose another storage: --storage local")
+}
+
+/// A look at the storage and at what stands in the snippet's place, by a
+/// process that can be left behind: the storage may be a dead server's.
+pub fn look(storages: &[Storage], place: &Place) -> Look<'static> {
+    let mut questions = hookscript::questions(&place.path);
+    let storage = storages.iter().find(|storage| storage.id == id(place));
+    questions.extend(storage.into_iter().flat_map(Storage::mount_questions));
+    Look::at_files(common::host(), questions)
 }
 
 /// Fails when something else than a snippet of ours stands in its place.
 ///
 /// # Errors
 /// [`Code::Passthrough`].
-pub fn check(place: &Place) -> anyhow::Result<()> {
-    let Ok(meta) = std::fs::symlink_metadata(&place.path) else { return Ok(()) };
-    if meta.is_symlink() || (meta.is_file() && hookscript::is_ours(&place.path)) {
-        return Ok(());
+pub fn check(look: &Look, place: &Place) -> anyhow::Result<()> {
+    let at = place.path.to_string_lossy();
+    let ours = match look.stat_link(&at) {
+        Seen::Is(stat) if stat.is_file() => hookscript::is_ours(look, &at),
+        Seen::Is(stat) => Seen::Is(stat.is_link()),
+        Seen::Absent => return Ok(()),
+        Seen::Unseen(why) => Seen::Unseen(why),
+    };
+    match ours {
+        Seen::Is(true) => return Ok(()),
+        Seen::Unseen(why) => return Err(silent(place, &why).into()),
+        Seen::Is(false) | Seen::Absent => {}
     }
     let path = place.path.display();
     let message = format!("{path} is there and is no hookscript of phoenix-nvidia");
@@ -99,9 +128,11 @@ pub fn check(place: &Place) -> anyhow::Result<()> {
 /// # Errors
 /// [`Code::Passthrough`].
 pub fn put(place: &Place, storages: &[Storage], undo: &mut Undo) -> anyhow::Result<bool> {
-    check(place)?;
+    let look = look(storages, place);
+    check_mounted(&look, storages, place)?;
+    check(&look, place)?;
     let path = &place.path;
-    if is_right(path) {
+    if is_right(&look, path) {
         return Ok(false);
     }
     let before = old(path);
@@ -137,7 +168,8 @@ fn take_back(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result
     }
     put_back(&place.path, before)?;
     // Somebody may have set it in the moment between.
-    if !matches!(named(), Ok(confs) if confs.is_empty()) && !is_right(&place.path) {
+    if !matches!(named(), Ok(confs) if confs.is_empty()) && !is_right(&Look::new(common::root()), &place.path)
+    {
         replace_own(&place.path, SNIPPET.as_bytes(), 0o755)?;
         return Ok(false);
     }
@@ -173,12 +205,11 @@ fn put_back(path: &Path, old: Old) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_right(path: &Path) -> bool {
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return false };
-    let mode = meta.permissions().mode() & 0o777;
+fn is_right(look: &Look, path: &Path) -> bool {
+    let at = path.to_string_lossy();
     // A file system without modes of its own (CIFS) shows all as executable.
-    let runs = mode & 0o111 != 0;
-    meta.is_file() && runs && file::read(path, MAX).is_ok_and(|bytes| bytes == SNIPPET.as_bytes())
+    let runs = look.stat_link(&at).value().is_some_and(|stat| stat.is_file() && stat.mode & 0o111 != 0);
+    runs && look.head(&at).value().is_some_and(|bytes| bytes == SNIPPET.as_bytes())
 }
 
 /// Notes the path for the removal of the package. Losing a note only leaves a

@@ -94,6 +94,12 @@ pub fn hookscript(ctid: Ctid, hook: &Hookscript) -> Finding {
                 finding.mend(format!("pct set {ctid} --delete hookscript"))
             }
         }
+        Hookscript::Unseen(place, why) => {
+            let what = format!("cannot check {} ({}): {why}", place.volume, place.path.display());
+            let finding = Finding::unknown("hookscript", what)
+                .cause("while its storage does not answer, the container does not start");
+            if hook.is_meant() { finding.mend(format!("{attach} --storage local")) } else { finding }
+        }
         Hookscript::NotExecutable(place) => {
             let path = place.path.display();
             Finding::failure("hookscript", format!("{path} cannot be executed: the container does not start"))

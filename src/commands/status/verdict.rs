@@ -60,6 +60,9 @@ pub fn of(seen: &Seen<'_>) -> (Level, Vec<String>) {
         Hookscript::Missing(place) => {
             say(Level::Failure, format!("hookscript {} is missing, so it does not start", place.volume));
         }
+        Hookscript::Unseen(place, why) => {
+            say(Level::Unknown, format!("cannot check hookscript {}: {why}", place.volume));
+        }
         Hookscript::NotExecutable(place) => {
             say(
                 Level::Failure,

@@ -52,6 +52,16 @@ pub struct Trace {
     pub execs: Vec<String>,
 }
 
+/// A command whose calls with a file's name were watched by strace.
+pub struct FileCalls {
+    /// How it ended.
+    pub output: Output,
+    /// The calls of the command itself, as strace prints them, the one that started it first.
+    pub own: Vec<String>,
+    /// Those of what it started.
+    pub others: Vec<String>,
+}
+
 impl Lab {
     /// Processes, mounts and temporary files that are there now.
     pub fn leftovers(&self) -> Leftovers {
@@ -79,6 +89,23 @@ impl Lab {
         let line = std::fs::read(path).ok().filter(|line| !line.is_empty())?;
         let words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         Some(words.collect::<Vec<_>>().join(" ").trim_end().to_owned())
+    }
+
+    /// Runs a command under `strace -f` and tells every call that has a file's name in it.
+    #[track_caller]
+    pub fn trace_files<A: AsRef<std::ffi::OsStr>>(&self, argv: impl IntoIterator<Item = A>) -> FileCalls {
+        let log = "/run/lab/trace-files";
+        let options = ["-f", "-qq", "-s", "512", "-e", "trace=%file", "-e", "signal=none", "-o", log, "--"];
+        let output = self.command("strace").args(options).args(argv).run();
+        let text = self.read(log);
+        let calls: Vec<(&str, &str)> =
+            text.lines().filter_map(|line| line.trim_start().split_once(' ')).collect();
+        let first = calls.first().map_or("", |(pid, _)| pid);
+        let begun = |mine: bool| {
+            let of = calls.iter().filter(|(pid, call)| (*pid == first) == mine && !call.contains("resumed>"));
+            of.map(|(_, call)| call.trim_start().to_owned()).collect()
+        };
+        FileCalls { own: begun(true), others: begun(false), output }
     }
 
     /// Runs a command under `strace -f` and tells every program that it and its children started.

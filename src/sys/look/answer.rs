@@ -1,0 +1,258 @@
+//! What is asked of a file, the answer, and how both travel: a line of JSON
+//! each, a file's content behind its line as it is.
+
+use super::super::file;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// No file of interest is longer, in bytes; the longest is a kernel's
+/// `modules.dep`.
+const WHOLE: u64 = 4 << 20;
+/// What [`Op::Head`] reads at most, in bytes.
+const HEAD: u64 = 256 << 10;
+/// A directory with more names is none of interest.
+const NAMES: usize = 20_000;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    /// A file's content.
+    Read,
+    /// The beginning of it.
+    Head,
+    /// A directory's names.
+    List,
+    /// The names of the directories in it.
+    Directories,
+    /// Where a symbolic link points to.
+    Link,
+    /// What is there, links followed.
+    Stat,
+    /// What is there, be it a link.
+    StatLink,
+    /// The path without links in it.
+    Real,
+}
+
+impl Op {
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Op::Read | Op::Head => "read",
+            Op::List | Op::Directories => "list",
+            Op::Link => "read the link",
+            Op::Stat | Op::StatLink | Op::Real => "look at",
+        }
+    }
+}
+
+/// A question about one file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Question {
+    /// What is asked.
+    pub op: Op,
+    /// The absolute path, under whatever root.
+    pub path: String,
+}
+
+impl Question {
+    /// One question.
+    pub fn new(op: Op, path: impl Into<String>) -> Question {
+        Question { op, path: path.into() }
+    }
+}
+
+/// What stat(2) says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    /// Kind and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The device that it is on.
+    pub dev: u64,
+    /// The device that it is: major and minor.
+    pub rdev: (u32, u32),
+}
+
+impl Stat {
+    fn of(meta: &fs::Metadata) -> Stat {
+        let rdev = if meta.file_type().is_char_device() || meta.file_type().is_block_device() {
+            numbers(meta.rdev())
+        } else {
+            (0, 0)
+        };
+        Stat { mode: meta.mode(), uid: meta.uid(), gid: meta.gid(), dev: meta.dev(), rdev }
+    }
+
+    fn is(&self, kind: u32) -> bool {
+        self.mode & nix::libc::S_IFMT == kind
+    }
+
+    /// A regular file.
+    pub fn is_file(&self) -> bool {
+        self.is(nix::libc::S_IFREG)
+    }
+
+    /// A directory.
+    pub fn is_dir(&self) -> bool {
+        self.is(nix::libc::S_IFDIR)
+    }
+
+    /// A symbolic link.
+    pub fn is_link(&self) -> bool {
+        self.is(nix::libc::S_IFLNK)
+    }
+
+    /// A character device.
+    pub fn is_char_device(&self) -> bool {
+        self.is(nix::libc::S_IFCHR)
+    }
+
+    /// A block device.
+    pub fn is_block_device(&self) -> bool {
+        self.is(nix::libc::S_IFBLK)
+    }
+}
+
+/// Major and minor of a device number; both fit 32 bits on Linux.
+fn numbers(rdev: u64) -> (u32, u32) {
+    let half = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    (half(nix::sys::stat::major(rdev)), half(nix::sys::stat::minor(rdev)))
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Answer {
+    /// A content; on its way only the length is in the line.
+    #[serde(with = "length")]
+    Bytes(Vec<u8>),
+    Names(Vec<String>),
+    Path(String),
+    Stat(Stat),
+    /// An errno.
+    Failed(i32),
+    /// What else was wrong with it.
+    Refused(String),
+    /// None, within so many milliseconds.
+    Silent(u64),
+}
+
+impl Answer {
+    /// About what it takes to send it, in bytes.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Answer::Bytes(bytes) => bytes.len(),
+            Answer::Names(names) => names.iter().map(|name| name.len() + 3).sum(),
+            Answer::Path(path) => path.len(),
+            _ => 16,
+        }
+    }
+}
+
+/// A content as its length.
+mod length {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(bytes.len() as u64)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        // What it is is read behind the line; until then it is as long.
+        let length = u64::deserialize(from)?.min(super::WHOLE);
+        Ok(vec![0; usize::try_from(length).unwrap_or(0)])
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    #[serde(flatten)]
+    question: Question,
+    answer: Answer,
+}
+
+/// The end of all answers.
+pub(super) const END: &[u8] = b"end\n";
+
+/// One answer as it travels.
+pub(super) fn write(out: &mut Vec<u8>, question: &Question, answer: &Answer) {
+    let line = Line { question: question.clone(), answer: answer.clone() };
+    if serde_json::to_writer(&mut *out, &line).is_ok() {
+        out.push(b'\n');
+        if let Answer::Bytes(bytes) = answer {
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// The answers, and whether the last one came with the end behind it. What
+/// was cut off in the middle is left out.
+pub(super) fn read(mut bytes: &[u8]) -> (Vec<(Question, Answer)>, bool) {
+    let mut answers = Vec::new();
+    while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
+        let (line, rest) = bytes.split_at(end + 1);
+        if line == END {
+            return (answers, true);
+        }
+        let Ok(Line { question, mut answer }) = serde_json::from_slice::<Line>(line) else { break };
+        bytes = rest;
+        if let Answer::Bytes(content) = &mut answer {
+            let Some((own, rest)) = bytes.split_at_checked(content.len()) else { break };
+            content.copy_from_slice(own);
+            bytes = rest;
+        }
+        answers.push((question, answer));
+    }
+    (answers, false)
+}
+
+/// Where the absolute `path` lies under `root`.
+fn at(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+/// Looks. Every system call that may block is in here.
+pub(super) fn of(root: &Path, question: &Question) -> Answer {
+    let path = at(root, &question.path);
+    let answer = match question.op {
+        Op::Read => file::beginning(&path, WHOLE).map(Answer::Bytes),
+        Op::Head => file::beginning(&path, HEAD).map(Answer::Bytes),
+        Op::List => names(&path, false).map(Answer::Names),
+        Op::Directories => names(&path, true).map(Answer::Names),
+        Op::Link => fs::read_link(&path).map(|target| Answer::Path(text(&target))),
+        Op::Stat => fs::metadata(&path).map(|meta| Answer::Stat(Stat::of(&meta))),
+        Op::StatLink => fs::symlink_metadata(&path).map(|meta| Answer::Stat(Stat::of(&meta))),
+        Op::Real => fs::canonicalize(&path).map(|real| Answer::Path(text(&real))),
+    };
+    answer.unwrap_or_else(|error| match error.raw_os_error() {
+        Some(errno) => Answer::Failed(errno),
+        None => Answer::Refused(error.to_string()),
+    })
+}
+
+fn names(path: &Path, directories: bool) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if directories && !entry.file_type()?.is_dir() {
+            continue;
+        }
+        if names.len() == NAMES {
+            return Err(io::Error::from_raw_os_error(nix::libc::EOVERFLOW));
+        }
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,226 @@
+//! The side of the process that looks: `phoenix-nvidia look`.
+//!
+//! One thread makes the walk. When a file does not answer, another one makes
+//! it again over the answers so far, passes that file over, and so reads what
+//! comes after it; a late answer counts as well. This thread only waits, so
+//! that what was answered is passed on whatever becomes of the others.
+
+use super::super::time::Deadline;
+use super::answer::{self, Answer, Question};
+use super::{Asked, Look, Source, Walk};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A file that takes longer is passed over for now.
+const STALL: Duration = Duration::from_millis(300);
+/// So many files that do not answer are enough: each of them keeps a thread.
+const MOST_SILENT: usize = 32;
+/// All answers together, in bytes.
+pub(super) const MOST: usize = 24 << 20;
+/// A request is short, in bytes.
+const REQUEST: u64 = 4 << 20;
+
+/// What is asked of the process, on its stdin.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Request {
+    pub root: PathBuf,
+    pub walks: Vec<Asked>,
+    /// How long a file has for its answer, in milliseconds.
+    pub patience: u64,
+    /// Files that did not answer a moment ago, and after how long.
+    pub silent: Vec<(Question, u64)>,
+}
+
+/// A walk that this program knows.
+pub type Entry = (&'static str, fn(Value) -> Option<Step>);
+type Step = Box<dyn Fn(&mut Look<'_>) + Send + Sync>;
+
+/// The entry of a walk.
+pub fn entry<W: Walk>() -> Entry {
+    (W::NAME, |with| {
+        let walk: W = serde_json::from_value(with).ok()?;
+        Some(Box::new(move |look: &mut Look<'_>| walk.walk(look)))
+    })
+}
+
+/// What the threads share. No lock is held while a file is looked at.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    known: BTreeMap<Question, Answer>,
+    /// Asked, and not answered for a while.
+    silent: BTreeSet<Question>,
+    /// What the walk of now waits for.
+    current: Option<(Question, Instant)>,
+    /// The number of the walk of now; others are too late.
+    walk: u32,
+    /// It is at its end.
+    done: bool,
+    /// A file answered late.
+    late: bool,
+    /// What is to be written.
+    out: Vec<u8>,
+    /// The size of all answers so far.
+    size: usize,
+}
+
+impl State {
+    fn know(&mut self, question: Question, answer: Answer) {
+        self.size += answer.size();
+        let answer = if self.size > MOST { Answer::Failed(nix::libc::EFBIG) } else { answer };
+        answer::write(&mut self.out, &question, &answer);
+        self.known.insert(question, answer);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to a question of a walk.
+    pub(super) fn answer(&self, root: &Path, question: Question, walk: u32) -> Answer {
+        {
+            let mut state = self.lock();
+            if let Some(answer) = state.known.get(&question) {
+                return answer.clone();
+            }
+            // A walk that was overtaken has nothing to say any more.
+            if state.walk != walk || state.silent.contains(&question) {
+                return Answer::Silent(0);
+            }
+            state.current = Some((question.clone(), Instant::now()));
+        }
+        let answer = answer::of(root, &question);
+        let mut state = self.lock();
+        if state.silent.remove(&question) {
+            state.late = true;
+            self.news.notify_one();
+        }
+        if state.walk == walk {
+            state.current = None;
+        }
+        state.know(question, answer.clone());
+        answer
+    }
+}
+
+/// Answers what is asked on stdin, on stdout. What it could not get to know in
+/// time is left out; its caller notices.
+pub fn serve(entries: &[Entry]) {
+    let mut text = Vec::new();
+    if std::io::stdin().lock().take(REQUEST).read_to_end(&mut text).is_err() {
+        return;
+    }
+    let Ok(request) = serde_json::from_slice::<Request>(&text) else { return };
+    let step = |asked: &Asked| {
+        let (_, make) = entries.iter().find(|(name, _)| *name == asked.name)?;
+        make(asked.with.clone())
+    };
+    let Some(steps) = request.walks.iter().map(step).collect::<Option<Vec<Step>>>() else { return };
+    look(&request, Arc::new(steps), &mut |bytes| std::io::stdout().lock().write_all(bytes).is_ok());
+}
+
+fn look(request: &Request, steps: Arc<Vec<Step>>, write: &mut dyn FnMut(&[u8]) -> bool) {
+    let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new() });
+    let patience = Duration::from_millis(request.patience);
+    let known = request.silent.iter().map(|(question, ms)| (question.clone(), Answer::Silent(*ms)));
+    shared.lock().known.extend(known);
+    let until = Deadline::after(patience);
+    while !until.passed() && shared.lock().silent.len() < MOST_SILENT {
+        begin(&shared, &request.root, &steps);
+        let again = watch(&shared, &until);
+        let out = std::mem::take(&mut shared.lock().out);
+        if !write(&out) || !again {
+            break;
+        }
+    }
+    let mut state = shared.lock();
+    let mut waiting = std::mem::take(&mut state.silent);
+    waiting.extend(state.current.take().map(|(question, _)| question));
+    for question in waiting {
+        state.know(question, Answer::Silent(request.patience));
+    }
+    let mut out = std::mem::take(&mut state.out);
+    drop(state);
+    out.extend_from_slice(answer::END);
+    write(&out);
+}
+
+/// Begins the walk, anew if there was one already.
+fn begin(shared: &Arc<Shared>, root: &Path, steps: &Arc<Vec<Step>>) {
+    let mut state = shared.lock();
+    state.walk += 1;
+    (state.done, state.late, state.current) = (false, false, None);
+    let walk = state.walk;
+    drop(state);
+    let (shared, root, steps) = (shared.clone(), root.to_owned(), steps.clone());
+    std::thread::spawn(move || {
+        let _end = End(&shared, walk);
+        let mut look = Look::with(&root, Source::For(shared.clone(), walk));
+        steps.iter().for_each(|step| step(&mut look));
+    });
+}
+
+/// Tells of a walk's end, also when it ends by a fault of ours.
+struct End<'a>(&'a Shared, u32);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        if state.walk == self.1 {
+            state.done = true;
+            self.0.news.notify_one();
+        }
+    }
+}
+
+/// Waits for the end of a walk. True if another one is to be begun: a file
+/// does not answer, or has answered late.
+fn watch(shared: &Shared, until: &Deadline) -> bool {
+    let mut state = shared.lock();
+    loop {
+        if state.done && state.silent.is_empty() && !state.late {
+            return false;
+        }
+        if state.done && state.late {
+            return true;
+        }
+        if let Some((question, since)) = &state.current {
+            if since.elapsed() >= STALL {
+                let question = question.clone();
+                state.silent.insert(question);
+                return true;
+            }
+        }
+        if until.passed() {
+            return false;
+        }
+        let pause = until.remaining().min(STALL / 4);
+        state = shared.news.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+#[cfg(test)]
+pub(super) fn answers_of(root: &Path, walk: impl Walk, patience: Duration) -> Vec<(Question, Answer)> {
+    let patience = u64::try_from(patience.as_millis()).unwrap();
+    let request = Request { root: root.to_owned(), walks: Vec::new(), patience, silent: Vec::new() };
+    let step: Step = Box::new(move |look: &mut Look<'_>| walk.walk(look));
+    let mut written = Vec::new();
+    look(&request, Arc::new(vec![step]), &mut |bytes| {
+        written.extend_from_slice(bytes);
+        true
+    });
+    let (answers, whole) = answer::read(&written);
+    assert!(whole);
+    answers
+}

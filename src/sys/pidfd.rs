@@ -1,0 +1,44 @@
+//! A process that is held: its number may become another one's, this cannot.
+
+use super::raw;
+use nix::sys::signal::Signal;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+/// A process.
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// The one that has this number now.
+    ///
+    /// # Errors
+    /// The system's: ESRCH when there is none, ENOSYS before Linux 5.3.
+    pub fn open(pid: i32) -> std::io::Result<Pidfd> {
+        raw::pidfd_open(pid).map(Pidfd)
+    }
+
+    /// Kills it; one that has ended is none to be killed.
+    pub fn kill(&self) {
+        if let Err(error) = raw::pidfd_send_signal(self.0.as_fd(), Signal::SIGKILL) {
+            log::debug!("a process is not killed: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    #[test]
+    fn the_process_that_is_held_is_killed_and_no_other() {
+        #[allow(clippy::disallowed_methods)] // a process to be killed
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let held = Pidfd::open(child.id() as i32).unwrap();
+        held.kill();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        // Reaped: whoever has the number now is somebody else.
+        held.kill();
+        assert!(Pidfd::open(i32::MAX).is_err());
+    }
+}
