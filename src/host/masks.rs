@@ -15,8 +15,9 @@ use crate::sys::private;
 use crate::sys::replace::replace_own;
 use crate::types::Ctid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Applied as written, measured under every profile of Proxmox. Optional:
@@ -70,14 +71,21 @@ impl Masks {
             written = true;
         }
         for name in there.iter().flatten().filter(|name| !self.cards.contains_key(*name)) {
-            fs::remove_dir_all(gpus.join(name))?;
+            remove(&gpus.join(name))?;
             written = true;
         }
         for (name, text) in &self.cards {
             let card = gpus.join(name);
             if !is(&card.join("information"), text) {
+                if fs::symlink_metadata(&card).is_ok_and(|meta| !meta.is_dir()) {
+                    remove(&card)?;
+                }
                 private::directory(&card, 0o755).map_err(io::Error::other)?;
-                new(&card.join("information"), text)?;
+                let file = card.join("information");
+                if fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_dir()) {
+                    remove(&file)?;
+                }
+                new(&file, text)?;
                 written = true;
             }
         }
@@ -138,13 +146,25 @@ fn below_run(root: &Path, name: &str) -> PathBuf {
     root.join(RUN.trim_start_matches('/')).join(name)
 }
 
-/// Whether a file has this content. Read through `take`, since `fs::read` asks
-/// for the size first, which is one call more.
+/// Whether a file has this content. Root of a privileged container can write
+/// to what is bound into it, read-only or not: nothing is followed there, and
+/// nobody waited for. Read through `take`: `fs::read` asks for the size first,
+/// which is one call more.
 fn is(path: &Path, text: &str) -> bool {
     let mut old = Vec::new();
     let most = text.len() as u64 + 1;
-    let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut old));
+    let flags = private::GUARDED | nix::libc::O_NOCTTY;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let read = file.and_then(|file| file.take(most).read_to_end(&mut old));
     read.is_ok() && old == text.as_bytes()
+}
+
+/// Removes whatever is there; a link is not followed.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        other => other,
+    }
 }
 
 /// The names in a directory; none if there is no directory.
@@ -229,6 +249,26 @@ mod tests {
         // A driver that does not answer takes nothing away.
         assert!(!write(dir.path(), &Inventory::default(), &[]));
         assert!(file.exists());
+    }
+
+    /// What root of a privileged container can put there.
+    #[test]
+    fn whatever_stands_in_a_copy_s_place_is_replaced_and_waited_for_by_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(write(dir.path(), &host("a"), &[0, 1]));
+        let gpus = dir.path().join("run/phoenix-nvidia/proc/101/gpus");
+        let (fifo, elsewhere) = (gpus.join("0000:01:00.0/information"), dir.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        fs::remove_file(&fifo).unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::remove_dir_all(gpus.join("0000:02:00.0")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, gpus.join("0000:02:00.0")).unwrap();
+        drop(fs::File::create(gpus.join("planted")).unwrap());
+        assert!(write(dir.path(), &host("a"), &[0, 1]));
+        assert_eq!(shown(dir.path()), ["0000:01:00.0", "0000:02:00.0"]);
+        assert!(fifo.symlink_metadata().unwrap().is_file());
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        assert!(!write(dir.path(), &host("a"), &[0, 1]));
     }
 
     #[test]
