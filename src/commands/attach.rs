@@ -250,9 +250,7 @@ impl Job {
                 self.conf.path().display()
             );
         }
-        for obstacle in
-            startable::obstacles(&mut Look::new(common::root()), &self.after, &self.settings, None)
-        {
+        for obstacle in startable::obstacles_of(&self.after, &self.settings, None) {
             // Its hookscript is there by now, and a template is told below.
             if !matches!(obstacle, Obstacle::Template | Obstacle::Hookscript { .. }) {
                 log::warn!("container {ctid} would not start now: {obstacle}");

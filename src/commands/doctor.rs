@@ -113,12 +113,11 @@ impl Doctor {
             None => status::confs(&mut look),
         };
         let scope = Scope { display: true };
-        let chained = confs.iter().flat_map(|(ctid, conf)| {
+        let asked = confs.iter().flat_map(|(ctid, conf)| {
             let settings = common::settings_with(*ctid, Call::Hook, &Conf::of(*ctid), conf, Vec::new());
-            chain::questions(&settings)
+            startable::questions(&storages, conf, &settings)
         });
-        let hooks = confs.iter().flat_map(|(_, conf)| Hookscript::questions(&storages, conf));
-        let questions = Questions::asked_once(hooks.chain(chained));
+        let questions = Questions::asked_once(asked);
         let mut files = Look::of(common::host(), &[scope.asked(), questions]);
         let mut inventory = Inventory::seen(&mut files, &scope);
         inventory.add_other_cards(common::root());
@@ -164,7 +163,7 @@ impl Doctor {
         findings.extend(conf::apparmor(conf));
         findings.extend(conf::template(ctid, conf));
         findings.extend(conf::lock(ctid, conf));
-        let obstacles = startable::obstacles(&mut self.look, conf, &settings, None);
+        let obstacles = startable::obstacles(&mut self.look, &self.files, conf, &settings, None);
         let is_running = sharing::is_running(&mut self.look, ctid);
         findings.extend(conf::refused(ctid, &obstacles, is_running));
         findings.extend(conf::modes(conf, &self.inventory, &choice));

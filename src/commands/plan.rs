@@ -206,8 +206,7 @@ impl Steps {
         counts: fn(&Obstacle) -> bool,
     ) {
         let made = |o: &Obstacle| matches!(o, Obstacle::Device { path, .. } if choice.to_make.iter().any(|n| n.path == *path));
-        let mut look = Look::new(common::root());
-        let mut found = startable::obstacles(&mut look, document, &hand.settings, Some(choice));
+        let mut found = startable::obstacles_of(document, &hand.settings, Some(choice));
         found.retain(|obstacle| counts(obstacle) && !made(obstacle));
         if !found.is_empty() && self.refused.is_none() {
             self.refused = Some(with(hand.ctid, &found));

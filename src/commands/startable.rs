@@ -9,34 +9,50 @@ use crate::exit::{self, Code, Fault};
 use crate::guest::lifecycle::{self, Init, Status};
 use crate::host::choose::Choice;
 use crate::host::look::Look;
-use crate::host::storage;
+use crate::host::storage::{self, Storage};
 use crate::pve::startable::{self, Obstacle, Startable};
 use crate::settings::kinds::{AfterInstall, StartPolicy};
 use crate::settings::{Settings, keys};
 use crate::state::State;
+use crate::sys::look::Question;
 use crate::types::Ctid;
 
 /// Everything that keeps it from starting. `choice` is what the host has for
-/// it, where that is known.
+/// it, where that is known; `files` a look at what [`questions`] ask.
 pub fn obstacles(
     look: &mut Look<'_>,
+    files: &Look<'_>,
     conf: &Document,
     settings: &Settings,
     choice: Option<&Choice>,
 ) -> Vec<Obstacle> {
-    let mut found = startable::obstacles(look, conf);
+    let mut found = startable::obstacles(look, files, conf);
     let storages = storage::read(look);
     // Only a container whose hookscript is ours meets what ours refuses.
-    if !matches!(Hookscript::of(look, &storages, conf), Hookscript::Ours(_)) {
+    if !matches!(Hookscript::of(files, &storages, conf), Hookscript::Ours(_)) {
         return found;
     }
-    let chained = chain::lacks(look, settings);
+    let chained = chain::lacks(files, settings);
     found.extend(chained.map(|lacks| Obstacle::Chain { why: lacks.to_string(), fix: lacks.remedy() }));
     let fails = settings.value(keys::START_POLICY) == StartPolicy::Fail;
     if let Some(fault) = choice.filter(|_| fails).and_then(pre_start::fault_of) {
         found.push(Obstacle::Policy { missing: fault.message });
     }
     found
+}
+
+/// What is to be asked of storages, which may never answer.
+pub fn questions(storages: &[Storage], conf: &Document, settings: &Settings) -> Vec<Question> {
+    let ours = [Hookscript::questions(storages, conf), chain::questions(settings)].concat();
+    [ours, startable::questions(storages, conf)].concat()
+}
+
+/// The same for one container alone.
+pub fn obstacles_of(conf: &Document, settings: &Settings, choice: Option<&Choice>) -> Vec<Obstacle> {
+    let mut look = Look::new(common::root());
+    let storages = storage::read(&mut look);
+    let files = Look::at_files(common::host(), questions(&storages, conf, settings));
+    obstacles(&mut look, &files, conf, settings, choice)
 }
 
 /// Looks now, right before a stop.
@@ -50,7 +66,7 @@ pub fn look(
     choice: Option<&Choice>,
 ) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
     let document = conf.read()?.document;
-    let found = obstacles(&mut Look::new(common::root()), &document, settings, choice);
+    let found = obstacles_of(&document, settings, choice);
     Ok(startable::judge(ctid, found))
 }
 

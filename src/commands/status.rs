@@ -143,7 +143,10 @@ impl Host {
             ctids.iter().map(named).collect::<anyhow::Result<_>>()?
         };
         let scope = Scope { display: true };
-        let questions = confs.iter().flat_map(|(_, conf)| Hookscript::questions(&storages, conf));
+        let questions = confs.iter().flat_map(|(ctid, conf)| {
+            let settings = common::settings_with(*ctid, Call::Hook, &Conf::of(*ctid), conf, Vec::new());
+            startable::questions(&storages, conf, &settings)
+        });
         let mut files = Look::of(common::host(), &[scope.asked(), Questions::asked_once(questions)]);
         let inventory = Inventory::seen(&mut files, &scope);
         Ok((Host { look, files, storages, inventory }, confs))
@@ -189,7 +192,7 @@ impl Host {
             mismatch: mismatch(&state, self.kernel_driver().as_deref()),
             state: &state,
             restart_due: startable::restart_is_due(&state, &settings),
-            obstacles: startable::obstacles(&mut self.look, conf, &settings, Some(&choice)),
+            obstacles: startable::obstacles(&mut self.look, &self.files, conf, &settings, Some(&choice)),
         };
         let (verdict, reasons) = verdict::of(&seen);
         Row {

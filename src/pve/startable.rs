@@ -16,13 +16,13 @@ use crate::conf::document::Document;
 use crate::host::cluster;
 use crate::host::look::Look;
 use crate::host::sections;
-use crate::host::storage::{self, FILE as STORAGES};
+use crate::host::storage::{self, FILE as STORAGES, Storage};
+use crate::sys::look::{Op, Question, Seen};
 use crate::sys::process::{Cmd, Failure};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use serde::Serialize;
 use std::fmt;
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 /// A directory of a storage that does not answer keeps a start waiting too.
@@ -121,8 +121,9 @@ pub fn judge(ctid: Ctid, obstacles: Vec<Obstacle>) -> Result<Startable, Vec<Obst
     if obstacles.is_empty() { Ok(Startable(ctid)) } else { Err(obstacles) }
 }
 
-/// All that Proxmox would refuse the next start for.
-pub fn obstacles(look: &mut Look<'_>, conf: &Document) -> Vec<Obstacle> {
+/// All that Proxmox would refuse the next start for. `files` is a look at the
+/// storage that the hookscript is on, which may never answer.
+pub fn obstacles(look: &mut Look<'_>, files: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
     let mut found = Vec::new();
     if conf.get("template").as_deref() == Some("1") {
         found.push(Obstacle::Template);
@@ -132,23 +133,31 @@ pub fn obstacles(look: &mut Look<'_>, conf: &Document) -> Vec<Obstacle> {
         found.push(Obstacle::NoQuorum);
     }
     let storages = look.text(STORAGES).unwrap_or_default();
-    found.extend(hookscript(look, conf, &storages));
+    found.extend(hookscript(files, conf, &storages));
     found.extend(devices(look, conf));
     found.extend(volumes(look, conf, &storages));
     found
 }
 
-fn hookscript(look: &Look<'_>, conf: &Document, storages: &str) -> Option<Obstacle> {
+/// What [`obstacles`] asks of `files`.
+pub fn questions(storages: &[Storage], conf: &Document) -> Vec<Question> {
+    let volume = pending::get(conf, "hookscript").unwrap_or_default();
+    let path = storage::path_of(storages, &volume);
+    path.iter().map(|path| Question::new(Op::Stat, path.to_string_lossy())).collect()
+}
+
+fn hookscript(files: &Look<'_>, conf: &Document, storages: &str) -> Option<Obstacle> {
     let volume = pending::get(conf, "hookscript")?;
     let Some(path) = storage::path_of(&storage::parse(storages), &volume) else {
         return Some(Obstacle::Hookscript { volume, why: "is in no storage of this node", path: None });
     };
     let path = path.to_string_lossy().into_owned();
-    let why = match std::fs::metadata(look.at(&path)) {
-        Ok(meta) if !meta.is_file() => "is no file",
-        Ok(meta) if meta.permissions().mode() & 0o111 == 0 => "cannot be executed",
-        Err(error) if is_absent(&error) => "does not exist",
-        _ => return None,
+    let why = match files.stat(&path) {
+        Seen::Is(stat) if !stat.is_file() => "is no file",
+        Seen::Is(stat) if stat.mode & 0o111 == 0 => "cannot be executed",
+        Seen::Is(_) => return None,
+        Seen::Absent => "does not exist",
+        Seen::Unseen(_) => return Some(Obstacle::Silent { key: "hookscript".to_owned(), source: path }),
     };
     Some(Obstacle::Hookscript { volume, why, path: Some(path) })
 }
@@ -270,7 +279,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Device { key, path } => write!(f, "{key} passes {path}, which does not exist"),
             Obstacle::DeviceLine { key, why } => write!(f, "{key} cannot be read: {why}"),
             Obstacle::MountPoint { key, source } => write!(f, "{key} mounts {source}, which does not exist"),
-            Obstacle::Silent { key, source } => write!(f, "{key} mounts {source}, which does not answer"),
+            Obstacle::Silent { key, source } => write!(f, "{key}: {source} does not answer"),
             Obstacle::Storage { key, storage } => {
                 write!(f, "{key} is on storage {storage}, which does not exist")
             }
@@ -307,7 +316,7 @@ mod tests {
     }
 
     fn of(root: &Path, conf: &str) -> Vec<Obstacle> {
-        obstacles(&mut Look::new(root), &Document::parse(conf.as_bytes()))
+        obstacles(&mut Look::new(root), &Look::new(root), &Document::parse(conf.as_bytes()))
     }
 
     #[test]
