@@ -10,7 +10,7 @@ use crate::host::gpus::Inventory;
 use crate::plan::Intent;
 use crate::pve::startable::{Obstacle, Startable, list};
 use crate::settings::kinds::AfterInstall;
-use crate::settings::{Settings, keys};
+use crate::settings::{Call, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::time::{Deadline, human};
 use crate::sys::{signal, text};
@@ -118,10 +118,12 @@ impl Reboot<'_> {
     fn startable(&self) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
         let conf = Conf::of(self.ctid);
         let document = conf.read()?.document;
-        let (intent, _) = Intent::of(self.settings);
+        // Those of the start that is to come: an install takes minutes.
+        let settings = common::settings_with(self.ctid, Call::Hook, &conf, &document, Vec::new());
+        let (intent, _) = Intent::of(&settings);
         let inventory = Inventory::read_for(common::root(), intent.display(&document));
         let choice = intent.on(&inventory, &document);
-        startable::look(&conf, self.ctid, self.settings, Some(&choice))
+        startable::look(&conf, self.ctid, &settings, Some(&choice))
     }
 
     /// Makes it under the lock of a call by hand; `None` when something came
