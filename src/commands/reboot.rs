@@ -121,7 +121,7 @@ impl Reboot<'_> {
         // Those of the start that is to come: an install takes minutes.
         let settings = common::settings_with(self.ctid, Call::Hook, &conf, &document, Vec::new());
         let (intent, _) = Intent::of(&settings);
-        let inventory = Inventory::read_for(common::root(), intent.display(&document));
+        let inventory = Inventory::read_for(common::host(), intent.display(&document));
         let choice = intent.on(&inventory, &document);
         startable::look(&conf, self.ctid, &settings, Some(&choice))
     }
