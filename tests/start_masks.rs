@@ -121,11 +121,16 @@ fn a_uuid_that_was_not_known_is_there_once_the_driver_knows_it() {
     let ct = lab.container(101);
     ct.sh(INFORMATION).ok().says("GPU-????????");
     lab.nvidia().show_uuid(0, true);
-    // By hand, and it is there in the container that runs.
+    // By hand nothing of a container that runs is touched; its next start knows.
     let before = ct.init_pid();
     lab.run([PROGRAM, "101"]).ok();
-    ct.sh(INFORMATION).ok().says(&lab.nvidia().uuid(0));
     assert_eq!(ct.init_pid(), before);
+    ct.sh(INFORMATION).ok().says("GPU-????????");
+    lab.run(["pct", "reboot", "101"]).ok();
+    ct.sh(INFORMATION).ok().says(&lab.nvidia().uuid(0));
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run([PROGRAM, "prepare"]).ok();
+    assert_eq!(lab.sh("ls -d /run/phoenix-nvidia/masks/101.*").ok().stdout.lines().count(), 1);
 }
 
 #[test]
@@ -151,6 +156,28 @@ fn copies_that_cannot_be_written_cost_no_start_anything() {
     assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::ENXIO));
 }
 
+/// A read-only bind is no protection from root of a privileged container: without AppArmor it remounts it, with it
+/// mount_setattr(2) does the same. What it is shown cannot be written to, whatever it does.
+#[test]
+fn root_in_a_privileged_container_cannot_write_to_what_it_is_shown() {
+    let Some(lab) = plain("0") else { return };
+    lab.run(["pct", "start", "101"]).ok();
+    let ct = lab.container(101);
+    let hostile = "for at in gpus params; do mount -o remount,bind,rw /proc/driver/nvidia/$at; done; \
+                   mount -o remount,rw /proc/driver/nvidia/gpus; \
+                   mkdir /proc/driver/nvidia/gpus/made; echo made >/proc/driver/nvidia/params; \
+                   ln -s /etc /proc/driver/nvidia/gpus/made; true";
+    ct.sh(hostile).ok();
+    let made = lab.sh("find /run/phoenix-nvidia -name 'made*'; grep -rl made /run/phoenix-nvidia; true").ok();
+    assert_eq!(made.stdout, "", "{}", lab.sh("ls -lR /run/phoenix-nvidia"));
+    // A container that is detached keeps what it was shown while it runs.
+    lab.run([PROGRAM, "detach", "101"]).ok();
+    ct.sh(INFORMATION).ok().says(&lab.nvidia().uuid(0)).says_not(&lab.nvidia().uuid(1));
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run([PROGRAM, "prepare"]).ok();
+    assert_eq!(lab.sh("ls -A /run/phoenix-nvidia/masks | grep 101; true").ok().stdout, "");
+}
+
 /// On a node without the package, or before the first pre-start of a boot.
 #[test]
 fn a_start_whose_copies_are_missing_is_a_start_without_them() {
@@ -159,7 +186,7 @@ fn a_start_whose_copies_are_missing_is_a_start_without_them() {
         lab.run(["pct", "start", "101"]).ok();
         lab.run(["pct", "stop", "101"]).ok();
         lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok();
-        lab.sh("rm -r /run/phoenix-nvidia/proc").ok();
+        lab.sh(&format!("umount {COPIES} && rm -r /run/phoenix-nvidia/proc")).ok();
         if !loaded {
             lab.nvidia().unload();
         }

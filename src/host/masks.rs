@@ -11,6 +11,7 @@ use super::gpus::Inventory;
 use super::look::Look;
 use super::sharing;
 use crate::conf::mounts::{Mount, RUN};
+use crate::sys::mount;
 use crate::sys::private;
 use crate::sys::replace::replace_own;
 use crate::types::Ctid;
@@ -46,50 +47,66 @@ impl Masks {
         }
     }
 
-    /// Brings the container's copies to this; true if anything was written.
-    /// Each file is replaced whole, and a directory that is mounted somewhere
-    /// stays the same one, so a running container sees the change.
+    /// Has the container's copies be these; true if they were made anew. A
+    /// container that runs keeps those of its start.
     ///
     /// # Errors
-    /// What could not be written. What is there is then older or incomplete.
+    /// What could not be written or mounted. There are no copies then, or
+    /// those from before.
     pub fn write(&self, root: &Path, ctid: Ctid) -> io::Result<bool> {
+        let at = shown_at(root, ctid);
         // A driver that shows nothing has nothing to be covered.
-        let Some(params) = &self.params else { return Ok(false) };
-        let above = below_run(root, "proc");
-        let own = above.join(ctid.to_string());
-        let gpus = own.join("gpus");
-        let new = |path: &Path, text: &str| replace_own(path, text.as_bytes(), 0o444);
-        let there = names(&gpus);
-        let mut written = there.is_none();
-        if written {
-            for directory in [&below_run(root, ""), &above, &own, &gpus] {
-                private::directory(directory, 0o755).map_err(io::Error::other)?;
-            }
+        if self.params.is_none() || (mount::is_mounted(&at) && self.is(&at)) {
+            return Ok(false);
         }
-        if !is(&own.join("params"), params) {
-            new(&own.join("params"), params)?;
-            written = true;
+        let (above, empty) = (sources(root), sources(root).join("empty"));
+        let directories = [
+            (below_run(root, ""), 0o755),
+            (below_run(root, "proc"), 0o755),
+            (at.clone(), 0o755),
+            (above, 0o700),
+            (empty.clone(), 0o755),
+        ];
+        for (directory, mode) in &directories {
+            private::directory(directory, *mode).map_err(io::Error::other)?;
         }
-        for name in there.iter().flatten().filter(|name| !self.cards.contains_key(*name)) {
-            remove(&gpus.join(name))?;
-            written = true;
+        let source = self.make(root, ctid)?;
+        let shown = mount::hide(&at).and_then(|()| mount::show(&source, &empty, &at));
+        if shown.is_err() {
+            let _ = fs::remove_dir_all(&source);
         }
+        shown.map(|()| true)
+    }
+
+    /// Makes the copies in a directory of their own, which nobody has seen
+    /// before: below one that is root's alone, since what is shown lies there
+    /// unprotected.
+    fn make(&self, root: &Path, ctid: Ctid) -> io::Result<PathBuf> {
+        let above = sources(root);
+        private::directory(&below_run(root, ""), 0o755).map_err(io::Error::other)?;
+        private::directory(&above, 0o700).map_err(io::Error::other)?;
+        let taken = names(&above).unwrap_or_default();
+        let new = (0u32..).map(|n| format!("{ctid}.{n}")).find(|name| !taken.contains(name));
+        let own = above.join(new.unwrap_or_default());
+        let directory = |path: &Path| private::directory(path, 0o755).map_err(io::Error::other);
+        directory(&own)?;
+        directory(&own.join("gpus"))?;
+        let file = |path: PathBuf, text: &str| replace_own(&path, text.as_bytes(), 0o444);
+        file(own.join("params"), self.params.as_deref().unwrap_or_default())?;
         for (name, text) in &self.cards {
-            let card = gpus.join(name);
-            if !is(&card.join("information"), text) {
-                if fs::symlink_metadata(&card).is_ok_and(|meta| !meta.is_dir()) {
-                    remove(&card)?;
-                }
-                private::directory(&card, 0o755).map_err(io::Error::other)?;
-                let file = card.join("information");
-                if fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_dir()) {
-                    remove(&file)?;
-                }
-                new(&file, text)?;
-                written = true;
-            }
+            directory(&own.join("gpus").join(name))?;
+            file(own.join("gpus").join(name).join("information"), text)?;
         }
-        Ok(written)
+        Ok(own)
+    }
+
+    /// Whether a directory has just these copies.
+    fn is(&self, at: &Path) -> bool {
+        let gpus = at.join("gpus");
+        let there = names(&gpus).unwrap_or_default();
+        self.params.as_ref().is_some_and(|params| is(&at.join("params"), params))
+            && there.len() == self.cards.len()
+            && self.cards.iter().all(|(name, text)| is(&gpus.join(name).join("information"), text))
     }
 }
 
@@ -106,65 +123,92 @@ pub fn mounts(ctid: Ctid) -> Vec<Mount> {
 
 /// Whether the container's copies are there.
 pub fn are_there(root: &Path, ctid: Ctid) -> bool {
-    let own = below_run(root, "proc").join(ctid.to_string());
+    let own = shown_at(root, ctid);
     own.join("params").is_file() && own.join("gpus").is_dir()
 }
 
-/// Removes the copies of a container.
+/// Takes a container's copies away. One that runs keeps what it has; what that
+/// lies on goes with [`sweep`] once it does not.
 ///
 /// # Errors
 /// What could not be removed.
 pub fn forget(root: &Path, ctid: Ctid) -> io::Result<()> {
-    match fs::remove_dir_all(below_run(root, "proc").join(ctid.to_string())) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let at = shown_at(root, ctid);
+    mount::hide(&at)?;
+    gone(fs::remove_dir_all(&at))?;
+    sweep(root);
+    Ok(())
 }
 
-/// Removes the copies of containers that are no longer on this node.
+/// Removes what no container is shown any more: the copies of those that are
+/// no longer on this node, and older ones. What lies below a running one stays.
 pub fn sweep(root: &Path) {
-    let Some(copies) = names(&below_run(root, "proc")) else { return };
     let mut look = Look::new(root);
     // Without /etc/pve nobody knows which containers there are.
     let Some(confs) = look.names("/etc/pve/lxc") else { return };
-    let is_here = |ctid: Ctid| confs.contains(&format!("{ctid}.conf"));
-    for ctid in copies.iter().filter_map(|name| name.parse::<Ctid>().ok()) {
-        // A conf that is being replaced can be away for a moment.
-        if is_here(ctid) || sharing::is_running(&mut look, ctid) {
+    let number = |name: &str| name.split('.').next()?.parse::<Ctid>().ok();
+    for ctid in names(&below_run(root, "proc")).iter().flatten().filter_map(|name| number(name)) {
+        if confs.contains(&format!("{ctid}.conf")) || sharing::is_running(&mut look, ctid) {
             continue;
         }
-        match forget(root, ctid) {
+        let at = shown_at(root, ctid);
+        match mount::hide(&at).and_then(|()| gone(fs::remove_dir_all(&at))) {
             Ok(()) => {
                 log::info!("removed what container {ctid} was shown of /proc/driver/nvidia: it is gone")
             }
             Err(error) => log::debug!("the copies for container {ctid}: {error}"),
         }
     }
+    for name in names(&sources(root)).iter().flatten() {
+        let Some(ctid) = number(name) else { continue };
+        let own = sources(root).join(name);
+        if lies_below(&own, &shown_at(root, ctid)) || sharing::is_running(&mut look, ctid) {
+            continue;
+        }
+        if let Err(error) = gone(fs::remove_dir_all(&own)) {
+            log::debug!("{}: {error}", own.display());
+        }
+    }
+}
+
+/// Whether the copies in `own` are those that are shown at `at`: an overlay
+/// gives the numbers of the files that lie below it.
+fn lies_below(own: &Path, at: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let number = |path: &Path| fs::metadata(path.join("params")).ok().map(|meta| meta.ino());
+    number(own).is_some_and(|inode| number(at) == Some(inode))
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Where a container's copies are bound from.
+fn shown_at(root: &Path, ctid: Ctid) -> PathBuf {
+    below_run(root, "proc").join(ctid.to_string())
+}
+
+/// Where they really lie.
+fn sources(root: &Path) -> PathBuf {
+    below_run(root, "masks")
 }
 
 fn below_run(root: &Path, name: &str) -> PathBuf {
     root.join(RUN.trim_start_matches('/')).join(name)
 }
 
-/// Whether a file has this content. Root of a privileged container can write
-/// to what is bound into it, read-only or not: nothing is followed there, and
-/// nobody waited for. Read through `take`: `fs::read` asks for the size first,
-/// which is one call more.
+/// Whether a file has this content. Read through `take`: `fs::read` asks for
+/// the size first, which is one call more. Nothing but a file of ours is to
+/// stand there; nobody is waited for all the same.
 fn is(path: &Path, text: &str) -> bool {
     let mut old = Vec::new();
     let most = text.len() as u64 + 1;
-    let flags = private::GUARDED | nix::libc::O_NOCTTY;
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = fs::OpenOptions::new().read(true).custom_flags(private::GUARDED).open(path);
     let read = file.and_then(|file| file.take(most).read_to_end(&mut old));
     read.is_ok() && old == text.as_bytes()
-}
-
-/// Removes whatever is there; a link is not followed.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
-        other => other,
-    }
 }
 
 /// The names in a directory; none if there is no directory.
@@ -188,7 +232,7 @@ mod tests {
     use super::*;
     use crate::host::facts;
     use crate::host::gpus::{Proc, Shown};
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::fs::PermissionsExt as _;
 
     const PARAMS: &str =
         "RmLogonRC: 1\nModifyDeviceFiles: 1\nDeviceFileUID: 0\nDeviceFileMode: 438\nRegistryDwords: \"\"\n";
@@ -203,12 +247,16 @@ mod tests {
         Inventory { shown, ..Inventory::default() }
     }
 
-    fn write(root: &Path, host: &Inventory, minors: &[u32]) -> bool {
-        Masks::of(host, &minors.iter().copied().collect()).write(root, "101".parse().unwrap()).unwrap()
+    fn masks(host: &Inventory, minors: &[u32]) -> Masks {
+        Masks::of(host, &minors.iter().copied().collect())
     }
 
-    fn shown(root: &Path) -> Vec<String> {
-        let mut names = names(&root.join("run/phoenix-nvidia/proc/101/gpus")).unwrap();
+    fn make(root: &Path, host: &Inventory, minors: &[u32]) -> PathBuf {
+        masks(host, minors).make(root, "101".parse().unwrap()).unwrap()
+    }
+
+    fn shown(own: &Path) -> Vec<String> {
+        let mut names = names(&own.join("gpus")).unwrap();
         names.sort();
         names
     }
@@ -226,66 +274,41 @@ mod tests {
     #[test]
     fn the_copies_are_those_of_the_assigned_cards_and_readable_by_all() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(write(dir.path(), &host("a"), &[0]));
-        assert_eq!(shown(dir.path()), ["0000:01:00.0"]);
-        let own = dir.path().join("run/phoenix-nvidia/proc/101");
+        let own = make(dir.path(), &host("a"), &[0]);
+        assert_eq!(shown(&own), ["0000:01:00.0"]);
         for (path, mode) in [("", 0o755), ("params", 0o444), ("gpus", 0o755), ("gpus/0000:01:00.0", 0o755)] {
             assert_eq!(own.join(path).metadata().unwrap().permissions().mode() & 0o777, mode, "{path}");
         }
-        assert!(write(dir.path(), &host("a"), &[0, 1]) && shown(dir.path()).len() == 2);
-        assert!(write(dir.path(), &host("a"), &[]) && shown(dir.path()).is_empty());
+        let above = dir.path().join("run/phoenix-nvidia/masks");
+        assert_eq!(above.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(shown(&make(dir.path(), &host("a"), &[0, 1])).len(), 2);
+        assert!(shown(&make(dir.path(), &host("a"), &[])).is_empty());
     }
 
     #[test]
-    fn nothing_is_written_again_until_the_driver_says_more() {
+    fn other_copies_are_made_only_when_the_driver_says_more() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("run/phoenix-nvidia/proc/101/gpus/0000:01:00.0/information");
-        assert!(write(dir.path(), &host("????"), &[0]));
-        let inode = file.metadata().unwrap().ino();
-        assert!(!write(dir.path(), &host("????"), &[0]));
-        assert_eq!(file.metadata().unwrap().ino(), inode);
-        assert!(write(dir.path(), &host("5f2c"), &[0]));
-        assert!(fs::read_to_string(&file).unwrap().contains("GPU-5f2c0"));
+        let own = make(dir.path(), &host("????"), &[0]);
+        assert!(masks(&host("????"), &[0]).is(&own));
+        for other in [masks(&host("5f2c"), &[0]), masks(&host("????"), &[0, 1]), masks(&host("????"), &[])] {
+            assert!(!other.is(&own), "{other:?}");
+        }
         // A driver that does not answer takes nothing away.
-        assert!(!write(dir.path(), &Inventory::default(), &[]));
-        assert!(file.exists());
-    }
-
-    /// What root of a privileged container can put there.
-    #[test]
-    fn whatever_stands_in_a_copy_s_place_is_replaced_and_waited_for_by_nobody() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(write(dir.path(), &host("a"), &[0, 1]));
-        let gpus = dir.path().join("run/phoenix-nvidia/proc/101/gpus");
-        let (fifo, elsewhere) = (gpus.join("0000:01:00.0/information"), dir.path().join("elsewhere"));
-        fs::create_dir(&elsewhere).unwrap();
-        fs::remove_file(&fifo).unwrap();
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        fs::remove_dir_all(gpus.join("0000:02:00.0")).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, gpus.join("0000:02:00.0")).unwrap();
-        drop(fs::File::create(gpus.join("planted")).unwrap());
-        assert!(write(dir.path(), &host("a"), &[0, 1]));
-        assert_eq!(shown(dir.path()), ["0000:01:00.0", "0000:02:00.0"]);
-        assert!(fifo.symlink_metadata().unwrap().is_file());
-        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
-        assert!(!write(dir.path(), &host("a"), &[0, 1]));
-    }
-
-    #[test]
-    fn the_copies_of_containers_that_are_gone_go() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(write(dir.path(), &host("a"), &[0]));
-        let own = dir.path().join("run/phoenix-nvidia/proc/101");
-        sweep(dir.path());
-        assert!(own.exists(), "/etc/pve is not served");
-        let confs = dir.path().join("etc/pve/lxc");
-        fs::create_dir_all(&confs).unwrap();
-        let file = fs::File::create(confs.join("101.conf")).unwrap();
-        drop(file);
-        sweep(dir.path());
+        assert!(!masks(&Inventory::default(), &[]).write(dir.path(), "101".parse().unwrap()).unwrap());
         assert!(own.exists());
-        fs::remove_file(confs.join("101.conf")).unwrap();
+        assert_ne!(make(dir.path(), &host("5f2c"), &[0]), own, "what was shown is not written to again");
+    }
+
+    #[test]
+    fn what_no_container_is_shown_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = make(dir.path(), &host("a"), &[0]);
+        let at = shown_at(dir.path(), "101".parse().unwrap());
+        fs::create_dir_all(&at).unwrap();
         sweep(dir.path());
-        assert!(!own.exists());
+        assert!(own.exists() && at.exists(), "/etc/pve is not served");
+        fs::create_dir_all(dir.path().join("etc/pve/lxc")).unwrap();
+        sweep(dir.path());
+        assert!(!own.exists() && !at.exists());
     }
 }

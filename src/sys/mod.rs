@@ -6,6 +6,7 @@ pub mod file;
 pub mod lock;
 pub mod log;
 pub mod look;
+pub mod mount;
 pub mod out;
 pub mod pidfd;
 pub mod private;
