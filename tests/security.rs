@@ -17,13 +17,15 @@ fn each_promise_names_a_test_that_is_there() {
     let names = named(&page);
     assert!(names.len() > 20, "{names:?}");
     for name in names {
-        // `file::test` of tests/ or src/, or `fuzz/target`.
+        // `file::test` of tests/ or src/ (there the file's tests may lie beside
+        // it), or `fuzz/target`.
         if let Some(target) = name.strip_prefix("fuzz/") {
             assert!(root.join(format!("fuzz/fuzz_targets/{target}.rs")).exists(), "{name}");
             continue;
         }
         let (file, test) = name.rsplit_once("::").unwrap_or_else(|| panic!("{name} names no test"));
-        let paths = [format!("tests/{file}.rs"), format!("src/{file}.rs")];
+        let places = ["tests/{}.rs", "src/{}.rs", "src/{}/tests.rs", "src/{}_tests.rs"];
+        let paths = places.map(|place| place.replace("{}", file));
         let texts = paths.iter().filter_map(|path| std::fs::read_to_string(root.join(path)).ok());
         let there = texts.into_iter().any(|text| text.contains(&format!("fn {test}(")));
         assert!(there, "{name}: no such test in {paths:?}");

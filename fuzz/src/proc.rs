@@ -1,6 +1,7 @@
 //! What the kernel and NVIDIA's driver show under /proc and /sys, and other
 //! files of the host.
 
+use phoenix_nvidia::guest::attached::points;
 use phoenix_nvidia::guest::lifecycle::start_time;
 use phoenix_nvidia::host::facts::{Majors, capability_minor, information, params};
 use phoenix_nvidia::host::{diagnose, driver};
@@ -24,6 +25,10 @@ pub fn holds(data: &[u8]) {
         let version = driver.version.as_str();
         assert!(text.contains(version) && version.parse().ok() == Some(driver.version.clone()));
         assert!((100..10_000).contains(&driver.version.branch()) || version.starts_with('0'), "{version}");
+    }
+    for path in points(&text) {
+        assert!(path.starts_with("/dev/nvidia") || path.starts_with("/dev/dri/"), "{path:?}");
+        assert!(!path.contains(['\\', '\n', ' ']), "{path:?}");
     }
     if let Some(ticks) = start_time(&text) {
         // The name of a process may be anything, brackets included.

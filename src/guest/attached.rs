@@ -63,7 +63,7 @@ pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
 
 /// The mount points below /dev that are NVIDIA's or a GPU's, in the text of
 /// /proc/PID/mountinfo (proc(5)): the fifth field.
-fn points(table: &str) -> Vec<String> {
+pub fn points(table: &str) -> Vec<String> {
     let point = |line: &str| {
         let path = line.split(' ').nth(4)?;
         let ours = path.starts_with("/dev/nvidia") || path.starts_with("/dev/dri/");
