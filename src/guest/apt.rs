@@ -6,7 +6,7 @@ pub mod plan;
 pub mod trouble;
 
 use super::cache::Cache;
-use super::exec::{Guest, fields};
+use super::exec::{ExecError, Guest, fields};
 use super::found::Check;
 use super::install::Installed;
 use super::os::{Os, repo_arch};
@@ -178,12 +178,18 @@ impl Apt<'_> {
         for (path, mode, text) in repository.files() {
             input.push_str(&format!("{path} {mode:o} {}\n{text}", text.lines().count()));
         }
-        let what = || {
-            Fault::new(Code::Software, format!("apt in container {} cannot be prepared", self.guest.ctid()))
-                .remedy(format!("pct exec {} -- dpkg --configure -a", self.guest.ctid()))
-        };
         let cmd = self.guest.pct_sh(PREPARE, []).stdin(std::io::Cursor::new(input));
-        let output = cmd.must(&self.deadline).fault(what)?;
+        let result = cmd.must(&self.deadline);
+        // One that ended has been stopped by dpkg. The other command shows why
+        // one does not end, or names dpkg's.
+        let mends = match &result {
+            Err(ExecError::Failed(_)) => "apt-get check",
+            _ => "dpkg --configure -a",
+        };
+        let output = result.fault(|| {
+            Fault::new(Code::Software, format!("apt in container {} cannot be prepared", self.guest.ctid()))
+                .remedy(format!("pct exec {} -- {mends}", self.guest.ctid()))
+        })?;
         Ok(Prepared::parse(&output.stdout))
     }
 

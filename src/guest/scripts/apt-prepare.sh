@@ -14,10 +14,13 @@ if [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || [ -n "$(dpkg --audit 2>/d
 fi
 
 # The repositories that a source file names, as apt itself reads it; fails when
-# apt cannot read the file.
+# apt cannot read the file. What is asked is told first, for an apt-get that
+# does not answer until the time is up, and what prints without end is cut off.
 names() {
+    echo "apt-get reads $1" >&2
     said=$(apt-get -o "Dir::Etc::sourcelist=$1" -o Dir::Etc::sourceparts=- indextargets \
-        --no-release-info --format '$(CREATED_BY) $(REPO_URI)' </dev/null 2>&1)
+        --no-release-info --format '$(CREATED_BY) $(REPO_URI)' </dev/null 2>&1 |
+        head -c 1048576 | grep -a -e '^Packages ' -e 'sources could not be read')
     case $said in *"sources could not be read"*) return 1 ;; esac
 }
 
