@@ -116,3 +116,28 @@ fn packages_that_could_not_be_had_are_in_doctor_too() {
     assert!(findings(&lab, "packages").is_empty() && findings(&lab, "last-run").is_empty());
     assert_eq!(verdict(&lab), "ok");
 }
+
+/// The first start after an upgrade adds the mounts over /proc/driver/nvidia: until then nothing is wrong with the
+/// devices, and a failure of theirs that is over stays over.
+#[test]
+fn mounts_that_are_to_come_are_no_change_of_devices() {
+    let Some(lab) = host("INSTALL=off") else { return };
+    lab.run(["pct", "start", "101"]).ok();
+    lab.command("phoenix-nvidia").arg("101").env("GPU_ASSIGNMENT", "9").run().code(4);
+    let conf = lab.conf(101);
+    let older: Vec<&str> =
+        conf.lines().filter(|line| !line.contains("/run/phoenix-nvidia/proc/101/")).collect();
+    assert_eq!(older.len() + 2, conf.lines().count(), "{conf}");
+    lab.write("/etc/pve/lxc/101.conf", older.join("\n") + "\n");
+    let out = lab.run(["phoenix-nvidia", "status", "101", "--json"]).ok();
+    let row = &serde_json::from_str::<serde_json::Value>(&out.stdout).unwrap()["containers"][0];
+    assert_eq!(row["verdict"], "ok", "{row:#}");
+    let reasons = row["reasons"].to_string();
+    assert!(reasons.contains("its next start adds the mounts over /proc/driver/nvidia"), "{row:#}");
+    assert!(!reasons.contains("changes its devices"), "{row:#}");
+    let last = findings(&lab, "last-run");
+    assert!(last.len() == 1 && last[0].starts_with("ok past: by hand failed:"), "{last:?}");
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).ok();
+    assert!(!lab.run(["phoenix-nvidia", "status", "101", "--json"]).ok().stdout.contains("its next start"));
+}

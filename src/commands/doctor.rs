@@ -173,7 +173,7 @@ impl Doctor {
         }
         let mut now = Now {
             running: is_running,
-            devices: choice.missing.is_empty() && !status::pending(ctid, &intent, conf, &choice),
+            devices: choice.missing.is_empty() && !status::pending(&intent, conf, &choice),
             ..Now::default()
         };
         if let Ok(wishes::Wanted::Software(wishes)) = &software {

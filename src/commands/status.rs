@@ -9,9 +9,9 @@ mod verdict;
 use super::hookscript::Hookscript;
 use super::level::Level;
 use super::{common, locks, startable, wishes};
-use crate::conf::devices::{Kind, present, reconcile};
+use crate::conf::devices::{Kind, pairs_are_right, present};
 use crate::conf::document::{Document, Form};
-use crate::conf::mounts::mounts;
+use crate::conf::mounts::{self, mounts};
 use crate::conf::store::Conf;
 use crate::exit::Code;
 use crate::host::choose::Choice;
@@ -171,6 +171,13 @@ impl Host {
         rows
     }
 
+    /// Whether the next start would put the mounts of ours in, as the first
+    /// one after an upgrade does.
+    fn new_mounts(&self, ctid: Ctid, intent: &Intent, conf: &Document) -> bool {
+        let assigned = matches!(intent, Intent::Assigned(..)) && self.inventory.shown.params.is_some();
+        assigned && !mounts::are_right(conf, &plan::mounts(ctid, intent, conf), Form::Pve)
+    }
+
     fn row(&mut self, ctid: Ctid, conf: &Document) -> Row {
         let settings = common::settings_with(ctid, Call::Hook, &Conf::of(ctid), conf, Vec::new());
         let (intent, _) = Intent::of(&settings);
@@ -184,7 +191,8 @@ impl Host {
             problems: problems.iter().map(ToString::to_string).collect(),
             driver_loaded: self.inventory.driver.is_some(),
             missing: not_given(conf, &self.inventory, &choice),
-            pending: pending(ctid, &intent, conf, &choice),
+            pending: pending(&intent, conf, &choice),
+            new_mounts: self.new_mounts(ctid, &intent, conf),
             hook: &hook,
             running,
             install: settings.value(keys::INSTALL),
@@ -253,11 +261,11 @@ fn not_given(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Str
         .collect()
 }
 
-/// Whether the next start would change the entries of ours.
-pub fn pending(ctid: Ctid, intent: &Intent, conf: &Document, choice: &Choice) -> bool {
+/// Whether the next start would change the device pairs. Mounts that are to
+/// come give no device and take none.
+pub fn pending(intent: &Intent, conf: &Document, choice: &Choice) -> bool {
     let assigned = matches!(intent, Intent::Assigned(..));
-    let mounts = plan::mounts(ctid, intent, conf);
-    assigned && reconcile(conf, &plan::wanted_once_made(choice), &mounts, Form::Pve).is_some()
+    assigned && !pairs_are_right(conf, &plan::wanted_once_made(choice), Form::Pve)
 }
 
 /// The driver in the container, as last seen, and the kernel's, if they differ.

@@ -9,7 +9,7 @@ use anyhow::bail;
 use std::fmt;
 use std::str::FromStr;
 
-pub use super::reconcile::{Change, Edit, reconcile, without_passed};
+pub use super::reconcile::{Change, Edit, pairs_are_right, reconcile, without_passed};
 
 pub(super) const ENTRY: &str = "lxc.mount.entry";
 pub(super) const RULE: &str = "lxc.cgroup2.devices.allow";

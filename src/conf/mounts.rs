@@ -85,7 +85,7 @@ fn read(setting: &Setting<'_>) -> Option<(Mount, bool)> {
 }
 
 /// Whether the mounts are those of `wanted`, in their order.
-pub(super) fn are_right(document: &Document, wanted: &[Mount], form: Form) -> bool {
+pub fn are_right(document: &Document, wanted: &[Mount], form: Form) -> bool {
     let there = find(document, form);
     there.len() == wanted.len()
         && there.iter().zip(wanted).all(|(there, wanted)| there.right && there.mount == *wanted)

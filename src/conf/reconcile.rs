@@ -73,11 +73,7 @@ impl fmt::Display for Change {
 pub fn reconcile(document: &Document, wanted: &[Wanted], mounts: &[Mount], form: Form) -> Option<Edit> {
     let wanted = in_order(without_passed(document, wanted));
     let there = find(document, &wanted, form);
-    let right = |(present, wanted): (&Present, &Wanted)| {
-        present.source == wanted.source && present.rule == Some(wanted.number()) && present.flaw.is_none()
-    };
-    let pairs_right = there.len() == wanted.len() && there.iter().zip(&wanted).all(right);
-    if pairs_right && mounts::are_right(document, mounts, form) {
+    if are_right(&there, &wanted) && mounts::are_right(document, mounts, form) {
         return None;
     }
     let mut work = Work { patch: Patch::of(document), kept: Vec::new(), changes: Vec::new(), form };
@@ -93,6 +89,20 @@ pub fn reconcile(document: &Document, wanted: &[Wanted], mounts: &[Mount], form:
     let more = mounts::settle(document, mounts, form, behind, &mut work.patch);
     work.changes.extend(more);
     Some(Edit { document: work.patch.apply(), changes: work.changes })
+}
+
+/// Whether the pairs of the main section are those of `wanted`, whatever the
+/// mounts are: exactly when [`reconcile`] would change no pair.
+pub fn pairs_are_right(document: &Document, wanted: &[Wanted], form: Form) -> bool {
+    let wanted = in_order(without_passed(document, wanted));
+    are_right(&find(document, &wanted, form), &wanted)
+}
+
+fn are_right(there: &[Present], wanted: &[Wanted]) -> bool {
+    let right = |(present, wanted): (&Present, &Wanted)| {
+        present.source == wanted.source && present.rule == Some(wanted.number()) && present.flaw.is_none()
+    };
+    there.len() == wanted.len() && there.iter().zip(wanted).all(right)
 }
 
 /// Those of `wanted` that no `devN:` line of `conf` passes on from the next

@@ -16,6 +16,8 @@ pub struct Seen<'a> {
     pub missing: Vec<String>,
     /// The next start changes the conf's device pairs.
     pub pending: bool,
+    /// The next start puts the mounts of ours in.
+    pub new_mounts: bool,
     /// The hookscript.
     pub hook: &'a Hookscript,
     /// Whether the container runs.
@@ -82,6 +84,8 @@ pub fn of(seen: &Seen<'_>) -> (Level, Vec<String>) {
         // That is what a stopped container waits for.
         let level = if seen.running { Level::Warning } else { Level::Ok };
         say(level, "its next start changes its devices".to_owned());
+    } else if seen.new_mounts && matches!(seen.hook, Hookscript::Ours(_)) {
+        say(Level::Ok, "its next start adds the mounts over /proc/driver/nvidia".to_owned());
     }
     // The worst first, in the order in which they were found.
     reasons.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
@@ -134,6 +138,7 @@ mod tests {
             driver_loaded: true,
             missing: Vec::new(),
             pending: false,
+            new_mounts: false,
             hook: &hook,
             running: true,
             install: true,
@@ -204,6 +209,7 @@ mod tests {
                 driver_loaded: false,
                 missing: vec!["GPU 0: x".into(), "GPU 1: x".into()],
                 pending: true,
+                new_mounts: false,
                 hook: &hook,
                 running: false,
                 install: true,
