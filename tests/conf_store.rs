@@ -178,7 +178,7 @@ fn a_container_on_another_node_is_named_with_its_node() {
     let error = host.conf.read().unwrap_err();
     assert_eq!(code_of(&error), Code::NoContainer);
     assert!(one_line(&error).contains("on node two"), "{error:#}");
-    assert_eq!(remedy_of(&error), Some("run it on two"));
+    assert_eq!(remedy_of(&error), Some("ssh two phoenix-nvidia 101"));
     host.refuses(Caller::ByHand, "migrated meanwhile: it is now on node two");
 }
 
