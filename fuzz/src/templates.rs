@@ -13,7 +13,14 @@ pub fn holds(data: &[u8]) {
     let outside = Facts { distro: None, ..facts };
     match text.parse::<Template>() {
         Ok(template) => {
-            assert_eq!(template.to_string(), text::without_secrets(&text));
+            let shown = template.to_string();
+            if text.starts_with(['/', 'f']) || !text.contains(['@', '?', '#']) {
+                assert_eq!(shown, text);
+            }
+            assert!(
+                !shown.contains('?') || shown.ends_with(['?', '…']) || shown.starts_with(['/', 'f']),
+                "{shown}"
+            );
             assert!(text.bytes().all(|b| b.is_ascii_graphic()), "{text:?}");
             let url = template.fill(&facts).unwrap_or_else(|why| panic!("{text:?}: {why:#}"));
             url.with_login(|url| filled(&text, url));
