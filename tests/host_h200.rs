@@ -12,9 +12,13 @@ use phoenix_nvidia::host::choose::{Capabilities, choose};
 use phoenix_nvidia::host::gpus::Inventory;
 use phoenix_nvidia::host::pci::PciAddress;
 
-/// A recorded output and its exit code.
+/// A recorded output of the host with one card, and its exit code.
 fn recorded(name: &str) -> (i32, String) {
-    let text = std::fs::read_to_string(fixtures().join("h200").join(name)).unwrap();
+    recorded_of("h200", name)
+}
+
+fn recorded_of(host: &str, name: &str) -> (i32, String) {
+    let text = std::fs::read_to_string(fixtures().join(host).join(name)).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
     (first.strip_prefix("# exit ").unwrap().parse().unwrap(), rest.to_owned())
 }
@@ -42,6 +46,29 @@ fn the_inventory_sees_what_nvidia_smi_sees() {
     // MIG can be had on this card, and is off: an empty directory, no instance.
     assert!(host.at("/proc/driver/nvidia/capabilities/gpu0/mig").is_dir());
     assert!(inventory.mig.is_empty());
+}
+
+/// Another real host, with two of these cards.
+#[test]
+fn the_inventory_of_two_cards_is_what_nvidia_smi_lists_and_each_is_found_by_every_name() {
+    let Some(host) = FixtureHost::unpack("h200-two") else { return };
+    let inventory = Inventory::read(host.root());
+    assert_eq!(inventory.problems, Vec::<String>::new());
+    let listed = smi::gpus(&recorded_of("h200-two", "smi-query.txt").1);
+    assert_eq!((listed.len(), inventory.gpus.len()), (2, 2));
+    for (gpu, smi) in inventory.gpus.iter().zip(&listed) {
+        assert_eq!(gpu.uuid.as_deref(), Some(smi.uuid.as_str()));
+        assert_eq!(gpu.pci, smi.pci.parse::<PciAddress>().ok());
+        let minor = gpu.minor.unwrap();
+        for name in [minor.to_string(), smi.uuid.clone(), gpu.pci.unwrap().to_string()] {
+            let choice = choose(&inventory, &name.parse().unwrap(), &Capabilities::default());
+            let cards: Vec<_> = choice.gpus.iter().map(|gpu| gpu.minor).collect();
+            assert_eq!(cards, [Some(minor)], "{name}");
+            assert_eq!(choice.devices[0].path, format!("/dev/nvidia{minor}"), "{name}");
+        }
+    }
+    let all = choose(&inventory, &"all".parse().unwrap(), &Capabilities::default());
+    assert!(all.gpus.len() == 2 && all.missing.is_empty() && all.to_make.is_empty());
 }
 
 #[test]
