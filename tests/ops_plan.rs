@@ -153,3 +153,26 @@ fn an_outdated_apt_source_is_a_step_of_plan_and_run() {
     lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
     lab.run(["phoenix-nvidia", "101"]).ok().says_not("to do");
 }
+
+/// Device rules are those of the start. A container that was started without
+/// them, by an edit of the conf say, has the nodes and may not open them.
+#[test]
+fn rules_that_the_running_container_lacks_are_a_restart_of_plan_and_run() {
+    let Some(lab) = lab() else { return };
+    let ct = lab.create(101, Rootfs::Busybox.privileged());
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\nlxc.environment: INSTALL=off\n");
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    let conf = lab.conf(101);
+    let bare: Vec<&str> = conf.lines().filter(|line| !line.contains("devices.allow")).collect();
+    lab.write("/etc/pve/lxc/101.conf", format!("{}\n", bare.join("\n")));
+    lab.run(["pct", "start", "101"]).ok();
+    assert_eq!(ct.open_node("/dev/nvidia0"), Err(phoenix_lab::Errno::EPERM));
+    // Whoever repairs the conf by hand has not repaired the container that runs.
+    lab.write("/etc/pve/lxc/101.conf", &conf);
+    let said = "the running container has no device rule for /dev/nvidia0";
+    lab.run(["phoenix-nvidia", "plan", "101"]).code(10).says(&format!("restart container 101: {said}"));
+    lab.run(["phoenix-nvidia", "101"]).ok().says(said);
+    assert_eq!(ct.open_node("/dev/nvidia0"), Err(phoenix_lab::Errno::ENXIO));
+    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+}

@@ -3,7 +3,7 @@
 
 mod diff;
 
-use super::run::{Hand, nodes};
+use super::run::{Hand, nodes, refused};
 use super::wishes::Wanted as Software;
 use super::{common, pre_start, startable};
 use crate::conf::devices::reconcile;
@@ -123,7 +123,8 @@ impl Steps {
         match attached::read(&init, &Deadline::after(limit / 2)) {
             Ok(has) => {
                 self.notes.extend(has.unseen());
-                Ok(plan::differences(document, &has, wanted))
+                let differences = plan::differences(document, &has, wanted);
+                Ok(if differences.is_empty() { refused(hand.ctid, wanted, limit) } else { differences })
             }
             Err(error) => Ok(vec![format!("which devices it has cannot be seen: {error}")]),
         }

@@ -8,12 +8,14 @@ use super::pre_start::{apply, devices, fault_of, mounts};
 use super::same::Same;
 use super::wishes::{self, Wanted as WantedSoftware};
 use super::{chain, common, locks, startable};
-use crate::conf::devices::Wanted;
+use crate::conf::devices::{Kind, Wanted};
 use crate::conf::document::Document;
 use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, Context as _, Fault, code_of};
 use crate::guest::attached;
+use crate::guest::exec::Guest;
 use crate::guest::lifecycle::{self, Patience, Status};
+use crate::guest::verify::{Opened, open_nodes};
 use crate::host::choose::{Choice, DeviceKind};
 use crate::host::driver;
 use crate::plan::{self, Intent};
@@ -236,7 +238,10 @@ impl Hand {
             }
         };
         has.unseen().iter().for_each(|unseen| log::warn!("{unseen}"));
-        let differences = plan::differences(&document, &has, wanted);
+        let mut differences = plan::differences(&document, &has, wanted);
+        if differences.is_empty() {
+            differences = refused(self.ctid, wanted, limit);
+        }
         differences.iter().for_each(|difference| log::info!("{difference}"));
         Ok(!differences.is_empty())
     }
@@ -292,6 +297,20 @@ impl Hand {
     fn software_on(&self) -> bool {
         self.settings.value(keys::INSTALL)
     }
+}
+
+/// The nodes that the running container has and may not open: its device rules
+/// are those of its start, and the conf's may be right only since. A sentence
+/// each; none where they could not be tried.
+pub fn refused(ctid: Ctid, wanted: &[Wanted], limit: Duration) -> Vec<String> {
+    let files = wanted.iter().filter(|device| device.source.kind() != Kind::Caps);
+    let nodes: Vec<String> = files.map(|device| device.source.as_str().to_owned()).collect();
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    let opened = open_nodes(&Guest::new(ctid), &nodes, &Deadline::after(limit));
+    let shut = opened.into_iter().filter(|(_, opened)| *opened == Opened::NoRule);
+    shut.map(|(node, _)| format!("the running container has no device rule for {node}")).collect()
 }
 
 /// The paths that the verification opens: files, not directories.
