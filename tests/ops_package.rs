@@ -190,6 +190,19 @@ fn after_apt_install_and_attach_the_first_start_brings_gpu_and_driver() {
         .ok();
     ct.exec(["nvidia-smi", "-L"]).ok().says("GPU 0: ");
     lab.run(["phoenix-nvidia", "doctor", "103"]).ok();
+
+    // A purge takes nothing from it while it runs, and leaves no more than that.
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    lab.run(["pct", "start", "101"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    sh(&lab, &format!("{APT} purge phoenix-nvidia"));
+    ct.sh("cat /proc/driver/nvidia/params /proc/driver/nvidia/gpus/*/information")
+        .ok()
+        .says("ModifyDeviceFiles: 0")
+        .says("GPU UUID:");
+    let left = sh(&lab, "ls -d /run/phoenix-nvidia/* /run/phoenix-nvidia/masks/*.*").stdout;
+    assert!(left.lines().all(|path| path.starts_with("/run/phoenix-nvidia/masks")), "{left}");
+    assert!(left.contains("/masks/103.") && !left.contains("/masks/101."), "{left}");
 }
 
 #[test]
