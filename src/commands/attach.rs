@@ -172,7 +172,7 @@ fn hookscript(
         }
         // Whose it is cannot be seen; ours is moved where that is asked for.
         Hookscript::Unseen(place, why) if wanted.is_none() || !now.is_meant() => {
-            return Err(place::silent(place, why).into());
+            return Err(place::silent(place, why));
         }
         Hookscript::Missing(Place { volume, .. })
         | Hookscript::NotExecutable(Place { volume, .. })

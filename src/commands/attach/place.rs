@@ -8,6 +8,7 @@ use crate::host::storage::Storage;
 use crate::sys::file;
 use crate::sys::look::{Look, Seen};
 use crate::sys::replace::replace_own;
+use crate::sys::signal;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -75,7 +76,7 @@ pub fn check_mounted(look: &Look, storages: &[Storage], place: &Place) -> anyhow
             let message = format!("the storage {id} is not mounted");
             Err(Fault::new(Code::Passthrough, message).remedy(format!("pvesm status --storage {id}")).into())
         }
-        Some(Seen::Unseen(why)) => Err(silent(place, &why).into()),
+        Some(Seen::Unseen(why)) => Err(silent(place, &why)),
         _ => Ok(()),
     }
 }
@@ -84,10 +85,14 @@ fn id(place: &Place) -> &str {
     place.volume.split(':').next().unwrap_or_default()
 }
 
-/// The storage does not answer.
-pub fn silent(place: &Place, why: &str) -> Fault {
+/// The storage does not answer, or a signal ended the look at it: that is no
+/// fault of the storage's.
+pub fn silent(place: &Place, why: &str) -> anyhow::Error {
+    if let Err(signal) = signal::check() {
+        return signal.into();
+    }
     let message = format!("cannot check {} on storage {}: {why}", place.path.display(), id(place));
-    Fault::new(Code::Passthrough, message).remedy("choose another storage: --storage local")
+    Fault::new(Code::Passthrough, message).remedy("choose another storage: --storage local").into()
 }
 
 /// A look at the storage and at what stands in the snippet's place, by a
@@ -113,7 +118,7 @@ pub fn check(look: &Look, place: &Place) -> anyhow::Result<()> {
     };
     match ours {
         Seen::Is(true) => return Ok(()),
-        Seen::Unseen(why) => return Err(silent(place, &why).into()),
+        Seen::Unseen(why) => return Err(silent(place, &why)),
         Seen::Is(false) | Seen::Absent => {}
     }
     let path = place.path.display();
