@@ -5,29 +5,11 @@
 #[path = "robust_support/mod.rs"]
 mod robust_support;
 
-use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
 use phoenix_lab::{Container, Errno, Lab, Output, Pmxcfs, Rootfs};
 use robust_support::{
-    DRIVER, PROGRAM, attached, calls, lab, node, offers, ours, says, wait_for_the_end, wait_until,
+    DRIVER, PROGRAM, attached, calls, installing, log, needs_a_restart, node, ours, pct_with, says, two_gpus,
+    wait_for_log, wait_for_the_end,
 };
-
-/// A running container that needs a restart for its GPU and nothing else; its
-/// conf is as the settings say already.
-fn needs_a_restart(lab: &Lab) -> Container<'_> {
-    node(lab, "INSTALL=off");
-    attached(lab, 101, Rootfs::Busybox.privileged());
-    lab.run(["pct", "start", "101"]).ok();
-    let ct = lab.container(101);
-    ct.wait_ready();
-    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0,1\n");
-    lab.run([PROGRAM, "101", "pre-start"]).ok().says("added /dev/nvidia1");
-    assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENOENT));
-    ct
-}
-
-fn two_gpus() -> Option<Lab> {
-    robust_support::lab_with(Lab::builder().gpus(2).driver(DRIVER))
-}
 
 /// A call by hand ends in 6 with the reason, and the very same container runs.
 #[track_caller]
@@ -199,25 +181,6 @@ fn without_quorum_nothing_is_stopped_and_each_verb_tells() {
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENXIO));
 }
 
-/// A container whose first start installs a driver in the background, for a
-/// few seconds, and is then to be rebooted.
-fn installing() -> Option<Lab> {
-    let lab = lab()?;
-    offers(&lab, &Runfile::new(DRIVER).flaw(Flaw::Slow(4)));
-    node(&lab, "INSTALL_WAIT=0");
-    attached(&lab, 101, Rootfs::Debian12.privileged());
-    Some(lab)
-}
-
-fn log(lab: &Lab) -> String {
-    lab.read("/var/log/phoenix-nvidia/101.log")
-}
-
-fn wait_for_log(lab: &Lab, text: &str) {
-    let there = || lab.exists("/var/log/phoenix-nvidia/101.log") && log(lab).contains(text);
-    wait_until(text, there);
-}
-
 /// While `blocked`, the install runs to its end and the container with it;
 /// after `freed` it is rebooted.
 fn the_reboot_waits(lab: &Lab, reason: &str, blocked: impl FnOnce(), freed: impl FnOnce()) {
@@ -302,12 +265,7 @@ fn a_reboot_that_cannot_be_stays_due_and_a_call_by_hand_makes_it() {
 /// A `pct` that sets a lock before it does what it is asked for: what comes
 /// between our look and Proxmox's own.
 fn raced(lab: &Lab, verb: &str) {
-    lab.sh("cp $(readlink -f /usr/sbin/pct) /usr/sbin/pct.real; rm /usr/sbin/pct").ok();
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ ! -e /run/raced ]; then touch /run/raced; \
-         /usr/sbin/pct.real set 101 --lock backup; fi\nexec /usr/sbin/pct.real \"$@\"\n"
-    );
-    lab.replace_program("/usr/sbin/pct", script);
+    pct_with(lab, verb, "/usr/sbin/pct.real set 101 --lock backup");
 }
 
 #[test]

@@ -138,12 +138,11 @@ impl Reboot<'_> {
             return Ok(Some(Ok(())));
         }
         let Ok(may) = self.startable()? else { return Ok(None) };
-        let before = State::load(common::root(), ctid).restart_due;
         self.same.update(|state| state.rebooted_for.clone_from(&self.version));
         log::info!("rebooting the container once, so that its services find the new driver");
         let result = self.tried(may);
-        let now = lifecycle::init(ctid).ok().flatten().map(|init| init.to_string());
-        let untouched = now.is_some() && now == before;
+        // No program is asked: none runs once a signal has come.
+        let untouched = startable::runs_with_old_driver(&State::load(common::root(), ctid));
         let result = result.map_err(|e| startable::explained(ctid, &Conf::of(ctid), self.settings, e));
         self.same.update(|state| {
             if untouched {
@@ -161,34 +160,58 @@ impl Reboot<'_> {
         Ok(Some(result))
     }
 
-    /// We took it down and its start was refused, by what came in between: it
-    /// is started as soon as it can be.
-    fn bring_up(&self, error: anyhow::Error, until: &Deadline) -> anyhow::Result<()> {
-        let ctid = self.ctid;
+    /// The reboot failed. What we took down is started as soon as it can be:
+    /// at once, if nothing is in the way any more.
+    fn bring_up(&self, mut error: anyhow::Error, until: &Deadline) -> anyhow::Result<()> {
+        let (ctid, patience) = (self.ctid, self.patience());
+        let settled = Deadline::after(patience.timeout + patience.start);
         let mut told = false;
         loop {
+            // A start that is possible now is made, also when a signal has come.
+            let put_off = signal::put_off(patience.longest());
             if let Err(changed) = self.same.still() {
                 log::warn!("the container is not started: {changed}");
                 return Err(error);
             }
-            if !lifecycle::status(ctid).is_ok_and(|status| status == Status::Stopped) {
-                return Err(error);
-            }
-            match self.startable()? {
-                Ok(_) if told => break,
-                // Nothing is to be seen that would pass.
-                Ok(_) => return Err(error),
-                Err(found) if !found.iter().all(Obstacle::passes) || until.passed() => return Err(error),
-                Err(found) if !told => {
-                    log::error!("{}", exit::one_line(&error));
-                    log::info!("the container is started as soon as that has passed: {}", list(&found));
-                    told = true;
+            let lock = locks::try_by_hand(ctid);
+            match lifecycle::status(ctid) {
+                Ok(Status::Running)
+                    if startable::runs_with_old_driver(&State::load(common::root(), ctid)) =>
+                {
+                    return Err(error);
                 }
-                Err(_) => {}
+                Ok(Status::Running) => break,
+                // The call by hand that is at work starts it.
+                Ok(Status::Stopped) if lock.is_none() && !until.passed() => {}
+                Ok(Status::Stopped) => match self.startable()? {
+                    Ok(_) => {
+                        if !told {
+                            log::error!("{}", exit::one_line(&error));
+                            log::info!("nothing is in the way any more: the container is started");
+                        }
+                        let Err(failed) = lifecycle::start(ctid, &patience, &[]) else { break };
+                        error = startable::explained(ctid, &Conf::of(ctid), self.settings, failed);
+                        // Only what came between that look and Proxmox's own is waited for.
+                        if self.startable()?.is_ok() {
+                            return Err(error);
+                        }
+                        told = false;
+                    }
+                    Err(found) if !found.iter().all(Obstacle::passes) || until.passed() => return Err(error),
+                    Err(found) if !told => {
+                        log::error!("{}", exit::one_line(&error));
+                        log::info!("the container is started as soon as that has passed: {}", list(&found));
+                        told = true;
+                    }
+                    Err(_) => {}
+                },
+                // Still on its way down, or not to be seen just now.
+                Ok(Status::Between) | Err(_) if settled.passed() => return Err(error),
+                Ok(Status::Between) | Err(_) => {}
             }
+            drop((put_off, lock));
             signal::sleep(LOOK_AGAIN)?;
         }
-        lifecycle::start(ctid, &self.patience(), &[])?;
         self.same.update(|state| {
             state.outcome = Outcome::Ok;
             state.message = String::new();
@@ -218,12 +241,15 @@ impl Reboot<'_> {
                     return Ok(());
                 }
                 // The hook's task still holds the lock on the conf.
-                Err(error) if exit::one_line(&error).contains("got timeout") && !until.passed() => {
+                Err(error) if exit::one_line(&error).contains("got timeout") => {
                     log::debug!("{}", exit::one_line(&error));
                     // Whoever holds it may be stopping or restarting the container.
                     if lifecycle::init(ctid)? != now {
                         log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
                         return Ok(());
+                    }
+                    if until.passed() {
+                        return Err(error);
                     }
                     self.same.still()?;
                     may = match self.startable()? {

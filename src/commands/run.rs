@@ -208,8 +208,8 @@ impl Hand {
 
     /// Once, and never so that the container stays down.
     fn restart(&self, choice: &Choice, patience: &Patience) -> anyhow::Result<()> {
-        let may = self.startable(choice)?.map_err(|obstacles| startable::refusal(self.ctid, &obstacles))?;
-        lifecycle::restart(may, patience, &self.environment())
+        let look = || self.startable(choice)?.map_err(|obstacles| startable::refusal(self.ctid, &obstacles));
+        lifecycle::restart(look()?, &look, patience, &self.environment())
             .map_err(|error| startable::explained(self.ctid, &self.conf, &self.settings, error))
     }
 

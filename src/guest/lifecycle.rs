@@ -6,7 +6,7 @@
 //! What stops a container takes a [`Startable`]: whoever has one has looked
 //! whether it would start again.
 
-use crate::exit::{Code, Context as _, Fault};
+use crate::exit::{self, Code, Context as _, Fault};
 use crate::pve::startable::Startable;
 use crate::sys::process::{Cmd, Failure, Output};
 use crate::sys::time::{Deadline, human};
@@ -152,6 +152,14 @@ pub struct Patience {
     pub start: Duration,
 }
 
+impl Patience {
+    /// The longest that a stop and the start after it take, the waits for
+    /// Proxmox's lock before either included.
+    pub fn longest(&self) -> Duration {
+        self.timeout * 7 + self.start * 2 + PCT_TIME * 3
+    }
+}
+
 /// Starts the container unless it runs, and waits until it does. `env` is
 /// what the hook of this start is to find.
 ///
@@ -186,29 +194,79 @@ pub fn start(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyho
 }
 
 /// The requirements' `restart_container`: shut down, stop what still runs,
-/// wait for stopped, start, wait for running.
+/// wait for stopped, start, wait for running. `again` is a new look whether it
+/// would start, for a shutdown that is tried again.
+///
+/// A signal counts once the container runs again: one that ended us between
+/// the stop and the start would leave it down.
 ///
 /// # Errors
-/// [`Code::Restart`].
-pub fn restart(may: Startable, patience: &Patience, env: &[(String, String)]) -> anyhow::Result<()> {
+/// [`Code::Restart`]; [`signal::Interrupted`] after the restart.
+pub fn restart(
+    may: Startable,
+    again: &dyn Fn() -> anyhow::Result<Startable>,
+    patience: &Patience,
+    env: &[(String, String)],
+) -> anyhow::Result<()> {
     let ctid = may.ctid();
-    stop(may, patience)?;
-    start(ctid, patience, env)
+    signal::check()?;
+    let put_off = signal::put_off(patience.longest());
+    if let Err(error) = stop(may, again, patience) {
+        if !status(ctid).is_ok_and(|status| status == Status::Stopped) {
+            return Err(error);
+        }
+        log::warn!("{}", exit::one_line(&error));
+    }
+    if let Some(signal) = signal::pending() {
+        log::warn!("{signal}; the container is started first");
+    }
+    start(ctid, patience, env)?;
+    drop(put_off);
+    signal::check().with_context(|| format!("container {ctid} is restarted, and nothing else is done"))
 }
 
-fn stop(may: Startable, patience: &Patience) -> anyhow::Result<()> {
+/// One task that ends it when the time is over: a shutdown without that holds
+/// Proxmox's lock as long again before it gives up, and no stop gets it
+/// meanwhile.
+fn shutdown(may: &Startable, patience: &Patience) -> Result<Output, Failure> {
+    let (id, seconds) = (may.ctid().to_string(), patience.timeout.as_secs().max(1).to_string());
+    pct(&["shutdown", &id, "--timeout", &seconds, "--forceStop", "1"], patience.timeout + PCT_TIME)
+}
+
+/// Whether `pct` did nothing, since somebody held Proxmox's lock for the ten
+/// seconds that it waits.
+fn was_locked(out: &Output) -> bool {
+    let locked = |line: &String| line.contains("can't lock file") && line.contains("got timeout");
+    !out.success() && out.last_lines(8).iter().any(locked)
+}
+
+fn stop(
+    mut may: Startable,
+    again: &dyn Fn() -> anyhow::Result<Startable>,
+    patience: &Patience,
+) -> anyhow::Result<()> {
     let (ctid, begun) = (may.ctid(), Instant::now());
     let id = ctid.to_string();
     let fault = || {
         Fault::new(Code::Restart, format!("container {ctid} does not stop"))
             .remedy(format!("pct stop {ctid}"))
     };
-    let seconds = patience.timeout.as_secs().max(1).to_string();
-    let slack = patience.timeout + PCT_TIME;
-    // One task that ends it when the time is over: a shutdown without that holds Proxmox's lock as long again before
-    // it gives up, and no stop gets it meanwhile.
-    let shutdown = ["shutdown", &id, "--timeout", &seconds, "--forceStop", "1"];
-    let out = pct(&shutdown, slack).fault(fault)?;
+    let until = Deadline::after(patience.start + patience.timeout);
+    let out = loop {
+        let out = shutdown(&may, patience).fault(fault)?;
+        if !was_locked(&out) || status(ctid).fault(fault)? == Status::Stopped {
+            break out;
+        }
+        // Nothing was asked of it yet: it is not killed for that, and a signal counts.
+        if let Some(signal) = signal::pending() {
+            return Err(anyhow!(signal).context(fault()));
+        }
+        if until.passed() {
+            return Err(anyhow!(said(&out)).context(fault()));
+        }
+        log::info!("container {ctid} is locked by another operation; trying again");
+        may = again()?;
+    };
     // Under HA the request only travels: what counts is what becomes of it.
     if out.success() && wait(ctid, Status::Stopped, patience).is_ok() {
         if out.took >= patience.timeout {
@@ -220,13 +278,12 @@ fn stop(may: Startable, patience: &Patience) -> anyhow::Result<()> {
         log::info!("container {ctid} is shut down ({})", human(begun.elapsed()));
         return Ok(());
     }
-    signal::check()?;
     if status(ctid).fault(fault)? == Status::Stopped {
         return Ok(());
     }
     let why = if out.success() { "it still runs".to_owned() } else { said(&out) };
     log::warn!("container {ctid} is not shut down after {}: {why}; stopping it", human(begun.elapsed()));
-    let out = pct(&["stop", &id], slack).fault(fault)?;
+    let out = pct(&["stop", &id], patience.timeout + PCT_TIME).fault(fault)?;
     if !out.success() && status(ctid).fault(fault)? != Status::Stopped {
         return Err(anyhow!(said(&out)).context(fault()));
     }
@@ -271,7 +328,8 @@ pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
     if out.success() { Ok(()) } else { Err(anyhow!(said(&out)).context(fault())) }
 }
 
-/// `pct reboot`, for an install that ran by itself: all hook phases run.
+/// `pct reboot`, for an install that ran by itself: all hook phases run. A
+/// signal counts when it has ended.
 ///
 /// # Errors
 /// [`Code::Restart`]; the container may be down then.
@@ -283,6 +341,8 @@ pub fn reboot(may: Startable, patience: &Patience) -> anyhow::Result<()> {
     };
     let seconds = patience.timeout.as_secs().max(1).to_string();
     let limit = patience.timeout + patience.start + PCT_TIME;
+    signal::check()?;
+    let _put_off = signal::put_off(limit);
     let out = pct(&["reboot", &ctid.to_string(), "--timeout", &seconds], limit).fault(fault)?;
     if out.success() { Ok(()) } else { Err(anyhow!(text::line(said(&out).as_bytes())).context(fault())) }
 }

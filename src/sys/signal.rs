@@ -45,6 +45,11 @@ pub fn check() -> Result<(), Interrupted> {
     }
 }
 
+/// The signal that has come, also while it is put off.
+pub fn pending() -> Option<Interrupted> {
+    Some(CAUGHT.load(Ordering::Relaxed)).filter(|number| *number != 0).map(Interrupted)
+}
+
 /// While it lives, and for its span at most, [`check`] finds no signal in this
 /// thread: what was begun is undone first, with the same locks and programs
 /// as it was done with.

@@ -1,8 +1,8 @@
 //! What the tests of starts under bad conditions share.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses a part of it; a failing helper fails its test
 
-use phoenix_lab::nvidia::runfile::Runfile;
-use phoenix_lab::{Builder, Lab, Running, Spec};
+use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
+use phoenix_lab::{Builder, Container, Errno, Lab, Rootfs, Running, Spec};
 use std::time::{Duration, Instant};
 
 /// The program under test, as it is installed.
@@ -108,4 +108,55 @@ pub fn calls(lab: &Lab, of: &str) -> usize {
 #[track_caller]
 pub fn wait_for_output(run: &Running, text: &str) {
     wait_until(text, || run.so_far().contains(text));
+}
+
+/// A running container that needs a restart for its GPU and nothing else; its
+/// conf is as the settings say already.
+pub fn needs_a_restart(lab: &Lab) -> Container<'_> {
+    node(lab, "INSTALL=off");
+    attached(lab, 101, Rootfs::Busybox.privileged());
+    lab.run(["pct", "start", "101"]).ok();
+    let ct = lab.container(101);
+    ct.wait_ready();
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0,1\n");
+    lab.run([PROGRAM, "101", "pre-start"]).ok().says("added /dev/nvidia1");
+    assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENOENT));
+    ct
+}
+
+/// A lab with two GPUs.
+pub fn two_gpus() -> Option<Lab> {
+    lab_with(Lab::builder().gpus(2).driver(DRIVER))
+}
+
+/// A container whose first start installs a driver in the background, for a
+/// few seconds, and is then to be rebooted.
+pub fn installing() -> Option<Lab> {
+    let lab = lab()?;
+    offers(&lab, &Runfile::new(DRIVER).flaw(Flaw::Slow(4)));
+    node(&lab, "INSTALL_WAIT=0");
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    Some(lab)
+}
+
+/// The log of container 101.
+pub fn log(lab: &Lab) -> String {
+    lab.read("/var/log/phoenix-nvidia/101.log")
+}
+
+/// Waits until that has some text.
+pub fn wait_for_log(lab: &Lab, text: &str) {
+    let there = || lab.exists("/var/log/phoenix-nvidia/101.log") && log(lab).contains(text);
+    wait_until(text, there);
+}
+
+/// A `pct` that does something else the first time that it is called for
+/// `verb`: `first`, a line of shell. The genuine one is `pct.real`.
+pub fn pct_with(lab: &Lab, verb: &str, first: &str) {
+    lab.sh("cp $(readlink -f /usr/sbin/pct) /usr/sbin/pct.real; rm /usr/sbin/pct").ok();
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ ! -e /run/raced ]; then touch /run/raced\n{first}\nfi\n\
+         exec /usr/sbin/pct.real \"$@\"\n"
+    );
+    lab.replace_program("/usr/sbin/pct", script);
 }
