@@ -1,6 +1,10 @@
 //! plan, in the lab: it says what a run would do, and touches nothing.
 
+#[path = "robust_support/mod.rs"]
+mod robust_support;
+
 use phoenix_lab::{Lab, Rootfs};
+use robust_support::{installing, node, says, wait_for_the_end};
 
 const NODE: &str = "NVIDIA_DRIVER_VERSION=host\nNVIDIA_REPO_URL=http://mirror.lab/\nNVIDIA_RUNFILE_URL=http://mirror.lab/x.run\nCUDA_PACKAGES=none\n";
 
@@ -175,4 +179,28 @@ fn rules_that_the_running_container_lacks_are_a_restart_of_plan_and_run() {
     lab.run(["phoenix-nvidia", "101"]).ok().says(said);
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(phoenix_lab::Errno::ENXIO));
     lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+}
+
+/// An install whose restart is still due, and then INSTALL=off: what plan says,
+/// the run does, once.
+#[test]
+fn a_restart_that_is_due_is_a_step_of_plan_and_run_without_an_install_too() {
+    let Some(lab) = installing() else { return };
+    node(&lab, "AFTER_INSTALL=none");
+    lab.run(["pct", "start", "101"]).ok();
+    wait_for_the_end(&lab);
+    let ct = lab.container(101);
+    let before = ct.init_pid();
+    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+    node(&lab, "AFTER_INSTALL=reboot\nINSTALL=off");
+    lab.run(["phoenix-nvidia", "plan", "101"]).code(10).says("restart container 101: its services still run");
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says("restart-due");
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    assert!(ct.running() && ct.init_pid() != before);
+    assert_eq!(says(&lab, 101, "restart_due"), "null");
+    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says_not("restart-due");
+    let after = ct.init_pid();
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    assert_eq!(ct.init_pid(), after);
 }

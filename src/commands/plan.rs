@@ -187,7 +187,7 @@ impl Steps {
         let restarts = hand.software_restart();
         if restarts && self.driver {
             why.push("the driver is new".to_owned());
-        } else if restarts && hand.restart_due() {
+        } else if hand.restart_due() {
             why.push("its services still run with the driver from before".to_owned());
         }
         if !why.is_empty() {

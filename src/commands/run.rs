@@ -153,7 +153,7 @@ impl Hand {
         let nodes = nodes(choice);
         let left = |why: &str| {
             log::info!("the driver in the container is left as it is: {why}");
-            if devices_changed { self.restart(choice, patience) } else { Ok(()) }
+            if devices_changed || self.restart_due() { self.restart(choice, patience) } else { Ok(()) }
         };
         let wishes = match software {
             WantedSoftware::Software(wishes) => wishes,
@@ -174,7 +174,7 @@ impl Hand {
         };
         let (brought, result) = work.run();
         driver.clone_from(&brought.version);
-        let restart = devices_changed || (self.software_restart() && self.restart_due());
+        let restart = devices_changed || self.restart_due();
         if result.is_err() && brought.driver_changed.is_none() && !devices_changed {
             return result;
         }
@@ -219,9 +219,10 @@ impl Hand {
     }
 
     /// Whether the driver was changed under the services of this very start,
-    /// by this run or by one that was cut off before its restart.
+    /// by this run or by one that was cut off before its restart, and that is
+    /// followed by one. It is due without an install too, INSTALL=off say.
     pub fn restart_due(&self) -> bool {
-        startable::runs_with_old_driver(&State::load(common::root(), self.ctid))
+        startable::restart_is_due(&State::load(common::root(), self.ctid), &self.settings)
     }
 
     /// Compares what the running container has with what is wanted: also a
@@ -290,6 +291,9 @@ impl Hand {
             if result.is_ok() && self.software_on() {
                 state.restart_due = None;
                 state.outcome = Outcome::Ok;
+            }
+            if !startable::runs_with_old_driver(state) {
+                state.restart_due = None;
             }
         });
     }
