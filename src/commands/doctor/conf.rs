@@ -122,7 +122,7 @@ pub fn absolute_targets(ctid: Ctid, conf: &Document) -> Vec<Finding> {
         .map(|p| {
             Finding::failure("target", format!("line {}: the entry of {} has no effect", p.line, p.source.as_str()))
                 .cause("its target must be relative (dev/nvidia0): LXC ignores an absolute one; an older script wrote it so")
-                .mend(format!("phoenix-nvidia {ctid}, which repairs it in its place"))
+                .mend(format!("phoenix-nvidia {ctid}"))
         })
         .collect();
     few("target", wrong)
@@ -334,8 +334,8 @@ pub fn masks(ctid: Ctid, conf: &Document, wanted: &[Mount], copied: bool) -> Opt
     };
     Some(
         Finding::warning("proc", format!("{what}: the next start shows all GPUs of the host there"))
-            .cause("its last start was without phoenix-nvidia, or before this version")
-            .mend(format!("phoenix-nvidia {ctid} (a start with the hookscript does it too)")),
+            .cause("its last start was without phoenix-nvidia, or before this version; a start with the hookscript adds them")
+            .mend(format!("phoenix-nvidia {ctid}")),
     )
 }
 
