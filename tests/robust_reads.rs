@@ -3,7 +3,7 @@
 //! at, and leaves nothing that does not end with the file system itself.
 mod robust_support;
 
-use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
 use phoenix_lab::{Lab, Output, Rootfs, Running, Signal};
 use robust_support::*;
 use std::time::{Duration, Instant};
@@ -127,6 +127,76 @@ fn a_dead_storage_holds_nobody() {
         .says("on storage far: no answer within");
     // What it says helps.
     lab.run([PROGRAM, "attach", "101", "--gpus", "0", "--storage", "local"]).ok();
+    nothing_is_left(&lab, file_system);
+}
+
+/// The sources of its mount points, and the hookscript beside ours: whatever
+/// of them does not answer keeps the next start waiting too.
+#[test]
+fn dead_sources_of_mount_points_hold_nobody_and_nothing_is_stopped() {
+    let Some(lab) = lab_with(Lab::builder().gpus(2).driver(DRIVER)) else { return };
+    node(&lab, "INSTALL=off");
+    attached(&lab, 101, Rootfs::Busybox.privileged());
+    lab.run(["pct", "start", "101"]).ok();
+    let ct = lab.container(101);
+    ct.wait_ready();
+    // What it needs a restart for, and nothing else.
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0,1\n");
+    lab.run([PROGRAM, "101", "pre-start"]).ok().says("added /dev/nvidia1");
+    lab.files().mkdir("/mnt/far");
+    let whole = lab.conf(101);
+    let sources: String = (0..40).map(|n| format!("mp{n}: /mnt/far/{n},mp=/far/{n}\n")).collect();
+    lab.write("/etc/pve/lxc/101.conf", format!("{sources}{whole}"));
+    let file_system = stuck(&lab, &["/mnt/far"]);
+    let (init, said) = (ct.init_pid(), "cannot check /mnt/far/0: no answer within");
+    // Doctor fails for the device that the restart is needed for.
+    for (args, code) in [(vec!["status"], 0), (vec!["status", "101"], 0), (vec!["doctor", "101"], 1)] {
+        let told = in_time(lab.command(PROGRAM).args(args).run(), BY_HAND, code);
+        told.says("may not start again: mp0: ").says(said).says_not("does not exist");
+    }
+    let json = in_time(lab.run([PROGRAM, "status", "101", "--json"]), BY_HAND, 0);
+    assert_eq!(json.stdout.matches("\"silent\"").count(), 40, "{json}");
+    assert!(json.stdout.contains("\"hookscript\": \"yes\""), "it is asked before them: {json}");
+    in_time(lab.run([PROGRAM, "plan", "101"]), BY_HAND, 6).says("restart container 101").says(said);
+    in_time(lab.run([PROGRAM, "attach", "101", "--gpus", "0,1"]), BY_HAND, 0)
+        .says("may not start now: mp0: ")
+        .says(said);
+    let hand = in_time(lab.run([PROGRAM, "101"]), BY_HAND, 6).says("it is not stopped").says(said);
+    hand.says("findmnt -T /mnt/far/0, which");
+    // The same for a hookscript that is called by ours.
+    lab.write("/etc/pve/lxc/101.conf", format!("{whole}lxc.environment: HOOK_CHAIN=/mnt/far/mine\n"));
+    in_time(lab.run([PROGRAM, "101"]), 2 * BY_HAND, 6)
+        .says("it is not stopped: HOOK_CHAIN: cannot check /mnt/far/mine: no answer within");
+    assert_eq!((ct.init_pid(), lab.calls().iter().filter(|c| c.contains("shutdown")).count()), (init, 0));
+    nothing_is_left(&lab, file_system);
+    lab.write("/etc/pve/lxc/101.conf", whole);
+    lab.run([PROGRAM, "101"]).ok();
+    assert!(ct.init_pid().is_some() && ct.init_pid() != init);
+}
+
+/// It has the container's lock and one of the places, and looks whether its
+/// container still asks for it before each command.
+#[test]
+fn a_dead_storage_holds_no_install() {
+    let Some(lab) = lab() else { return };
+    offers(&lab, &Runfile::new(DRIVER).flaw(Flaw::Slow(4)));
+    node(&lab, "INSTALL_WAIT=0\nAFTER_INSTALL=none");
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    lab.append("/etc/pve/storage.cfg", "\ndir: far\n\tpath /mnt/far\n\tcontent snippets\n");
+    lab.files().mkdir("/mnt/far");
+    lab.run(["pct", "start", "101"]).ok();
+    let file_system = stuck(&lab, &["/mnt/far"]);
+    // Nobody can tell that this is another's.
+    let dead = lab.conf(101).replace("local:snippets/phoenix-nvidia", "far:snippets/mine");
+    lab.write("/etc/pve/lxc/101.conf", dead);
+    assert!(!ours(&lab).is_empty(), "the install is under way");
+    let begun = Instant::now();
+    wait_until("the end of the install", || ours(&lab).is_empty());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    let log = lab.read("/var/log/phoenix-nvidia/101.log");
+    assert!(log.contains("driver: installed") && !log.contains("no longer has"), "{log}");
+    assert_eq!(says(&lab, 101, "outcome"), "ok");
+    lab.container(101).exec(["nvidia-smi", "--version"]).ok().says(DRIVER);
     nothing_is_left(&lab, file_system);
 }
 

@@ -253,7 +253,8 @@ impl Job {
         for obstacle in startable::obstacles_of(&self.after, &self.settings, None) {
             // Its hookscript is there by now, and a template is told below.
             if !matches!(obstacle, Obstacle::Template | Obstacle::Hookscript { .. }) {
-                log::warn!("container {ctid} would not start now: {obstacle}");
+                let would = if obstacle.is_certain() { "would" } else { "may" };
+                log::warn!("container {ctid} {would} not start now: {obstacle}");
                 log::warn!("to mend it: {}", obstacle.remedy(ctid));
             }
         }

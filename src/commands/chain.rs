@@ -7,6 +7,7 @@ use crate::settings::{Origin, Settings, keys};
 use crate::sys::look::{Op, Question, Seen};
 use crate::sys::process::Ended;
 use crate::sys::spawn;
+use crate::sys::text;
 use crate::types::{Ctid, Phase};
 use std::fmt;
 use std::path::PathBuf;
@@ -64,11 +65,11 @@ pub fn look(settings: &Settings) -> Look<'static> {
     Look::at_files(super::common::host(), questions(settings))
 }
 
-/// Why the chained hookscript could not be looked at.
-pub fn unseen(look: &Look, settings: &Settings) -> Option<String> {
-    let path = settings.value(keys::HOOK_CHAIN)?;
-    match look.stat(&path.to_string_lossy()) {
-        Seen::Unseen(why) => Some(format!("cannot check the chained hookscript {}: {why}", path.display())),
+/// The chained hookscript and why it could not be looked at, if it could not.
+pub fn unseen(look: &Look, settings: &Settings) -> Option<(String, String)> {
+    let path = settings.value(keys::HOOK_CHAIN)?.to_string_lossy().into_owned();
+    match look.stat(&path) {
+        Seen::Unseen(why) => Some((path, why)),
         _ => None,
     }
 }
@@ -89,9 +90,8 @@ pub fn lacks(look: &Look, settings: &Settings) -> Option<Lacks> {
 impl Lacks {
     /// What mends it.
     pub fn remedy(&self) -> String {
-        let path = self.path.display();
         match self.what {
-            "cannot be executed" => format!("chmod 755 {path}"),
+            "cannot be executed" => format!("chmod 755 {}", text::word(&self.path.to_string_lossy())),
             _ => format!("put the script there, or remove HOOK_CHAIN from {}", self.origin),
         }
     }

@@ -154,7 +154,7 @@ impl Doctor {
         }
         findings.push(conf::hookscript(ctid, &hook));
         findings.extend(chain::lacks(&self.files, &settings).map(|lacks| conf::chain(&lacks)));
-        findings.extend(chain::unseen(&self.files, &settings).map(|what| Finding::unknown("chain", what)));
+        findings.extend(conf::chain_unseen(chain::unseen(&self.files, &settings)));
         findings.extend(conf::absolute_targets(ctid, conf));
         findings.extend(conf::in_snapshots(ctid, conf));
         findings.extend(conf::double_pass(ctid, conf));

@@ -23,8 +23,13 @@ use crate::host::look::Look;
 use crate::host::storage;
 use crate::settings::{Call, keys};
 use crate::state::State;
+use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a hookscript's storage has for its answer.
+const STORAGE_TIME: Duration = Duration::from_secs(3);
 
 /// A container as it was when a work was begun in it.
 pub struct Same {
@@ -123,8 +128,13 @@ impl Same {
     fn asks(&self, document: &Document) -> Option<Changed> {
         let ctid = self.ctid;
         let now = document.get("hookscript");
-        if self.hookscript.is_some() && now != self.hookscript && !has_ours(document) {
-            return Some(Changed::Detached(ctid));
+        if self.hookscript.is_some() && now != self.hookscript {
+            match hookscript(document) {
+                // Could not look: it is not said to be another's.
+                Hookscript::Unseen(..) => {}
+                hook if !hook.is_meant() => return Some(Changed::Detached(ctid)),
+                _ => {}
+            }
         }
         let environment = self.environment.clone();
         let settings = common::settings_with(ctid, self.call, &self.conf, document, environment);
@@ -142,11 +152,13 @@ impl Same {
     }
 }
 
-/// Whether the hookscript of a conf is ours.
-pub fn has_ours(document: &Document) -> bool {
-    let mut look = Look::new(common::root());
-    let storages = storage::read(&mut look);
-    Hookscript::of(&look, &storages, document).is_meant()
+/// The hookscript of a conf. An install that looks has its locks and its
+/// place, so a storage that does not answer may not hold it for long.
+fn hookscript(document: &Document) -> Hookscript {
+    let storages = storage::read(&mut Look::new(common::root()));
+    let view = common::host_until(&Deadline::after(STORAGE_TIME));
+    let look = Look::at_files(view, Hookscript::questions(&storages, document));
+    Hookscript::of(&look, &storages, document)
 }
 
 /// Whether the container that has this number now runs and asks by itself for
@@ -157,7 +169,7 @@ pub fn heir_asks(ctid: Ctid) -> bool {
     let document = snapshot.document;
     let settings = common::settings_with(ctid, Call::Hook, &conf, &document, Vec::new());
     lifecycle::status(ctid).is_ok_and(|status| status == lifecycle::Status::Running)
-        && has_ours(&document)
+        && hookscript(&document).is_meant()
         && settings.text(keys::GPU_ASSIGNMENT).is_some()
         && matches!(wishes::read(&settings, loaded_version(), None), Ok(Wanted::Software(_)))
 }

@@ -32,6 +32,11 @@ pub fn obstacles(
     if !matches!(Hookscript::of(files, &storages, conf), Hookscript::Ours(_)) {
         return found;
     }
+    found.extend(chain::unseen(files, settings).map(|(path, why)| Obstacle::Silent {
+        key: keys::HOOK_CHAIN.name.to_owned(),
+        source: path,
+        why,
+    }));
     let chained = chain::lacks(files, settings);
     found.extend(chained.map(|lacks| Obstacle::Chain { why: lacks.to_string(), fix: lacks.remedy() }));
     let fails = settings.value(keys::START_POLICY) == StartPolicy::Fail;

@@ -17,17 +17,11 @@ use crate::host::cluster;
 use crate::host::look::Look;
 use crate::host::sections;
 use crate::host::storage::{self, FILE as STORAGES, Storage};
-use crate::sys::look::{Op, Question, Seen};
-use crate::sys::process::{Cmd, Failure};
-use crate::sys::time::Deadline;
+use crate::sys::look::{Op, Question, Seen, Stat};
+use crate::sys::text::word;
 use crate::types::Ctid;
 use serde::Serialize;
 use std::fmt;
-use std::time::Duration;
-
-/// A directory of a storage that does not answer keeps a start waiting too.
-const STORAGE_TIME: Duration = Duration::from_secs(5);
-const TEST: &str = "/usr/bin/test";
 
 /// What keeps a container from starting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,12 +66,15 @@ pub enum Obstacle {
         /// The directory or device on the host.
         source: String,
     },
-    /// The same, and nobody knows: it does not answer.
+    /// What a start needs could not be looked at. That is not to say that it
+    /// is missing; but what does not answer us keeps the start waiting too.
     Silent {
-        /// `mp0`
+        /// `mp0`, `hookscript`, `HOOK_CHAIN`
         key: String,
-        /// The directory on the host.
+        /// The file or directory on the host.
         source: String,
+        /// Why it could not.
+        why: String,
     },
     /// A volume's storage is not defined.
     Storage {
@@ -121,8 +118,8 @@ pub fn judge(ctid: Ctid, obstacles: Vec<Obstacle>) -> Result<Startable, Vec<Obst
     if obstacles.is_empty() { Ok(Startable(ctid)) } else { Err(obstacles) }
 }
 
-/// All that Proxmox would refuse the next start for. `files` is a look at the
-/// storage that the hookscript is on, which may never answer.
+/// All that Proxmox would refuse the next start for. `files` is a look at what
+/// [`questions`] ask: it lies on storages, which may never answer.
 pub fn obstacles(look: &mut Look<'_>, files: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
     let mut found = Vec::new();
     if conf.get("template").as_deref() == Some("1") {
@@ -135,15 +132,17 @@ pub fn obstacles(look: &mut Look<'_>, files: &Look<'_>, conf: &Document) -> Vec<
     let storages = look.text(STORAGES).unwrap_or_default();
     found.extend(hookscript(files, conf, &storages));
     found.extend(devices(look, conf));
-    found.extend(volumes(look, conf, &storages));
+    found.extend(volumes(files, conf, &storages));
     found
 }
 
 /// What [`obstacles`] asks of `files`.
 pub fn questions(storages: &[Storage], conf: &Document) -> Vec<Question> {
     let volume = pending::get(conf, "hookscript").unwrap_or_default();
-    let path = storage::path_of(storages, &volume);
-    path.iter().map(|path| Question::new(Op::Stat, path.to_string_lossy())).collect()
+    let hookscript = storage::path_of(storages, &volume).map(|path| path.to_string_lossy().into_owned());
+    let sources =
+        sources(conf).into_iter().map(|(_, source)| source).filter(|source| source.starts_with('/'));
+    hookscript.into_iter().chain(sources).map(|path| Question::new(Op::Stat, path)).collect()
 }
 
 fn hookscript(files: &Look<'_>, conf: &Document, storages: &str) -> Option<Obstacle> {
@@ -157,7 +156,9 @@ fn hookscript(files: &Look<'_>, conf: &Document, storages: &str) -> Option<Obsta
         Seen::Is(stat) if stat.mode & 0o111 == 0 => "cannot be executed",
         Seen::Is(_) => return None,
         Seen::Absent => "does not exist",
-        Seen::Unseen(_) => return Some(Obstacle::Silent { key: "hookscript".to_owned(), source: path }),
+        Seen::Unseen(why) => {
+            return Some(Obstacle::Silent { key: "hookscript".to_owned(), source: path, why });
+        }
     };
     Some(Obstacle::Hookscript { volume, why, path: Some(path) })
 }
@@ -177,42 +178,46 @@ fn part(value: &str, key: &str) -> Option<String> {
     parts.into_iter().find(|(k, _)| *k == key).map(|(_, value)| value.to_owned())
 }
 
+/// Of a node in /dev itself, which the kernel answers from its memory.
 fn is_missing(look: &Look<'_>, path: &str) -> bool {
-    std::fs::metadata(look.at(path)).is_err_and(|error| is_absent(&error))
+    look.stat(path) == Seen::Absent
 }
 
-fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+/// The root file system and the mount points of the next start: the key, and
+/// a volume or an absolute path.
+fn sources(conf: &Document) -> Vec<(String, String)> {
+    let mount_points = pending::numbered(conf, "mp").into_iter().map(|(key, entry)| (key, entry.value));
+    let root = pending::get(conf, "rootfs").map(|value| ("rootfs".to_owned(), value));
+    mount_points.chain(root).filter_map(|(key, value)| Some((key, part(&value, "volume")?))).collect()
 }
 
-fn volumes(look: &Look<'_>, conf: &Document, storages: &str) -> Vec<Obstacle> {
+fn volumes(files: &Look<'_>, conf: &Document, storages: &str) -> Vec<Obstacle> {
     let defined = sections::parse(storages);
     let known = |storage: &str| storage == "local" || defined.iter().any(|s| s.id == storage);
-    let mut all: Vec<(String, String)> =
-        pending::numbered(conf, "mp").into_iter().map(|(key, entry)| (key, entry.value)).collect();
-    all.extend(pending::get(conf, "rootfs").map(|value| ("rootfs".to_owned(), value)));
-    let fault = |(key, value): (String, String)| {
-        let source = part(&value, "volume")?;
+    let fault = |(key, source): (String, String)| {
+        // Proxmox mounts a device, and binds nothing but a directory.
         if source.starts_with("/dev/") {
-            return is_missing(look, &source).then_some(Obstacle::MountPoint { key, source });
+            return mount_point(files, key, source, |_| true);
         }
         if source.starts_with('/') {
-            return directory(look, key, source);
+            return mount_point(files, key, source, Stat::is_dir);
         }
         let storage = source.split_once(':')?.0.to_owned();
         (!known(&storage)).then_some(Obstacle::Storage { key, storage })
     };
-    all.into_iter().filter_map(fault).collect()
+    sources(conf).into_iter().filter_map(fault).collect()
 }
 
-/// The directory of a bind mount, which may lie on a share whose server is
-/// gone: a process that can be left behind looks.
-fn directory(look: &Look<'_>, key: String, source: String) -> Option<Obstacle> {
-    let path = look.at(&source);
-    match Cmd::new(TEST).arg("-d").arg(path).run(&Deadline::after(STORAGE_TIME)) {
-        Ok(out) if out.code() == Some(1) => Some(Obstacle::MountPoint { key, source }),
-        Err(Failure::TimedOut { .. }) => Some(Obstacle::Silent { key, source }),
-        _ => None,
+fn mount_point(
+    files: &Look<'_>,
+    key: String,
+    source: String,
+    fits: impl Fn(&Stat) -> bool,
+) -> Option<Obstacle> {
+    match files.stat(&source) {
+        Seen::Is(stat) if fits(&stat) => None,
+        Seen::Is(_) | Seen::Absent => Some(Obstacle::MountPoint { key, source }),
+        Seen::Unseen(why) => Some(Obstacle::Silent { key, source, why }),
     }
 }
 
@@ -220,6 +225,11 @@ impl Obstacle {
     /// Whether it goes by itself, so that waiting helps.
     pub fn passes(&self) -> bool {
         matches!(self, Obstacle::Lock { .. } | Obstacle::NoQuorum | Obstacle::Silent { .. })
+    }
+
+    /// Whether it is known. What could not be looked at may be as it should be.
+    pub fn is_certain(&self) -> bool {
+        !matches!(self, Obstacle::Silent { .. })
     }
 
     /// Whether a stopped container would not start for it. What `pct mount`
@@ -243,7 +253,7 @@ impl Obstacle {
                 format!("phoenix-nvidia attach {ctid}")
             }
             Obstacle::Hookscript { why: "cannot be executed", path: Some(path), .. } => {
-                format!("chmod 755 {path}")
+                format!("chmod 755 {}", word(path))
             }
             Obstacle::Hookscript { .. } => format!("pct set {ctid} --delete hookscript"),
             Obstacle::Device { key, path } if path.starts_with("/dev/nvidia") => {
@@ -255,13 +265,16 @@ impl Obstacle {
                 format!("pct set {ctid} --delete {key}")
             }
             Obstacle::MountPoint { key, source } => {
-                format!("mount or make {source}; without it: pct set {ctid} --delete {key}")
+                format!("mount or make {}; without it: pct set {ctid} --delete {key}", word(source))
             }
             Obstacle::Silent { source, .. } => {
-                format!("findmnt -T {source}, which shows the storage to look after")
+                format!("findmnt -T {}, which shows the storage to look after", word(source))
             }
             Obstacle::Storage { key, storage } => {
-                format!("define storage {storage} (pvesm add); without it: pct set {ctid} --delete {key}")
+                format!(
+                    "define storage {} (pvesm add); without it: pct set {ctid} --delete {key}",
+                    word(storage)
+                )
             }
             Obstacle::Chain { fix, .. } => fix.clone(),
             Obstacle::Policy { .. } => format!("phoenix-nvidia doctor {ctid}"),
@@ -279,7 +292,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Device { key, path } => write!(f, "{key} passes {path}, which does not exist"),
             Obstacle::DeviceLine { key, why } => write!(f, "{key} cannot be read: {why}"),
             Obstacle::MountPoint { key, source } => write!(f, "{key} mounts {source}, which does not exist"),
-            Obstacle::Silent { key, source } => write!(f, "{key}: {source} does not answer"),
+            Obstacle::Silent { key, source, why } => write!(f, "{key}: cannot check {source}: {why}"),
             Obstacle::Storage { key, storage } => {
                 write!(f, "{key} is on storage {storage}, which does not exist")
             }
@@ -295,85 +308,4 @@ pub fn list(obstacles: &[Obstacle]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    /// A host with quorum, a hookscript, a directory and a device.
-    fn host() -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for path in ["etc/pve/nodes/pve1", "dev", "srv/there", "var/lib/vz/snippets"] {
-            std::fs::create_dir_all(dir.path().join(path)).unwrap();
-        }
-        std::os::unix::fs::symlink("nodes/pve1", dir.path().join("etc/pve/local")).unwrap();
-        let file = |path: &str, mode| {
-            crate::sys::replace::replace_own(&dir.path().join(path), b"x", mode).unwrap();
-        };
-        file("dev/there", 0o644);
-        file("var/lib/vz/snippets/mine", 0o755);
-        file("var/lib/vz/snippets/plain", 0o644);
-        dir
-    }
-
-    fn of(root: &Path, conf: &str) -> Vec<Obstacle> {
-        obstacles(&mut Look::new(root), &Look::new(root), &Document::parse(conf.as_bytes()))
-    }
-
-    #[test]
-    fn a_container_with_all_that_it_needs_is_startable() {
-        let dir = host();
-        let conf = "rootfs: local:101/x.raw,size=4G\nhookscript: local:snippets/mine\ndev0: /dev/there,gid=4\n\
-                    mp0: /srv/there,mp=/there\nmp1: local:101/y.raw,mp=/y\ntemplate: 0\n\n[snap]\nlock: backup\n";
-        assert_eq!(of(dir.path(), conf), []);
-        let ctid: Ctid = "101".parse().unwrap();
-        assert_eq!(judge(ctid, Vec::new()).unwrap().ctid(), ctid);
-        assert_eq!(judge(ctid, vec![Obstacle::NoQuorum]).unwrap_err(), [Obstacle::NoQuorum]);
-    }
-
-    #[test]
-    fn each_thing_that_is_missing_is_named() {
-        let dir = host();
-        let said = |conf: &str| list(&of(dir.path(), conf));
-        for (line, wanted) in [
-            ("template: 1", "it is a template"),
-            ("lock: backup", "its conf is locked (backup)"),
-            ("hookscript: local:snippets/gone", "its hookscript local:snippets/gone does not exist"),
-            ("hookscript: local:snippets/plain", "its hookscript local:snippets/plain cannot be executed"),
-            (
-                "hookscript: gone:snippets/mine",
-                "its hookscript gone:snippets/mine is in no storage of this node",
-            ),
-            ("dev3: gid=4,path=/dev/gone", "dev3 passes /dev/gone, which does not exist"),
-            ("dev3: gid=4", "dev3 cannot be read: no path is given"),
-            ("mp0: /srv/gone,mp=/x", "mp0 mounts /srv/gone, which does not exist"),
-            ("mp0: mp=/x,volume=/dev/gone", "mp0 mounts /dev/gone, which does not exist"),
-            ("mp1: gone:vm-101-disk-1,mp=/x", "mp1 is on storage gone, which does not exist"),
-        ] {
-            assert_eq!(said(&format!("{line}\n")), wanted, "{line}");
-        }
-        // What is pending is what the next start goes by.
-        assert_eq!(said("dev0: /dev/gone\n[pve:pending]\ndelete: dev0\n"), "");
-        assert_eq!(said("[pve:pending]\ndev0: /dev/gone\n"), "dev0 passes /dev/gone, which does not exist");
-    }
-
-    #[test]
-    fn without_a_local_directory_there_is_no_quorum() {
-        let dir = host();
-        std::fs::remove_file(dir.path().join("etc/pve/local")).unwrap();
-        assert_eq!(of(dir.path(), ""), [Obstacle::NoQuorum]);
-    }
-
-    #[test]
-    fn the_lock_of_a_mounted_container_refuses_no_start() {
-        let lock = |owner: &str| Obstacle::Lock { owner: owner.to_owned() };
-        assert!(!lock("mounted").refuses_start() && lock("backup").refuses_start());
-        assert!(lock("backup").passes() && !Obstacle::Template.passes());
-    }
-
-    #[test]
-    fn a_field_tells_what_it_is() {
-        let text = serde_json::to_string(&Obstacle::Lock { owner: "backup".into() }).unwrap();
-        assert_eq!(text, r#"{"kind":"lock","owner":"backup"}"#);
-        assert_eq!(serde_json::to_string(&Obstacle::NoQuorum).unwrap(), r#"{"kind":"no-quorum"}"#);
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@
 //! | anything below `/proc/PID/root` | a container mounts what it likes there: a FUSE of its own over a device node |
 //! | `/proc/PID/environ`, `cmdline`, `maps`, `smaps` | they wait for the lock on the process's memory, or for a page of it |
 //! | `/proc/driver/nvidia` | the driver holds a card's lock while it waits for a card that is lost |
-//! | a storage's files | NFS whose server is gone, FUSE |
+//! | a storage's files, the source of a mount point | NFS whose server is gone, FUSE |
 //!
 //! What the kernel answers from its own memory is read directly:
 //! `/proc/PID/stat`, `status`, `cgroup`, `mountinfo`, `comm` and `ns`,
@@ -94,10 +94,11 @@ pub struct Asked {
 pub struct Questions(pub Vec<Question>);
 
 impl Questions {
-    /// Each once, on their way to the other process.
+    /// Each once, on their way to the other process. They keep their order:
+    /// what comes last is not asked where too many before it do not answer.
     pub fn asked_once(questions: impl IntoIterator<Item = Question>) -> Asked {
-        let once: BTreeSet<Question> = questions.into_iter().collect();
-        Questions(once.into_iter().collect()).asked()
+        let mut asked = BTreeSet::new();
+        Questions(questions.into_iter().filter(|question| asked.insert(question.clone())).collect()).asked()
     }
 }
 

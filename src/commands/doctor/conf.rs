@@ -15,6 +15,7 @@ use crate::pve::passthrough;
 use crate::pve::startable::Obstacle;
 use crate::settings::{Problem, keys};
 use crate::state::State;
+use crate::sys::text;
 use crate::types::Ctid;
 
 /// Of one kind, so many findings are told one by one.
@@ -103,7 +104,7 @@ pub fn hookscript(ctid: Ctid, hook: &Hookscript) -> Finding {
         Hookscript::NotExecutable(place) => {
             let path = place.path.display();
             Finding::failure("hookscript", format!("{path} cannot be executed: the container does not start"))
-                .mend(format!("chmod 755 {path}"))
+                .mend(format!("chmod 755 {}", text::word(&place.path.to_string_lossy())))
         }
     }
 }
@@ -111,6 +112,12 @@ pub fn hookscript(ctid: Ctid, hook: &Hookscript) -> Finding {
 /// The user's own hookscript, which runs beside ours and cannot.
 pub fn chain(lacks: &Lacks) -> Finding {
     Finding::failure("chain", lacks.to_string()).mend(lacks.remedy())
+}
+
+/// The same where nobody knows: its path, and why.
+pub fn chain_unseen(unseen: Option<(String, String)>) -> Option<Finding> {
+    let (path, why) = unseen?;
+    Some(Finding::unknown("chain", format!("cannot check the chained hookscript {path}: {why}")))
 }
 
 /// Entries that LXC ignores, written by an older script.
@@ -259,9 +266,11 @@ pub fn lock(ctid: Ctid, conf: &Document) -> Option<Finding> {
 /// What the next start would be refused for and no other check tells.
 pub fn refused(ctid: Ctid, obstacles: &[Obstacle], running: bool) -> Vec<Finding> {
     let finding = |obstacle: &Obstacle| {
-        let what = match running {
-            true => format!("the container would not start again: {obstacle}"),
-            false => format!("the container does not start: {obstacle}"),
+        let what = match (obstacle.is_certain(), running) {
+            (true, true) => format!("the container would not start again: {obstacle}"),
+            (true, false) => format!("the container does not start: {obstacle}"),
+            (false, true) => format!("the container may not start again: {obstacle}"),
+            (false, false) => format!("the container may not start: {obstacle}"),
         };
         let finding = match obstacle {
             Obstacle::Device { .. } | Obstacle::MountPoint { .. } | Obstacle::Storage { .. } => {

@@ -101,7 +101,12 @@ fn refused(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
             passes if passes.passes() || seen.running => Level::Warning,
             _ => Level::Failure,
         };
-        let what = if seen.running { "would not start again" } else { "does not start" };
+        let what = match (obstacle.is_certain(), seen.running) {
+            (true, true) => "would not start again",
+            (true, false) => "does not start",
+            (false, true) => "may not start again",
+            (false, false) => "may not start",
+        };
         say(level, format!("{what}: {obstacle}"));
     }
 }
