@@ -104,8 +104,10 @@ fn bring(
 ) -> anyhow::Result<()> {
     let wait = patience(settings, document);
     let until = Deadline::after(wait);
-    // An install of an earlier start may still be at work.
-    if locks::worker_lives(ctid) {
+    // An install of an earlier start may still be at work. One records how it
+    // ended as its last step, so after a success nobody is looked for: that
+    // look reads the locks of the whole node and takes longer than all else.
+    if State::load(common::root(), ctid).outcome != Outcome::Ok && locks::worker_lives(ctid) {
         log::info!("an install that began earlier is still under way");
         say_why_not(settings, document);
         // It may have begun in another container of this number.
