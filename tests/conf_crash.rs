@@ -34,19 +34,27 @@ fn killed_at_every_call(served: Served) {
         lab.write(CONF, OLD);
         lab.write(GENERATED, OLD_GENERATED);
     };
+    // What is made once in a boot is there in all runs that are compared.
+    reset();
+    lab.sh(PROGRAM).ok();
     reset();
     lab.sh(&format!("strace -o /tmp/trace {PROGRAM}")).ok();
     let new = (lab.read(CONF), lab.read(GENERATED));
     assert!(new.0.contains("/dev/nvidia0") && new.1.contains("/dev/nvidia0"), "{new:?}");
     let points = points(&lab.read("/tmp/trace"));
-    let mut killed = BTreeSet::new();
+    let (mut killed, mut count) = (BTreeSet::new(), 0);
     for (call, nth) in &points {
         reset();
         let inject = format!("-e inject={call}:signal=SIGKILL:when={nth}");
         let run = lab.sh(&format!("strace -o /tmp/trace {inject} {PROGRAM}"));
         let at = format!("{call} number {nth}");
+        // How often it waits for the process that looks differs from run to run.
+        if run.exit() == Some(0) && calls(&lab.read("/tmp/trace"), call) < *nth {
+            continue;
+        }
         assert_eq!(run.exit(), Some(137), "not killed at {at}: {run}");
         killed.insert(call.clone());
+        count += 1;
         let (conf, generated) = (lab.read(CONF), lab.read(GENERATED));
         assert!(conf == OLD || conf == new.0, "killed at {at}: torn\n{conf}");
         assert!(generated == OLD_GENERATED || generated == new.1, "killed at {at}: torn\n{generated}");
@@ -54,11 +62,16 @@ fn killed_at_every_call(served: Served) {
         assert_eq!((lab.read(CONF), lab.read(GENERATED)), new, "after {at}");
         assert_eq!(host.temp_files(), "", "after {at}");
     }
-    println!("{served:?}: killed at {} calls, of these kinds: {killed:?}", points.len());
-    assert!(points.len() >= 20, "only {points:?}");
+    println!("{served:?}: killed at {count} calls, of these kinds: {killed:?}");
+    assert!(count >= 20 && count * 10 >= points.len() * 9, "only {count} of {points:?}");
     for call in ["flock", "openat", "write", "fsync", "rename", "close"] {
         assert!(killed.contains(call), "not killed at {call}, only at {killed:?}");
     }
+}
+
+/// How often a trace has a call.
+fn calls(trace: &str, name: &str) -> usize {
+    trace.lines().filter(|line| line.split_once('(').is_some_and(|(found, _)| found == name)).count()
 }
 
 /// Each call from the first lock on: its name, and the how manieth of that

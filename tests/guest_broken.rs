@@ -3,7 +3,7 @@ mod support;
 
 use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
 use phoenix_lab::web::Fault;
-use phoenix_lab::{Builder, Container, Lab, Output, Rootfs, Spec};
+use phoenix_lab::{Builder, Container, Errno, Lab, Output, Rootfs, Spec};
 use std::time::{Duration, Instant};
 use support::{lab, node, setting};
 
@@ -236,13 +236,16 @@ fn a_driver_that_only_waits_for_a_boot_is_prefetched() {
 }
 
 #[test]
-fn the_node_that_is_to_blame_is_named_with_the_reason() {
+fn a_node_that_the_running_containers_rules_refuse_is_named_and_a_restart_mends_it() {
     let Some(lab) = wanting(Rootfs::Debian12.privileged()) else { return };
     lab.web().runfile(&Runfile::new(V));
     start(&lab).ok();
     lab.run(["lxc-cgroup", "-n", "101", "devices.deny", "c 195:0 rwm"]).ok();
-    let output = by_hand(&lab);
-    output.says("/dev/nvidia0 is not allowed by the container's device rules (EPERM)");
+    // A look while it is so, as an install process has it, names the node.
+    let verified = lab.run(["phoenix-nvidia", "doctor", "101"]).code(1);
+    verified.says("/dev/nvidia0 is not allowed by the container's device rules (EPERM)");
+    by_hand(&lab).ok().says("the running container has no device rule for /dev/nvidia0");
+    assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::ENXIO));
 }
 
 #[test]

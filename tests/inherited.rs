@@ -14,7 +14,9 @@ fn caller(lab: &Lab, perl: &str, argv: &[&str]) -> Command {
 
 /// Ignored, the kernel reaps children itself: how they ended cannot be asked.
 const DEAF: &str = "$SIG{CHLD} = 'IGNORE'";
-const BLOCKED: &str = "sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM, SIGINT, SIGHUP, SIGCHLD))";
+/// Blocked, and not ignored as well, as under nohup: that we honour.
+const BLOCKED: &str = "$SIG{$_} = 'DEFAULT' for qw(TERM INT HUP); \
+                       sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM, SIGINT, SIGHUP, SIGCHLD))";
 
 #[test]
 fn an_ignored_or_blocked_sigchld_changes_nothing() {

@@ -82,7 +82,8 @@ fn a_fifo_in_a_file_s_place_is_waited_for_by_no_call() {
     ] {
         assert!(files.iter().any(|path| path.contains(part)), "{part} is not in {files:#?}");
     }
-    for path in &files {
+    // What is shown to containers is on a file system that nobody can write to.
+    for path in files.iter().filter(|path| !path.starts_with("/run/phoenix-nvidia/proc/")) {
         println!("{path}");
         lab.sh(&format!("cp -p '{path}' /run/lab/kept && rm '{path}' && mkfifo '{path}'")).ok();
         // LXC's programs wait for theirs, and we for them, each to its deadline.

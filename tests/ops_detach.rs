@@ -49,7 +49,7 @@ fn only_a_driver_that_is_there_stays() {
     lab.run(["phoenix-nvidia", "attach", "102", "--gpus", "0", "--now"]).ok();
     // A boot of the host forgets what is of its time.
     lab.run(["pct", "stop", "102"]).ok();
-    lab.sh("rm -rf /run/phoenix-nvidia").ok();
+    lab.sh("umount -l /run/phoenix-nvidia/proc/*; rm -rf /run/phoenix-nvidia").ok();
     lab.run(["phoenix-nvidia", "detach", "102"])
         .ok()
         .says("Driver 580.95.05 in container 102 stays")
