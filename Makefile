@@ -44,6 +44,8 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
+# A caller that ignores a signal (nohup, a background job) must not have the
+# programs under test ignore it too: that is what they do for nohup.
 # Unit, property, command-line and end-to-end tests. The lab's own programs
 # are built first: tests find them beside themselves. What the end-to-end
 # tests run is the release build.
@@ -53,6 +55,7 @@ e2e:
 	@rm -f target/labs target/test.log
 	PHOENIX_NVIDIA_BINARY=$(CURDIR)/target/release/phoenix-nvidia PHOENIX_LAB_COUNT=$(CURDIR)/target/labs \
 	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} \
+	env --default-signal=HUP,INT,QUIT,TERM \
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads 4 2>&1 | tee target/test.log
 	@echo "end-to-end: $$(wc -l < target/labs) labs with real containers were started"
 	@awk '/^test result:/ { p += $$4; f += $$6; i += $$8 } \
