@@ -11,20 +11,26 @@ use super::gpus::Inventory;
 use super::look::Look;
 use super::sharing;
 use crate::conf::mounts::{Mount, RUN};
+use crate::sys::lock;
 use crate::sys::mount;
 use crate::sys::private;
 use crate::sys::replace::replace_own;
+use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Applied as written, measured under every profile of Proxmox. Optional:
 /// without a driver on the host there is nothing to bind over, and on a node
 /// without the package nothing to bind.
 const OPTIONS: &str = "bind,ro,nosuid,nodev,noexec,optional";
+
+/// How long others have for theirs, a few small files each.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The texts for one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +65,9 @@ impl Masks {
         if self.params.is_none() || (mount::is_mounted(&at) && self.is(&at)) {
             return Ok(false);
         }
+        // Copies that are made and not shown yet look like left ones.
+        let _lock =
+            lock::take(&lock_file(root), &Deadline::after(PATIENCE), |_| ()).map_err(io::Error::other)?;
         let (above, empty) = (sources(root), sources(root).join("empty"));
         let directories = [
             (below_run(root, ""), 0o755),
@@ -142,7 +151,11 @@ pub fn forget(root: &Path, ctid: Ctid) -> io::Result<()> {
 
 /// Removes what no container is shown any more: the copies of those that are
 /// no longer on this node, and older ones. What lies below a running one stays.
+///
+/// Containers start side by side: while one is given its copies, nothing is
+/// removed. Whoever comes next does it.
 pub fn sweep(root: &Path) {
+    let Ok(Some(_lock)) = lock::try_take(&lock_file(root)) else { return };
     let mut look = Look::new(root);
     // Without /etc/pve nobody knows which containers there are.
     let Some(confs) = look.names("/etc/pve/lxc") else { return };
@@ -194,6 +207,11 @@ fn shown_at(root: &Path, ctid: Ctid) -> PathBuf {
 /// Where they really lie.
 fn sources(root: &Path) -> PathBuf {
     below_run(root, "masks")
+}
+
+/// What is held while copies are made and shown, or removed.
+fn lock_file(root: &Path) -> PathBuf {
+    root.join("run/lock/phoenix-nvidia/masks.lock")
 }
 
 fn below_run(root: &Path, name: &str) -> PathBuf {
@@ -297,6 +315,19 @@ mod tests {
         assert!(!masks(&Inventory::default(), &[]).write(dir.path(), "101".parse().unwrap()).unwrap());
         assert!(own.exists());
         assert_ne!(make(dir.path(), &host("5f2c"), &[0]), own, "what was shown is not written to again");
+    }
+
+    #[test]
+    fn copies_that_are_just_being_made_are_not_taken_for_left_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("etc/pve/lxc")).unwrap();
+        let held = lock::try_take(&lock_file(dir.path())).unwrap();
+        let own = make(dir.path(), &host("a"), &[0]);
+        sweep(dir.path());
+        assert!(own.exists());
+        drop(held);
+        sweep(dir.path());
+        assert!(!own.exists());
     }
 
     #[test]
