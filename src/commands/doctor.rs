@@ -173,6 +173,7 @@ impl Doctor {
         }
         let mut now = Now {
             running: is_running,
+            startable: obstacles.is_empty(),
             devices: choice.missing.is_empty() && !status::pending(&intent, conf, &choice),
             ..Now::default()
         };

@@ -10,6 +10,8 @@ use crate::state::{Outcome, State};
 pub struct Now {
     /// The container runs.
     pub running: bool,
+    /// Nothing that can be seen keeps it from being restarted.
+    pub startable: bool,
     /// Every assigned device can be given, and the conf has its pairs.
     pub devices: bool,
     /// The fingerprint of the software that is wanted; `None`: none is.
@@ -44,7 +46,8 @@ pub fn bearing(state: &State, now: &Now) -> Bearing {
         "check" | "install" => software_is_right(state, now),
         // By hand. Wrong input changed nothing, and was that call's alone.
         _ if state.code == Code::Passthrough as u8 => now.devices,
-        _ if state.code == Code::Restart as u8 => now.running,
+        // One that was refused is still wanted, and the reason is still there.
+        _ if state.code == Code::Restart as u8 => now.running && now.startable,
         _ if state.code == Code::Software as u8 => software_is_right(state, now),
         _ if state.outcome == Outcome::Warning => now.devices && software_is_right(state, now),
         _ => true,
@@ -109,7 +112,9 @@ mod tests {
         assert_eq!(bearing(&failed("by hand", Code::Input), &Now::default()), Bearing::Past);
         let restart = failed("by hand", Code::Restart);
         assert_eq!(bearing(&restart, &Now::default()), Bearing::Stands(Level::Failure));
-        assert_eq!(bearing(&restart, &Now { running: true, ..Now::default() }), Bearing::Past);
+        let runs = Now { running: true, ..Now::default() };
+        assert_eq!(bearing(&restart, &runs), Bearing::Stands(Level::Failure), "refused, and would be again");
+        assert_eq!(bearing(&restart, &Now { startable: true, ..runs }), Bearing::Past);
     }
 
     #[test]

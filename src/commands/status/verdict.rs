@@ -115,6 +115,7 @@ fn recorded(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
     let state = seen.state;
     let now = Now {
         running: seen.running,
+        startable: seen.obstacles.is_empty(),
         devices: seen.missing.is_empty() && !seen.pending,
         asked: seen.asked.clone(),
         software: None,
