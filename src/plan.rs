@@ -2,8 +2,8 @@
 //!
 //! This is where a host's device becomes a conf's pair.
 
-use crate::conf::devices::{DevicePath, Kind, Wanted, present, without_passed};
-use crate::conf::document::Document;
+use crate::conf::devices::{DevicePath, Kind, Wanted, present, reconcile, without_passed};
+use crate::conf::document::{Document, Form};
 use crate::conf::mounts::Mount;
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
@@ -118,6 +118,11 @@ pub fn mounts(ctid: Ctid, intent: &Intent, conf: &Document) -> Vec<Mount> {
         Intent::Keep if crate::conf::mounts::mounts(conf).is_empty() => Vec::new(),
         _ => masks::mounts(ctid),
     }
+}
+
+/// Whether a conf has the devices and mounts already.
+pub fn is_right(conf: &Document, devices: &[Wanted], mounts: &[Mount]) -> bool {
+    reconcile(conf, devices, mounts, Form::Pve).is_none()
 }
 
 /// What they are, for people.

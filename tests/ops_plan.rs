@@ -204,3 +204,34 @@ fn a_restart_that_is_due_is_a_step_of_plan_and_run_without_an_install_too() {
     lab.run(["phoenix-nvidia", "101"]).ok();
     assert_eq!(ct.init_pid(), after);
 }
+
+/// What keeps the conf from being edited comes before what keeps the container
+/// from being restarted, for the run and for plan.
+#[test]
+fn a_conf_that_cannot_be_edited_is_the_same_failure_of_plan_and_run() {
+    let Some(lab) = lab() else { return };
+    let pve = lab.pmxcfs();
+    let ct = lab.create(101, Rootfs::Busybox.privileged());
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\nlxc.environment: INSTALL=off\n");
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    let init = ct.init_pid();
+    let other = lab.conf(101).replace("GPU_ASSIGNMENT=0\n", "GPU_ASSIGNMENT=1\n");
+    let agree = |said: &str| {
+        let before = lab.conf(101);
+        let errors = ["phoenix-nvidia plan 101", "phoenix-nvidia 101"].map(|call| {
+            let out = lab.sh(call).code(4).says(said);
+            let all = out.stderr.lines().filter_map(|line| Some(line.split_once("ERROR: ")?.1.to_owned()));
+            all.collect::<Vec<_>>()
+        });
+        assert_eq!(errors[0], errors[1]);
+        assert_eq!((lab.conf(101), ct.init_pid()), (before, init));
+    };
+    lab.write("/etc/pve/lxc/101.conf", other.replacen("memory:", "lock: backup\nmemory:", 1));
+    agree("locked by another operation (backup)");
+    lab.run(["pct", "unlock", "101"]).ok();
+    pve.lose_quorum(&lab);
+    agree("this node has no quorum");
+    pve.find_quorum(&lab);
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    assert!(ct.running() && ct.init_pid() != init);
+}

@@ -1,11 +1,12 @@
 //! What several verbs need.
 
 use crate::conf::document::Document;
-use crate::conf::store::Conf;
+use crate::conf::store::{Caller, Conf};
 use crate::exit::{self, Code, Fault};
+use crate::guest::lifecycle::Patience;
 use crate::host::cluster;
 use crate::host::look::Look;
-use crate::settings::{Call, Given, Origin, Settings};
+use crate::settings::{Call, Given, Origin, Settings, keys};
 use crate::state::{Outcome, State};
 use crate::sys::look::View;
 use crate::sys::text;
@@ -80,6 +81,25 @@ pub fn must_have_quorum(look: &Look<'_>) -> anyhow::Result<()> {
     }
     let message = "this node has no quorum, so /etc/pve is read-only; nothing was changed";
     Err(Fault::new(Code::Passthrough, message).remedy("pvecm status").into())
+}
+
+/// Fails where a call by hand could not edit the conf, so that nothing else is
+/// begun and `plan` can tell.
+///
+/// # Errors
+/// [`Code::Passthrough`].
+pub fn must_be_editable(conf: &Conf, document: &Document) -> anyhow::Result<()> {
+    conf.may_edit(Caller::ByHand, document)?;
+    must_have_quorum(&Look::new(root()))
+}
+
+/// The time limits of a restart, from the settings.
+pub fn patience(settings: &Settings) -> Patience {
+    Patience {
+        timeout: settings.value(keys::RESTART_TIMEOUT),
+        interval: settings.value(keys::RESTART_INTERVAL),
+        start: settings.value(keys::PRE_START_TIMEOUT) + settings.value(keys::INSTALL_WAIT),
+    }
 }
 
 /// What tells a container from another one that had its number before: its

@@ -59,6 +59,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         let lines = diff::lines(document.as_bytes(), edit.document.as_bytes());
         let changes: Vec<String> = edit.changes.iter().map(ToString::to_string).collect();
         steps.add(format!("edit {}: {}", hand.conf.path().display(), changes.join(", ")), lines);
+        steps.refused = common::must_be_editable(&hand.conf, &document).err();
     }
     if document.get("template").as_deref() == Some("1") {
         steps.notes.push(

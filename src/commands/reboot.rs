@@ -5,7 +5,7 @@ use super::same::Same;
 use super::{common, locks, startable};
 use crate::conf::store::Conf;
 use crate::exit;
-use crate::guest::lifecycle::{self, Patience, Status};
+use crate::guest::lifecycle::{self, Status};
 use crate::host::gpus::Inventory;
 use crate::plan::Intent;
 use crate::pve::startable::{Obstacle, Startable, list};
@@ -163,7 +163,7 @@ impl Reboot<'_> {
     /// The reboot failed. What we took down is started as soon as it can be:
     /// at once, if nothing is in the way any more.
     fn bring_up(&self, mut error: anyhow::Error, until: &Deadline) -> anyhow::Result<()> {
-        let (ctid, patience) = (self.ctid, self.patience());
+        let (ctid, patience) = (self.ctid, common::patience(self.settings));
         let settled = Deadline::after(patience.timeout + patience.start);
         let mut told = false;
         loop {
@@ -219,19 +219,10 @@ impl Reboot<'_> {
         Ok(())
     }
 
-    fn patience(&self) -> Patience {
-        let settings = self.settings;
-        Patience {
-            timeout: settings.value(keys::RESTART_TIMEOUT),
-            interval: settings.value(keys::RESTART_INTERVAL),
-            start: settings.value(keys::PRE_START_TIMEOUT) + settings.value(keys::INSTALL_WAIT),
-        }
-    }
-
     /// `pct reboot`, again while the hook's task still holds Proxmox's lock.
     fn tried(&self, mut may: Startable) -> anyhow::Result<()> {
         let (ctid, settings) = (self.ctid, self.settings);
-        let patience = self.patience();
+        let patience = common::patience(self.settings);
         let until = Deadline::after(UNLOCK.max(settings.value(keys::INSTALL_WAIT) * 2));
         let now = lifecycle::init(ctid)?;
         loop {

@@ -88,6 +88,9 @@ impl Hand {
         }
         let wanted = plan::wanted(choice);
         let words = plan::describe(choice);
+        if !plan::is_right(&document, &wanted, &plan::mounts(self.ctid, intent, &document)) {
+            common::must_be_editable(&self.conf, &document)?;
+        }
         let mounts = mounts(self.ctid, intent, &document, &provided);
         if apply(&self.conf, Caller::ByHand, &wanted, &mounts)? {
             log::info!("{words}: configured");
@@ -101,7 +104,7 @@ impl Hand {
             );
             return Ok(());
         }
-        let patience = self.patience();
+        let patience = common::patience(&self.settings);
         if lifecycle::status(self.ctid)? != Status::Running {
             self.start(choice, &patience)?;
         }
@@ -245,14 +248,6 @@ impl Hand {
         }
         differences.iter().for_each(|difference| log::info!("{difference}"));
         Ok(!differences.is_empty())
-    }
-
-    fn patience(&self) -> Patience {
-        Patience {
-            timeout: self.settings.value(keys::RESTART_TIMEOUT),
-            interval: self.settings.value(keys::RESTART_INTERVAL),
-            start: self.settings.value(keys::PRE_START_TIMEOUT) + self.settings.value(keys::INSTALL_WAIT),
-        }
     }
 
     /// The longest that another call by hand may take.

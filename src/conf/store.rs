@@ -278,7 +278,12 @@ impl Conf {
         }
     }
 
-    fn may_edit(&self, who: Caller, document: &Document) -> Result<()> {
+    /// Whether another operation owns the container, so that a call by hand
+    /// leaves its conf alone.
+    ///
+    /// # Errors
+    /// A [`Fault`] with code 4.
+    pub fn may_edit(&self, who: Caller, document: &Document) -> Result<()> {
         let owner = match who {
             Caller::ByHand => document.get("lock"),
             Caller::Hook => None,
