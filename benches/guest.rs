@@ -5,7 +5,7 @@
 
 use phoenix_lab::nvidia::runfile::Runfile;
 use phoenix_lab::{Lab, Rootfs};
-use phoenix_nvidia::guest::runfile;
+use phoenix_nvidia::driver::runfile;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};

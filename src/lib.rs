@@ -8,10 +8,11 @@
 
 pub mod cli;
 pub mod commands;
-pub mod conf;
+pub mod driver;
 pub mod exit;
 pub mod guest;
 pub mod host;
+pub mod job;
 pub mod plan;
 pub mod pve;
 pub mod settings;

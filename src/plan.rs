@@ -2,15 +2,21 @@
 //!
 //! This is where a host's device becomes a conf's pair.
 
-use crate::conf::devices::{DevicePath, Kind, Wanted, present, reconcile, without_passed};
-use crate::conf::document::{Document, Form};
-use crate::conf::mounts::Mount;
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, Choice, Device, DeviceKind, choose, keep};
 use crate::host::gpus::{Inventory, Node};
 use crate::host::masks::{self, Masks};
 use crate::host::provide::Request;
+use crate::pve::conf::devices::DevicePath;
+use crate::pve::conf::devices::Kind;
+use crate::pve::conf::devices::Wanted;
+use crate::pve::conf::devices::present;
+use crate::pve::conf::devices::reconcile;
+use crate::pve::conf::devices::without_passed;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::document::Form;
+use crate::pve::conf::mounts::Mount;
 use crate::pve::passthrough;
 use crate::settings::{Problem, Settings, keys};
 use crate::types::Ctid;
@@ -115,7 +121,7 @@ pub fn masks(conf: &Document, inventory: &Inventory, choice: &Choice) -> Masks {
 /// meant, those in the conf stay.
 pub fn mounts(ctid: Ctid, intent: &Intent, conf: &Document) -> Vec<Mount> {
     match intent {
-        Intent::Keep if crate::conf::mounts::mounts(conf).is_empty() => Vec::new(),
+        Intent::Keep if crate::pve::conf::mounts::mounts(conf).is_empty() => Vec::new(),
         _ => masks::mounts(ctid),
     }
 }

@@ -84,7 +84,7 @@ pub struct State {
     /// Who does or did the last install.
     pub job: Option<String>,
     /// The start of the container whose services still run with the driver
-    /// from before an install: its restart is due. See [`crate::guest::lifecycle::Init`].
+    /// from before an install: its restart is due. See [`crate::pve::pct::Init`].
     pub restart_due: Option<String>,
     /// The driver version for which it was rebooted after an install.
     pub rebooted_for: Option<String>,

@@ -2,13 +2,13 @@
 //! wanted devices, the third the form; the rest is the conf.
 
 // The tests of the conf know already which lines are ours.
-#[path = "../../tests/conf_support/mod.rs"]
+#[path = "../../tests/conf/support/mod.rs"]
 mod support;
 
-use phoenix_nvidia::conf::devices::{Wanted, present, reconcile, without_passed};
-use phoenix_nvidia::conf::document::{ConfValue, Document, EnvKey, Form};
-use phoenix_nvidia::conf::mounts::mounts;
 use phoenix_nvidia::host::masks;
+use phoenix_nvidia::pve::conf::devices::{Wanted, present, reconcile, without_passed};
+use phoenix_nvidia::pve::conf::document::{ConfValue, Document, EnvKey, Form};
+use phoenix_nvidia::pve::conf::mounts::mounts;
 use phoenix_nvidia::pve::passthrough;
 use support::{lines, ours_and_theirs, wanted};
 

@@ -1,11 +1,11 @@
 //! What comes out of a container: the probe's answer, apt's plan, os-release,
 //! apt's words. The container prints what it likes.
 
+use phoenix_nvidia::driver::wishes::{CudaPackages, Facts, Limits, Template, Wishes};
 use phoenix_nvidia::guest::apt::plan::Plan;
 use phoenix_nvidia::guest::apt::trouble::{Trouble, reasons};
 use phoenix_nvidia::guest::found::{Found, understand};
 use phoenix_nvidia::guest::os::{Os, state_version};
-use phoenix_nvidia::guest::wishes::{CudaPackages, Facts, Limits, Template, Wishes};
 use phoenix_nvidia::sys::armour::public_key;
 use phoenix_nvidia::sys::process::{Ended, Output};
 use std::time::Duration;

@@ -2,9 +2,9 @@
 //! files of the host.
 
 use phoenix_nvidia::guest::attached::points;
-use phoenix_nvidia::guest::lifecycle::start_time;
 use phoenix_nvidia::host::facts::{Majors, capability_minor, information, params};
 use phoenix_nvidia::host::{diagnose, driver};
+use phoenix_nvidia::pve::pct::start_time;
 
 /// What is read is in the text, within its bounds, and the same when there is
 /// more in the text that nobody asks for.

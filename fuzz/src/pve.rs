@@ -1,9 +1,9 @@
 //! Proxmox' files under /etc/pve, but for the container's own conf.
 
-use phoenix_nvidia::conf::document::Document;
-use phoenix_nvidia::guest::net::proxy_in;
-use phoenix_nvidia::host::cluster::{parse_ha, parse_members, parse_replication};
-use phoenix_nvidia::host::{sections, sharing, storage, vms};
+use phoenix_nvidia::pve::cluster::{parse_ha, parse_members, parse_replication};
+use phoenix_nvidia::pve::conf::document::Document;
+use phoenix_nvidia::pve::datacenter::proxy_in;
+use phoenix_nvidia::pve::{sections, sharing, storage, vms};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! The header of NVIDIA's runfile, and its sums.
 
-use phoenix_nvidia::guest::runfile::{Header, begins, check};
+use phoenix_nvidia::driver::runfile::{Header, begins, check};
 use phoenix_nvidia::sys::sums::{Cksum, Sums};
 use std::fs::File;
 use std::io::Write as _;

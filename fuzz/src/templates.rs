@@ -1,6 +1,6 @@
 //! URLs and package names with placeholders, and what is told of URLs.
 
-use phoenix_nvidia::guest::wishes::{CudaPackages, Facts, PackageTemplate, Template, packages};
+use phoenix_nvidia::driver::wishes::{CudaPackages, Facts, PackageTemplate, Template, packages};
 use phoenix_nvidia::sys::text;
 use phoenix_nvidia::sys::url::Url;
 

@@ -5,19 +5,25 @@ mod changes;
 mod effective;
 mod place;
 
-use super::hookscript::{Hookscript, Place};
-use super::undo::Undo;
-use super::{common, ready, secrets, startable};
 use crate::cli::Attach;
-use crate::conf::document::Document;
-use crate::conf::store::{Caller, Conf};
 use crate::exit::{Code, Fault};
-use crate::guest::lifecycle;
-use crate::host::cluster::Cluster;
 use crate::host::gpus::Inventory;
 use crate::host::look::Look;
-use crate::host::storage::{self, Storage};
+use crate::job::common;
+use crate::job::startable;
+use crate::job::undo::Undo;
+use crate::pve::cluster::Cluster;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Caller;
+use crate::pve::conf::store::Conf;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::hookscript::Place;
+use crate::pve::pct;
+use crate::pve::readiness;
 use crate::pve::startable::Obstacle;
+use crate::pve::storage;
+use crate::pve::storage::Storage;
+use crate::settings::secrets;
 use crate::settings::{Settings, keys};
 use crate::sys::text;
 use crate::sys::time::Deadline;
@@ -75,7 +81,7 @@ pub fn run(options: &Attach) -> anyhow::Result<Code> {
             return Err(error);
         }
     }
-    for node in ready::of_jobs(&host.cluster, &host.storages, jobs.iter().map(|job| &job.place)) {
+    for node in readiness::of_jobs(&host.cluster, &host.storages, jobs.iter().map(|job| &job.place)) {
         log::warn!("{node}");
     }
     for job in &jobs {
@@ -210,7 +216,7 @@ impl Job {
         }
         effective::check_again(ctid, &self.conf, &self.settings)?;
         if self.hookscript.as_ref() != Some(&self.place.volume) {
-            lifecycle::set(ctid, &["--hookscript", &self.place.volume])?;
+            pct::set(ctid, &["--hookscript", &self.place.volume])?;
             log::info!("container {ctid}: hookscript {}", self.place.volume);
         }
         Ok(())
@@ -226,8 +232,8 @@ impl Job {
             let mut taken = false;
             if old.as_ref() != Some(&new) && conf.read()?.document.get("hookscript") == Some(new) {
                 match &old {
-                    Some(old) => lifecycle::set(ctid, &["--hookscript", old])?,
-                    None => lifecycle::set(ctid, &["--delete", "hookscript"])?,
+                    Some(old) => pct::set(ctid, &["--hookscript", old])?,
+                    None => pct::set(ctid, &["--delete", "hookscript"])?,
                 }
                 taken = true;
             }
@@ -264,7 +270,7 @@ impl Job {
                  gets the devices and no driver"
             );
         }
-        let running = crate::host::sharing::is_running(&mut Look::new(common::root()), ctid);
+        let running = crate::pve::sharing::is_running(&mut Look::new(common::root()), ctid);
         match (self.is_template(), running) {
             (true, _) => log::info!("container {ctid} is a template: its clones are attached too"),
             (_, true) => log::info!(

@@ -1,20 +1,25 @@
 //! `detach`: the hookscript, the settings and the device pairs go.
 
-use super::common;
-use super::hookscript::Hookscript;
-use super::undo::Undo;
 use crate::cli::Detach;
-use crate::conf::devices::reconcile;
-use crate::conf::document::{Document, EnvKey, Form};
-use crate::conf::mounts::mounts;
-use crate::conf::store::{Caller, Conf};
+use crate::driver::repo;
+use crate::driver::wishes::Template;
 use crate::exit::{Code, Fault};
 use crate::guest::exec::Guest;
-use crate::guest::wishes::Template;
-use crate::guest::{lifecycle, repo};
 use crate::host::look::Look;
 use crate::host::masks;
-use crate::host::storage::{self, Storage};
+use crate::job::common;
+use crate::job::undo::Undo;
+use crate::pve::conf::devices::reconcile;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::document::EnvKey;
+use crate::pve::conf::document::Form;
+use crate::pve::conf::mounts::mounts;
+use crate::pve::conf::store::Caller;
+use crate::pve::conf::store::Conf;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::pct;
+use crate::pve::storage;
+use crate::pve::storage::Storage;
 use crate::settings::{Call, keys};
 use crate::state::State;
 use crate::sys::out::Out;
@@ -117,8 +122,8 @@ impl Job {
         self.note(undo);
         if let Some(ours) = &self.ours {
             match &self.chained {
-                Some(theirs) => lifecycle::set(ctid, &["--hookscript", theirs])?,
-                None => lifecycle::set(ctid, &["--delete", "hookscript"])?,
+                Some(theirs) => pct::set(ctid, &["--hookscript", theirs])?,
+                None => pct::set(ctid, &["--delete", "hookscript"])?,
             }
             match &self.chained {
                 Some(theirs) => log::info!("container {ctid}: hookscript {theirs} again, instead of {ours}"),
@@ -142,7 +147,7 @@ impl Job {
             if let Some(ours) = ours.filter(|ours| {
                 conf.read().is_ok_and(|now| now.document.get("hookscript").as_ref() != Some(ours))
             }) {
-                lifecycle::set(ctid, &["--hookscript", &ours])?;
+                pct::set(ctid, &["--hookscript", &ours])?;
                 taken = true;
             }
             Ok(taken)
@@ -188,7 +193,7 @@ impl Job {
                 "what container {ctid} was shown of /proc/driver/nvidia stays until the next boot: {error}"
             );
         }
-        let running = crate::host::sharing::is_running(&mut Look::new(common::root()), ctid);
+        let running = crate::pve::sharing::is_running(&mut Look::new(common::root()), ctid);
         if running {
             log::info!("container {ctid} runs and keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
@@ -242,11 +247,15 @@ fn ours_again(now: &Document, before: &Document) -> Option<Document> {
             changed = Some(new);
         }
     }
-    let wanted: Vec<_> = crate::conf::devices::present(before)
+    let wanted: Vec<_> = crate::pve::conf::devices::present(before)
         .into_iter()
         .filter_map(|p| {
             let number = p.rule?;
-            Some(crate::conf::devices::Wanted { source: p.source, major: number.major, minor: number.minor })
+            Some(crate::pve::conf::devices::Wanted {
+                source: p.source,
+                major: number.major,
+                minor: number.minor,
+            })
         })
         .collect();
     match reconcile(changed.as_ref().unwrap_or(now), &wanted, &mounts(before), Form::Pve) {

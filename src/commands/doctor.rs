@@ -11,24 +11,36 @@ mod finding;
 mod host;
 mod inside;
 
-use super::hookscript::Hookscript;
 use super::level::Level;
-use super::recorded::Now;
 use super::run::nodes;
-use super::{chain, common, locks, secrets, startable, status, wishes};
-use crate::conf::document::Document;
-use crate::conf::store::Conf;
+use crate::commands::status;
 use crate::exit::{Code, one_line};
+use crate::guest::attached;
 use crate::guest::exec::Guest;
+use crate::guest::found;
 use crate::guest::steps::Steps;
 use crate::guest::verify::open_nodes;
-use crate::guest::{attached, found, lifecycle};
 use crate::host::choose::Choice;
+use crate::host::diagnose;
+use crate::host::driver;
 use crate::host::gpus::{Inventory, Scope};
 use crate::host::look::Look;
-use crate::host::storage::{self, Storage};
-use crate::host::{diagnose, driver, masks, sharing};
+use crate::host::masks;
+use crate::job::chain;
+use crate::job::common;
+use crate::job::locks;
+use crate::job::recorded::Now;
+use crate::job::startable;
+use crate::job::wishes;
 use crate::plan::{self, Intent};
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Conf;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::pct;
+use crate::pve::sharing;
+use crate::pve::storage;
+use crate::pve::storage::Storage;
+use crate::settings::secrets;
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
 use crate::sys::look::{Questions, Walk as _};
@@ -133,7 +145,7 @@ impl Doctor {
         findings.extend(host::next_boot(inventory, next));
         findings.extend(host::nodes(inventory));
         findings.extend(host::boot_unit(boot_unit(&self.look)));
-        findings.extend(host::quorum(crate::host::cluster::has_quorum(&self.look)));
+        findings.extend(host::quorum(crate::pve::cluster::has_quorum(&self.look)));
         findings.extend(host::problems(&inventory.problems));
         findings
     }
@@ -215,7 +227,7 @@ fn running(
     // others leave.
     let limit = settings.value(keys::CHECK_TIMEOUT);
     let deadline = Deadline::after(limit);
-    let has = lifecycle::init(ctid).map_err(|e| one_line(&e)).and_then(|init| match init {
+    let has = pct::init(ctid).map_err(|e| one_line(&e)).and_then(|init| match init {
         Some(init) => attached::read(&init, &deadline.at_most(limit / 3)).map_err(|e| e.to_string()),
         None => Err("it has just stopped".to_owned()),
     });

@@ -1,9 +1,13 @@
 //! What Proxmox calls: the phases of a container's life.
 
-use super::{chain, common, post_start, pre_start};
-use crate::conf::document::Document;
-use crate::conf::store::Conf;
+pub mod post_start;
+pub mod pre_start;
+
 use crate::exit::{self, Code};
+use crate::job::chain;
+use crate::job::common;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Conf;
 use crate::settings::Call;
 use crate::types::{Ctid, Phase};
 

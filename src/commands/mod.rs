@@ -1,36 +1,20 @@
 //! One file a verb. Each returns the exit code; only [`main`] ends with it.
 
 pub mod attach;
-pub mod bring;
-pub mod chain;
-pub mod common;
 pub mod detach;
 pub mod doctor;
-pub mod follow;
 pub mod hook;
-pub mod hookscript;
-pub mod install;
 pub mod level;
-pub mod locks;
 pub mod look;
 pub mod plan;
-pub mod post_start;
-pub mod pre_start;
 pub mod prefetch;
 pub mod prepare;
-pub mod ready;
-pub mod reboot;
-pub mod recorded;
 pub mod run;
-mod same;
-pub mod secrets;
-pub mod startable;
 pub mod status;
-pub mod undo;
-pub mod wishes;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{self, Code};
+use crate::job::{self, worker};
 use crate::sys::{log, signal, spawn};
 use crate::types::Ctid;
 use clap::Parser as _;
@@ -55,7 +39,7 @@ pub fn main() -> ExitCode {
     };
     let ctid = cli.hook.as_ref().map(|t| t.ctid);
     log::init(match &cli.command {
-        Some(Command::Install { ctid }) => install::log_options(*ctid, cli.verbose),
+        Some(Command::Install { ctid }) => worker::log_options(*ctid, cli.verbose),
         _ => log::Options {
             subject: ctid.map(|c| c.to_string()),
             verbose: cli.verbose,
@@ -63,7 +47,7 @@ pub fn main() -> ExitCode {
             ..Default::default()
         },
     });
-    let result = common::caught(|| run(cli));
+    let result = job::common::caught(|| run(cli));
     finish(ctid, result)
 }
 
@@ -78,7 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
             Some(phase) => hook::run(target.ctid, &phase),
             None => run::run(target.ctid),
         },
-        (_, Some(Command::Install { ctid })) => install::run(ctid),
+        (_, Some(Command::Install { ctid })) => worker::run(ctid),
         // Only with other words beside it; there is nothing to be said then.
         (_, Some(Command::Look)) => Ok(Code::Input),
         (_, Some(Command::Prepare)) => prepare::run(),

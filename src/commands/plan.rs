@@ -4,24 +4,27 @@
 mod diff;
 
 use super::run::{Hand, nodes, refused};
-use super::wishes::Wanted as Software;
-use super::{common, pre_start, startable};
-use crate::conf::devices::reconcile;
-use crate::conf::document::{Document, Form};
-use crate::conf::store::Conf;
+use crate::commands::hook::pre_start;
+use crate::driver::wishes::Wishes;
 use crate::exit::Code;
 use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::found;
-use crate::guest::lifecycle;
 use crate::guest::steps::Steps as Install;
-use crate::guest::wishes::Wishes;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::look::Look;
 use crate::host::provide::inspect;
-use crate::host::sharing;
+use crate::job::common;
+use crate::job::startable;
+use crate::job::wishes::Wanted as Software;
 use crate::plan::{self, Intent};
+use crate::pve::conf::devices::reconcile;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::document::Form;
+use crate::pve::conf::store::Conf;
+use crate::pve::pct;
+use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
@@ -117,9 +120,9 @@ impl Steps {
         &mut self,
         hand: &Hand,
         document: &Document,
-        wanted: &[crate::conf::devices::Wanted],
+        wanted: &[crate::pve::conf::devices::Wanted],
     ) -> anyhow::Result<Vec<String>> {
-        let Some(init) = lifecycle::init(hand.ctid)? else { return Ok(Vec::new()) };
+        let Some(init) = pct::init(hand.ctid)? else { return Ok(Vec::new()) };
         let limit = hand.settings.value(keys::CHECK_TIMEOUT);
         match attached::read(&init, &Deadline::after(limit / 2)) {
             Ok(has) => {

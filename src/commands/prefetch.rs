@@ -1,12 +1,13 @@
 //! `prefetch`: the runfiles that the next starts will want, fetched now, so
 //! that those starts need no network.
 
-use super::common;
 use super::run::loaded_version;
-use super::wishes::limits;
+use crate::driver::cache::Cache;
+use crate::driver::cache::Order;
 use crate::exit::{self, Code, Fault};
-use crate::guest::cache::{Cache, Order};
 use crate::host::driver;
+use crate::job::common;
+use crate::job::wishes::limits;
 use crate::settings::kinds::Driver;
 use crate::settings::{Call, Problem, Settings, keys};
 use crate::sys::fetch::size;

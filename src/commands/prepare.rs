@@ -4,7 +4,7 @@
 //! missing, and no hookscript is asked before that; so this runs ahead of the
 //! first guest, and prepares what nobody may have assigned yet.
 
-use super::{common, pre_start};
+use crate::commands::hook::pre_start;
 use crate::exit::Code;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, DeviceKind, choose};
@@ -13,6 +13,7 @@ use crate::host::gpus::Inventory;
 use crate::host::masks;
 use crate::host::nodes;
 use crate::host::provide::{Provided, Request, provide};
+use crate::job::common;
 use crate::plan;
 use crate::sys::look::View;
 use crate::sys::time::Deadline;

@@ -3,22 +3,33 @@
 //! Check, configure, start it if it is stopped, install, restart once if
 //! devices or software changed, verify with the nodes in place.
 
-use super::bring::Work;
-use super::pre_start::{apply, devices, fault_of, mounts};
-use super::same::Same;
-use super::wishes::{self, Wanted as WantedSoftware};
-use super::{chain, common, locks, startable};
-use crate::conf::devices::{Kind, Wanted};
-use crate::conf::document::Document;
-use crate::conf::store::{Caller, Conf};
+use crate::commands::hook::pre_start::apply;
+use crate::commands::hook::pre_start::devices;
+use crate::commands::hook::pre_start::fault_of;
+use crate::commands::hook::pre_start::mounts;
 use crate::exit::{Code, Context as _, Fault, code_of};
 use crate::guest::attached;
 use crate::guest::exec::Guest;
-use crate::guest::lifecycle::{self, Patience, Status};
 use crate::guest::verify::{Opened, open_nodes};
 use crate::host::choose::{Choice, DeviceKind};
 use crate::host::driver;
+use crate::job::bring::Work;
+use crate::job::chain;
+use crate::job::common;
+use crate::job::locks;
+use crate::job::same::Same;
+use crate::job::startable;
+use crate::job::wishes;
+use crate::job::wishes::Wanted as WantedSoftware;
 use crate::plan::{self, Intent};
+use crate::pve::conf::devices::Kind;
+use crate::pve::conf::devices::Wanted;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Caller;
+use crate::pve::conf::store::Conf;
+use crate::pve::pct;
+use crate::pve::pct::Patience;
+use crate::pve::pct::Status;
 use crate::pve::startable::{Obstacle, Startable};
 use crate::settings::kinds::AfterInstall;
 use crate::settings::{self, Call, MARK, Settings, keys};
@@ -75,7 +86,7 @@ impl Hand {
         software: &WantedSoftware,
         driver: &mut Option<Version>,
     ) -> anyhow::Result<()> {
-        lifecycle::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
+        pct::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
         // A conf that vanished, or that another node has, is told here.
         let document = self.conf.read()?.document;
         let _lock = locks::by_hand(self.ctid, self.longest())?;
@@ -105,7 +116,7 @@ impl Hand {
             return Ok(());
         }
         let patience = common::patience(&self.settings);
-        if lifecycle::status(self.ctid)? != Status::Running {
+        if pct::status(self.ctid)? != Status::Running {
             self.start(choice, &patience)?;
         }
         self.software_and_restart(software, choice, &wanted, &patience, driver)
@@ -205,14 +216,14 @@ impl Hand {
                 return Err(startable::refused_start(self.ctid, &obstacles));
             }
         }
-        lifecycle::start(self.ctid, patience, &self.environment())
+        pct::start(self.ctid, patience, &self.environment())
             .map_err(|error| startable::explained(self.ctid, &self.conf, &self.settings, error))
     }
 
     /// Once, and never so that the container stays down.
     fn restart(&self, choice: &Choice, patience: &Patience) -> anyhow::Result<()> {
         let look = || self.startable(choice)?.map_err(|obstacles| startable::refusal(self.ctid, &obstacles));
-        lifecycle::restart(look()?, &look, patience, &self.environment())
+        pct::restart(look()?, &look, patience, &self.environment())
             .map_err(|error| startable::explained(self.ctid, &self.conf, &self.settings, error))
     }
 
@@ -232,7 +243,7 @@ impl Hand {
     /// run that was killed after its edit of the conf leads to the restart.
     fn devices_changed(&self, wanted: &[Wanted]) -> anyhow::Result<bool> {
         let document = self.conf.read()?.document;
-        let Some(init) = lifecycle::init(self.ctid)? else { return Ok(false) };
+        let Some(init) = pct::init(self.ctid)? else { return Ok(false) };
         let limit = self.settings.value(keys::CHECK_TIMEOUT);
         let has = match attached::read(&init, &Deadline::after(limit / 2)) {
             Ok(has) => has,

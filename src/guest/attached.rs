@@ -1,7 +1,7 @@
 //! Which NVIDIA devices a running container has, as the kernel says: not what
 //! its conf says, nor what this run wrote.
 
-use crate::guest::lifecycle::Init;
+use crate::pve::pct::Init;
 use crate::sys::look::{Look, Op, Question, Seen, View};
 use crate::sys::time::Deadline;
 use std::collections::BTreeMap;

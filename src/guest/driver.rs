@@ -1,11 +1,13 @@
 //! The driver step: the runfile into the container, its installer run, the
 //! result confirmed.
 
-use super::cache::{Cache, Order, Runfile};
 use super::exec::{ExecError, Guest, fields};
 use super::found::{self, Check, Found};
-use super::runfile;
-use super::wishes::Wishes;
+use crate::driver::cache::Cache;
+use crate::driver::cache::Order;
+use crate::driver::cache::Runfile;
+use crate::driver::runfile;
+use crate::driver::wishes::Wishes;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::fetch::{self, size};
 use crate::sys::process::{Ended, Output};

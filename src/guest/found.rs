@@ -4,9 +4,12 @@
 use super::exec::{Guest, fields};
 use super::os::{Os, repo_arch, state_version};
 use super::package::PackageName;
-use super::repo;
 use super::smi;
-use super::wishes::{CudaPackages, Facts, PackageTemplate, Wishes};
+use crate::driver::repo;
+use crate::driver::wishes::CudaPackages;
+use crate::driver::wishes::Facts;
+use crate::driver::wishes::PackageTemplate;
+use crate::driver::wishes::Wishes;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::hex;

@@ -10,7 +10,7 @@ fn wishes(cuda: &str) -> Wishes {
         repo_key_url: None,
         cuda: cuda.parse().unwrap(),
         utilities: vec!["nvtop".parse().unwrap()],
-        limits: super::super::wishes::Limits::all(std::time::Duration::from_secs(60)),
+        limits: crate::driver::wishes::Limits::all(std::time::Duration::from_secs(60)),
         gpus: None,
         check_runs_smi: false,
     }

@@ -2,12 +2,12 @@
 //! utilities.
 
 use super::apt;
-use super::cache::Cache;
 use super::driver;
 use super::exec::Guest;
 use super::found::Check;
 use super::steps::Steps;
-use super::wishes::Wishes;
+use crate::driver::cache::Cache;
+use crate::driver::wishes::Wishes;
 use crate::types::Version;
 
 /// What an install did.

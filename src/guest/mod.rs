@@ -7,23 +7,15 @@
 
 pub mod apt;
 pub mod attached;
-pub mod cache;
 pub mod changed;
 mod driver;
 pub mod exec;
 pub mod found;
 pub mod install;
 pub mod leftover;
-pub mod lifecycle;
-pub mod net;
 pub mod os;
 pub mod package;
-pub mod progress;
 pub mod ready;
-pub mod repo;
-pub mod runfile;
 pub mod smi;
 pub mod steps;
-mod template;
 pub mod verify;
-pub mod wishes;

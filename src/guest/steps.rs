@@ -4,7 +4,9 @@
 use super::driver;
 use super::found::{Check, Found};
 use super::os::repo_arch;
-use super::wishes::{Facts, PackageTemplate, Wishes};
+use crate::driver::wishes::Facts;
+use crate::driver::wishes::PackageTemplate;
+use crate::driver::wishes::Wishes;
 use crate::exit::{Code, Fault};
 use crate::types::{Ctid, Version};
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use super::exec::{ExecError, Guest, fields};
 use super::smi::{self, Gpu};
-use super::wishes::Wishes;
+use crate::driver::wishes::Wishes;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::process::Failure;
 use crate::sys::text;

@@ -1,5 +1,5 @@
-use super::super::wishes::{CudaPackages, Limits};
 use super::*;
+use crate::driver::wishes::{CudaPackages, Limits};
 
 fn wishes(gpus: Option<usize>) -> Wishes {
     Wishes {

@@ -7,7 +7,7 @@ use super::gpus::{
     CAPS_DIR, CTL, Gpu, Inventory, MODESET, Node, UVM, UVM_TOOLS, cap_path, expected, gpu_path,
 };
 use super::resolve::{Resolved, resolve, split_cards};
-use super::sharing::refuse_claimed;
+use crate::pve::sharing::refuse_claimed;
 use anyhow::bail;
 use std::collections::BTreeSet;
 use std::fmt;

@@ -5,7 +5,7 @@ use super::facts::{self, Information, Majors, NVIDIA_MAJOR};
 use super::look::{self, Look, View};
 use super::mig::{self, MigInstance};
 use super::pci::PciAddress;
-use super::sharing::Claim;
+use crate::pve::sharing::Claim;
 use crate::sys::look::Walk;
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};

@@ -9,8 +9,9 @@
 
 use super::gpus::Inventory;
 use super::look::Look;
-use super::sharing;
-use crate::conf::mounts::{Mount, RUN};
+use crate::pve::conf::mounts::Mount;
+use crate::pve::conf::mounts::RUN;
+use crate::pve::sharing;
 use crate::sys::lock;
 use crate::sys::mount;
 use crate::sys::private;

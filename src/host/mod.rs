@@ -2,7 +2,6 @@
 
 pub mod assignment;
 pub mod choose;
-pub mod cluster;
 pub mod diagnose;
 pub mod driver;
 pub mod facts;
@@ -13,9 +12,5 @@ pub mod mig;
 pub mod nodes;
 pub mod pci;
 pub mod provide;
-mod resolve;
-pub mod sections;
-pub mod sharing;
+pub mod resolve;
 pub mod smi;
-pub mod storage;
-pub mod vms;

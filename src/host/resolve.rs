@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// What the names of an assignment mean here: positions in the inventory,
 /// each once, however often it was named.
 #[derive(Debug, Default)]
-pub(super) struct Resolved {
+pub struct Resolved {
     /// Cards, also those of which only an instance is wanted.
     pub gpus: BTreeSet<usize>,
     /// Cards that were named themselves.
@@ -21,7 +21,8 @@ pub(super) struct Resolved {
     pub missing: Vec<Missing>,
 }
 
-pub(super) fn resolve(inventory: &Inventory, assignment: &Assignment) -> Resolved {
+/// What the assignment names, looked up in the inventory.
+pub fn resolve(inventory: &Inventory, assignment: &Assignment) -> Resolved {
     let mut resolved = Resolved::default();
     match assignment {
         Assignment::None => {}
@@ -144,7 +145,7 @@ fn usable(inventory: &Inventory, index: usize, name: &GpuName) -> Result<usize, 
 }
 
 /// Who has the card instead of the NVIDIA driver, and for which VM.
-pub(super) fn held_by(inventory: &Inventory, gpu: &Gpu) -> String {
+pub fn held_by(inventory: &Inventory, gpu: &Gpu) -> String {
     let vms = gpu.pci.and_then(|pci| inventory.vms.get(&pci)).map(Vec::as_slice).unwrap_or_default();
     let vm = match vms {
         [] => String::new(),
@@ -189,7 +190,7 @@ fn missing_card(inventory: &Inventory, name: &GpuName, why: String) -> Missing {
 }
 
 /// What this host has, in one line.
-pub(super) fn list_of(inventory: &Inventory, uuids: bool) -> String {
+pub fn list_of(inventory: &Inventory, uuids: bool) -> String {
     if inventory.gpus.is_empty() {
         return "this host has no NVIDIA card that could be found".to_owned();
     }
@@ -222,7 +223,7 @@ fn short(gpu: &Gpu) -> String {
 
 /// A note on cards that were named whole and are split by MIG: without an
 /// instance nothing can compute on them.
-pub(super) fn split_cards(inventory: &Inventory, resolved: &Resolved) -> Vec<String> {
+pub fn split_cards(inventory: &Inventory, resolved: &Resolved) -> Vec<String> {
     let minors = resolved.whole.iter().filter_map(|i| inventory.gpus.get(*i)?.minor);
     let mut notes = Vec::new();
     for minor in minors {

@@ -1,7 +1,16 @@
-//! What is Proxmox's: the forms that its files share, and what it asks before
-//! it starts a container. (Its conf files are in [`crate::conf`].)
+//! What is Proxmox's: its files, one parser each, and its programs.
 
+pub mod cluster;
+pub mod conf;
+pub mod datacenter;
+pub mod hookscript;
 pub mod passthrough;
+pub mod pct;
 pub mod pending;
 pub mod property;
+pub mod readiness;
+pub mod sections;
+pub mod sharing;
 pub mod startable;
+pub mod storage;
+pub mod vms;

@@ -3,7 +3,8 @@
 //! (`PVE::LXC::Config::parse_device`).
 
 use super::{pending, property};
-use crate::conf::document::{Document, Entry};
+use crate::pve::conf::document::Document;
+use crate::pve::conf::document::Entry;
 use anyhow::{Context as _, bail};
 use std::collections::BTreeMap;
 use std::str::FromStr;

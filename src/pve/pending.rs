@@ -2,7 +2,8 @@
 //! when the container has ended, a reboot from inside included, and before a
 //! hookscript is asked. Pure.
 
-use crate::conf::document::{Document, Entry};
+use crate::pve::conf::document::Document;
+use crate::pve::conf::document::Entry;
 use std::collections::BTreeMap;
 
 /// The section of what waits for the container's end.

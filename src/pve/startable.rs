@@ -3,7 +3,7 @@
 //! `pct reboot` stops a container without asking, and so does `pct shutdown`
 //! without quorum; only the start is refused, and the container stays down.
 //! So this is asked before anything that stops one, and a stop is not to be
-//! had without the answer: [`crate::guest::lifecycle`] wants a [`Startable`].
+//! had without the answer: [`crate::pve::pct`] wants a [`Startable`].
 //!
 //! Read in pve-container 6.1.10: `pct start` asks quorum, template and
 //! `lock:`; `update_lxc_config` the `devN` nodes; `PVE::GuestHelpers` the
@@ -12,11 +12,13 @@
 
 use super::passthrough::{self, DevLine};
 use super::{pending, property};
-use crate::conf::document::Document;
-use crate::host::cluster;
 use crate::host::look::Look;
-use crate::host::sections;
-use crate::host::storage::{self, FILE as STORAGES, Storage};
+use crate::pve::cluster;
+use crate::pve::conf::document::Document;
+use crate::pve::sections;
+use crate::pve::storage;
+use crate::pve::storage::FILE as STORAGES;
+use crate::pve::storage::Storage;
 use crate::sys::look::{Op, Question, Seen, Stat};
 use crate::sys::text::word;
 use crate::types::Ctid;

@@ -1,10 +1,12 @@
 //! Which settings `attach` writes into a conf, and how they are put back.
 
 use crate::cli::Attach;
-use crate::conf::document::{ConfValue, Document, EnvKey};
 use crate::exit::{Code, Context as _, Fault};
 use crate::host::assignment::{Assignment, GpuName};
 use crate::host::gpus::Inventory;
+use crate::pve::conf::document::ConfValue;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::document::EnvKey;
 use crate::settings::keys::{self, Spec};
 use crate::sys::text;
 

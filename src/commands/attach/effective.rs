@@ -2,13 +2,16 @@
 //! the very ones that `attach` was called with.
 
 use super::changes::Changes;
-use crate::commands::{chain, common, pre_start, wishes};
-use crate::conf::document::Document;
-use crate::conf::store::Conf;
+use crate::commands::hook::pre_start;
+use crate::driver::wishes::Template;
 use crate::exit::{Code, Fault};
-use crate::guest::wishes::Template;
 use crate::host::gpus::Inventory;
+use crate::job::chain;
+use crate::job::common;
+use crate::job::wishes;
 use crate::plan::Intent;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Conf;
 use crate::settings::{self, Call, NODE_FILE, Settings, keys};
 use crate::types::Ctid;
 

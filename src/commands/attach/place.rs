@@ -1,10 +1,13 @@
 //! The snippet: which storage it goes to, and putting it there.
 
-use crate::commands::common;
-use crate::commands::hookscript::{self, NAME, Place, SNIPPET};
-use crate::commands::undo::Undo;
 use crate::exit::{Code, Context as _, Fault};
-use crate::host::storage::Storage;
+use crate::job::common;
+use crate::job::undo::Undo;
+use crate::pve::hookscript;
+use crate::pve::hookscript::NAME;
+use crate::pve::hookscript::Place;
+use crate::pve::hookscript::SNIPPET;
+use crate::pve::storage::Storage;
 use crate::sys::file;
 use crate::sys::look::{Look, Seen};
 use crate::sys::replace::replace_own;
@@ -242,7 +245,7 @@ pub fn in_storage(storage: &Storage) -> Place {
 mod tests {
     use super::*;
     use crate::exit;
-    use crate::host::storage::parse;
+    use crate::pve::storage::parse;
 
     const CFG: &str = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl,backup\n\n\
         dir: far\n\tpath /srv/far\n\tcontent snippets\n\tnodes beta\n\n\

@@ -1,11 +1,14 @@
 //! Whether the nodes that a container may come to are ready for it.
 
 use super::finding::Finding;
-use crate::commands::hookscript::{Hookscript, Place};
-use crate::commands::ready;
-use crate::host::cluster::{self, Cluster, Readiness};
 use crate::host::look::Look;
-use crate::host::storage::Storage;
+use crate::pve::cluster;
+use crate::pve::cluster::Cluster;
+use crate::pve::cluster::Readiness;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::hookscript::Place;
+use crate::pve::readiness;
+use crate::pve::storage::Storage;
 use crate::types::Ctid;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,7 +32,7 @@ impl Nodes {
         let mut findings = Vec::new();
         let heirs = self.cluster.heirs(ctid);
         for node in &self.cluster.others {
-            if let Some(what) = ready::without_storage(node, place, storages) {
+            if let Some(what) = readiness::without_storage(node, place, storages) {
                 findings.push(split("hook-storage", what, heirs.contains(&node)));
                 continue;
             }
@@ -38,7 +41,7 @@ impl Nodes {
             }
             let answer = Self::answer(&mut self.answers, node, place);
             let known = matches!(answer, Readiness::Known { .. });
-            if let Some(what) = ready::lacking(node, place, storages, answer) {
+            if let Some(what) = readiness::lacking(node, place, storages, answer) {
                 findings.push(match known {
                     true => split("other-node", what, true),
                     false => Finding::unknown("other-node", what),

@@ -1,16 +1,23 @@
 //! What a container's conf shows. Each finding is a pure function of it.
 
 use super::finding::Finding;
-use crate::commands::chain::Lacks;
-use crate::commands::hookscript::Hookscript;
-use crate::commands::recorded::{self, Bearing, Now};
-use crate::conf::devices::{DevicePath, Flaw, Wanted, present};
-use crate::conf::document::{Document, Entry};
-use crate::conf::mounts::{Mount, mounts};
 use crate::exit;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
+use crate::job::chain::Lacks;
+use crate::job::recorded;
+use crate::job::recorded::Bearing;
+use crate::job::recorded::Now;
 use crate::plan;
+use crate::pve::conf::devices::DevicePath;
+use crate::pve::conf::devices::Flaw;
+use crate::pve::conf::devices::Wanted;
+use crate::pve::conf::devices::present;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::document::Entry;
+use crate::pve::conf::mounts::Mount;
+use crate::pve::conf::mounts::mounts;
+use crate::pve::hookscript::Hookscript;
 use crate::pve::passthrough;
 use crate::pve::startable::Obstacle;
 use crate::settings::{Problem, keys};
@@ -165,7 +172,7 @@ pub fn in_snapshots(ctid: Ctid, conf: &Document) -> Option<Finding> {
 /// The same node by a `devN:` line and by an entry: LXC fails on the second.
 pub fn double_pass(ctid: Ctid, conf: &Document) -> Vec<Finding> {
     let lines = passthrough::next(conf);
-    let twice = |pair: crate::conf::devices::Present| {
+    let twice = |pair: crate::pve::conf::devices::Present| {
         let path = pair.source.as_str();
         let key = &lines.iter().find(|line| line.path() == Some(path))?.key;
         let what = format!(

@@ -2,10 +2,11 @@
 
 use super::conf::*;
 use super::finding::Finding;
-use crate::commands::hookscript::{Hookscript, Place};
 use crate::commands::level::Level;
-use crate::conf::devices::Wanted;
-use crate::conf::document::Document;
+use crate::pve::conf::devices::Wanted;
+use crate::pve::conf::document::Document;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::hookscript::Place;
 use crate::types::Ctid;
 
 fn ctid() -> Ctid {

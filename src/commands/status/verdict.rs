@@ -1,8 +1,10 @@
 //! What all that is known of a container comes to. Pure.
 
-use crate::commands::hookscript::Hookscript;
 use crate::commands::level::Level;
-use crate::commands::recorded::{self, Bearing, Now};
+use crate::job::recorded;
+use crate::job::recorded::Bearing;
+use crate::job::recorded::Now;
+use crate::pve::hookscript::Hookscript;
 use crate::pve::startable::Obstacle;
 use crate::state::State;
 
@@ -131,7 +133,7 @@ fn recorded(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::hookscript::Place;
+    use crate::pve::hookscript::Place;
 
     fn place() -> Place {
         Place { volume: "local:snippets/x".into(), path: "/x".into() }

@@ -2,7 +2,7 @@
 //!
 //! It keeps what phoenix-nvidia depends on: the order of the steps of a start, the lock and who holds it, the generated
 //! config, the rewriting of the conf, the hookscript's environment, the messages and the exit codes. What it says and
-//! does was written from recordings of the genuine program; `tests/lab_recorded.rs` compares.
+//! does was written from recordings of the genuine program; `tests/lab_recorded` compares.
 
 mod args;
 mod cluster;

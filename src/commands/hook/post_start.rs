@@ -1,0 +1,278 @@
+//! post-start: one look into the container; if something is to be installed,
+//! an install process is started, followed for a while, and left to go on.
+
+use crate::commands::run::loaded_version;
+use crate::driver::wishes::Wishes;
+use crate::exit::{Code, Fault};
+use crate::guest::exec::{self, Guest};
+use crate::guest::found::{self, Check};
+use crate::job::bring::cuda_failed_before;
+use crate::job::chain;
+use crate::job::common;
+use crate::job::follow;
+use crate::job::follow::Followed;
+use crate::job::locks;
+use crate::job::startable;
+use crate::job::wishes;
+use crate::job::wishes::Wanted;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Conf;
+use crate::settings::{Call, MARK, Settings, keys};
+use crate::state::{Outcome, State};
+use crate::sys::signal;
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Phase};
+use std::time::{Duration, Instant};
+
+/// How long systemd may take to be told of a look that was not over in time.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// The phase. A failure is shown by Proxmox as a warning; the container runs.
+///
+/// # Errors
+/// [`Code::Software`], or what the chained hookscript failed with.
+pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    let conf = Conf::of(ctid);
+    let document = conf.read()?.document;
+    let settings = common::settings(ctid, Call::Hook, &conf, &document);
+    let ours = common::caught(|| look_after(ctid, &settings, &document));
+    // Theirs runs whatever became of ours, unless the whole task is stopped.
+    if signal::check().is_err() {
+        return ours.and(Ok(Code::Success));
+    }
+    let theirs = chain::run(&settings, ctid, &Phase::PostStart);
+    ours?;
+    theirs?;
+    Ok(Code::Success)
+}
+
+fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::Result<()> {
+    if std::env::var_os(MARK).is_some_and(|v| v == ctid.to_string().as_str()) {
+        log::debug!("the call by hand that made this start looks after the driver");
+        return Ok(());
+    }
+    clear_due(ctid);
+    if settings.text(keys::GPU_ASSIGNMENT).is_none() {
+        // A restore without root's rights drops the settings and keeps the
+        // hookscript: gigabytes of CUDA are not what was asked for.
+        log::warn!("GPU_ASSIGNMENT is not set: the driver in the container is not looked after");
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let kernel = loaded_version();
+    let wishes = match wishes::read(settings, kernel.clone(), None) {
+        Ok(Wanted::Software(wishes)) => wishes,
+        Ok(Wanted::Off) => {
+            log::info!("INSTALL is off: the driver in the container is not looked after");
+            devices_only(ctid, document, begun);
+            return Ok(());
+        }
+        Ok(Wanted::NoDriver) => {
+            log::warn!(
+                "no NVIDIA kernel driver is loaded on this host: the container keeps the driver it has"
+            );
+            devices_only(ctid, document, begun);
+            return Ok(());
+        }
+        Err(problems) => return Err(wishes::fault(&problems)),
+    };
+    State::take_over(common::root(), ctid, &common::whom(document));
+    let result = wishes.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &wishes, begun));
+    if let Err(error) = &result {
+        // An install process has written its own, more exact, result.
+        if !follow::is_told(error) {
+            State::update(common::root(), ctid, |state| {
+                common::outcome(state, "check", &result, begun);
+                state.asked = Some(wishes.fingerprint());
+                state.kernel_driver = kernel.map(|v| v.to_string());
+            });
+        }
+    }
+    result
+}
+
+/// Records a start in which nothing but the devices was ours.
+fn devices_only(ctid: Ctid, document: &Document, begun: Instant) {
+    State::take_over(common::root(), ctid, &common::whom(document));
+    State::update(common::root(), ctid, |state| {
+        common::outcome(state, "pre-start", &Ok(()), begun);
+        state.kernel_driver = loaded_version().map(|v| v.to_string());
+    });
+}
+
+fn bring(
+    ctid: Ctid,
+    settings: &Settings,
+    document: &Document,
+    wishes: &Wishes,
+    begun: Instant,
+) -> anyhow::Result<()> {
+    let wait = patience(settings, document);
+    let until = Deadline::after(wait);
+    // An install of an earlier start may still be at work. One records how it
+    // ended as its last step, so after a success nobody is looked for: that
+    // look reads the locks of the whole node and takes longer than all else.
+    if State::load(common::root(), ctid).outcome != Outcome::Ok && locks::worker_lives(ctid) {
+        log::info!("an install that began earlier is still under way");
+        say_why_not(settings, document);
+        // It may have begun in another container of this number.
+        follow::Job::leave(ctid, &common::whom(document));
+        let mut earlier = follow::Follow::new(ctid, follow::log_length(ctid)).born();
+        if earlier.until(&until)? == Followed::GoesOn {
+            return Ok(());
+        }
+    }
+    let guest = Guest::new(ctid);
+    // For the look and for what follows from it, together.
+    let deadline = Deadline::after(wishes.limits.check);
+    let check = match found::check(&guest, wishes, &deadline) {
+        Ok(check) => check,
+        Err(error) if exec::is_gone(&error) || exec::is_interrupted(&error) => return Err(error),
+        Err(error) => {
+            // "Could not look" is not "not installed".
+            if exec::is_late(&error) {
+                log::warn!("{error:#}");
+                match look_later(ctid, document) {
+                    Ok(()) => return Ok(()),
+                    Err(more) => log::warn!("{more:#}"),
+                }
+            }
+            log::warn!("{error:#}; the driver is not looked after in this start");
+            State::update(common::root(), ctid, |state| {
+                common::outcome(state, "check", &Err(error), begun);
+                state.asked = Some(wishes.fingerprint());
+                state.outcome = Outcome::Warning;
+                state.code = 0;
+            });
+            return Ok(());
+        }
+    };
+    if nothing_to_do(ctid, wishes, &check) {
+        State::update(common::root(), ctid, |state| {
+            common::outcome(state, "check", &Ok(()), begun);
+            state.asked = Some(wishes.fingerprint());
+            state.kernel_driver = wishes.kernel.as_ref().map(ToString::to_string);
+            state.container_driver = Some(wishes.driver.to_string());
+            // The reboot helped; a later change of the driver is another one.
+            state.rebooted_for = None;
+            if state.cuda_failed.is_some() {
+                state.outcome = Outcome::Warning;
+                "CUDA packages are missing".clone_into(&mut state.message);
+            }
+        });
+        return Ok(());
+    }
+    say_why_not(settings, document);
+    hand_over(ctid, &common::whom(document), wait, &until, &deadline)
+}
+
+/// A look that was not over in time is repeated by the install process, which
+/// has more of it: the start goes on at once.
+fn look_later(ctid: Ctid, document: &Document) -> anyhow::Result<()> {
+    begins(ctid);
+    follow::start(ctid, &common::whom(document), &Deadline::after(HAND_OVER))?;
+    log::info!(
+        "it looks again in the background; watch it with: tail -f {}",
+        follow::log_path(ctid).display()
+    );
+    Ok(())
+}
+
+/// A reboot that an install left due is done by this start.
+fn clear_due(ctid: Ctid) {
+    let state = State::load(common::root(), ctid);
+    if state.restart_due.is_some() && !startable::runs_with_old_driver(&state) {
+        log::info!("this start is the restart that was due after the install of the driver");
+        State::update(common::root(), ctid, |state| state.restart_due = None);
+    }
+}
+
+/// Starts the install process and follows it for a while.
+fn hand_over(
+    ctid: Ctid,
+    whom: &str,
+    wait: Duration,
+    until: &Deadline,
+    deadline: &Deadline,
+) -> anyhow::Result<()> {
+    begins(ctid);
+    let mut follow = follow::Follow::new(ctid, follow::log_length(ctid));
+    let by_systemd = follow::start(ctid, whom, deadline)?;
+    if wait.is_zero() {
+        follow::say_goes_on(ctid);
+        return Ok(());
+    }
+    let mut followed = follow.until(until)?;
+    if (followed, by_systemd) == (Followed::NotBorn, true) {
+        log::warn!("systemd did not start the install; it runs as a process of its own");
+        follow::detach(ctid)?;
+        followed = follow.until(until)?;
+    }
+    match followed {
+        Followed::GoesOn => Ok(()),
+        Followed::Ended | Followed::NotBorn => follow::result(ctid),
+    }
+}
+
+/// What an earlier install left is not to be taken for this one's result.
+fn begins(ctid: Ctid) {
+    State::update(common::root(), ctid, |state| {
+        "install".clone_into(&mut state.phase);
+        state.outcome = Outcome::Running;
+        state.message = String::new();
+        state.job = None;
+    });
+}
+
+/// Whether the container is as wanted, or what is missing failed already in
+/// this boot with the same inputs.
+fn nothing_to_do(ctid: Ctid, wishes: &Wishes, check: &Check) -> bool {
+    if check.right() {
+        log::info!("driver {}: installed and right", wishes.driver);
+        return true;
+    }
+    check.driver_right() && cuda_failed_before(ctid, wishes)
+}
+
+/// How long an install is followed. While a hook runs, Proxmox refuses to
+/// stop, back up or change the container.
+fn patience(settings: &Settings, document: &Document) -> Duration {
+    let wait = settings.value(keys::INSTALL_WAIT);
+    if host_managed(document) { Duration::ZERO } else { wait }
+}
+
+/// Why an install is not waited for, where the settings would have it.
+fn say_why_not(settings: &Settings, document: &Document) {
+    if host_managed(document) && !settings.value(keys::INSTALL_WAIT).is_zero() {
+        log::info!(
+            "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
+        );
+    }
+}
+
+/// Whether an interface gets its address from the host, after post-start.
+fn host_managed(document: &Document) -> bool {
+    (0..32).any(|n| {
+        let net = document.get(&format!("net{n}")).unwrap_or_default();
+        net.split(',').any(|part| part.trim() == "host-managed=1")
+    })
+}
+
+/// The fault of an install process that ended without a result.
+pub fn died(ctid: Ctid) -> anyhow::Error {
+    Fault::new(Code::Software, "the install process ended without a result")
+        .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid}; then phoenix-nvidia {ctid}"))
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_managed_interface_is_seen() {
+        let with = Document::parse(b"net0: name=eth0,bridge=vmbr0\nnet1: name=eth1,host-managed=1,ip=dhcp\n");
+        let without = Document::parse(b"net0: name=eth0,host-managed=0\n[snap]\nnet0: host-managed=1\n");
+        assert!(host_managed(&with) && !host_managed(&without));
+    }
+}

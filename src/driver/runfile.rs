@@ -1,0 +1,290 @@
+//! NVIDIA's runfile: its header, its sums, and the options that its installer
+//! knows. Nothing here runs it.
+
+use crate::driver::wishes::Sha256;
+use crate::sys::fetch::BEGINNING;
+use crate::sys::sums::Sums;
+use crate::sys::text;
+use crate::types::Version;
+use anyhow::{Context as _, bail};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+/// A header is a shell script of some 50 kB, with a decompressor of 120 kB
+/// behind it; this much is looked at.
+const HEADER: u64 = BEGINNING as u64;
+
+/// What a runfile's header says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Where the part starts that both sums cover: behind the third newline.
+    pub covered: u64,
+    /// `CRCsum`, as cksum prints it.
+    pub crc: u32,
+    /// `MD5`.
+    pub md5: [u8; 16],
+    /// `version_string`.
+    pub version: Version,
+    /// `TARGET_ARCH`.
+    pub arch: String,
+}
+
+impl Header {
+    /// Reads the beginning of a file.
+    ///
+    /// # Errors
+    /// What it lacks to be a runfile.
+    pub fn parse(bytes: &[u8]) -> anyhow::Result<Header> {
+        if bytes.is_empty() {
+            bail!("it is empty");
+        }
+        if !bytes.starts_with(b"#!") {
+            let page = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'<');
+            bail!("it is no runfile{}", if page { " but a web page" } else { "" });
+        }
+        let lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
+        let skip: usize =
+            value(&lines, 3, "skip").context("its header is no runfile's: line 4 is no skip=")?.parse()?;
+        // The last piece has no newline and may be cut anywhere.
+        if !(5..100_000).contains(&skip) || lines.len() <= skip.saturating_sub(1) {
+            bail!("its header is cut off: {} of {skip} lines", lines.len() - 1);
+        }
+        let header = &lines[..skip - 1];
+        let named = |name: &str| header.iter().enumerate().find_map(|(n, _)| value(header, n, name));
+        let crc = value(header, 1, "CRCsum").context("its header has no CRCsum in line 2")?;
+        let md5 = value(header, 2, "MD5").context("its header has no MD5 in line 3")?;
+        Ok(Header {
+            covered: lines[..3].iter().map(|line| line.len() as u64 + 1).sum(),
+            crc: crc.parse().context("its header's CRCsum is no number")?,
+            md5: digest(md5).context("its header's MD5 is no checksum")?,
+            version: named("version_string")
+                .and_then(|v| v.parse().ok())
+                .context("its header names no driver version")?,
+            arch: named("TARGET_ARCH")
+                .filter(|arch| is_word(arch))
+                .context("its header names no architecture")?
+                .to_owned(),
+        })
+    }
+
+    /// Whether it is that of the driver that is wanted.
+    ///
+    /// # Errors
+    /// What it is instead.
+    fn is_for(&self, version: &Version, arch: &str) -> anyhow::Result<()> {
+        if self.arch != arch {
+            bail!("it is for {}, this host is {arch}", text::line(self.arch.as_bytes()));
+        }
+        if self.version != *version {
+            bail!("it is driver {}, wanted is {version}", self.version);
+        }
+        Ok(())
+    }
+
+    /// The header of a file.
+    ///
+    /// # Errors
+    /// As [`Header::parse`], or what reading says.
+    pub fn read(file: &mut File) -> anyhow::Result<Header> {
+        file.seek(SeekFrom::Start(0))?;
+        let mut bytes = Vec::new();
+        file.take(HEADER).read_to_end(&mut bytes)?;
+        Header::parse(&bytes)
+    }
+}
+
+/// Whether a file that begins so is the driver that is wanted; false while
+/// more of it has to be seen.
+///
+/// # Errors
+/// What it is instead: the rest need not be fetched.
+pub fn begins(bytes: &[u8], version: &Version, arch: &str) -> anyhow::Result<bool> {
+    match Header::parse(bytes) {
+        Ok(header) => header.is_for(version, arch).map(|()| true),
+        Err(_) if (bytes.len() as u64) < HEADER && is_cut(bytes) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether these may be the first bytes of a header that goes on.
+fn is_cut(bytes: &[u8]) -> bool {
+    if bytes.len() < 2 {
+        return b"#!".starts_with(bytes);
+    }
+    let lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
+    let skip = value(&lines, 3, "skip").and_then(|skip| skip.parse::<usize>().ok());
+    match skip {
+        // Four lines come first; the last piece may be cut.
+        _ if lines.len() < 5 => bytes.starts_with(b"#!"),
+        Some(skip) => (5..100_000).contains(&skip) && lines.len() < skip,
+        None => false,
+    }
+}
+
+/// The value in `NAME=value` of line `n`, without quotes.
+fn value<'a>(lines: &[&'a [u8]], n: usize, name: &str) -> Option<&'a str> {
+    let line = std::str::from_utf8(lines.get(n)?).ok()?;
+    let value = line.strip_prefix(name)?.strip_prefix('=')?.trim().trim_matches(['"', '\'']);
+    (value.len() < 100).then_some(value)
+}
+
+/// A name of the kind that architectures have: it goes into a message.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+fn digest(hex: &str) -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    if hex.len() != 32 || !hex.is_ascii() {
+        return None;
+    }
+    for (n, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[n * 2..n * 2 + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Checks a file against its own header and against what is wanted, without
+/// running it. Returns its SHA-256.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(file: &mut File, version: &Version, arch: &str) -> anyhow::Result<Sha256> {
+    let header = Header::read(file)?;
+    header.is_for(version, arch)?;
+    let sums = Sums::of(file, header.covered)?;
+    if sums.md5 != header.md5 {
+        bail!("its contents do not have the MD5 that its header names: it is damaged or cut off");
+    }
+    if sums.cksum != header.crc {
+        bail!("its contents have the CRC {}, its header says {}: it is damaged", sums.cksum, header.crc);
+    }
+    Ok(Sha256(sums.sha256))
+}
+
+/// The installer's options. One that it does not know makes it install
+/// nothing, so they go by version.
+pub fn options(version: &Version, directory: &str, log: &str) -> Vec<String> {
+    let mut options = vec![
+        "--silent",
+        // The plural form is known since 515 only.
+        "--no-kernel-module",
+        "--no-x-check",
+        // It would look at the host's PCI devices.
+        "--no-nouveau-check",
+        "--no-distro-scripts",
+    ];
+    if version.at_least(&[465, 19]) {
+        options.push("--no-systemd");
+    }
+    if version.at_least(&[346, 16]) {
+        options.push("--no-install-compat32-libs");
+    }
+    if version.at_least(&[361, 16]) {
+        // Without the choice, a partly present libglvnd aborts a silent run.
+        options.push("--install-libglvnd");
+    }
+    let mut options: Vec<String> = options.into_iter().map(Into::into).collect();
+    options.push(format!("--tmpdir={directory}"));
+    options.push(format!("--log-file-name={log}"));
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
+
+    const GOOD: &str = "#! /bin/sh\nCRCsum=12\nMD5=00112233445566778899aabbccddeeff\nskip=8\nx=1\n\
+        version_string=580.95.05\nTARGET_ARCH=\"x86_64\"\nPAYLOAD";
+
+    #[test]
+    fn the_header_is_read_to_its_last_line_and_no_further() {
+        let header = Header::parse(GOOD.as_bytes()).unwrap();
+        assert_eq!(header.covered, 11 + 10 + 37);
+        assert_eq!((header.crc, header.version.as_str(), header.arch.as_str()), (12, "580.95.05", "x86_64"));
+        let behind = GOOD.replace("skip=8", "skip=6");
+        assert!(Header::parse(behind.as_bytes()).unwrap_err().to_string().contains("no driver version"));
+    }
+
+    #[test]
+    fn a_beginning_is_judged_as_soon_as_it_can_be() {
+        let version: Version = "580.95.05".parse().unwrap();
+        let begins = |bytes: &[u8]| begins(bytes, &version, "x86_64").map_err(|e| e.to_string());
+        for end in 0..GOOD.len() - "PAYLOAD".len() {
+            assert_eq!(begins(&GOOD.as_bytes()[..end]), Ok(false), "{end}");
+        }
+        assert_eq!(begins(GOOD.as_bytes()), Ok(true));
+        for (bytes, why) in [
+            (&b"<html>"[..], "a web page"),
+            (b"\0\0\0", "no runfile"),
+            (b"#!/bin/sh\necho\necho\necho\necho\n", "skip="),
+            (GOOD.replace("580.95", "570.95").as_bytes(), "it is driver 570.95.05"),
+            (GOOD.replace("x86_64", "riscv64").as_bytes(), "it is for riscv64"),
+            ([&b"#!"[..], &[b'x'; BEGINNING]].concat().as_slice(), "skip="),
+        ] {
+            assert!(begins(bytes).unwrap_err().contains(why), "{bytes:?}");
+        }
+        // A header that never ends is one that is too long.
+        let long = [GOOD.replace("skip=8", "skip=99999").as_bytes(), &vec![b'x'; BEGINNING]].concat();
+        assert!(begins(&long[..BEGINNING]).unwrap_err().contains("cut off"));
+    }
+
+    #[test]
+    fn what_is_no_runfile_is_named() {
+        let says = |text: &str| Header::parse(text.as_bytes()).unwrap_err().to_string();
+        assert_eq!(says(""), "it is empty");
+        assert_eq!(says("\n<!doctype html>"), "it is no runfile but a web page");
+        assert_eq!(says("\x7fELF"), "it is no runfile");
+        assert!(says("#!/bin/sh\necho\n").contains("skip="));
+        assert!(says(&GOOD[..80]).contains("cut off"), "{}", says(&GOOD[..80]));
+        assert!(says(&GOOD.replace("00112233", "0x")).contains("MD5"));
+        assert!(says(&GOOD.replace("CRCsum=12", "CRCsum=x")).contains("CRCsum"));
+        assert!(says(&GOOD.replace("x86_64", "x86\u{1b}[2J")).contains("no architecture"));
+        assert!(says(&GOOD.replace("skip=8", "skip=99999999999")).contains("cut off"));
+    }
+
+    #[test]
+    fn a_real_one_passes_and_a_damaged_or_cut_one_never() {
+        let version: Version = "580.95.05".parse().unwrap();
+        let arch = std::env::consts::ARCH;
+        let path = Runfile::new("580.95.05").build().unwrap();
+        let mut file = File::open(&path).unwrap();
+        check(&mut file, &version, arch).unwrap();
+        let error = check(&mut file, &"580.76.05".parse().unwrap(), arch).unwrap_err().to_string();
+        assert!(error.contains("580.95.05") && error.contains("580.76.05"), "{error}");
+        assert!(check(&mut file, &version, "riscv64").unwrap_err().to_string().contains("riscv64"));
+
+        let damaged = Runfile::new("580.95.05").flaw(Flaw::Damaged).build().unwrap();
+        let error = check(&mut File::open(damaged).unwrap(), &version, arch).unwrap_err().to_string();
+        assert!(error.contains("MD5"), "{error}");
+
+        let whole = std::fs::read(&path).unwrap();
+        for tenth in 0..10 {
+            let mut cut = tempfile::tempfile().unwrap();
+            std::io::Write::write_all(&mut cut, &whole[..whole.len() * tenth / 10]).unwrap();
+            assert!(check(&mut cut, &version, arch).is_err(), "{tenth}");
+        }
+    }
+
+    #[test]
+    fn options_come_with_the_version_that_knows_them() {
+        let of = |v: &str| options(&v.parse().unwrap(), "/tmp/d", "/var/log/l").join(" ");
+        assert!(
+            of("580.95.05")
+                .contains("--no-systemd --no-install-compat32-libs --install-libglvnd --tmpdir=/tmp/d")
+        );
+        assert!(!of("460.91.03").contains("--no-systemd"));
+        assert!(of("465.19.01").contains("--no-systemd"));
+        assert!(!of("340.108").contains("glvnd") && !of("340.108").contains("compat32"));
+        assert!(of("361.16").contains("glvnd"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_makes_the_parser_panic(tail: Vec<u8>) {
+            let _ = Header::parse(&[&GOOD.as_bytes()[..60], &tail].concat());
+            let _ = Header::parse(&tail);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Bringing a running container's software to what is wanted, whoever asks:
+//! the install process of a hook, or a call by hand.
+
+use crate::driver::cache::Cache;
+use crate::driver::wishes::Wishes;
+use crate::exit::{self, Context as _, Fault};
+use crate::guest::exec::{self, ExecError, Guest};
+use crate::guest::found::{self, Check};
+use crate::guest::install;
+use crate::guest::leftover;
+use crate::guest::ready;
+use crate::guest::steps::Steps;
+use crate::guest::verify;
+use crate::job::common;
+use crate::job::locks;
+use crate::job::same::Same;
+use crate::plan;
+use crate::pve::conf::store::Conf;
+use crate::pve::pct;
+use crate::settings::{Settings, keys};
+use crate::state::State;
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Version};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Thirty containers may want an install after one boot, two at a time.
+const PLACE_WAIT: Duration = Duration::from_secs(2 * 3600);
+
+/// One container's work.
+pub struct Work<'a> {
+    /// The container.
+    pub ctid: Ctid,
+    /// Its settings.
+    pub settings: &'a Settings,
+    /// What they wish for.
+    pub wishes: &'a Wishes,
+    /// The paths of the nodes that it is to have, for the verification;
+    /// `None` while they are not in place.
+    pub nodes: Option<Vec<String>>,
+    /// A step that failed in this boot with the same inputs is tried again.
+    pub insist: bool,
+    /// Whether the container is still the one, and asks for this.
+    pub same: &'a Rc<Same>,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// The driver was changed, from (if there was one) to.
+    pub driver_changed: Option<(Option<Version>, Version)>,
+    /// The version that is there now.
+    pub version: Option<Version>,
+    /// It failed before it could be seen what is in the container.
+    pub unseen: bool,
+}
+
+/// Whether the CUDA step failed already in this boot, with the same inputs:
+/// then no start tries it again, and one warning says so.
+pub fn cuda_failed_before(ctid: Ctid, wishes: &Wishes) -> bool {
+    let failed = State::load(common::root(), ctid).cuda_failed;
+    if failed.as_deref() != Some(&wishes.fingerprint()) {
+        return false;
+    }
+    log::warn!(
+        "driver {} is right; the CUDA packages failed earlier in this boot and are not tried again: \
+         `phoenix-nvidia {ctid}` tries now",
+        wishes.driver
+    );
+    true
+}
+
+impl Work<'_> {
+    /// The container in its present start, and no longer than it is the one.
+    fn guest(&self) -> Guest {
+        Guest::new(self.ctid).guarded(self.same.guard())
+    }
+
+    /// Check, install what is needed, verify; under the lock that makes two
+    /// at once do the work once.
+    ///
+    /// # Errors
+    /// [`exit::Code::Software`]. The driver may have been changed all the same:
+    /// that is in the first of the two.
+    pub fn run(&self) -> (Brought, anyhow::Result<()>) {
+        let mut brought = Brought::default();
+        let result = self.steps(&mut brought);
+        (brought, result)
+    }
+
+    fn steps(&self, brought: &mut Brought) -> anyhow::Result<()> {
+        let limits = &self.wishes.limits;
+        let _lock = locks::work(self.ctid, limits.install + limits.download)?;
+        // Whoever held that lock may have had it for an hour.
+        let ended = || Fault::new(exit::Code::Software, "nothing was installed");
+        self.same.still().fault(ended)?;
+        let guest = self.guest();
+        let asked = self.wishes.fingerprint();
+        self.same.update(|state| state.asked = Some(asked));
+        brought.unseen = true;
+        let check = self.look(&guest)?;
+        brought.unseen = false;
+        let steps = Steps::of(&check, self.wishes, self.software_is_due(&check));
+        if steps.is_empty() {
+            self.tell_right(&check);
+            brought.version = Some(self.wishes.driver.clone());
+            return self.verify_in(&guest);
+        }
+        // What fails for certain fails before anything is waited for.
+        steps.iter().next().map_or(Ok(()), |first| first.possible(self.ctid, &check))?;
+        log::info!("to do: {steps}");
+        let places = self.settings.value(keys::MAX_INSTALLS);
+        let there = || match guest.runs() {
+            Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
+            _ => Ok(guest.still()?),
+        };
+        let _place = locks::place(places, PLACE_WAIT.max(limits.install), there)
+            .fault(|| Fault::new(exit::Code::Software, "the install did not begin"))?;
+        guest.still()?;
+        leftover::end(self.ctid);
+        ready::boot(&guest, self.settings.value(keys::READY_TIMEOUT))?;
+        // The services of this start keep the old driver until the next one.
+        let init = pct::init(self.ctid).ok().flatten();
+        let guest = guest.until(Deadline::after(limits.install + limits.download));
+        let outcome = install::install(&guest, self.wishes, &check, &steps, &Cache::system());
+        self.record(&check, &outcome, init.as_ref());
+        for warning in &outcome.installed.warnings {
+            log::warn!("{warning}");
+        }
+        if outcome.installed.driver_changed.is_some() {
+            brought.version = Some(self.wishes.driver.clone());
+        }
+        brought.driver_changed = outcome.installed.driver_changed;
+        let guest = self.guest();
+        match outcome.result {
+            Ok(()) => self.verify_in(&guest),
+            Err(error) => {
+                // The driver stands alone: whether it works is worth knowing.
+                if brought.driver_changed.is_some() {
+                    if let Err(second) = self.verify_in(&guest) {
+                        log::warn!("{}", exit::one_line(&second));
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What is in the container. On a busy node a look may take many times what
+    /// a start gives it: one that was not over in time is repeated with twice
+    /// the time, as long as an install waits for its container at all.
+    fn look(&self, guest: &Guest) -> anyhow::Result<Check> {
+        let patience = self.settings.value(keys::READY_TIMEOUT);
+        ready::commands(guest, patience)?;
+        let mut wishes = self.wishes.clone();
+        let until = Deadline::after(patience.max(wishes.limits.check));
+        loop {
+            match found::check(guest, &wishes, &until) {
+                Err(error) if exec::is_late(&error) && !until.passed() => {
+                    log::info!("{}; trying again", exit::one_line(&error));
+                    wishes.limits.check *= 2;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether a missing CUDA package is to be tried now.
+    fn software_is_due(&self, check: &Check) -> bool {
+        // With another driver to install, what failed before may work now.
+        self.insist
+            || !check.software_pending()
+            || !check.driver_right()
+            || !cuda_failed_before(self.ctid, self.wishes)
+    }
+
+    fn record(&self, check: &Check, outcome: &install::Outcome, init: Option<&pct::Init>) {
+        let changed = outcome.installed.driver_changed.is_some();
+        // With the driver in place, what failed is what comes after it.
+        let cuda_failed = outcome.result.is_err() && (changed || check.driver_right());
+        let fingerprint = self.wishes.fingerprint();
+        self.same.update(|state| {
+            if changed {
+                state.restart_due = init.map(ToString::to_string);
+            }
+            state.cuda_failed = cuda_failed.then_some(fingerprint);
+        });
+    }
+
+    fn tell_right(&self, check: &Check) {
+        log::info!("driver {}: installed and right", self.wishes.driver);
+        log::debug!("the look into the container took {}", crate::sys::time::human(check.took));
+    }
+
+    /// nvidia-smi's word, if the nodes are there to ask for it.
+    ///
+    /// # Errors
+    /// [`exit::Code::Software`].
+    pub fn verify(&self) -> anyhow::Result<()> {
+        self.verify_in(&self.guest())
+    }
+
+    fn verify_in(&self, guest: &Guest) -> anyhow::Result<()> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
+        let begun = Instant::now();
+        let limit = self.wishes.limits.verify.max(Duration::from_secs(1));
+        let mut wishes = self.wishes.clone();
+        // As the container runs now: a restart may have applied what was pending.
+        let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf.document, nodes));
+        wishes.gpus = wishes.gpus.map(|gpus| gpus + beside);
+        verify::verify(guest, &wishes, nodes, &Deadline::after(limit))?;
+        log::debug!("verified in {}", common::since(begun));
+        Ok(())
+    }
+}

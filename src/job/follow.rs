@@ -1,0 +1,284 @@
+//! The install process, seen from the hook that starts it: its job, its log,
+//! its end.
+//!
+//! Under systemd it is `phoenix-nvidia-install@CTID.service`; elsewhere a
+//! detached process. Either way it holds a lock for as long as it lives, so
+//! that its death is noticed without its help.
+
+use crate::commands::hook::post_start;
+use crate::exit::{Code, Fault};
+use crate::job::common;
+use crate::job::locks;
+use crate::settings::keys;
+use crate::state::{self, Outcome, State};
+use crate::sys::process::{self, Cmd};
+use crate::sys::replace::replace_own;
+use crate::sys::time::Deadline;
+use crate::sys::{file, signal, spawn, text};
+use crate::types::Ctid;
+use serde::{Deserialize, Serialize};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the install processes' logs are.
+pub const LOGS: &str = "/var/log/phoenix-nvidia";
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// There while systemd is the host's init.
+const SYSTEMD: &str = "/run/systemd/system";
+/// It only passes the word on.
+const SYSTEMCTL_TIME: Duration = Duration::from_secs(10);
+/// Between two looks at log and lock.
+const LOOK: Duration = Duration::from_millis(100);
+/// Lines that are shown in a task log at the most.
+const MOST_LINES: usize = 60;
+
+/// What the hook passes on to the install process: the settings in its
+/// environment, which a unit of systemd's does not inherit.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Job {
+    /// Names and values, only those of our settings.
+    pub environment: Vec<(String, String)>,
+    /// Which container that was for, where its number may be another's now.
+    #[serde(default)]
+    pub whom: Option<String>,
+}
+
+impl Job {
+    fn name(ctid: Ctid) -> String {
+        format!("{ctid}.job")
+    }
+
+    /// The last hook's for the container that is known by `whom`; nothing if
+    /// there is none that can be read.
+    pub fn load(ctid: Ctid, whom: &str) -> Job {
+        let bytes = state::read_beside(common::root(), &Job::name(ctid));
+        let job: Option<Job> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        job.filter(|job| job.whom.as_deref().is_none_or(|w| w == whom)).unwrap_or_default()
+    }
+
+    /// Leaves this process's settings to the install process of the container.
+    pub fn leave(ctid: Ctid, whom: &str) {
+        let known = |(key, _): &(String, String)| keys::by_name(key).is_some();
+        let environment = common::environment().into_iter().filter(known).collect();
+        if let Err(error) = (Job { environment, whom: Some(whom.to_owned()) }).save(ctid) {
+            log::warn!("settings of the environment are not passed on: {error:#}");
+        }
+    }
+
+    fn save(&self, ctid: Ctid) -> anyhow::Result<()> {
+        let path = state::beside(common::root(), &Job::name(ctid))?;
+        // Settings may be secret (a URL with a password): root's alone.
+        replace_own(&path, &serde_json::to_vec(self)?, 0o600)?;
+        Ok(())
+    }
+}
+
+/// The log of a container's install processes.
+pub fn log_path(ctid: Ctid) -> PathBuf {
+    PathBuf::from(LOGS).join(format!("{ctid}.log"))
+}
+
+/// How long the log is now, in bytes: what comes behind it is the next
+/// process's.
+pub fn log_length(ctid: Ctid) -> u64 {
+    std::fs::metadata(log_path(ctid)).map_or(0, |m| m.len())
+}
+
+/// Starts the install process. True if that was left to systemd.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn start(ctid: Ctid, whom: &str, deadline: &Deadline) -> anyhow::Result<bool> {
+    Job::leave(ctid, whom);
+    if std::path::Path::new(SYSTEMD).is_dir() && process::installed(SYSTEMCTL) {
+        match by_systemd(ctid, deadline) {
+            Ok(()) => return Ok(true),
+            Err(why) => log::warn!("{why}; the install runs as a process of its own"),
+        }
+    }
+    detach(ctid).map(|()| false)
+}
+
+/// Starts it as a process of its own.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn detach(ctid: Ctid) -> anyhow::Result<()> {
+    let fault = |e: std::io::Error| {
+        anyhow::Error::from(e).context(Fault::new(Code::Software, "the install process cannot be started"))
+    };
+    // While the package is upgraded, the file that we were started from is gone.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    spawn::detach(&program, &["install".to_owned(), ctid.to_string()]).map_err(fault)
+}
+
+fn by_systemd(ctid: Ctid, deadline: &Deadline) -> Result<(), String> {
+    let unit = format!("phoenix-nvidia-install@{ctid}.service");
+    let out = Cmd::new(SYSTEMCTL)
+        .args(["start", "--no-block", "--quiet", unit.as_str()])
+        .run(&deadline.at_most(SYSTEMCTL_TIME))
+        .map_err(|e| e.to_string())?;
+    if out.success() {
+        return Ok(());
+    }
+    let said: String = out.last_lines(2).iter().map(|line| format!(": {line}")).collect();
+    Err(format!("{SYSTEMCTL} start {unit}: {}{said}", out.ended))
+}
+
+/// How following ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// The process is no more.
+    Ended,
+    /// The time was over first; it was said where it goes on.
+    GoesOn,
+    /// There was none, a good while after it should have begun.
+    NotBorn,
+}
+
+/// An install process that is being followed.
+pub struct Follow {
+    ctid: Ctid,
+    tail: Tail,
+    born: bool,
+}
+
+impl Follow {
+    /// One whose log begins at `from`, and whose name is not in the state yet.
+    pub fn new(ctid: Ctid, from: u64) -> Follow {
+        let tail = Tail { path: log_path(ctid), at: from, shown: 0, rest: Vec::new() };
+        Follow { ctid, tail, born: false }
+    }
+
+    /// It was seen at work.
+    #[must_use]
+    pub fn born(mut self) -> Follow {
+        self.born = true;
+        self
+    }
+
+    /// Shows what the process logs until it ends, or until the time is over.
+    ///
+    /// # Errors
+    /// A signal of ours.
+    pub fn until(&mut self, deadline: &Deadline) -> anyhow::Result<Followed> {
+        let birth = Deadline::after(locks::BIRTH);
+        let mut worker = locks::watch_worker(self.ctid);
+        loop {
+            // It takes its lock before it leaves its name: looked at in the
+            // other order, one that was born in between would seem dead.
+            let named = State::load(common::root(), self.ctid).job.is_some();
+            let at_work = worker.is_held();
+            self.born = self.born || named || at_work;
+            self.tail.show();
+            if !at_work && self.born {
+                self.tail.end();
+                return Ok(Followed::Ended);
+            }
+            if !at_work && birth.passed() {
+                return Ok(Followed::NotBorn);
+            }
+            if deadline.passed() {
+                say_goes_on(self.ctid);
+                return Ok(Followed::GoesOn);
+            }
+            signal::sleep(LOOK.min(deadline.remaining()))?;
+        }
+    }
+}
+
+/// Where an install that is not waited for can be watched.
+pub fn say_goes_on(ctid: Ctid) {
+    log::info!("the install goes on by itself; watch it with: tail -f {}", log_path(ctid).display());
+}
+
+/// An error that the install process has told and recorded already.
+#[derive(Debug)]
+pub struct Told;
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the install failed")
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// Whether an error is [`Told`].
+pub fn is_told(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.is::<Told>())
+}
+
+/// What the ended process left as its result.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn result(ctid: Ctid) -> anyhow::Result<()> {
+    let state = State::load(common::root(), ctid);
+    match state.outcome {
+        // None: it ended since nobody asks for it any more.
+        Outcome::Ok | Outcome::Warning | Outcome::None => Ok(()),
+        Outcome::Failed => {
+            let fault =
+                Fault::new(Code::Software, format!("the driver in container {ctid} is not as wanted"))
+                    .remedy(format!("see {}; phoenix-nvidia {ctid} tries again", log_path(ctid).display()));
+            Err(anyhow::Error::new(Told).context(fault))
+        }
+        Outcome::Running => Err(post_start::died(ctid)),
+    }
+}
+
+/// The lines that are added to a log.
+struct Tail {
+    path: PathBuf,
+    at: u64,
+    shown: usize,
+    rest: Vec<u8>,
+}
+
+impl Tail {
+    fn show(&mut self) {
+        let Ok((mut file, meta)) = file::open_itself(&self.path) else { return };
+        // A file that is put aside when it is large begins anew.
+        if meta.len() < self.at {
+            self.at = 0;
+        }
+        let mut bytes = Vec::new();
+        let read =
+            file.seek(SeekFrom::Start(self.at)).and_then(|_| file.take(1 << 20).read_to_end(&mut bytes));
+        let Ok(read) = read else { return };
+        self.at += read as u64;
+        self.rest.extend(bytes);
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            self.relay(&line);
+        }
+    }
+
+    /// What was too much for a task log is at least counted.
+    fn end(&self) {
+        if let Some(more) = self.shown.checked_sub(MOST_LINES).filter(|more| *more > 0) {
+            let path = self.path.display();
+            log::info!(target: crate::sys::log::RELAY, "{more} more lines are in {path}");
+        }
+    }
+
+    /// One line of the log, without its time and name: those stand before
+    /// every line of ours.
+    fn relay(&mut self, line: &[u8]) {
+        self.shown += 1;
+        if self.shown > MOST_LINES {
+            return;
+        }
+        let line = text::line(line);
+        let message = line.split_once(": ").map_or(line.as_str(), |(_, message)| message);
+        let (level, message) = match (message.strip_prefix("WARNING: "), message.strip_prefix("ERROR: ")) {
+            (Some(message), _) => (log::Level::Warn, message),
+            (_, Some(message)) => (log::Level::Error, message),
+            _ => (log::Level::Info, message),
+        };
+        log::log!(target: crate::sys::log::RELAY, level, "{message}");
+    }
+}

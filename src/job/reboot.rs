@@ -1,0 +1,258 @@
+//! The reboot after an install that changed the driver: once, and never so
+//! that the container stays down.
+
+use crate::exit;
+use crate::host::gpus::Inventory;
+use crate::job::common;
+use crate::job::locks;
+use crate::job::same::Same;
+use crate::job::startable;
+use crate::plan::Intent;
+use crate::pve::conf::store::Conf;
+use crate::pve::pct;
+use crate::pve::pct::Status;
+use crate::pve::startable::{Obstacle, Startable, list};
+use crate::settings::kinds::AfterInstall;
+use crate::settings::{Call, Settings, keys};
+use crate::state::{Outcome, State};
+use crate::sys::time::{Deadline, human};
+use crate::sys::{signal, text};
+use crate::types::{Ctid, Version};
+use std::time::Duration;
+
+/// How long a reboot waits for the hook's task to give the lock back.
+const UNLOCK: Duration = Duration::from_secs(150);
+/// How long a reboot that is due waits for what passes by itself: a backup, a
+/// quorum. An install waits as long for its place.
+const STARTABLE: Duration = Duration::from_secs(2 * 3600);
+/// Between two looks for what is in the way.
+const LOOK_AGAIN: Duration = Duration::from_secs(4);
+/// Between two looks at the container. A start meanwhile ends the wait, and
+/// soon: while this process is there, systemd starts no other install of it.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// One reboot for a changed driver: never twice for one version, never
+/// while a call by hand is at work, which restarts the container itself, and
+/// never so that the container stays down. What passes by itself is waited
+/// for; otherwise the reboot stays due, which `status` and `doctor` tell.
+///
+/// # Errors
+/// [`Code::Restart`](crate::exit::Code::Restart).
+pub fn after_install(
+    ctid: Ctid,
+    same: &Same,
+    settings: &Settings,
+    version: Option<&Version>,
+) -> anyhow::Result<()> {
+    let wanted = settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot;
+    if !wanted {
+        log::info!("AFTER_INSTALL is none: services that started before the install keep the old driver");
+        return Ok(());
+    }
+    let reboot = Reboot { ctid, same, settings, version: version.map(ToString::to_string) };
+    let until = Deadline::after(STARTABLE);
+    let mut told = Vec::new();
+    let mut look = Deadline::after(Duration::ZERO);
+    loop {
+        // Asked before the lock: it may be that very reboot which holds it.
+        if !reboot.is_due()? {
+            return Ok(());
+        }
+        if !look.passed() {
+            signal::sleep(AGAIN)?;
+            continue;
+        }
+        look = Deadline::after(LOOK_AGAIN);
+        match reboot.startable()? {
+            Ok(_) => match reboot.now()? {
+                Some(Err(error)) => return reboot.bring_up(error, &until),
+                Some(Ok(())) => return Ok(()),
+                // Somebody was quicker with a lock: looked at again.
+                None => told.clear(),
+            },
+            Err(obstacles) if !obstacles.iter().all(Obstacle::passes) || until.passed() => {
+                log::warn!(
+                    "the reboot stays due, since the container would not start again: {}",
+                    list(&obstacles)
+                );
+                obstacles.iter().for_each(|o| log::warn!("to mend it: {}", o.remedy(ctid)));
+                log::warn!("then phoenix-nvidia {ctid}, or its next start, ends it");
+                return Ok(());
+            }
+            Err(obstacles) if told != obstacles => {
+                let limit = human(until.remaining());
+                log::info!("the reboot waits, for at most {limit}: {}", list(&obstacles));
+                told = obstacles;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// The one reboot after an install.
+struct Reboot<'a> {
+    ctid: Ctid,
+    same: &'a Same,
+    settings: &'a Settings,
+    version: Option<String>,
+}
+
+impl Reboot<'_> {
+    /// Whether it is still to be made; if not, it was told why.
+    fn is_due(&self) -> anyhow::Result<bool> {
+        let state = State::load(common::root(), self.ctid);
+        if state.rebooted_for == self.version {
+            let version = self.version.clone().unwrap_or_default();
+            log::warn!("the container was rebooted for {version} already; not again");
+            return Ok(false);
+        }
+        if let Err(changed) = self.same.still() {
+            log::warn!("no reboot: {changed}");
+            return Ok(false);
+        }
+        let now = pct::init(self.ctid)?.map(|init| init.to_string());
+        if now.is_none() || state.restart_due != now {
+            log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn startable(&self) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
+        let conf = Conf::of(self.ctid);
+        let document = conf.read()?.document;
+        // Those of the start that is to come: an install takes minutes.
+        let settings = common::settings_with(self.ctid, Call::Hook, &conf, &document, Vec::new());
+        let (intent, _) = Intent::of(&settings);
+        let inventory = Inventory::read_for(common::host(), intent.display(&document));
+        let choice = intent.on(&inventory, &document);
+        startable::look(&conf, self.ctid, &settings, Some(&choice))
+    }
+
+    /// Makes it under the lock of a call by hand; `None` when something came
+    /// in the way meanwhile.
+    fn now(&self) -> anyhow::Result<Option<anyhow::Result<()>>> {
+        let ctid = self.ctid;
+        let Some(_lock) = locks::try_by_hand(ctid) else {
+            log::info!("the restart is left to the call by hand that is at work");
+            return Ok(Some(Ok(())));
+        };
+        if !self.is_due()? {
+            return Ok(Some(Ok(())));
+        }
+        let Ok(may) = self.startable()? else { return Ok(None) };
+        self.same.update(|state| state.rebooted_for.clone_from(&self.version));
+        log::info!("rebooting the container once, so that its services find the new driver");
+        let result = self.tried(may);
+        // No program is asked: none runs once a signal has come.
+        let untouched = startable::runs_with_old_driver(&State::load(common::root(), ctid));
+        let result = result.map_err(|e| startable::explained(ctid, &Conf::of(ctid), self.settings, e));
+        self.same.update(|state| {
+            if untouched {
+                // It was not stopped: the reboot is still due.
+                state.rebooted_for = None;
+            } else {
+                state.restart_due = None;
+            }
+            if let Err(error) = &result {
+                let why = text::line(exit::one_line(error).as_bytes());
+                state.outcome = Outcome::Warning;
+                state.message = format!("the driver is right, but the reboot for it failed: {why}");
+            }
+        });
+        Ok(Some(result))
+    }
+
+    /// The reboot failed. What we took down is started as soon as it can be:
+    /// at once, if nothing is in the way any more.
+    fn bring_up(&self, mut error: anyhow::Error, until: &Deadline) -> anyhow::Result<()> {
+        let (ctid, patience) = (self.ctid, common::patience(self.settings));
+        let settled = Deadline::after(patience.timeout + patience.start);
+        let mut told = false;
+        loop {
+            // A start that is possible now is made, also when a signal has come.
+            let put_off = signal::put_off(patience.longest());
+            if let Err(changed) = self.same.still() {
+                log::warn!("the container is not started: {changed}");
+                return Err(error);
+            }
+            let lock = locks::try_by_hand(ctid);
+            match pct::status(ctid) {
+                Ok(Status::Running)
+                    if startable::runs_with_old_driver(&State::load(common::root(), ctid)) =>
+                {
+                    return Err(error);
+                }
+                Ok(Status::Running) => break,
+                // The call by hand that is at work starts it.
+                Ok(Status::Stopped) if lock.is_none() && !until.passed() => {}
+                Ok(Status::Stopped) => match self.startable()? {
+                    Ok(_) => {
+                        if !told {
+                            log::error!("{}", exit::one_line(&error));
+                            log::info!("nothing is in the way any more: the container is started");
+                        }
+                        let Err(failed) = pct::start(ctid, &patience, &[]) else { break };
+                        error = startable::explained(ctid, &Conf::of(ctid), self.settings, failed);
+                        // Only what came between that look and Proxmox's own is waited for.
+                        if self.startable()?.is_ok() {
+                            return Err(error);
+                        }
+                        told = false;
+                    }
+                    Err(found) if !found.iter().all(Obstacle::passes) || until.passed() => return Err(error),
+                    Err(found) if !told => {
+                        log::error!("{}", exit::one_line(&error));
+                        log::info!("the container is started as soon as that has passed: {}", list(&found));
+                        told = true;
+                    }
+                    Err(_) => {}
+                },
+                // Still on its way down, or not to be seen just now.
+                Ok(Status::Between) | Err(_) if settled.passed() => return Err(error),
+                Ok(Status::Between) | Err(_) => {}
+            }
+            drop((put_off, lock));
+            signal::sleep(LOOK_AGAIN)?;
+        }
+        self.same.update(|state| {
+            state.outcome = Outcome::Ok;
+            state.message = String::new();
+        });
+        Ok(())
+    }
+
+    /// `pct reboot`, again while the hook's task still holds Proxmox's lock.
+    fn tried(&self, mut may: Startable) -> anyhow::Result<()> {
+        let (ctid, settings) = (self.ctid, self.settings);
+        let patience = common::patience(self.settings);
+        let until = Deadline::after(UNLOCK.max(settings.value(keys::INSTALL_WAIT) * 2));
+        let now = pct::init(ctid)?;
+        loop {
+            match pct::reboot(may, &patience) {
+                Ok(()) => {
+                    log::info!("the container was rebooted");
+                    return Ok(());
+                }
+                // The hook's task still holds the lock on the conf.
+                Err(error) if exit::one_line(&error).contains("got timeout") => {
+                    log::debug!("{}", exit::one_line(&error));
+                    // Whoever holds it may be stopping or restarting the container.
+                    if pct::init(ctid)? != now {
+                        log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
+                        return Ok(());
+                    }
+                    if until.passed() {
+                        return Err(error);
+                    }
+                    self.same.still()?;
+                    may = match self.startable()? {
+                        Ok(may) => may,
+                        Err(obstacles) => return Err(startable::refusal(ctid, &obstacles)),
+                    };
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

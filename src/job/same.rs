@@ -1,0 +1,177 @@
+//! Whether a container is still the one that a work was begun in, and its
+//! settings still ask for that work.
+//!
+//! An install takes minutes. Meanwhile the container may be stopped and
+//! destroyed and its number given to another one, be detached, rolled back, or
+//! set to something else. So this is asked in one place, before each attempt,
+//! before each command of the work in the container (the [`Guest`] that the
+//! steps are given asks by itself), and before the reboot.
+//!
+//! [`Guest`]: crate::guest::exec::Guest
+
+use crate::commands::run::loaded_version;
+use crate::exit::{self, Code};
+use crate::guest::changed::{Changed, Guard};
+use crate::guest::exec::ExecError;
+use crate::host::look::Look;
+use crate::job::common;
+use crate::job::wishes;
+use crate::job::wishes::Wanted;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Conf;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::pct;
+use crate::pve::pct::Init;
+use crate::pve::storage;
+use crate::settings::{Call, keys};
+use crate::state::State;
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Version};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a hookscript's storage has for its answer.
+const STORAGE_TIME: Duration = Duration::from_secs(3);
+
+/// A container as it was when a work was begun in it.
+pub struct Same {
+    ctid: Ctid,
+    conf: Conf,
+    whom: String,
+    /// Its first process then: while that lives it is the same, whatever it is
+    /// called.
+    born: Option<Init>,
+    hookscript: Option<String>,
+    call: Call,
+    environment: Vec<(String, String)>,
+    driver: Version,
+    kernel: Option<Version>,
+}
+
+impl Same {
+    /// That of `document`, which the driver is being installed in; settings are
+    /// read as for `call`, with this environment.
+    pub fn of(
+        ctid: Ctid,
+        document: &Document,
+        call: Call,
+        environment: Vec<(String, String)>,
+        driver: &Version,
+    ) -> Rc<Same> {
+        Rc::new(Same {
+            ctid,
+            conf: Conf::of(ctid),
+            whom: common::whom(document),
+            born: pct::init(ctid).ok().flatten(),
+            // By hand it needs none.
+            hookscript: document.get("hookscript").filter(|_| call == Call::Hook),
+            call,
+            environment,
+            driver: driver.clone(),
+            kernel: loaded_version(),
+        })
+    }
+
+    /// Whether it is, and does.
+    ///
+    /// # Errors
+    /// [`ExecError::Changed`].
+    pub fn still(&self) -> Result<(), ExecError> {
+        self.look(self.born.as_ref().is_some_and(Init::lives))
+    }
+
+    /// The same question for each command of one attempt, which ends with the
+    /// present start of the container: [`ExecError::Gone`].
+    pub fn guard(self: &Rc<Self>) -> Guard {
+        let (same, start) = (Rc::clone(self), pct::init(self.ctid).ok().flatten());
+        Rc::new(move || match &start {
+            Some(init) if !init.lives() => Err(ExecError::Gone(same.ctid)),
+            // Nobody took its number while it ran.
+            start => same.look(start.is_some()),
+        })
+    }
+
+    /// Changes what is recorded, if it is this container's; what `detach` has
+    /// forgotten does not come back.
+    pub fn update(&self, change: impl FnOnce(&mut State)) {
+        if !matches!(self.still(), Err(ExecError::Changed(Changed::Detached(_)))) {
+            self.end(change);
+        }
+    }
+
+    /// The same as the last word on what is recorded still.
+    pub fn end(&self, change: impl FnOnce(&mut State)) {
+        if matches!(self.still(), Err(ExecError::Changed(Changed::Replaced { .. }))) {
+            log::debug!("nothing is recorded: container {} is another one", self.ctid);
+            return;
+        }
+        State::update_of(common::root(), self.ctid, &self.whom, change);
+    }
+
+    fn look(&self, same_start: bool) -> Result<(), ExecError> {
+        let changed = |changed| Err(ExecError::Changed(changed));
+        let document = match self.conf.read() {
+            Ok(snapshot) => snapshot.document,
+            Err(error) if exit::code_of(&error) == Code::NoContainer => {
+                return changed(Changed::NotHere(self.ctid));
+            }
+            // Could not look: the settings are taken to be what they were.
+            Err(_) if same_start => return Ok(()),
+            Err(error) => return changed(Changed::Unseen(self.ctid, exit::one_line(&error))),
+        };
+        let is = common::whom(&document);
+        if !same_start && is != self.whom {
+            return changed(Changed::Replaced { ctid: self.ctid, was: self.whom.clone(), is });
+        }
+        self.asks(&document).map_or(Ok(()), changed)
+    }
+
+    /// What its conf and settings do not ask for any more.
+    fn asks(&self, document: &Document) -> Option<Changed> {
+        let ctid = self.ctid;
+        let now = document.get("hookscript");
+        if self.hookscript.is_some() && now != self.hookscript {
+            match hookscript(document) {
+                // Could not look: it is not said to be another's.
+                Hookscript::Unseen(..) => {}
+                hook if !hook.is_meant() => return Some(Changed::Detached(ctid)),
+                _ => {}
+            }
+        }
+        let environment = self.environment.clone();
+        let settings = common::settings_with(ctid, self.call, &self.conf, document, environment);
+        if settings.text(keys::GPU_ASSIGNMENT).is_none() {
+            return Some(Changed::Unassigned(ctid));
+        }
+        match wishes::read(&settings, self.kernel.clone(), None) {
+            Ok(Wanted::Software(wishes)) if wishes.driver == self.driver => None,
+            Ok(Wanted::Software(wishes)) => Some(Changed::OtherDriver(ctid, wishes.driver)),
+            Ok(Wanted::Off) => Some(Changed::Off(ctid)),
+            Ok(Wanted::NoDriver) => Some(Changed::NoDriver),
+            // A file that is just being written, say: no word of another wish.
+            Err(_) => None,
+        }
+    }
+}
+
+/// The hookscript of a conf. An install that looks has its locks and its
+/// place, so a storage that does not answer may not hold it for long.
+fn hookscript(document: &Document) -> Hookscript {
+    let storages = storage::read(&mut Look::new(common::root()));
+    let view = common::host_until(&Deadline::after(STORAGE_TIME));
+    let look = Look::at_files(view, Hookscript::questions(&storages, document));
+    Hookscript::of(&look, &storages, document)
+}
+
+/// Whether the container that has this number now runs and asks by itself for
+/// what an install does: one that was begun in its predecessor had its place.
+pub fn heir_asks(ctid: Ctid) -> bool {
+    let conf = Conf::of(ctid);
+    let Ok(snapshot) = conf.read() else { return false };
+    let document = snapshot.document;
+    let settings = common::settings_with(ctid, Call::Hook, &conf, &document, Vec::new());
+    pct::status(ctid).is_ok_and(|status| status == pct::Status::Running)
+        && hookscript(&document).is_meant()
+        && settings.text(keys::GPU_ASSIGNMENT).is_some()
+        && matches!(wishes::read(&settings, loaded_version(), None), Ok(Wanted::Software(_)))
+}

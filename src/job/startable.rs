@@ -1,0 +1,132 @@
+//! Whether a container would start again, as all verbs look at it: what
+//! Proxmox would refuse, and what our own pre-start would.
+
+use crate::commands::hook::pre_start;
+use crate::exit::{self, Code, Fault};
+use crate::host::choose::Choice;
+use crate::host::look::Look;
+use crate::job::chain;
+use crate::job::common;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Conf;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::pct;
+use crate::pve::pct::Init;
+use crate::pve::pct::Status;
+use crate::pve::startable::{self, Obstacle, Startable};
+use crate::pve::storage;
+use crate::pve::storage::Storage;
+use crate::settings::kinds::{AfterInstall, StartPolicy};
+use crate::settings::{Settings, keys};
+use crate::state::State;
+use crate::sys::look::Question;
+use crate::types::Ctid;
+
+/// Everything that keeps it from starting. `choice` is what the host has for
+/// it, where that is known; `files` a look at what [`questions`] ask.
+pub fn obstacles(
+    look: &mut Look<'_>,
+    files: &Look<'_>,
+    conf: &Document,
+    settings: &Settings,
+    choice: Option<&Choice>,
+) -> Vec<Obstacle> {
+    let mut found = startable::obstacles(look, files, conf);
+    let storages = storage::read(look);
+    // Only a container whose hookscript is ours meets what ours refuses.
+    if !matches!(Hookscript::of(files, &storages, conf), Hookscript::Ours(_)) {
+        return found;
+    }
+    found.extend(chain::unseen(files, settings).map(|(path, why)| Obstacle::Silent {
+        key: keys::HOOK_CHAIN.name.to_owned(),
+        source: path,
+        why,
+    }));
+    let chained = chain::lacks(files, settings);
+    found.extend(chained.map(|lacks| Obstacle::Chain { why: lacks.to_string(), fix: lacks.remedy() }));
+    let fails = settings.value(keys::START_POLICY) == StartPolicy::Fail;
+    if let Some(fault) = choice.filter(|_| fails).and_then(pre_start::fault_of) {
+        found.push(Obstacle::Policy { missing: fault.message });
+    }
+    found
+}
+
+/// What is to be asked of storages, which may never answer.
+pub fn questions(storages: &[Storage], conf: &Document, settings: &Settings) -> Vec<Question> {
+    let ours = [Hookscript::questions(storages, conf), chain::questions(settings)].concat();
+    [ours, startable::questions(storages, conf)].concat()
+}
+
+/// The same for one container alone.
+pub fn obstacles_of(conf: &Document, settings: &Settings, choice: Option<&Choice>) -> Vec<Obstacle> {
+    let mut look = Look::new(common::root());
+    let storages = storage::read(&mut look);
+    let files = Look::at_files(common::host(), questions(&storages, conf, settings));
+    obstacles(&mut look, &files, conf, settings, choice)
+}
+
+/// Looks now, right before a stop.
+///
+/// # Errors
+/// The conf cannot be read.
+pub fn look(
+    conf: &Conf,
+    ctid: Ctid,
+    settings: &Settings,
+    choice: Option<&Choice>,
+) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
+    let document = conf.read()?.document;
+    let found = obstacles_of(&document, settings, choice);
+    Ok(startable::judge(ctid, found))
+}
+
+/// What a call by hand ends with before it stops anything.
+pub fn refusal(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
+    let message = format!(
+        "container {ctid} would not start again, so it is not stopped: {}",
+        startable::list(obstacles)
+    );
+    let fault = Fault::new(Code::Restart, message);
+    match obstacles.first() {
+        Some(first) => fault.remedy(format!("{}; then: phoenix-nvidia {ctid}", first.remedy(ctid))).into(),
+        None => fault.into(),
+    }
+}
+
+/// The same for a container that is stopped already.
+pub fn refused_start(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
+    let message = format!("container {ctid} does not start: {}", startable::list(obstacles));
+    let fault = Fault::new(Code::Restart, message);
+    match obstacles.first() {
+        Some(first) => fault.remedy(format!("{}; then: pct start {ctid}", first.remedy(ctid))).into(),
+        None => fault.into(),
+    }
+}
+
+/// A restart or reboot that failed and left the container down, with the
+/// reason if one can be seen; pct often knows none. Others pass unchanged.
+pub fn explained(ctid: Ctid, conf: &Conf, settings: &Settings, error: anyhow::Error) -> anyhow::Error {
+    if !pct::status(ctid).is_ok_and(|status| status == Status::Stopped) {
+        return error;
+    }
+    let found = look(conf, ctid, settings, None).ok().and_then(Result::err).unwrap_or_default();
+    let why = if found.is_empty() { String::new() } else { format!(": {}", startable::list(&found)) };
+    let first = found.first().map(|obstacle| format!("{}; then: ", obstacle.remedy(ctid)));
+    let journal = format!("journalctl -u pve-container@{ctid} -n 20 shows why; then: ");
+    let remedy = format!("{}pct start {ctid}", first.unwrap_or(journal));
+    let message = format!("container {ctid} is stopped and does not start{why}");
+    let code = exit::code_of(&error);
+    let code = if code == Code::General { Code::Restart } else { code };
+    error.context(Fault::new(code, message).remedy(remedy))
+}
+
+/// Whether a restart for a new driver is wanted and due in the start that runs
+/// now.
+pub fn restart_is_due(state: &State, settings: &Settings) -> bool {
+    settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot && runs_with_old_driver(state)
+}
+
+/// Whether the start is that in which the driver was changed.
+pub fn runs_with_old_driver(state: &State) -> bool {
+    state.restart_due.as_deref().and_then(|due| due.parse::<Init>().ok()).is_some_and(|init| init.lives())
+}

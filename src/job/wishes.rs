@@ -1,0 +1,157 @@
+//! Settings as the wishes for a container's software.
+
+use crate::driver::wishes::CudaPackages;
+use crate::driver::wishes::Limits;
+use crate::driver::wishes::Wishes;
+use crate::exit::{Code, Fault};
+use crate::settings::kinds::Driver;
+use crate::settings::{Problem, Settings, keys};
+use crate::types::Version;
+
+/// What is wanted, or why nothing is.
+#[derive(Debug)]
+pub enum Wanted {
+    /// This.
+    Software(Box<Wishes>),
+    /// `INSTALL=off`.
+    Off,
+    /// `host`, and no kernel driver is loaded: the container keeps what it has.
+    NoDriver,
+}
+
+/// Reads what says which software there is to be, and whence, so that every
+/// problem of it is told at once. Lists of packages and limits that cannot be
+/// read stop no driver: no packages, and the default of the limit. By hand
+/// [`Settings::all_problems`] comes first and refuses those too.
+///
+/// # Errors
+/// What is missing or cannot be read of `INSTALL`, the driver's version, and
+/// where things come from.
+pub fn read(
+    settings: &Settings,
+    kernel: Option<Version>,
+    gpus: Option<usize>,
+) -> Result<Wanted, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let on = note(&mut problems, settings.get(keys::INSTALL));
+    if on == Some(false) {
+        return Ok(Wanted::Off);
+    }
+    let driver = note(&mut problems, settings.get(keys::NVIDIA_DRIVER_VERSION));
+    let runfile_url = note(&mut problems, settings.get(keys::NVIDIA_RUNFILE_URL));
+    let repo_url = note(&mut problems, settings.get(keys::NVIDIA_REPO_URL));
+    let sha256 = note(&mut problems, settings.get(keys::NVIDIA_RUNFILE_SHA256));
+    let repo_key_url = note(&mut problems, settings.get(keys::NVIDIA_REPO_KEY_URL));
+    let (Some(_), Some(driver), Some(runfile_url), Some(repo_url), Some(sha256), Some(repo_key_url)) =
+        (on, driver, runfile_url, repo_url, sha256, repo_key_url)
+    else {
+        return Err(problems);
+    };
+    let driver = match (driver, &kernel) {
+        (Driver::Exact(version), _) => version,
+        (Driver::Host, Some(kernel)) => kernel.clone(),
+        (Driver::Host, None) => return Ok(Wanted::NoDriver),
+    };
+    Ok(Wanted::Software(Box::new(Wishes {
+        driver,
+        kernel,
+        runfile_url,
+        sha256,
+        repo_url,
+        repo_key_url,
+        cuda: settings.get(keys::CUDA_PACKAGES).unwrap_or(CudaPackages::None),
+        utilities: settings.get(keys::UTILITY_PACKAGES).unwrap_or_default(),
+        limits: limits(settings),
+        gpus,
+        // Measured on an H200 with persistence mode on: 32 ms to 65 ms for
+        // `nvidia-smi --version`, 0.01 ms for the library's link, which says
+        // the same. Without persistence mode it is said to take longer (not measured).
+        check_runs_smi: false,
+    })))
+}
+
+/// The fingerprint of the software that the settings ask for; `None` where
+/// they ask for none or cannot be read.
+pub fn asked(settings: &Settings, kernel: Option<Version>) -> Option<String> {
+    match read(settings, kernel, None) {
+        Ok(Wanted::Software(wishes)) => Some(wishes.fingerprint()),
+        _ => None,
+    }
+}
+
+/// Keeps the value, or the problem.
+fn note<T>(problems: &mut Vec<Problem>, value: Result<T, Problem>) -> Option<T> {
+    value.map_err(|problem| problems.push(problem)).ok()
+}
+
+/// The limits, of which some are settings.
+pub fn limits(settings: &Settings) -> Limits {
+    let install = settings.value(keys::INSTALL_TIMEOUT);
+    Limits {
+        check: settings.value(keys::CHECK_TIMEOUT),
+        download: settings.value(keys::DOWNLOAD_TIMEOUT),
+        connect: Limits::CONNECT,
+        stall: Limits::STALL,
+        install,
+        apt: install,
+        network: settings.value(keys::NETWORK_TIMEOUT),
+        copy: install.min(Limits::COPY),
+        verify: install.min(Limits::VERIFY),
+        download_max: settings.value(keys::DOWNLOAD_MAX),
+    }
+}
+
+/// The problems as a fault of the container's software, for post-start.
+pub fn fault(problems: &[Problem]) -> anyhow::Error {
+    let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let fault = Fault::new(Code::Software, format!("driver check skipped: {}", all.join("; ")));
+    match problems.first() {
+        Some(first) => fault.remedy(first.remedy(None)).into(),
+        None => fault.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_missing_setting_is_told_at_once() {
+        let problems = read(&Settings::default(), None, None).unwrap_err();
+        let keys: Vec<_> = problems.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, ["NVIDIA_DRIVER_VERSION", "NVIDIA_RUNFILE_URL", "NVIDIA_REPO_URL"]);
+    }
+
+    /// What a hook reads of the node's file.
+    fn of_node(lines: &str) -> Result<Wanted, Vec<Problem>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(crate::settings::NODE_FILE);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text =
+            format!("NVIDIA_DRIVER_VERSION=580.95.05\nNVIDIA_RUNFILE_URL=/x\nNVIDIA_REPO_URL=/y\n{lines}\n");
+        crate::sys::replace::replace_own(&path, text.as_bytes(), 0o644).unwrap();
+        let call = crate::settings::Call::Hook;
+        read(&Settings::load(dir.path(), call, Vec::new(), Vec::new(), None), None, None)
+    }
+
+    #[test]
+    fn a_bad_limit_or_list_costs_no_container_its_driver() {
+        let bad = of_node("CHECK_TIMEOUT=soon\nCUDA_PACKAGES=a;b\nUTILITY_PACKAGES=*\nINSTALL_TIMEOUT=-1");
+        let Ok(Wanted::Software(wishes)) = bad else { panic!("{bad:?}") };
+        assert_eq!((wishes.limits.check.as_secs(), wishes.limits.install.as_secs()), (15, 1800));
+        // Nothing is installed that nobody asked for.
+        assert_eq!((wishes.cuda, wishes.utilities.len()), (CudaPackages::None, 0));
+    }
+
+    #[test]
+    fn what_decides_what_is_installed_and_from_where_is_not_guessed() {
+        for bad in
+            ["INSTALL=of", "NVIDIA_DRIVER_VERSION=new", "NVIDIA_RUNFILE_SHA256=00", "NVIDIA_REPO_KEY_URL=x"]
+        {
+            let problems = of_node(bad).unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].message.starts_with(bad), "{problems:?}");
+        }
+        assert!(matches!(of_node("INSTALL=Off\nNVIDIA_DRIVER_VERSION=new"), Ok(Wanted::Off)));
+    }
+}

@@ -1,0 +1,266 @@
+//! The install process: what post-start starts and leaves to go on.
+//!
+//! It has no task log and no terminal: it writes to syslog and to its own
+//! file, and leaves its result in the state.
+
+use crate::commands::run::loaded_version;
+use crate::commands::run::nodes;
+use crate::exit::{self, Code};
+use crate::guest::changed::Changed;
+use crate::guest::exec::{self, Guest};
+use crate::guest::ready;
+use crate::host::gpus::Inventory;
+use crate::job::bring::Brought;
+use crate::job::bring::Work;
+use crate::job::common;
+use crate::job::follow;
+use crate::job::follow::Job;
+use crate::job::locks;
+use crate::job::reboot;
+use crate::job::same;
+use crate::job::same::Same;
+use crate::job::wishes;
+use crate::job::wishes::Wanted;
+use crate::plan::Intent;
+use crate::pve::conf::store::Conf;
+use crate::pve::pct;
+use crate::settings::{Call, Settings};
+use crate::state::{Outcome, State};
+use crate::sys::time::Deadline;
+use crate::sys::{file, log as messages, private, signal};
+use crate::types::Ctid;
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// A log larger than this is put aside when the next install begins, in bytes.
+const TURN_OVER: u64 = 1 << 20;
+/// How often an install begins anew because the container was rebooted from
+/// inside under it.
+const ATTEMPTS: u32 = 3;
+/// How long a container that goes away may take to be there again.
+const COME_BACK: Duration = Duration::from_secs(10);
+/// The same where nothing tells that it went away.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where this process's messages go: the container's log file, beside syslog.
+///
+/// # Errors
+/// What keeps it from being written to: a FIFO in its place, say.
+fn log_file(ctid: Ctid) -> std::io::Result<File> {
+    let path = follow::log_path(ctid);
+    private::directory(Path::new(follow::LOGS), 0o750).map_err(std::io::Error::other)?;
+    if follow::log_length(ctid) > TURN_OVER {
+        let mut old = path.clone().into_os_string();
+        old.push(".1");
+        #[allow(clippy::disallowed_methods)] // putting a log aside replaces no file that matters
+        let _ = std::fs::rename(&path, old);
+    }
+    Ok(file::append(&path, 0o640)?.0)
+}
+
+/// Installs what the container lacks, leaves the result, and reboots the
+/// container if the driver changed. It ends, and leaves its result to nobody,
+/// when the container is another one or nobody asks for it any more.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    common::must_be_root()?;
+    // Alone: a second one finds the first at work, and has nothing to add.
+    let Some(alive) = locks::worker(ctid)? else {
+        log::info!("another install process is at work");
+        return Ok(Code::Success);
+    };
+    let begun = Instant::now();
+    let done = bring_whoever(ctid);
+    let Done { brought, settings, same, result } = &done;
+    if let Some(changed) = result.as_ref().err().and_then(exec::changed) {
+        done.leave(ctid, changed);
+        return Ok(Code::Success);
+    }
+    done.record(ctid, begun);
+    match result {
+        Ok(()) => log::info!("done in {}", common::since(begun)),
+        Err(error) => {
+            log::error!("{}", exit::one_line(error));
+            if let Some(remedy) = exit::remedy_of(error) {
+                log::error!("to mend it: {remedy}");
+            }
+        }
+    }
+    // The hook that follows us leaves now, and with it the task and its lock.
+    drop(alive);
+    let stopped = signal::check().is_err();
+    if let (Some(settings), Some(same), Some(_), false) = (settings, same, &brought.driver_changed, stopped) {
+        reboot::after_install(ctid, same, settings, brought.version.as_ref())?;
+    }
+    // What went wrong has been told above.
+    done.result.map(|()| Code::Success).or_else(|error| Ok(exit::code_of(&error)))
+}
+
+/// What an install came to.
+struct Done {
+    brought: Brought,
+    settings: Option<Settings>,
+    same: Option<Rc<Same>>,
+    result: anyhow::Result<()>,
+}
+
+impl Done {
+    fn early(settings: Option<Settings>, result: anyhow::Result<()>) -> Done {
+        Done { brought: Brought::default(), settings, same: None, result }
+    }
+
+    /// Changes what is recorded of the container that this was for.
+    fn update(&self, ctid: Ctid, change: impl FnOnce(&mut State)) {
+        match &self.same {
+            Some(same) => same.update(change),
+            None => State::update(common::root(), ctid, change),
+        }
+    }
+
+    fn record(&self, ctid: Ctid, begun: Instant) {
+        let gone = |error: &anyhow::Error| exec::is_gone(error) || exec::is_interrupted(error);
+        let unseen = self.brought.unseen && !self.result.as_ref().is_err_and(gone);
+        self.update(ctid, |state| {
+            common::outcome(state, "install", &self.result, begun);
+            if unseen {
+                // "Could not look" is not "not installed".
+                state.outcome = Outcome::Warning;
+                state.code = 0;
+            }
+            state.kernel_driver = loaded_version().map(|v| v.to_string());
+            if let Some(version) = &self.brought.version {
+                state.container_driver = Some(version.to_string());
+            }
+            if self.result.is_ok() && self.brought.driver_changed.is_none() {
+                // The reboot helped; a later change of the driver is another one.
+                state.rebooted_for = None;
+            }
+        });
+    }
+
+    /// Nobody asks for it any more: that is said, and no result claimed.
+    fn leave(&self, ctid: Ctid, changed: &Changed) {
+        log::warn!("the install ends: {changed}");
+        // What `detach` forgot is not to come back.
+        if State::load(common::root(), ctid).outcome == Outcome::Running {
+            let Some(same) = &self.same else { return };
+            same.end(|state| {
+                state.outcome = Outcome::None;
+                state.job = None;
+                state.message = format!("the install ended: {changed}");
+            });
+        }
+    }
+}
+
+/// A container that was given the number meanwhile, and runs, may have asked
+/// while this process had the place: then it is its turn.
+fn bring_whoever(ctid: Ctid) -> Done {
+    let mut round = 1;
+    loop {
+        let done = bring(ctid);
+        let changed = done.result.as_ref().err().and_then(exec::changed);
+        let Some(changed @ Changed::Replaced { .. }) = changed else { return done };
+        if round == ATTEMPTS || !same::heir_asks(ctid) {
+            return done;
+        }
+        round += 1;
+        log::warn!("{changed}: beginning with what that one asks for");
+    }
+}
+
+fn bring(ctid: Ctid) -> Done {
+    let conf = Conf::of(ctid);
+    let document = match conf.read() {
+        Ok(snapshot) => snapshot.document,
+        Err(error) => return Done::early(None, Err(error)),
+    };
+    let whom = common::whom(&document);
+    State::take_over(common::root(), ctid, &whom);
+    State::update_of(common::root(), ctid, &whom, |state| {
+        "install".clone_into(&mut state.phase);
+        state.outcome = Outcome::Running;
+        state.message = String::new();
+        state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
+    });
+    let environment = Job::load(ctid, &whom).environment;
+    let settings = common::settings_with(ctid, Call::Hook, &conf, &document, environment.clone());
+    let (intent, _) = Intent::of(&settings);
+    let inventory = Inventory::read_for(common::host(), intent.display(&document));
+    let choice = intent.on(&inventory, &document);
+    let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
+    let wishes = match wishes::read(&settings, kernel, intent.gpus(&choice)) {
+        Ok(Wanted::Software(wishes)) => wishes,
+        Ok(Wanted::Off | Wanted::NoDriver) => return Done::early(Some(settings), Ok(())),
+        Err(problems) => return Done::early(Some(settings), Err(wishes::fault(&problems))),
+    };
+    let nodes = Some(nodes(&choice));
+    let same = Same::of(ctid, &document, Call::Hook, environment, &wishes.driver);
+    let work = Work { ctid, settings: &settings, wishes: &wishes, nodes, insist: false, same: &same };
+    let (brought, result) = again_if_rebooted(&work);
+    Done { brought, settings: Some(settings), same: Some(same), result }
+}
+
+/// A container that is rebooted from inside runs no hook: what was under way
+/// in it is begun again.
+fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
+    let mut attempt = 1;
+    loop {
+        let before = pct::init(work.ctid).ok().flatten();
+        let (brought, result) = work.run();
+        let Err(error) = result else { return (brought, Ok(())) };
+        let over = exec::is_interrupted(&error) || exec::changed(&error).is_some();
+        if over || attempt == ATTEMPTS || !came_back(work, before.as_ref(), &error) {
+            return (brought, Err(error));
+        }
+        // What runs there now may be another one.
+        if let Err(changed) = work.same.still() {
+            return (brought, Err(changed.into()));
+        }
+        attempt += 1;
+        // The reason last: a line is cut where it is too long.
+        log::warn!("the container was rebooted meanwhile: beginning again ({})", exit::one_line(&error));
+    }
+}
+
+/// Whether the container runs again with another first process. A shutdown
+/// ends the other processes first: one that was killed may be its beginning.
+fn came_back(work: &Work<'_>, before: Option<&pct::Init>, error: &anyhow::Error) -> bool {
+    let Some(before) = before else { return false };
+    let going = exec::is_gone(error) || ready::going_down(&Guest::new(work.ctid));
+    let deadline = Deadline::after(if going { COME_BACK } else { LOOK_AGAIN });
+    while !deadline.passed() {
+        if pct::init(work.ctid).is_ok_and(|now| now.is_some_and(|now| now != *before)) {
+            return true;
+        }
+        // Destroyed or migrated: nothing will come.
+        if !Conf::of(work.ctid).path().exists() || signal::sleep(Duration::from_millis(300)).is_err() {
+            return false;
+        }
+    }
+    false
+}
+
+/// The log's options for this process.
+pub fn log_options(ctid: Ctid, verbose: bool) -> messages::Options {
+    let (file, trouble) = match log_file(ctid) {
+        Ok(file) => (Some(file), None),
+        Err(error) => {
+            let path = follow::log_path(ctid);
+            (None, Some(format!("no install log: cannot write to {}: {error}", path.display())))
+        }
+    };
+    messages::Options {
+        subject: Some(ctid.to_string()),
+        file,
+        trouble,
+        verbose,
+        // Somebody who calls it himself is told; systemd's journal has it already.
+        stderr: (!std::io::stderr().is_terminal()).then_some(log::LevelFilter::Off),
+    }
+}

@@ -1,0 +1,339 @@
+//! One container's conf and generated config as files: locks, read, replace.
+//! Runs no program.
+
+use crate::exit::{Code, Fault};
+use crate::pve::conf::document::Document;
+use crate::pve::conf::faults::describe;
+use crate::pve::conf::open;
+use crate::pve::conf::open::MAX_SIZE;
+use crate::pve::conf::open::OpenError;
+use crate::pve::conf::open::TakeError;
+use crate::sys::lock;
+use crate::sys::replace::{Attributes, replace_if};
+use crate::sys::time::Deadline;
+use crate::types::Ctid;
+use anyhow::Result;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// As long as Proxmox itself waits for its lock.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// What Proxmox's temp files and ours are told apart by.
+const MARK: &str = ".phoenix-nvidia.";
+
+/// How often a missing name is looked at again: 2 + 4 + … + 64 ms.
+const RETRIES: u32 = 6;
+
+/// Who wants to edit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A hook phase; Proxmox has checked `lock:` before.
+    Hook,
+    /// A call by hand: a conf with `lock:` belongs to another operation.
+    ByHand,
+}
+
+/// A conf as it was at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its contents.
+    pub document: Document,
+    /// Device and inode of the file.
+    pub inode: (u64, u64),
+}
+
+/// The files of one container.
+#[derive(Clone, Debug)]
+pub struct Conf {
+    pub(super) ctid: Ctid,
+    pub(super) conf: PathBuf,
+    generated: PathBuf,
+    pve_lock: PathBuf,
+    nodes: PathBuf,
+    wait: Duration,
+    until: Option<Deadline>,
+    /// The words of the present call, to be told for another node.
+    pub(super) call: Option<String>,
+}
+
+impl Conf {
+    /// Those of this host.
+    pub fn of(ctid: Ctid) -> Conf {
+        Conf::under(Path::new("/"), ctid)
+    }
+
+    /// Those of the host whose root directory is `root`.
+    pub fn under(root: &Path, ctid: Ctid) -> Conf {
+        Conf {
+            ctid,
+            conf: root.join(format!("etc/pve/lxc/{ctid}.conf")),
+            generated: root.join(format!("var/lib/lxc/{ctid}/config")),
+            pve_lock: root.join(format!("run/lock/lxc/pve-config-{ctid}.lock")),
+            nodes: root.join("etc/pve/nodes"),
+            wait: LOCK_WAIT,
+            until: None,
+            call: None,
+        }
+    }
+
+    /// Says what this call is (`plan 101`), so that a container of another
+    /// node can be told with the command that does the same there.
+    #[must_use]
+    pub fn called(mut self, words: impl Into<String>) -> Conf {
+        self.call = Some(words.into());
+        self
+    }
+
+    /// Waits this long for each lock instead of 10 s.
+    #[must_use]
+    pub fn waiting(mut self, wait: Duration) -> Conf {
+        self.wait = wait;
+        self
+    }
+
+    /// Waits for no lock beyond this deadline, that of the whole phase.
+    #[must_use]
+    pub fn until(mut self, deadline: &Deadline) -> Conf {
+        self.until = Some(*deadline);
+        self
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.until.map_or_else(|| Deadline::after(self.wait), |until| until.at_most(self.wait))
+    }
+
+    /// Where the conf lies.
+    pub fn path(&self) -> &Path {
+        &self.conf
+    }
+
+    /// The node that has the container, if it is not this one.
+    pub fn other_node(&self) -> Option<String> {
+        self.node_with("lxc")
+    }
+
+    /// The node that has a virtual machine of this number.
+    pub(super) fn machine_on(&self) -> Option<String> {
+        self.node_with("qemu-server")
+    }
+
+    fn node_with(&self, kind: &str) -> Option<String> {
+        let name = self.conf.file_name()?;
+        let mut nodes = std::fs::read_dir(&self.nodes).ok()?.flatten();
+        let there = nodes.find(|node| node.path().join(kind).join(name).exists())?;
+        Some(there.file_name().to_string_lossy().into_owned())
+    }
+
+    /// Reads the conf, without any lock.
+    ///
+    /// # Errors
+    /// A [`Fault`] with code 3 when there is no conf on this node, and 4 when
+    /// what is there can't be read.
+    pub fn read(&self) -> Result<Snapshot> {
+        let (file, meta) =
+            open::open(&self.conf, RETRIES).map_err(|error| self.unreadable(error, Code::NoContainer))?;
+        self.contents(&file, &meta)
+    }
+
+    /// Replaces the conf by what `edit` makes of it, under Proxmox's lock and
+    /// ours; returns what was written, or `None` when there was nothing to do.
+    ///
+    /// `edit` is asked first without any lock: when it has nothing to do, no
+    /// lock is taken and nothing is written. Under the locks it is asked again.
+    ///
+    /// # Errors
+    /// A [`Fault`] with code 4, and then nothing was changed.
+    pub fn edit<E: AsRef<Document>>(
+        &self,
+        who: Caller,
+        edit: impl Fn(&Document) -> Option<E>,
+    ) -> Result<Option<E>> {
+        let first = self.read_to_edit()?;
+        if edit(&first.document).is_none() {
+            self.clear_unlocked();
+            return Ok(None);
+        }
+        self.may_edit(who, &first.document)?;
+        // Order: Proxmox's lock, then ours; never the other way round.
+        let taken = open::lock_at(&self.pve_lock, &self.deadline(), || {
+            lock::open_theirs(&self.pve_lock).map_err(TakeError::Lock)
+        });
+        let _pve = match taken {
+            Ok(held) => held,
+            Err(error) => {
+                // Whoever held it may have done the work.
+                if edit(&self.read_to_edit()?.document).is_none() {
+                    return Ok(None);
+                }
+                return Err(self.not_locked(error));
+            }
+        };
+        self.edit_locked(who, edit)
+    }
+
+    /// The part of [`Conf::edit`] that runs under Proxmox's lock.
+    fn edit_locked<E: AsRef<Document>>(
+        &self,
+        who: Caller,
+        edit: impl Fn(&Document) -> Option<E>,
+    ) -> Result<Option<E>> {
+        let deadline = self.deadline();
+        loop {
+            let (file, meta) = self.lock_conf(&deadline)?;
+            let now = self.contents(&file, &meta)?;
+            let done = edit(&now.document);
+            if let Some(new) = &done {
+                self.may_edit(who, &now.document)?;
+                self.fits(new.as_ref())?;
+            }
+            // Created exclusively and only under this lock: what is there now
+            // was left by one of ours that died.
+            clear(&self.conf, |_| true);
+            let Some(new) = done else { return Ok(None) };
+            match self.write(&self.conf, &meta, new.as_ref()) {
+                Ok(()) => return Ok(Some(new)),
+                // Replaced under our hands by somebody who does not take
+                // these locks: his change counts, ours is made on top of it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !deadline.passed() => {}
+                Err(error) => return Err(self.not_written(error)),
+            }
+        }
+    }
+
+    /// Replaces the config that Proxmox generated for this start; `None` when
+    /// there was nothing to do, or no such file: a call by hand on a stopped
+    /// container, and the next start generates it anew from the conf.
+    ///
+    /// # Errors
+    /// A [`Fault`] with code 4.
+    pub fn edit_generated<E: AsRef<Document>>(
+        &self,
+        edit: impl Fn(&Document) -> Option<E>,
+    ) -> Result<Option<E>> {
+        let path = &self.generated;
+        let failed = |error: OpenError| self.fault_at(path, describe(&error, path));
+        let (file, meta) = match open::open(path, 0) {
+            Ok(opened) => opened,
+            Err(OpenError::Missing) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let document = Document::from(open::read(&file, &meta).map_err(failed)?);
+        let Some(new) = edit(&document) else { return Ok(None) };
+        // No lock of ours here: only what a dead process left is cleared.
+        clear(path, |pid| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists());
+        match self.write(path, &meta, new.as_ref()) {
+            Ok(()) => Ok(Some(new)),
+            Err(error) => Err(self.fault_at(path, format!("cannot write {}: {error}", path.display()))),
+        }
+    }
+
+    /// Locks the conf itself and makes sure that it is the one at the path.
+    fn lock_conf(&self, deadline: &Deadline) -> Result<(File, Metadata)> {
+        let open = || match open::open(&self.conf, RETRIES) {
+            Ok((file, _)) => Ok(file),
+            Err(error) => Err(TakeError::Open(error)),
+        };
+        let held = open::lock_at(&self.conf, deadline, open).map_err(|e| self.not_locked(e))?;
+        // An ancestor of ours locks the conf itself only if it is a wrapper
+        // that does so on our behalf; the file is then opened without a lock.
+        let file = match held {
+            Some(file) => file,
+            None => open().map_err(|e| self.not_locked(e))?,
+        };
+        let meta = file.metadata().map_err(|e| self.unreadable(OpenError::Io(e), Code::Passthrough))?;
+        Ok((file, meta))
+    }
+
+    fn write(&self, path: &Path, old: &Metadata, new: &Document) -> io::Result<()> {
+        let temp = temp_of(path, std::process::id());
+        let attributes = Attributes { mode: old.mode() & 0o7777, owner: Some((old.uid(), old.gid())) };
+        replace_if(path, &temp, new.as_bytes(), attributes, || {
+            let gone = || io::Error::new(io::ErrorKind::NotFound, "replaced by somebody else");
+            open::is_at(old, path).then_some(()).ok_or_else(gone)
+        })
+    }
+
+    fn read_to_edit(&self) -> Result<Snapshot> {
+        let (file, meta) =
+            open::open(&self.conf, RETRIES).map_err(|error| self.unreadable(error, Code::Passthrough))?;
+        self.contents(&file, &meta)
+    }
+
+    fn contents(&self, file: &File, meta: &Metadata) -> Result<Snapshot> {
+        let bytes = open::read(file, meta).map_err(|e| self.unreadable(e, Code::Passthrough))?;
+        Ok(Snapshot { document: Document::from(bytes), inode: (meta.dev(), meta.ino()) })
+    }
+
+    /// A leftover of a killed run goes even when there is nothing else to do,
+    /// unless somebody is at work there now.
+    fn clear_unlocked(&self) {
+        if leftovers(&self.conf).is_empty() {
+            return;
+        }
+        let Ok((file, meta)) = open::open(&self.conf, 0) else { return };
+        let locked = lock::try_exclusive(&file, &self.conf).unwrap_or(false);
+        if locked && open::is_at(&meta, &self.conf) {
+            clear(&self.conf, |_| true);
+        }
+    }
+
+    /// Whether another operation owns the container, so that a call by hand
+    /// leaves its conf alone.
+    ///
+    /// # Errors
+    /// A [`Fault`] with code 4.
+    pub fn may_edit(&self, who: Caller, document: &Document) -> Result<()> {
+        let owner = match who {
+            Caller::ByHand => document.get("lock"),
+            Caller::Hook => None,
+        };
+        let Some(owner) = owner else { return Ok(()) };
+        let message = format!("container {} is locked by another operation ({owner})", self.ctid);
+        let remedy =
+            format!("wait until it has ended; if it died, `pct unlock {}` takes its lock away", self.ctid);
+        Err(Fault::new(Code::Passthrough, message).remedy(remedy).into())
+    }
+
+    fn fits(&self, document: &Document) -> Result<()> {
+        if document.as_bytes().len() <= MAX_SIZE {
+            return Ok(());
+        }
+        let path = self.conf.display();
+        let message = format!("{path} would grow over 1 MiB, the most that /etc/pve takes");
+        Err(self.fault_at(&self.conf, message))
+    }
+}
+
+/// `N.conf.phoenix-nvidia.PID`: never `DIGITS.conf`, which would be another
+/// container.
+fn temp_of(path: &Path, pid: u32) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!("{MARK}{pid}"));
+    path.with_file_name(name)
+}
+
+/// The temp files of ours beside `path`, each with the process that made it.
+fn leftovers(path: &Path) -> Vec<(PathBuf, u32)> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let prefix = format!("{}{MARK}", name.to_string_lossy());
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let pid =
+        |entry: &std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix(&prefix)?.parse::<u32>().ok();
+    entries.flatten().filter_map(|entry| Some((entry.path(), pid(&entry)?))).collect()
+}
+
+/// Removes temp files of ours. A failure is left for the write to meet.
+fn clear(path: &Path, dead: impl Fn(u32) -> bool) {
+    for (temp, pid) in leftovers(path) {
+        if dead(pid) {
+            match std::fs::remove_file(&temp) {
+                Ok(()) => log::info!("removed {}, left by a run that was killed", temp.display()),
+                Err(error) => log::debug!("cannot remove {}: {error}", temp.display()),
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Who else has a card: the other running containers, by their confs.
+
+use crate::host::choose::Missing;
+use crate::host::gpus::Inventory;
+use crate::host::look::Look;
+use crate::host::resolve::Resolved;
+use crate::pve::conf::devices::DevicePath;
+use crate::pve::conf::devices::Kind;
+use crate::pve::conf::devices::passed_by_entries;
+use crate::pve::conf::document::Document;
+use crate::pve::passthrough;
+use crate::sys::lock;
+use crate::types::Ctid;
+use std::cell::LazyCell;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The GPU devices that one container's conf passes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Minors of the cards.
+    pub gpus: BTreeSet<u32>,
+    /// Minors of MIG capability nodes.
+    pub caps: BTreeSet<u32>,
+}
+
+/// What a conf passes: by mount entries and `devN:` lines of its main
+/// section, whoever wrote them. Its container runs, so what is pending does
+/// not count yet.
+pub fn claim(conf: &Document) -> Claim {
+    let lines = passthrough::now(conf);
+    let by_lines = lines.iter().filter_map(|line| line.path()?.parse::<DevicePath>().ok());
+    let mut claim = Claim::default();
+    for device in by_lines.chain(passed_by_entries(conf)) {
+        match device.kind() {
+            Kind::Gpu => claim.gpus.insert(device.number()),
+            Kind::CapFile => claim.caps.insert(device.number()),
+            _ => false,
+        };
+    }
+    claim
+}
+
+impl Inventory {
+    /// Learns what the other containers of this node have that run, or that
+    /// somebody is starting now.
+    pub fn add_claims(&mut self, root: &Path, except: Ctid) {
+        let mut look = Look::new(root);
+        let locks: LazyCell<lock::Table> = LazyCell::new(lock::Table::read);
+        for name in look.names("/etc/pve/lxc").unwrap_or_default() {
+            let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
+            let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
+            if !is_running(&mut look, ctid) && !is_being_started(root, ctid, &locks) {
+                continue;
+            }
+            let conf = look.bytes(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
+            let claim = claim(&Document::from(conf));
+            if claim != Claim::default() {
+                self.claims.push((ctid, claim));
+            }
+        }
+        self.problems.append(&mut look.problems);
+    }
+}
+
+/// Whether a container runs: its cgroup has processes. No program is asked,
+/// since with a hundred containers that would take a minute.
+pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
+    let cgroup = format!("/sys/fs/cgroup/lxc/{ctid}");
+    match look.text(&format!("{cgroup}/cgroup.events")) {
+        Some(events) => events.lines().any(|line| line == "populated 1"),
+        None => look.exists(&format!("/sys/fs/cgroup/devices/lxc/{ctid}")),
+    }
+}
+
+/// Whether a task holds Proxmox's lock on its conf, as one that starts it does
+/// from before its hookscript until it runs.
+fn is_being_started(root: &Path, ctid: Ctid, locks: &LazyCell<lock::Table>) -> bool {
+    let path = root.join(format!("run/lock/lxc/pve-config-{ctid}.lock"));
+    path.exists() && locks.is_held(&path)
+}
+
+/// Takes out the cards that another running container has. Two that have
+/// different MIG instances of one card don't share anything.
+pub fn refuse_claimed(inventory: &Inventory, resolved: &mut Resolved) {
+    let refused: Vec<usize> =
+        resolved.gpus.iter().copied().filter(|card| holder(inventory, resolved, *card).is_some()).collect();
+    for card in refused {
+        let Some((ctid, minor)) = holder(inventory, resolved, card) else { continue };
+        resolved.gpus.remove(&card);
+        resolved.whole.remove(&card);
+        resolved.mig.retain(|i| inventory.mig.get(*i).is_some_and(|m| m.gpu != minor));
+        resolved.missing.push(Missing {
+            what: format!("GPU {minor}"),
+            why: format!("container {ctid} runs and has it, and GPU_EXCLUSIVE=yes forbids to share it"),
+            has: None,
+            remedy: Some(format!("pct shutdown {ctid}, or GPU_EXCLUSIVE=no")),
+        });
+    }
+}
+
+/// The first container that has what is wanted of this card, and its minor.
+fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ctid, u32)> {
+    let minor = inventory.gpus.get(card)?.minor?;
+    let instances = inventory.mig.iter().filter(|m| m.gpu == minor);
+    let of_card: BTreeSet<u32> = instances.map(|m| m.ci_minor).collect();
+    let chosen = resolved.mig.iter().filter_map(|i| inventory.mig.get(*i)).filter(|m| m.gpu == minor);
+    let mine: BTreeSet<u32> = chosen.map(|m| m.ci_minor).collect();
+    let conflicts = |claim: &Claim| {
+        let theirs: BTreeSet<u32> = claim.caps.intersection(&of_card).copied().collect();
+        let apart = !mine.is_empty() && !theirs.is_empty() && mine.is_disjoint(&theirs);
+        claim.gpus.contains(&minor) && !apart
+    };
+    inventory.claims.iter().find(|(_, claim)| conflicts(claim)).map(|(ctid, _)| (*ctid, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_what_the_main_section_passes() {
+        let conf = "arch: amd64\ndev0: /dev/nvidia3,mode=0666\ndev1: gid=44,path=/dev//nvidia4\n\
+                    dev2: /dev/nvidia-caps/nvidia-cap13\n\
+                    lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
+                    lxc.mount.entry = //dev/nvidia1 /dev/nvidia1 none bind 0 0\n\
+                    lxc.mount.entry: /dev/nvidiactl dev/nvidiactl none bind 0 0\n\
+                    lxc.mount.entry: /dev/nvidia-caps/nvidia-cap12 dev/nvidia-caps/nvidia-cap12 none bind 0 0\n\
+                    # lxc.mount.entry: /dev/nvidia7 dev/nvidia7\ndescription: dev9: /dev/nvidia9\n\
+                    [pve:pending]\ndelete: dev0\ndev6: /dev/nvidia6\n[snap]\nlxc.mount.entry: /dev/nvidia5 dev/nvidia5 none bind 0 0\n";
+        let claim = claim(&Document::parse(conf.as_bytes()));
+        assert_eq!(claim.gpus, BTreeSet::from([0, 1, 3, 4]));
+        assert_eq!(claim.caps, BTreeSet::from([12, 13]));
+    }
+}

@@ -1,0 +1,12 @@
+//! The software inside a container: installed, checked, told from what the container says.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod apt;
+mod broken;
+mod driver;
+mod real_smi;
+mod scripts;
+mod secrets;
+mod smi;

@@ -1,0 +1,81 @@
+//! detach: what it says without quorum, and of the driver that stays; what a
+//! start without an install leaves for status.
+use crate::support;
+
+use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::{Lab, Rootfs};
+use support::{lab, node};
+
+const SNIPPET: &str = "/var/lib/vz/snippets/phoenix-nvidia";
+
+#[test]
+fn without_quorum_attach_and_detach_say_so_and_change_nothing() {
+    let Some(lab) = lab(Lab::builder().gpus(1)) else { return };
+    node(&lab, "INSTALL=off");
+    let pve = lab.pmxcfs();
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.create(102, Rootfs::Busybox.privileged());
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    lab.files().remove(SNIPPET);
+    let before = (lab.conf(101), lab.conf(102), lab.calls().len());
+    pve.lose_quorum(&lab);
+    for call in
+        [&["detach", "101"][..], &["attach", "102", "--gpus", "0"], &["attach", "101", "102", "--gpus", "0"]]
+    {
+        lab.run([&["phoenix-nvidia"], call].concat())
+            .code(4)
+            .says("this node has no quorum, so /etc/pve is read-only; nothing was changed")
+            .says("pvecm status")
+            .says_not("Permission denied")
+            .says_not("taken back");
+    }
+    assert_eq!((lab.conf(101), lab.conf(102), lab.calls().len()), before);
+    assert!(!lab.exists(SNIPPET));
+    // There is nothing to be changed here.
+    lab.run(["phoenix-nvidia", "detach", "102"]).ok().says("had nothing");
+    pve.find_quorum(&lab);
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("removed hookscript");
+}
+
+#[test]
+fn only_a_driver_that_is_there_stays() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver("580.95.05")) else { return };
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none");
+    lab.web().runfile(&Runfile::new("580.95.05"));
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("removed setting").says_not("nvidia-uninstall");
+    lab.create(102, Rootfs::Debian12.privileged());
+    lab.run(["phoenix-nvidia", "attach", "102", "--gpus", "0", "--now"]).ok();
+    // A boot of the host forgets what is of its time.
+    lab.run(["pct", "stop", "102"]).ok();
+    lab.sh("umount -l /run/phoenix-nvidia/proc/*; rm -rf /run/phoenix-nvidia").ok();
+    lab.run(["phoenix-nvidia", "detach", "102"])
+        .ok()
+        .says("Driver 580.95.05 in container 102 stays")
+        .says("nvidia-uninstall");
+}
+
+#[test]
+fn a_start_without_an_install_is_the_last_that_was_done() {
+    let Some(lab) = lab(Lab::builder().gpus(1)) else { return };
+    node(&lab, "INSTALL=off");
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    let last = || {
+        let out = lab.run(["phoenix-nvidia", "status", "--json", "101"]).ok();
+        let all: serde_json::Value =
+            serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out}"));
+        all["containers"][0]["last"].clone()
+    };
+    assert!(last().is_null());
+    lab.run(["pct", "start", "101"]).ok();
+    assert_eq!((&last()["outcome"], &last()["what"]), (&"ok".into(), &"pre-start".into()));
+    lab.run(["phoenix-nvidia", "status", "101"]).ok().says(" s ago").says_not("never");
+    lab.run(["pct", "stop", "101"]).ok();
+    // What it could not have is still told.
+    lab.nvidia().remove_gpu(0);
+    lab.run(["pct", "start", "101"]).ok();
+    assert_eq!(last()["outcome"], "warning");
+    assert!(last()["message"].as_str().unwrap_or_default().contains("GPU 0"));
+}

@@ -1,0 +1,403 @@
+//! doctor, in the lab: each finding comes from a host or container broken in
+//! just that way, and none of them from a healthy one.
+use crate::support;
+
+use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::{Lab, Rootfs, Spec};
+use support::{lab, node, setting};
+
+/// What doctor found, and its exit code.
+fn doctor(lab: &Lab, args: &[&str]) -> (Vec<serde_json::Value>, Option<i32>) {
+    let out = lab.run([&["phoenix-nvidia", "doctor", "--json"], args].concat());
+    let report: serde_json::Value =
+        serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", out.stdout, out.stderr));
+    assert_eq!(report["schema"], 1);
+    (report["findings"].as_array().cloned().unwrap_or_default(), out.exit())
+}
+
+/// `check level` of all that is not well.
+fn bad(lab: &Lab) -> Vec<String> {
+    let (findings, code) = doctor(lab, &["101"]);
+    let text = |f: &serde_json::Value, key: &str| f[key].as_str().unwrap_or_default().to_owned();
+    let failed = findings.iter().any(|f| f["level"] == "failure");
+    assert_eq!(code, Some(i32::from(failed)), "{findings:#?}");
+    for finding in findings.iter().filter(|f| f["level"] == "failure" || f["level"] == "warning") {
+        assert!(finding["mend"].is_string(), "no cure: {finding:#}");
+        // To be pasted: nothing stands around the command.
+        if ["proc", "target"].contains(&text(finding, "check").as_str()) {
+            assert_eq!(finding["mend"], "phoenix-nvidia 101");
+        }
+    }
+    let mut bad: Vec<String> = findings
+        .iter()
+        .filter(|f| f["level"] != "ok")
+        .map(|f| format!("{} {}", text(f, "check"), text(f, "level")))
+        .collect();
+    bad.dedup();
+    bad
+}
+
+/// A host with its kmod, and a container that runs with its GPU.
+fn healthy(spec: Spec) -> Option<Lab> {
+    let lab = lab(Lab::builder().gpus(2).driver("580.95.05"))?;
+    lab.replace_program("/usr/sbin/modinfo", "#!/bin/sh\necho 580.95.05\n");
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none");
+    let driver = !format!("{spec:?}").contains("Busybox");
+    if driver {
+        lab.web().runfile(&Runfile::new("580.95.05"));
+    } else {
+        node(&lab, "INSTALL=off");
+    }
+    lab.create(101, spec);
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    let start = lab.command("pct").args(["start", "101"]).timeout(std::time::Duration::from_secs(150));
+    start.run().ok();
+    Some(lab)
+}
+
+#[track_caller]
+fn finds(spec: Spec, expected: &[&str], break_it: impl FnOnce(&Lab)) {
+    let Some(lab) = healthy(spec) else { return };
+    break_it(&lab);
+    assert_eq!(bad(&lab), expected, "{}", lab.run(["phoenix-nvidia", "doctor", "101"]).stdout);
+}
+
+fn busybox() -> Spec {
+    Rootfs::Busybox.privileged()
+}
+
+fn conf(lab: &Lab, from: &str, to: &str) {
+    let conf = lab.conf(101);
+    assert!(conf.contains(from), "{conf}");
+    lab.write("/etc/pve/lxc/101.conf", conf.replace(from, to));
+}
+
+fn append(lab: &Lab, line: &str) {
+    lab.append("/etc/pve/lxc/101.conf", format!("{line}\n"));
+}
+
+#[test]
+fn a_healthy_container_has_no_finding() {
+    for spec in
+        [Rootfs::Busybox.privileged(), Rootfs::Busybox.unprivileged(), Rootfs::Debian12.unprivileged()]
+    {
+        let Some(lab) = healthy(spec) else { return };
+        assert_eq!(bad(&lab), [""; 0]);
+        let plain = lab.run(["phoenix-nvidia", "doctor"]).ok();
+        plain.says("container 101").says("0 failure, 0 warning, 0 unknown").says_not("\u{1b}[");
+        // Stopped, it is as healthy.
+        lab.run(["pct", "stop", "101"]).ok();
+        assert_eq!(bad(&lab), [""; 0]);
+    }
+}
+
+#[test]
+fn a_driver_that_is_not_loaded() {
+    let Some(lab) = healthy(busybox()) else { return };
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.nvidia().unload();
+    let found = bad(&lab);
+    assert!(found.contains(&"driver failure".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_driver_that_waits_for_the_next_boot() {
+    finds(busybox(), &["next-boot warning"], |lab| {
+        lab.replace_program("/usr/sbin/modinfo", "#!/bin/sh\necho 590.48.01\n");
+    });
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_unknown() {
+    finds(busybox(), &["next-boot unknown"], |lab| {
+        lab.replace_program("/usr/sbin/modinfo", "#!/bin/sh\nkill -9 $$\n");
+        lab.files().remove("/usr/sbin/modinfo");
+        lab.sh("rm -f /sbin/modinfo");
+    });
+}
+
+#[test]
+fn nodes_that_are_missing_or_stale() {
+    finds(busybox(), &["nodes warning"], |lab| lab.nvidia().remove_node("/dev/nvidia1"));
+    finds(busybox(), &["nodes warning"], |lab| {
+        lab.nvidia().remove_node("/dev/nvidia1");
+        lab.nvidia().make_node("/dev/nvidia1", 195, 7);
+    });
+    finds(busybox(), &["nodes failure"], |lab| {
+        lab.nvidia().remove_node("/dev/nvidia1");
+        lab.sh("touch /dev/nvidia1").ok();
+    });
+}
+
+#[test]
+fn modes_that_keep_an_unprivileged_container_out() {
+    finds(Rootfs::Busybox.unprivileged(), &["modes failure", "rules failure"], |lab| {
+        lab.sh("chmod 600 /dev/nvidia0").ok();
+    });
+    finds(busybox(), &[], |lab| drop(lab.sh("chmod 600 /dev/nvidia0").ok()));
+}
+
+#[test]
+fn settings_and_gpus_that_are_not_there() {
+    finds(busybox(), &["settings failure"], |lab| append(lab, "lxc.environment: GPU_ASIGNMENT=1"));
+    finds(busybox(), &["settings failure"], |lab| append(lab, "lxc.environment: CUDA_PACKAGES=a;b"));
+    let Some(lab) = healthy(busybox()) else { return };
+    setting(&lab, 101, "GPU_ASSIGNMENT=7");
+    let found = bad(&lab);
+    assert!(found.contains(&"gpus failure".to_owned()), "{found:?}");
+}
+
+#[test]
+fn hookscripts_that_are_missing_or_broken() {
+    const SNIPPET: &str = "/var/lib/vz/snippets/phoenix-nvidia";
+    finds(busybox(), &["hookscript warning"], |lab| {
+        drop(lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok())
+    });
+    finds(busybox(), &["hookscript failure"], |lab| lab.files().remove(SNIPPET));
+    finds(busybox(), &["hookscript failure"], |lab| lab.files().chmod(SNIPPET, 0o644));
+    finds(busybox(), &["hookscript failure"], |lab| conf(lab, "local:snippets", "tape:snippets"));
+    finds(busybox(), &["hookscript warning"], |lab| lab.snippet("phoenix-nvidia", "#!/bin/sh\n"));
+}
+
+#[test]
+fn entries_that_older_scripts_left() {
+    let old = "lxc.mount.entry = /dev/nvidia1 /dev/nvidia1 none bind,optional,create=file 0 0";
+    finds(busybox(), &["target failure"], |lab| append(lab, old));
+    finds(busybox(), &["snapshot warning"], |lab| append(lab, &format!("\n[snap]\narch: amd64\n{old}")));
+    finds(busybox(), &["twice failure"], |lab| {
+        let with = "dev0: /dev/nvidia0\nhookscript: ";
+        conf(lab, "hookscript: ", with);
+    });
+    finds(busybox(), &["allow-all warning"], |lab| append(lab, "lxc.cgroup2.devices.allow: a"));
+    finds(busybox(), &["apparmor warning"], |lab| append(lab, "lxc.apparmor.profile: unconfined"));
+}
+
+#[test]
+fn dev_lines_that_do_not_do_what_is_meant() {
+    let with = |lines: &str| format!("{lines}\nhookscript: ");
+    let find = |expected: &str, lines: &str| {
+        finds(busybox(), &[expected], |lab| conf(lab, "hookscript: ", &with(lines)));
+    };
+    find("dev-line failure", "dev0: /dev/nvidia1, gid=44");
+    find("dev-line warning", "dev0: /dev/nvidia1,deny-write=1");
+    finds(busybox(), &["pending warning"], |lab| {
+        let pair = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
+                    lxc.cgroup2.devices.allow: c 195:0 rwm\n";
+        conf(lab, pair, "");
+        conf(lab, "hookscript: ", &with("dev0: gid=44,path=/dev/nvidia0"));
+        append(lab, "\n[pve:pending]\ndelete: dev0");
+    });
+}
+
+#[test]
+fn a_container_that_is_shown_the_gpus_of_others() {
+    finds(busybox(), &["proc warning"], |lab| drop(lab.sh("umount -l /run/phoenix-nvidia/proc/101").ok()));
+    finds(busybox(), &["proc warning"], |lab| {
+        lab.sh("sed -i '\\,phoenix-nvidia/proc/101/gpus,d' /etc/pve/lxc/101.conf").ok();
+    });
+}
+
+#[test]
+fn a_chained_hookscript_that_cannot_run() {
+    const MINE: &str = "/var/lib/vz/snippets/mine";
+    let line = format!("lxc.environment: HOOK_CHAIN={MINE}");
+    finds(busybox(), &[], |lab| {
+        lab.snippet("mine", "#!/bin/sh\n");
+        append(lab, &line);
+    });
+    finds(busybox(), &["chain failure"], |lab| append(lab, &line));
+    finds(busybox(), &["chain failure"], |lab| {
+        lab.snippet("mine", "#!/bin/sh\n");
+        lab.files().chmod(MINE, 0o644);
+        append(lab, &line);
+    });
+}
+
+#[test]
+fn a_boot_unit_that_is_not_enabled() {
+    let wants = "/etc/systemd/system/multi-user.target.wants";
+    finds(busybox(), &["boot-unit warning"], |lab| drop(lab.sh("mkdir -p /run/systemd/system").ok()));
+    finds(busybox(), &[], |lab| {
+        lab.sh("mkdir -p /run/systemd/system").ok();
+        lab.sh(&format!(
+            "mkdir -p {wants}; ln -s /lib/systemd/system/x {wants}/phoenix-nvidia-nodes.service"
+        ))
+        .ok();
+    });
+}
+
+#[test]
+fn templates_and_locks() {
+    finds(busybox(), &["template warning"], |lab| conf(lab, "hookscript: ", "template: 1\nhookscript: "));
+    finds(busybox(), &["lock warning"], |lab| conf(lab, "hookscript: ", "lock: backup\nhookscript: "));
+}
+
+#[test]
+fn devices_and_rules_that_the_running_container_lacks() {
+    finds(busybox(), &["devices failure"], |lab| conf(lab, "GPU_ASSIGNMENT=0", "GPU_ASSIGNMENT=0,1"));
+    // Started with the entries and without the rules.
+    let Some(lab) = healthy(busybox()) else { return };
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok();
+    let whole = lab.conf(101);
+    let bare: String =
+        whole.lines().filter(|l| !l.contains("devices.allow")).map(|l| format!("{l}\n")).collect();
+    lab.write("/etc/pve/lxc/101.conf", bare);
+    lab.run(["pct", "start", "101"]).ok();
+    assert_eq!(bad(&lab), ["hookscript warning", "rules failure"]);
+}
+
+#[test]
+fn drivers_that_do_not_fit() {
+    let debian = || Rootfs::Debian12.privileged();
+    let inside = |lab: &Lab, line: &str| drop(lab.container(101).sh(line).ok());
+    finds(debian(), &["version failure"], |lab| {
+        lab.nvidia().set_driver("580.76.05");
+        lab.replace_program("/usr/sbin/modinfo", "#!/bin/sh\necho 580.76.05\n");
+    });
+    finds(debian(), &["version failure"], |lab| {
+        inside(lab, "nvidia-uninstall -s || rm -f /usr/bin/nvidia-smi")
+    });
+    // The tool alone, from elsewhere.
+    finds(debian(), &["version failure"], |lab| {
+        let script = "#!/bin/sh\\necho NVIDIA-SMI version  : 570.86.10\\n";
+        inside(
+            lab,
+            &format!(
+                "rm /usr/bin/nvidia-smi; printf '{script}' > /usr/bin/nvidia-smi; chmod 755 /usr/bin/nvidia-smi"
+            ),
+        );
+    });
+    finds(debian(), &["mixed-driver failure"], |lab| {
+        inside(
+            lab,
+            "echo /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.570.1 > /var/lib/dpkg/info/libnvidia-ml1:amd64.list",
+        );
+    });
+}
+
+#[test]
+fn services_that_do_not_belong_inside() {
+    let Some(lab) = healthy(Rootfs::Debian12.privileged()) else { return };
+    let ct = lab.container(101);
+    ct.sh("mkdir -p /etc/systemd/system/multi-user.target.wants && ln -s /dev/zero /etc/systemd/system/multi-user.target.wants/nvidia-persistenced.service").ok();
+    assert_eq!(bad(&lab), ["persistenced warning"]);
+    ct.sh("rm /etc/systemd/system/multi-user.target.wants/nvidia-persistenced.service").ok();
+    ct.sh("mkdir -p /etc/nvidia-container-runtime; echo '#no-cgroups = false' > /etc/nvidia-container-runtime/config.toml").ok();
+    assert_eq!(bad(&lab), [""; 0]);
+    ct.sh("printf '#!/bin/sh\\n' > /usr/bin/dockerd; chmod 755 /usr/bin/dockerd").ok();
+    assert_eq!(bad(&lab), ["docker warning"]);
+    ct.sh("echo 'no-cgroups = true' > /etc/nvidia-container-runtime/config.toml").ok();
+    assert_eq!(bad(&lab), [""; 0]);
+}
+
+#[test]
+fn a_container_that_does_not_answer_is_unknown_and_in_time() {
+    let Some(lab) = healthy(busybox()) else { return };
+    lab.replace_program("/usr/bin/lxc-attach", "#!/bin/sh\nsleep 1000\n");
+    node(&lab, "CHECK_TIMEOUT=1");
+    let found = bad(&lab);
+    assert_eq!(found, ["rules unknown", "inside unknown"]);
+}
+
+#[test]
+fn nodes_of_the_cluster_that_are_not_ready() {
+    let Some(lab) = healthy(busybox()) else { return };
+    lab.sh("mkdir -p /etc/pve/nodes/beta/lxc /etc/pve/ha").ok();
+    lab.write("/etc/pve/.members", r#"{"nodelist": {"beta": {"id": 2, "online": 1, "ip": "192.0.2.12"}}}"#);
+    assert_eq!(bad(&lab), [""; 0], "nothing brings it to another node by itself");
+    lab.write("/etc/pve/ha/resources.cfg", "ct: 101\n\tstate started\n");
+    lab.replace_program("/usr/bin/ssh", "#!/bin/sh\necho package=1\necho snippet=1\n");
+    assert_eq!(bad(&lab), [""; 0]);
+    lab.replace_program("/usr/bin/ssh", "#!/bin/sh\necho package=0\necho snippet=0\n");
+    assert_eq!(bad(&lab), ["other-node failure"]);
+    lab.replace_program("/usr/bin/ssh", "#!/bin/sh\necho 'connection refused' >&2; exit 255\n");
+    assert_eq!(bad(&lab), ["other-node unknown"]);
+    lab.files().remove("/etc/pve/ha/resources.cfg");
+    lab.write("/etc/pve/replication.cfg", "local: 101-0\n\ttarget beta\n");
+    lab.replace_program("/usr/bin/ssh", "#!/bin/sh\necho package=0\necho snippet=1\n");
+    assert_eq!(bad(&lab), ["other-node failure"]);
+    lab.files().remove("/etc/pve/replication.cfg");
+    // `local` is on every node, whatever its entry says; any other storage may not be.
+    let nodes = "\tnodes alpha,pve,pve1,lab\n";
+    let local = lab
+        .read("/etc/pve/storage.cfg")
+        .replace("\tpath /var/lib/vz\n", &format!("\tpath /var/lib/vz\n{nodes}"));
+    let some = format!("\ndir: some\n\tpath /srv/some\n\tcontent snippets\n{nodes}");
+    lab.write("/etc/pve/storage.cfg", local + &some);
+    assert_eq!(bad(&lab), [""; 0]);
+    lab.sh("mkdir -p /srv/some/snippets && cp /var/lib/vz/snippets/phoenix-nvidia /srv/some/snippets/").ok();
+    conf(&lab, "local:snippets", "some:snippets");
+    assert_eq!(bad(&lab), ["hook-storage warning"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_unknown() {
+    finds(busybox(), &["look unknown"], |lab| {
+        lab.sh("rm /etc/pve/storage.cfg && mkdir /etc/pve/storage.cfg").ok();
+    });
+}
+
+#[test]
+fn a_password_where_others_can_read_it_is_told() {
+    finds(busybox(), &["secret warning"], |lab| {
+        append(lab, "lxc.environment: NVIDIA_REPO_URL=https://me:kr0kodil@mirror.lab/x");
+    });
+    finds(busybox(), &["secret warning"], |lab| {
+        lab.append(
+            "/etc/default/phoenix-nvidia",
+            "NVIDIA_REPO_KEY_URL=https://mirror.lab/key?token=kr0kodil\n",
+        );
+    });
+}
+
+/// Whoever wrote it: a conf may have thousands of lines of one kind.
+#[test]
+fn thousands_of_lines_of_one_kind_are_told_in_a_few() {
+    let Some(lab) = healthy(busybox()) else { return };
+    let lines = "lxc.environment: GPU_ASSIGNEMENT=0\n".repeat(20_000);
+    lab.append("/etc/pve/lxc/101.conf", lines);
+    let start = lab.run(["phoenix-nvidia", "101", "pre-start"]).ok();
+    assert!(start.stderr.lines().count() < 20, "{} lines", start.stderr.lines().count());
+    let start = start.says("did you mean GPU_ASSIGNMENT?").says("19990 more lines of the settings");
+    assert!(start.took < std::time::Duration::from_secs(10), "{start}");
+    lab.run(["phoenix-nvidia", "101"]).code(2).says("19990 more");
+    assert!(doctor(&lab, &["101"]).0.len() < 60);
+    let all: Vec<String> = (100..2000).map(|n| n.to_string()).collect();
+    conf(&lab, &"lxc.environment: GPU_ASSIGNEMENT=0\n".repeat(20_000), "");
+    append(&lab, &format!("lxc.environment: GPU_ASSIGNMENT={}", all.join(",")));
+    let start = lab.run(["phoenix-nvidia", "101", "pre-start"]).ok().says("and 1880 more");
+    assert!(start.stderr.lines().count() < 40, "{} lines", start.stderr.lines().count());
+    assert!(doctor(&lab, &["101"]).0.len() < 60);
+}
+
+/// A new check comes with the lab that shows it.
+#[test]
+fn every_check_is_shown_by_a_broken_lab() {
+    let sources = [
+        include_str!("../../src/commands/doctor.rs"),
+        include_str!("../../src/commands/doctor/conf.rs"),
+        include_str!("../../src/commands/doctor/host.rs"),
+        include_str!("../../src/commands/doctor/inside.rs"),
+        include_str!("../../src/commands/doctor/cluster.rs"),
+    ];
+    let shown = concat!(
+        include_str!("doctor.rs"),
+        include_str!("recorded.rs"),
+        include_str!("../robust/startable.rs")
+    );
+    let mut checks = std::collections::BTreeSet::new();
+    for source in sources {
+        let flat: String = source.split_whitespace().collect();
+        for start in ["Finding::warning(\"", "Finding::failure(\"", "Finding::unknown(\"", "split(\""] {
+            checks.extend(
+                flat.split(start).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())),
+            );
+        }
+    }
+    assert!(checks.len() >= 20, "{checks:?}");
+    for check in checks {
+        let levels = ["warning", "failure", "unknown"];
+        assert!(levels.iter().any(|level| shown.contains(&format!("\"{check} {level}\""))), "{check}");
+    }
+}

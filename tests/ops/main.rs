@@ -1,0 +1,18 @@
+//! The verbs for people: attach, detach, plan, status, doctor, prefetch, and the package.
+
+#[path = "../robust/support/mod.rs"]
+mod robust_support;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attach;
+mod detach;
+mod doctor;
+mod elsewhere;
+mod package;
+mod plan;
+mod recorded;
+mod settings;
+mod status;
+mod storage;
+mod undo;

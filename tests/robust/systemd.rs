@@ -1,0 +1,98 @@
+//! The units, under a real systemd: a container of the lab plays the host
+//! whose init it is.
+#![allow(clippy::expect_used)] // a failing helper fails its test
+
+use crate::robust_support;
+
+use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::{Container, Lab, Rootfs};
+use robust_support::*;
+use std::time::{Duration, Instant};
+
+const UNITS: [&str; 2] = ["phoenix-nvidia-install@.service", "phoenix-nvidia-nodes.service"];
+
+/// What stands in there for LXC and for Proxmox's own programs: container
+/// 101 runs, answers every look with "no driver", and an install in it hangs.
+const ATTACH: &str = "#!/bin/sh
+printf 'begin 1\\nos ID=debian\\nos VERSION_ID=12\\nloader /lib64/ld-linux-x86-64.so.2\\n'
+printf 'init /sbin/init\\napt-get /usr/bin/apt-get\\nmodprobe yes\\nend 1\\n'
+";
+const INFO: &str = "#!/bin/sh\ncase $* in *-p*) echo 1 ;; *) echo RUNNING ;; esac\n";
+const PCT: &str = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 888; done\n";
+
+fn put(ct: &Container, path: &str, content: impl AsRef<[u8]>, mode: &str) {
+    ct.sh(&format!("mkdir -p $(dirname {path})")).ok();
+    ct.write(path, content);
+    ct.exec(["chmod", mode, path]).ok();
+}
+
+fn host(lab: &Lab) -> Container<'_> {
+    let ct = lab.create(200, Rootfs::Debian13Systemd.privileged().option("--memory", "1024"));
+    lab.run(["pct", "start", "200"]).ok();
+    ct.sh("until [ -S /run/systemd/private ]; do sleep 0.05; done; systemctl is-system-running --wait");
+    put(&ct, PROGRAM, std::fs::read(env!("CARGO_BIN_EXE_phoenix-nvidia")).expect("the program"), "755");
+    for unit in UNITS {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/").to_owned() + unit;
+        put(&ct, &format!("/etc/systemd/system/{unit}"), std::fs::read(path).expect("the unit"), "644");
+    }
+    ct.exec(["systemctl", "daemon-reload"]).ok();
+    ct
+}
+
+#[test]
+fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
+    let Some(lab) = lab() else { return };
+    let ct = host(&lab);
+    for unit in ["phoenix-nvidia-install@101.service", "phoenix-nvidia-nodes.service"] {
+        let verified = ct.exec(["systemd-analyze", "verify", "--man=no", unit]).ok();
+        let said: Vec<&str> = verified.stderr.lines().filter(|line| line.contains("phoenix")).collect();
+        assert!(said.is_empty(), "{verified}");
+    }
+    for (path, script) in
+        [("/usr/bin/lxc-attach", ATTACH), ("/usr/bin/lxc-info", INFO), ("/usr/sbin/pct", PCT)]
+    {
+        put(&ct, path, script, "755");
+    }
+    let file = Runfile::new(DRIVER).build().expect("a runfile");
+    put(&ct, "/srv/driver.run", std::fs::read(file).expect("a runfile"), "644");
+    put(&ct, "/etc/pve/lxc/101.conf", "hostname: ct101\nlxc.environment: GPU_ASSIGNMENT=none\n", "640");
+    let settings = "NVIDIA_DRIVER_VERSION=host\nNVIDIA_REPO_URL=/nonexistent\nNVIDIA_RUNFILE_URL=/srv/driver.run\n\
+                    CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nINSTALL_WAIT=1\n";
+    put(&ct, "/etc/default/phoenix-nvidia", settings, "644");
+
+    // The hook hands over to systemd and leaves; systemd's process goes on.
+    ct.exec([PROGRAM, "101", "post-start"]).ok().says("download: /srv/driver.run").says("goes on by itself");
+    let unit = "phoenix-nvidia-install@101.service";
+    ct.exec(["systemctl", "is-active", unit]).ok();
+    let main = ct.exec(["systemctl", "show", "-P", "MainPID", unit]).ok().stdout;
+    assert_ne!(main.trim(), "0");
+    // A second start asks for it again: it is there already.
+    ct.exec([PROGRAM, "101", "post-start"]).ok().says("an install that began earlier is still under way");
+    assert_eq!(ct.exec(["systemctl", "show", "-P", "MainPID", unit]).ok().stdout, main);
+
+    let begun = Instant::now();
+    ct.exec(["systemctl", "stop", unit]).ok();
+    assert!(begun.elapsed() < Duration::from_secs(5), "KILL would have come");
+    ct.sh("cat /run/phoenix-nvidia/state/101.json").ok().says("stopped by SIGTERM");
+    assert!(pids(&lab, "sleep 888").is_empty(), "its children are gone");
+    let journal = ct.exec(["journalctl", "-t", "phoenix-nvidia", "-o", "cat"]).ok();
+    let journal = journal.says("101: download: /srv/driver.run").says("stopped by SIGTERM");
+    assert_eq!(journal.stdout.matches("101: download: /srv/driver.run").count(), 1, "{journal}");
+
+    // One that fails is a failed unit, and that is no obstacle to the next.
+    put(&ct, "/usr/sbin/pct", "#!/bin/sh\necho no; exit 9\n", "755");
+    ct.sh("echo INSTALL_WAIT=60 >>/etc/default/phoenix-nvidia").ok();
+    for _ in 0..6 {
+        ct.exec([PROGRAM, "101", "post-start"])
+            .code(5)
+            .says("cannot take the runfile")
+            .says_not("systemd did not");
+    }
+    ct.exec(["systemctl", "is-failed", unit]).ok();
+    // Asked for by hand, and for a container that is not there.
+    ct.exec(["systemctl", "start", "phoenix-nvidia-install@999.service"]);
+    wait_until("the journal", || {
+        let journal = ct.exec(["journalctl", "-t", "phoenix-nvidia", "-o", "cat"]).ok();
+        journal.stdout.contains("999: ERROR: container 999 does not exist")
+    });
+}

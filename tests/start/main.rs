@@ -1,0 +1,10 @@
+//! A container starts, by Proxmox or by hand, and has what its settings say.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod by_hand;
+mod devices;
+mod install;
+mod masks;
+mod passthrough;
