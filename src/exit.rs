@@ -135,6 +135,19 @@ pub fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}")
 }
 
+/// A remedy as every message prints it.
+pub fn fix(remedy: &str) -> String {
+    format!("fix: {remedy}")
+}
+
+/// Logs an error, and below it its remedy.
+pub fn tell(level: log::Level, error: &anyhow::Error) {
+    log::log!(level, "{}", one_line(error));
+    if let Some(remedy) = remedy_of(error) {
+        log::log!(level, "{}", fix(remedy));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ mod effective;
 mod place;
 
 use crate::cli::Attach;
-use crate::exit::{Code, Fault};
+use crate::exit::{self, Code, Fault};
 use crate::host::gpus::Inventory;
 use crate::host::look::Look;
 use crate::job::common;
@@ -245,7 +245,7 @@ impl Job {
     fn tell(&self, host: &Host) {
         let ctid = self.ctid;
         for secret in secrets::exposed(&Look::new(common::root()), &self.settings, ctid) {
-            log::warn!("{}; to mend it: {}", secret.what, secret.remedy);
+            log::warn!("{}; {}", secret.what, exit::fix(&secret.remedy));
         }
         let fails = self.settings.value(keys::START_POLICY).fails();
         if host.cluster.ha.contains(&ctid) && !fails {
@@ -261,7 +261,7 @@ impl Job {
             if !matches!(obstacle, Obstacle::Template | Obstacle::Hookscript { .. }) {
                 let would = if obstacle.is_certain() { "would" } else { "may" };
                 log::warn!("container {ctid} {would} not start now: {obstacle}");
-                log::warn!("to mend it: {}", obstacle.remedy(ctid));
+                log::warn!("{}", exit::fix(&obstacle.remedy(ctid)));
             }
         }
         if self.after.get("ostype").is_some_and(|os| os == "alpine") {

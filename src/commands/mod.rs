@@ -83,10 +83,7 @@ fn finish(ctid: Option<Ctid>, result: anyhow::Result<Code>) -> ExitCode {
     let code = match result {
         Ok(code) => code,
         Err(error) => {
-            ::log::error!("{}", exit::one_line(&error));
-            if let Some(remedy) = exit::remedy_of(&error) {
-                ::log::error!("to mend it: {remedy}");
-            }
+            exit::tell(::log::Level::Error, &error);
             let code = exit::code_of(&error);
             ::log::debug!(
                 "{} ends with exit code {}: {}",

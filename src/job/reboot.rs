@@ -75,7 +75,7 @@ pub fn after_install(
                     "the reboot stays due, since the container would not start again: {}",
                     list(&obstacles)
                 );
-                obstacles.iter().for_each(|o| log::warn!("to mend it: {}", o.remedy(ctid)));
+                obstacles.iter().for_each(|o| log::warn!("{}", exit::fix(&o.remedy(ctid))));
                 log::warn!("then phoenix-nvidia {ctid}, or its next start, ends it");
                 return Ok(());
             }

@@ -37,7 +37,7 @@ impl Undo {
                 Err(error) => {
                     log::warn!("not taken back: {what}: {}", exit::one_line(&error));
                     if let Some(remedy) = exit::remedy_of(&error) {
-                        log::warn!("fix: {remedy}");
+                        log::warn!("{}", exit::fix(remedy));
                     }
                 }
             }

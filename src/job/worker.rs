@@ -84,12 +84,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     done.record(ctid, begun);
     match result {
         Ok(()) => log::info!("done in {}", common::since(begun)),
-        Err(error) => {
-            log::error!("{}", exit::one_line(error));
-            if let Some(remedy) = exit::remedy_of(error) {
-                log::error!("to mend it: {remedy}");
-            }
-        }
+        Err(error) => exit::tell(log::Level::Error, error),
     }
     // The hook that follows us leaves now, and with it the task and its lock.
     drop(alive);

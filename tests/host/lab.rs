@@ -282,7 +282,7 @@ fn prepare_without_a_driver_says_why_with_code_4() {
         .code(4)
         .says("the NVIDIA driver: is not loaded: its module is not installed for the running kernel")
         .says("(it is for 6.8.12-1-pve)")
-        .says("to mend it: apt install proxmox-headers-");
+        .says("fix: apt install proxmox-headers-");
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_container_destroyed_under_an_install_is_one_sentence() {
     wait_for_the_end(&lab);
     assert!(begun.elapsed() < Duration::from_secs(8), "it does not wait for what will not come");
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
-    assert_eq!(logged.matches("ERROR").count() - logged.matches("ERROR: to mend it").count(), 1, "{logged}");
+    assert_eq!(logged.matches("ERROR").count() - logged.matches("ERROR: fix: ").count(), 1, "{logged}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::changes::Changes;
 use crate::commands::hook::pre_start;
 use crate::driver::wishes::Template;
-use crate::exit::{Code, Fault};
+use crate::exit::{self, Code, Fault};
 use crate::host::gpus::Inventory;
 use crate::job::chain;
 use crate::job::common;
@@ -85,7 +85,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
         None if inventory.driver.is_none() => {
             let why = crate::host::diagnose::no_driver(common::root());
             log::warn!("the NVIDIA driver {}", why.message);
-            why.remedy.iter().for_each(|remedy| log::warn!("to mend it: {remedy}"));
+            why.remedy.iter().for_each(|remedy| log::warn!("{}", exit::fix(remedy)));
         }
         None => {}
     }

@@ -75,7 +75,7 @@ impl Finding {
     pub fn print(&self, out: &Out) {
         let word = out.paint(self.level.style(), format_args!("{:<8}", self.level.word()));
         out.line(format_args!("  {word} {:<15} {}", self.check, text::message(&self.what)));
-        let more = [("why", &self.cause), ("to mend it", &self.mend)];
+        let more = [("why", &self.cause), ("fix", &self.mend)];
         for (label, text) in more.iter().filter_map(|(label, text)| Some((label, text.as_ref()?))) {
             let label = out.paint(Style::Faint, format_args!("{label}:"));
             out.line(format_args!("           {label} {}", text::message(text)));

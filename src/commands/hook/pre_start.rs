@@ -70,10 +70,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         }
         Err(error) => {
             State::note_start(common::root(), ctid, Some(text::line(exit::one_line(&error).as_bytes())));
-            log::warn!("{}", exit::one_line(&error));
-            if let Some(remedy) = exit::remedy_of(&error) {
-                log::warn!("to mend it: {remedy}");
-            }
+            exit::tell(log::Level::Warn, &error);
             log::warn!("START_POLICY is continue: the container starts with what it has");
             Ok(Code::Success)
         }
