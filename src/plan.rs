@@ -5,7 +5,8 @@
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, Choice, Device, DeviceKind, choose, keep};
-use crate::host::gpus::{Inventory, Node};
+use crate::host::device_node::DeviceNode;
+use crate::host::gpus::Inventory;
 use crate::host::masks::{self, Masks};
 use crate::host::provide::Request;
 use crate::pve::conf::devices::DevicePath;
@@ -149,7 +150,7 @@ pub fn closed<'a>(conf: &Document, inventory: &Inventory, choice: &'a Choice) ->
             DeviceKind::CapFile => 0o004,
             DeviceKind::Modeset | DeviceKind::Caps | DeviceKind::Dri => 0,
         };
-        matches!(inventory.node(&device.path), Node::Device { mode, .. } if mode & needs != needs)
+        matches!(inventory.node(&device.path), DeviceNode::Device { mode, .. } if mode & needs != needs)
     };
     choice.devices.iter().filter(shut).map(|device| device.path.as_str()).collect()
 }

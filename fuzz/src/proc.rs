@@ -3,7 +3,7 @@
 
 use phoenix_nvidia::guest::attached::points;
 use phoenix_nvidia::host::facts::{Majors, capability_minor, information, params};
-use phoenix_nvidia::host::{diagnose, driver};
+use phoenix_nvidia::host::{diagnose, kernel_driver};
 use phoenix_nvidia::pve::pct::start_time;
 
 /// What is read is in the text, within its bounds, and the same when there is
@@ -21,7 +21,7 @@ pub fn holds(data: &[u8]) {
     assert!(mine == again && mine.mode <= 0o777, "{mine:?}");
     assert_eq!(capability_minor(&more), capability_minor(&text));
     majors(&text);
-    if let Some(driver) = driver::parse_version(&text) {
+    if let Some(driver) = kernel_driver::parse_version(&text) {
         let version = driver.version.as_str();
         assert!(text.contains(version) && version.parse().ok() == Some(driver.version.clone()));
         assert!((100..10_000).contains(&driver.version.branch()) || version.starts_with('0'), "{version}");

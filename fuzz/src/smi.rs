@@ -1,7 +1,7 @@
 //! What nvidia-smi prints, on the host and in a container.
 
 use phoenix_nvidia::guest::smi::{gpus, is_mismatch, version};
-use phoenix_nvidia::host::smi::{card_uuids, mig_places, mig_uuids};
+use phoenix_nvidia::host::nvidia_smi::{card_uuids, mig_places, mig_uuids};
 
 /// What is listed is in the text, once for each line that says so.
 pub fn holds(data: &[u8]) {

@@ -22,9 +22,8 @@ use crate::guest::steps::Steps;
 use crate::guest::verify::open_nodes;
 use crate::host::choose::Choice;
 use crate::host::diagnose;
-use crate::host::driver;
 use crate::host::gpus::{Inventory, Scope};
-use crate::host::look::Look;
+use crate::host::kernel_driver;
 use crate::host::masks;
 use crate::job::chain;
 use crate::job::common;
@@ -43,7 +42,7 @@ use crate::pve::storage::Storage;
 use crate::settings::secrets;
 use crate::settings::{Call, Settings, keys};
 use crate::state::State;
-use crate::sys::look::{Questions, Walk as _};
+use crate::sys::look::{Look, Questions, Walk as _};
 use crate::sys::out::{Out, Style};
 use crate::sys::signal;
 use crate::sys::time::Deadline;
@@ -141,7 +140,7 @@ impl Doctor {
     fn host(&self) -> Vec<Finding> {
         let inventory = &self.inventory;
         let mut findings = vec![host::driver(inventory, || diagnose::no_driver(common::root()))];
-        let next = driver::installed(common::root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
+        let next = kernel_driver::installed(common::root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
         findings.extend(host::next_boot(inventory, next));
         findings.extend(host::nodes(inventory));
         findings.extend(host::boot_unit(boot_unit(&self.look)));

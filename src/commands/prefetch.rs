@@ -5,7 +5,7 @@ use super::run::loaded_version;
 use crate::driver::cache::Cache;
 use crate::driver::cache::Order;
 use crate::exit::{self, Code, Fault};
-use crate::host::driver;
+use crate::host::kernel_driver;
 use crate::job::common;
 use crate::job::wishes::limits;
 use crate::settings::kinds::Driver;
@@ -60,10 +60,11 @@ fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
     match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
         Driver::Exact(version) => Ok(vec![version]),
         Driver::Host => {
-            let installed = driver::installed(common::root(), &Deadline::secs(15)).unwrap_or_else(|error| {
-                log::warn!("which driver is installed for the next boot is not known: {error:#}");
-                None
-            });
+            let installed =
+                kernel_driver::installed(common::root(), &Deadline::secs(15)).unwrap_or_else(|error| {
+                    log::warn!("which driver is installed for the next boot is not known: {error:#}");
+                    None
+                });
             let versions = both(loaded_version(), installed);
             if versions.is_empty() {
                 return Err(Fault::new(

@@ -12,7 +12,7 @@ use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::verify::{Opened, open_nodes};
 use crate::host::choose::{Choice, DeviceKind};
-use crate::host::driver;
+use crate::host::kernel_driver;
 use crate::job::bring::Work;
 use crate::job::chain;
 use crate::job::common;
@@ -330,5 +330,5 @@ pub fn nodes(choice: &Choice) -> Vec<String> {
 
 /// The version of the kernel driver that is loaded.
 pub fn loaded_version() -> Option<Version> {
-    driver::version(common::host())
+    kernel_driver::version(common::host())
 }

@@ -2,10 +2,9 @@
 //! devices that the container gets. Pure.
 
 use super::assignment::Assignment;
+use super::device_node::DeviceNode;
 use super::facts::is_dynamic;
-use super::gpus::{
-    CAPS_DIR, CTL, Gpu, Inventory, MODESET, Node, UVM, UVM_TOOLS, cap_path, expected, gpu_path,
-};
+use super::gpus::{CAPS_DIR, CTL, Gpu, Inventory, MODESET, UVM, UVM_TOOLS, cap_path, expected, gpu_path};
 use super::resolve::{Resolved, resolve, split_cards};
 use crate::pve::sharing::refuse_claimed;
 use anyhow::bail;
@@ -224,7 +223,7 @@ impl Choice {
     fn want(&mut self, inventory: &Inventory, path: String, kind: DeviceKind) {
         let numbers = expected(inventory, &path);
         let why = match (inventory.node(&path), numbers) {
-            (Node::Device { major, minor, .. }, Some(n)) if n == (*major, *minor) => {
+            (DeviceNode::Device { major, minor, .. }, Some(n)) if n == (*major, *minor) => {
                 if kind == DeviceKind::Modeset && modeset_is_unloaded(inventory) {
                     "stands without its module, nvidia-modeset".to_owned()
                 } else {
@@ -232,23 +231,25 @@ impl Choice {
                 }
             }
             // /proc/devices could not be read: a node in the dynamic range is believed.
-            (Node::Device { major, minor, .. }, None)
+            (DeviceNode::Device { major, minor, .. }, None)
                 if inventory.majors.is_empty() && is_dynamic(*major) =>
             {
                 return self.take(path, kind, (*major, *minor));
             }
-            (Node::Device { major, .. }, None) => format!("has major {major}, and its module isn't loaded"),
-            (Node::Device { major, minor, .. }, Some(n)) => {
+            (DeviceNode::Device { major, .. }, None) => {
+                format!("has major {major}, and its module isn't loaded")
+            }
+            (DeviceNode::Device { major, minor, .. }, Some(n)) => {
                 format!("is the device {major}:{minor}, not {}:{}", n.0, n.1)
             }
-            (Node::Absent, Some(_)) => "is missing".to_owned(),
-            (Node::Absent, None) => "is missing, and its module isn't loaded".to_owned(),
-            (Node::Other(what), _) => {
+            (DeviceNode::Absent, Some(_)) => "is missing".to_owned(),
+            (DeviceNode::Absent, None) => "is missing, and its module isn't loaded".to_owned(),
+            (DeviceNode::Other(what), _) => {
                 let remedy = format!("ls -l {path}; if nothing needs it: rm -r {path} && {PREPARE}");
                 let why = format!("is {what} on this host, not a device");
                 return self.missing.push(Missing { what: path, why, has: None, remedy: Some(remedy) });
             }
-            (Node::Unknown, _) => {
+            (DeviceNode::Unknown, _) => {
                 let why = "could not be looked at".to_owned();
                 return self.missing.push(Missing { what: path, why, has: None, remedy: None });
             }

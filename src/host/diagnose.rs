@@ -2,8 +2,8 @@
 //! found by looking, not by guessing.
 
 use super::gpus::Inventory;
-use super::look::Look;
 use super::resolve::held_by;
+use crate::sys::look::Look;
 use std::path::Path;
 
 /// The cause, and what mends it or shows more.

@@ -1,47 +1,16 @@
 //! The inventory: which GPUs this host has, and what the driver made of them.
 
-use super::driver::{self, Driver};
+use super::device_node::DeviceNode;
 use super::facts::{self, Information, Majors, NVIDIA_MAJOR};
-use super::look::{self, Look, View};
+use super::kernel_driver::{self, KernelDriver};
 use super::mig::{self, MigInstance};
 use super::pci::PciAddress;
 use crate::pve::sharing::Claim;
-use crate::sys::look::Walk;
+use crate::sys::look::{Look, View, Walk};
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// What stands at a path under /dev.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Node {
-    /// Nothing.
-    Absent,
-    /// A character device.
-    Device {
-        /// Its major number.
-        major: u32,
-        /// Its minor number.
-        minor: u32,
-        /// Permission bits.
-        mode: u32,
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
-    },
-    /// Something else: a regular file, a directory.
-    Other(&'static str),
-    /// It could not be looked at; why is in the problems.
-    Unknown,
-}
-
-impl Node {
-    /// Whether it is the character device with these numbers.
-    pub fn is(&self, major: u32, minor: u32) -> bool {
-        matches!(self, Node::Device { major: a, minor: i, .. } if (*a, *i) == (major, minor))
-    }
-}
 
 /// One NVIDIA card.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +91,7 @@ pub const UVM_TOOLS: &str = "/dev/nvidia-uvm-tools";
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     /// The kernel driver; none when it isn't loaded.
-    pub driver: Option<Driver>,
+    pub driver: Option<KernelDriver>,
     /// The cards, by minor, those that the driver doesn't have last.
     pub gpus: Vec<Gpu>,
     /// Character device majors.
@@ -140,7 +109,7 @@ pub struct Inventory {
     /// Whether the driver lists its cards; if not, a node under /dev is all there is to go by.
     pub listed: bool,
     /// The nodes that were looked at.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: BTreeMap<String, DeviceNode>,
     /// The driver's own texts, for the copies that containers see.
     pub shown: Proc,
 }
@@ -199,7 +168,7 @@ impl Inventory {
 
     /// What a look for this scope shows.
     pub fn seen(look: &mut Look, scope: &Scope) -> Inventory {
-        let mut inventory = Inventory { driver: driver::loaded(look), ..Inventory::default() };
+        let mut inventory = Inventory { driver: kernel_driver::loaded(look), ..Inventory::default() };
         inventory.majors = look.text("/proc/devices").map(|t| Majors::parse(&t)).unwrap_or_default();
         inventory.read_cards(look);
         inventory.read_capabilities(look);
@@ -212,8 +181,8 @@ impl Inventory {
     }
 
     /// What stands at `path`; a path that was not looked at is unknown.
-    pub fn node(&self, path: &str) -> &Node {
-        self.nodes.get(path).unwrap_or(&Node::Unknown)
+    pub fn node(&self, path: &str) -> &DeviceNode {
+        self.nodes.get(path).unwrap_or(&DeviceNode::Unknown)
     }
 
     /// The file of the driver that stands for the capability with this minor.
@@ -284,7 +253,7 @@ impl Inventory {
             paths.extend(self.gpus.iter().flat_map(|gpu| &gpu.dri).map(|dri| dri.path.clone()));
         }
         for path in paths {
-            self.nodes.entry(path).or_insert_with_key(|path| look::node(look, path));
+            self.nodes.entry(path).or_insert_with_key(|path| DeviceNode::at(look, path));
         }
     }
 

@@ -8,11 +8,11 @@
 //! device rule is the boundary.
 
 use super::gpus::Inventory;
-use super::look::Look;
 use crate::pve::conf::mounts::Mount;
 use crate::pve::conf::mounts::RUN;
 use crate::pve::sharing;
 use crate::sys::lock;
+use crate::sys::look::Look;
 use crate::sys::mount;
 use crate::sys::private;
 use crate::sys::replace::replace_own;

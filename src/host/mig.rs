@@ -1,7 +1,7 @@
 //! MIG: parts of a card, and the capability nodes that give access to them.
 
 use super::facts::capability_minor;
-use super::look::Look;
+use crate::sys::look::Look;
 use std::fmt;
 
 /// One compute instance.
@@ -17,7 +17,7 @@ pub struct MigInstance {
     pub gi_minor: u32,
     /// Minor of the compute instance's capability.
     pub ci_minor: u32,
-    /// Known only when the driver was asked (see [`super::smi`]).
+    /// Known only when the driver was asked (see [`super::nvidia_smi`]).
     pub uuid: Option<String>,
 }
 

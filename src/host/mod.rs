@@ -2,15 +2,15 @@
 
 pub mod assignment;
 pub mod choose;
+pub mod device_node;
 pub mod diagnose;
-pub mod driver;
 pub mod facts;
 pub mod gpus;
-pub mod look;
+pub mod kernel_driver;
 pub mod masks;
 pub mod mig;
 pub mod nodes;
+pub mod nvidia_smi;
 pub mod pci;
 pub mod provide;
 pub mod resolve;
-pub mod smi;

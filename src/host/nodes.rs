@@ -2,10 +2,10 @@
 //! makes none: after a boot they are missing until something triggers them.
 
 use super::choose::{DeviceKind, ToMake};
+use super::device_node::DeviceNode;
 use super::facts::{self, Majors, Params};
-use super::gpus::{CAPS_DIR, Inventory, Node, UVM, UVM_TOOLS, expected};
-use super::look::{self, Look, View};
-use crate::sys::look::{Op, Question};
+use super::gpus::{CAPS_DIR, Inventory, UVM, UVM_TOOLS, expected};
+use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::process::{self, Cmd, Failure};
 use crate::sys::time::Deadline;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -64,7 +64,7 @@ pub fn prepare<'a>(
     let absent: Vec<&ToMake> = wanted
         .iter()
         .copied()
-        .filter(|n| n.numbers.is_none() || *inventory.node(&n.path) == Node::Absent)
+        .filter(|n| n.numbers.is_none() || *inventory.node(&n.path) == DeviceNode::Absent)
         .collect();
     if !absent.is_empty() {
         maker.nvidia_modprobe(&absent);
@@ -103,7 +103,7 @@ impl Maker<'_> {
             self.problem(format!("{} is a symbolic link; it is left alone", node.path));
             return false;
         }
-        let Node::Device { major, minor, .. } = self.inventory.node(&node.path) else { return true };
+        let DeviceNode::Device { major, minor, .. } = self.inventory.node(&node.path) else { return true };
         let whose = match self.majors.owner(*major) {
             Some(owner) if !owner.starts_with("nvidia") => format!("the driver {owner}'s"),
             None if self.majors.is_empty() => "nobody knows whose (/proc/devices cannot be read)".to_owned(),
@@ -148,10 +148,10 @@ impl Maker<'_> {
     /// in the place of either.
     fn may_make_both_uvm_nodes(&self) -> bool {
         [UVM, UVM_TOOLS].iter().all(|path| match self.inventory.node(path) {
-            Node::Device { major, .. } => {
+            DeviceNode::Device { major, .. } => {
                 self.majors.owner(*major).is_none_or(|owner| owner.starts_with("nvidia"))
             }
-            other => *other == Node::Absent,
+            other => *other == DeviceNode::Absent,
         })
     }
 
@@ -183,7 +183,7 @@ impl Maker<'_> {
     /// Looks whether the node is right by now, and makes it if not.
     fn finish(&mut self, node: &ToMake) {
         let Some((major, minor)) = self.numbers(node) else { return };
-        if !look::node(&mut self.look, &node.path).is(major, minor) {
+        if !DeviceNode::at(&mut self.look, &node.path).is(major, minor) {
             if let Err(error) = self.make(node, major, minor) {
                 return self.problem(format!("cannot make {} (c {major}:{minor}): {error}", node.path));
             }

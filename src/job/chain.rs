@@ -2,9 +2,8 @@
 //! hookscript per container, and people have theirs.
 
 use crate::exit::{Code, Fault};
-use crate::host::look::Look;
 use crate::settings::{Origin, Settings, keys};
-use crate::sys::look::{Op, Question, Seen};
+use crate::sys::look::{Look, Op, Question, Seen};
 use crate::sys::process::Ended;
 use crate::sys::spawn;
 use crate::sys::text;

@@ -1,7 +1,6 @@
 //! What several verbs need.
 
 use crate::exit::{self, Code, Fault};
-use crate::host::look::Look;
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Caller;
@@ -9,6 +8,7 @@ use crate::pve::conf::store::Conf;
 use crate::pve::pct::Patience;
 use crate::settings::{Call, Given, Origin, Settings, keys};
 use crate::state::{Outcome, State};
+use crate::sys::look::Look;
 use crate::sys::look::View;
 use crate::sys::text;
 use crate::sys::time::Deadline;

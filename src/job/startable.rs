@@ -4,7 +4,6 @@
 use crate::commands::hook::pre_start;
 use crate::exit::{self, Code, Fault};
 use crate::host::choose::Choice;
-use crate::host::look::Look;
 use crate::job::chain;
 use crate::job::common;
 use crate::pve::conf::document::Document;
@@ -19,6 +18,7 @@ use crate::pve::storage::Storage;
 use crate::settings::kinds::{AfterInstall, StartPolicy};
 use crate::settings::{Settings, keys};
 use crate::state::State;
+use crate::sys::look::Look;
 use crate::sys::look::Question;
 use crate::types::Ctid;
 

@@ -1,8 +1,8 @@
 //! The other nodes: which there are, which of them a container may come to,
 //! and whether those are ready for it.
 
-use crate::host::look::Look;
 use crate::pve::sections;
+use crate::sys::look::Look;
 use crate::sys::process::{Cmd, Ended};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;

@@ -1,11 +1,10 @@
 //! The hookscript of a container: ours, somebody else's, or broken.
 
-use crate::host::look::Look;
 use crate::pve::conf::document::Document;
 use crate::pve::storage;
 use crate::pve::storage::Storage;
 use crate::sys::file;
-use crate::sys::look::{Op, Question, Seen};
+use crate::sys::look::{Look, Op, Question, Seen};
 use std::path::{Path, PathBuf};
 
 /// The snippet that Proxmox calls. It is in the program, so that `attach`

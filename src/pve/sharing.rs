@@ -2,7 +2,6 @@
 
 use crate::host::choose::Missing;
 use crate::host::gpus::Inventory;
-use crate::host::look::Look;
 use crate::host::resolve::Resolved;
 use crate::pve::conf::devices::DevicePath;
 use crate::pve::conf::devices::Kind;
@@ -10,6 +9,7 @@ use crate::pve::conf::devices::passed_by_entries;
 use crate::pve::conf::document::Document;
 use crate::pve::passthrough;
 use crate::sys::lock;
+use crate::sys::look::Look;
 use crate::types::Ctid;
 use std::cell::LazyCell;
 use std::collections::BTreeSet;

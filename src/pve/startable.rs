@@ -12,14 +12,13 @@
 
 use super::passthrough::{self, DevLine};
 use super::{pending, property};
-use crate::host::look::Look;
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::sections;
 use crate::pve::storage;
 use crate::pve::storage::FILE as STORAGES;
 use crate::pve::storage::Storage;
-use crate::sys::look::{Op, Question, Seen, Stat};
+use crate::sys::look::{Look, Op, Question, Seen, Stat};
 use crate::sys::text::word;
 use crate::types::Ctid;
 use serde::Serialize;

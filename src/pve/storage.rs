@@ -1,9 +1,8 @@
 //! The storages of `/etc/pve/storage.cfg`, as far as hookscripts need them.
 
-use crate::host::look::Look;
 use crate::pve::sections;
 use crate::pve::sections::Section;
-use crate::sys::look::{Op, Question, Seen};
+use crate::sys::look::{Look, Op, Question, Seen};
 use std::path::{Path, PathBuf};
 
 /// Where Proxmox keeps them.

@@ -1,9 +1,9 @@
 //! Which VM is to have which card, by the `hostpci` lines of the VMs' confs.
 
 use crate::host::gpus::Inventory;
-use crate::host::look::Look;
 use crate::host::pci::PciAddress;
 use crate::pve::property;
+use crate::sys::look::Look;
 use std::collections::BTreeMap;
 use std::path::Path;
 

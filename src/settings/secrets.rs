@@ -1,9 +1,9 @@
 //! Passwords and tokens in settings that stand where others can read them.
 
 use crate::driver::wishes::Template;
-use crate::host::look::Look;
 use crate::settings::keys::{self, Spec};
 use crate::settings::{CLUSTER_FILE, NODE_FILE, Origin, Settings};
+use crate::sys::look::Look;
 use crate::types::Ctid;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -6,7 +6,8 @@
 use crate::hosts;
 
 use hosts::FixtureHost;
-use phoenix_nvidia::host::gpus::{Inventory, Node};
+use phoenix_nvidia::host::device_node::DeviceNode;
+use phoenix_nvidia::host::gpus::Inventory;
 use phoenix_nvidia::host::provide::{Provided, Request, provide, provide_named};
 use phoenix_nvidia::sys::time::Deadline;
 use std::fs;
@@ -371,7 +372,7 @@ fn two_at_once_make_the_nodes_once_and_right() {
     });
     assert!(Inventory::read(host.0.root()).node("/dev/nvidia-uvm").is(509, 0));
     assert!(!host.dev().iter().any(|name| name.contains("phoenix")), "{:?}", host.dev());
-    assert!(!matches!(Inventory::read(host.0.root()).node("/dev/nvidia0"), Node::Absent));
+    assert!(!matches!(Inventory::read(host.0.root()).node("/dev/nvidia0"), DeviceNode::Absent));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use phoenix_nvidia::host::assignment::Assignment;
 use phoenix_nvidia::host::choose::{Capabilities, choose};
 use phoenix_nvidia::host::gpus::{Gpu, Inventory};
 use phoenix_nvidia::host::pci::PciAddress;
-use phoenix_nvidia::host::{driver, facts};
+use phoenix_nvidia::host::{facts, kernel_driver};
 use phoenix_nvidia::pve::conf::document::Document;
 use phoenix_nvidia::pve::{sharing, vms};
 use proptest::prelude::*;
@@ -77,7 +77,7 @@ proptest! {
         let _ = facts::params(&text);
         let _ = facts::capability_minor(&text);
         let _ = facts::Majors::parse(&text);
-        let _ = driver::parse_version(&text);
+        let _ = kernel_driver::parse_version(&text);
         let _ = sharing::claim(&Document::parse(text.as_bytes()));
         let _ = vms::passed(&text, &BTreeMap::new());
         let _ = vms::mappings(&text, "pve1");

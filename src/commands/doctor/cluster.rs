@@ -1,7 +1,6 @@
 //! Whether the nodes that a container may come to are ready for it.
 
 use super::finding::Finding;
-use crate::host::look::Look;
 use crate::pve::cluster;
 use crate::pve::cluster::Cluster;
 use crate::pve::cluster::Readiness;
@@ -9,6 +8,7 @@ use crate::pve::hookscript::Hookscript;
 use crate::pve::hookscript::Place;
 use crate::pve::readiness;
 use crate::pve::storage::Storage;
+use crate::sys::look::Look;
 use crate::types::Ctid;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

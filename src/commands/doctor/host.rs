@@ -105,10 +105,10 @@ pub fn quorum(there: bool) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::commands::level::Level;
-    use crate::host::driver::Driver;
+    use crate::host::kernel_driver::KernelDriver;
 
     fn loaded() -> Inventory {
-        let driver = Driver { version: "580.95.05".parse().unwrap(), kind: None };
+        let driver = KernelDriver { version: "580.95.05".parse().unwrap(), kind: None };
         Inventory { driver: Some(driver), ..Inventory::default() }
     }
 

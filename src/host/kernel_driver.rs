@@ -1,7 +1,6 @@
 //! The kernel driver: what is loaded, and what is installed but not loaded.
 
-use super::look::{Look, View};
-use crate::sys::look::{Op, Question};
+use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::process::{self, Cmd};
 use crate::sys::time::Deadline;
 use crate::types::Version;
@@ -12,41 +11,41 @@ use std::time::Duration;
 
 /// Which of NVIDIA's two kernel modules it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ModuleKind {
     /// The open GPU kernel module.
     Open,
     /// The proprietary one.
     Proprietary,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ModuleKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Open => "open",
-            Kind::Proprietary => "proprietary",
+            ModuleKind::Open => "open",
+            ModuleKind::Proprietary => "proprietary",
         })
     }
 }
 
 /// The kernel driver that is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Driver {
+pub struct KernelDriver {
     /// Its version, to the last digit.
     pub version: Version,
     /// Open or proprietary; not known when only `/sys/module/nvidia/version` could be read.
-    pub kind: Option<Kind>,
+    pub kind: Option<ModuleKind>,
 }
 
 /// Reads `/proc/driver/nvidia/version`. The two modules put the version into
 /// different fields, so it is looked for.
-pub fn parse_version(text: &str) -> Option<Driver> {
+pub fn parse_version(text: &str) -> Option<KernelDriver> {
     let line = text.lines().find(|line| line.starts_with("NVRM version:"))?;
-    let kind = if line.contains("Open Kernel Module") { Kind::Open } else { Kind::Proprietary };
-    Some(Driver { version: Version::find(line)?, kind: Some(kind) })
+    let kind = if line.contains("Open Kernel Module") { ModuleKind::Open } else { ModuleKind::Proprietary };
+    Some(KernelDriver { version: Version::find(line)?, kind: Some(kind) })
 }
 
 /// The driver that is loaded, by what it shows of itself.
-pub fn loaded(look: &mut Look) -> Option<Driver> {
+pub fn loaded(look: &mut Look) -> Option<KernelDriver> {
     if let Some(text) = look.text(VERSION) {
         let driver = parse_version(&text);
         if driver.is_some() {
@@ -54,7 +53,7 @@ pub fn loaded(look: &mut Look) -> Option<Driver> {
         }
     }
     let version = look.text(MODULE_VERSION)?.trim().parse().ok()?;
-    Some(Driver { version, kind: None })
+    Some(KernelDriver { version, kind: None })
 }
 
 /// The version of the driver that is loaded. The kernel itself tells it, so
@@ -99,19 +98,19 @@ mod tests {
         let table = [
             (
                 "NVRM version: NVIDIA UNIX x86_64 Kernel Module  590.48.01  Mon Dec  8 13:05:00 UTC 2025\nGCC version:  gcc 14.2.0\n",
-                ("590.48.01", Kind::Proprietary),
+                ("590.48.01", ModuleKind::Proprietary),
             ),
             (
                 "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (user@host)  Tue\nGCC version:  12.2.0\n",
-                ("580.95.05", Kind::Open),
+                ("580.95.05", ModuleKind::Open),
             ),
             (
                 "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.95.05  Release Build  (a@b)\n",
-                ("580.95.05", Kind::Open),
+                ("580.95.05", ModuleKind::Open),
             ),
             (
                 "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2\n",
-                ("470.256.02", Kind::Proprietary),
+                ("470.256.02", ModuleKind::Proprietary),
             ),
         ];
         for (text, (version, kind)) in table {

@@ -1,0 +1,60 @@
+//! What is at a path under /dev.
+
+use crate::sys::look::{Look, Seen, Stat};
+
+/// What is at a path under /dev.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceNode {
+    /// Nothing.
+    Absent,
+    /// A character device.
+    Device {
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// Something else: a regular file, a directory.
+    Other(&'static str),
+    /// Could not be read; the reason is in the problems.
+    Unknown,
+}
+
+impl DeviceNode {
+    /// Reads the node at `path`. Follows a symlink: udev rules may make one.
+    pub fn at(look: &mut Look<'_>, path: &str) -> DeviceNode {
+        match look.stat(path) {
+            Seen::Absent => DeviceNode::Absent,
+            Seen::Is(stat) => DeviceNode::of(&stat),
+            Seen::Unseen(why) => {
+                look.problems.push(format!("cannot look at {path}: {why}"));
+                DeviceNode::Unknown
+            }
+        }
+    }
+
+    fn of(stat: &Stat) -> DeviceNode {
+        if stat.is_char_device() {
+            let (major, minor) = stat.rdev;
+            let mode = stat.mode & 0o7777;
+            return DeviceNode::Device { major, minor, mode, uid: stat.uid, gid: stat.gid };
+        }
+        DeviceNode::Other(match stat {
+            s if s.is_dir() => "a directory",
+            s if s.is_file() => "a regular file",
+            s if s.is_block_device() => "a block device",
+            _ => "no device",
+        })
+    }
+
+    /// Whether this is the character device with these numbers.
+    pub fn is(&self, major: u32, minor: u32) -> bool {
+        matches!(self, DeviceNode::Device { major: a, minor: i, .. } if (*a, *i) == (major, minor))
+    }
+}
