@@ -1,11 +1,12 @@
 //! What comes out of a container: the probe's answer, apt's plan, os-release,
 //! apt's words. The container prints what it likes.
 
-use phoenix_nvidia::driver::wishes::{CudaPackages, Facts, Limits, Template, Wishes};
-use phoenix_nvidia::guest::apt::plan::Plan;
-use phoenix_nvidia::guest::apt::trouble::{Trouble, reasons};
-use phoenix_nvidia::guest::found::{Found, understand};
+use phoenix_nvidia::driver::desired::{CudaPackages, Desired, Limits};
+use phoenix_nvidia::driver::template::{Facts, Template};
+use phoenix_nvidia::guest::install::apt::simulate::Plan;
+use phoenix_nvidia::guest::install::apt::trouble::{Trouble, reasons};
 use phoenix_nvidia::guest::os::{Os, state_version};
+use phoenix_nvidia::guest::probe::{DriverState, understand};
 use phoenix_nvidia::sys::armour::public_key;
 use phoenix_nvidia::sys::process::{Ended, Output};
 use std::time::Duration;
@@ -18,11 +19,11 @@ const SHOWN: usize = 64 * 1024;
 /// character passes, and nothing but names goes where a shell, apt or a URL
 /// would read it.
 pub fn holds(data: &[u8]) {
-    let wishes = wishes();
-    if let Ok(Some(check)) = understand(data, &wishes) {
+    let desired = desired();
+    if let Ok(Some(check)) = understand(data, &desired) {
         clean(&check.found.to_string());
         match &check.found {
-            Found::Owned { packages, .. } => {
+            DriverState::Packaged { packages, .. } => {
                 clean(&check.found.owners());
                 let remove = check.found.remove("101".parse().expect("a number"));
                 assert_eq!(remove.is_some(), !packages.is_empty());
@@ -31,14 +32,14 @@ pub fn holds(data: &[u8]) {
                 let rest = words.strip_prefix("pct exec 101 -- ").unwrap_or("?");
                 assert!(rest.bytes().all(|b| plain(b) || rest.starts_with("pacman -R ")), "{remove:?}");
             }
-            Found::Wrong { version } => assert_ne!(*version, wishes.driver),
+            DriverState::Other { version } => assert_ne!(*version, desired.driver),
             _ => {}
         }
         system(&check.os);
         assert!(check.cuda_missing.len() <= 1 && check.utilities_missing.len() <= 1);
         // Only a whole answer counts, whatever follows it.
         let more = [data, b"\nunheard of\n"].concat();
-        let again = understand(&more, &wishes).ok().flatten().map(|c| (c.found, c.cuda_missing, c.os));
+        let again = understand(&more, &desired).ok().flatten().map(|c| (c.found, c.cuda_missing, c.os));
         assert_eq!(again, Some((check.found, check.cuda_missing, check.os)));
     }
     let mut os = Os::default();
@@ -103,9 +104,9 @@ fn clean(text: &str) {
     assert!(text.chars().count() <= SHOWN, "{} characters", text.chars().count());
 }
 
-fn wishes() -> Wishes {
+fn desired() -> Desired {
     let url = |text: &str| text.parse().expect("a template");
-    Wishes {
+    Desired {
         driver: "580.95.05".parse().expect("a version"),
         kernel: None,
         runfile_url: url("/srv/{version}.run"),

@@ -1,6 +1,6 @@
 //! Settings files, and the values in them that have a syntax of their own.
 
-use phoenix_nvidia::driver::wishes::Sha256;
+use phoenix_nvidia::driver::desired::Sha256;
 use phoenix_nvidia::host::assignment::{Assignment, GpuName};
 use phoenix_nvidia::host::pci::PciAddress;
 use phoenix_nvidia::settings::envfile::{Entry, parse};

@@ -1,6 +1,7 @@
 //! URLs and package names with placeholders, and what is told of URLs.
 
-use phoenix_nvidia::driver::wishes::{CudaPackages, Facts, PackageTemplate, Template, packages};
+use phoenix_nvidia::driver::desired::CudaPackages;
+use phoenix_nvidia::driver::template::{Facts, PackageTemplate, Template, packages};
 use phoenix_nvidia::sys::text;
 use phoenix_nvidia::sys::url::Url;
 

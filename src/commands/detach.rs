@@ -2,7 +2,7 @@
 
 use crate::cli::Detach;
 use crate::driver::repo;
-use crate::driver::wishes::Template;
+use crate::driver::template::Template;
 use crate::exit::{Code, Fault};
 use crate::guest::exec::Guest;
 use crate::host::masks;

@@ -17,8 +17,8 @@ use crate::commands::status;
 use crate::exit::{Code, one_line};
 use crate::guest::attached;
 use crate::guest::exec::Guest;
-use crate::guest::found;
-use crate::guest::steps::Steps;
+use crate::guest::install::steps::Steps;
+use crate::guest::probe;
 use crate::guest::verify::open_nodes;
 use crate::host::choose::Choice;
 use crate::host::diagnose;
@@ -27,10 +27,10 @@ use crate::host::kernel_driver;
 use crate::host::masks;
 use crate::job::chain;
 use crate::job::common;
+use crate::job::desired;
 use crate::job::locks;
 use crate::job::recorded::Now;
 use crate::job::startable;
-use crate::job::wishes;
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -154,7 +154,7 @@ impl Doctor {
         let (intent, _) = Intent::of(&settings);
         let kernel = self.inventory.driver.as_ref().map(|d| d.version.clone());
         let choice = intent.on(&self.inventory, conf);
-        let software = wishes::read(&settings, kernel, Some(choice.gpus.len()));
+        let software = desired::read(&settings, kernel, Some(choice.gpus.len()));
         let hook = Hookscript::of(&self.files, &self.storages, conf);
 
         let mut findings = conf::settings(ctid, &settings.all_problems());
@@ -188,9 +188,9 @@ impl Doctor {
             devices: choice.missing.is_empty() && !status::pending(&intent, conf, &choice),
             ..Now::default()
         };
-        if let Ok(wishes::Wanted::Software(wishes)) = &software {
-            now.asked = Some(wishes.fingerprint());
-            findings.extend(conf::driver_version(ctid, wishes.fit_the_kernel()));
+        if let Ok(desired::Software::Desired(desired)) = &software {
+            now.asked = Some(desired.fingerprint());
+            findings.extend(conf::driver_version(ctid, desired.fit_the_kernel()));
         }
         if now.running {
             let (more, right) = running(ctid, conf, &choice, software.ok(), &settings);
@@ -218,7 +218,7 @@ fn running(
     ctid: Ctid,
     conf: &Document,
     choice: &Choice,
-    software: Option<wishes::Wanted>,
+    software: Option<desired::Software>,
     settings: &Settings,
 ) -> (Vec<Finding>, Option<bool>) {
     let wanted = plan::wanted_once_made(choice);
@@ -242,14 +242,14 @@ fn running(
     findings.extend(inside::rules(ctid, &opened));
     let seen = inside::look(ctid);
     let mut right = None;
-    if let Some(wishes::Wanted::Software(mut wishes)) = software {
+    if let Some(desired::Software::Desired(mut desired)) = software {
         // Here there is time to ask nvidia-smi itself.
-        wishes.check_runs_smi = true;
-        match found::check(&guest, &wishes, &deadline) {
+        desired.check_runs_smi = true;
+        match probe::check(&guest, &desired, &deadline) {
             Ok(check) => {
-                let steps = Steps::of(&check, &wishes, true);
+                let steps = Steps::of(&check, &desired, true);
                 right = Some(steps.is_empty());
-                findings.push(inside::version(ctid, &check, seen.as_ref().ok(), &wishes.driver));
+                findings.push(inside::version(ctid, &check, seen.as_ref().ok(), &desired.driver));
                 findings.extend(inside::packages(ctid, &steps));
             }
             Err(error) => findings.push(Finding::unknown("version", one_line(&error))),

@@ -2,7 +2,7 @@
 //! never answer. It has no log, catches no signal and holds nothing: whoever
 //! waits for it can leave it behind.
 
-use crate::guest::leftover;
+use crate::guest::leftovers;
 use crate::host::gpus;
 use crate::sys::look::{Questions, entry, serve};
 
@@ -21,7 +21,7 @@ pub fn run() {
     serve(&[
         entry::<Questions>(),
         entry::<gpus::Scope>(),
-        entry::<leftover::Entered>(),
-        entry::<leftover::Marked>(),
+        entry::<leftovers::Entered>(),
+        entry::<leftovers::Marked>(),
     ]);
 }

@@ -5,18 +5,18 @@ mod diff;
 
 use super::run::{Hand, nodes, refused};
 use crate::commands::hook::pre_start;
-use crate::driver::wishes::Wishes;
+use crate::driver::desired::Desired;
 use crate::exit::Code;
 use crate::guest::attached;
 use crate::guest::exec::Guest;
-use crate::guest::found;
-use crate::guest::steps::Steps as Install;
+use crate::guest::install::steps::Steps as Install;
+use crate::guest::probe;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::provide::inspect;
 use crate::job::common;
+use crate::job::desired::Software;
 use crate::job::startable;
-use crate::job::wishes::Wanted as Software;
 use crate::plan::{self, Intent};
 use crate::pve::conf::devices::reconcile;
 use crate::pve::conf::document::Document;
@@ -136,13 +136,13 @@ impl Steps {
 
     /// What an install in the running container would do.
     fn software(&mut self, hand: &Hand, software: &Software, choice: &Choice) -> anyhow::Result<()> {
-        let Some(wishes) = self.wishes(software) else { return Ok(()) };
-        let mut wishes = wishes.clone();
-        wishes.gpus = Some(choice.gpus.len());
-        let deadline = Deadline::after(wishes.limits.check);
-        let check = found::check(&Guest::new(hand.ctid), &wishes, &deadline)?;
+        let Some(desired) = self.desired(software) else { return Ok(()) };
+        let mut desired = desired.clone();
+        desired.gpus = Some(choice.gpus.len());
+        let deadline = Deadline::after(desired.limits.check);
+        let check = probe::check(&Guest::new(hand.ctid), &desired, &deadline)?;
         // As a call by hand: what failed before is tried again.
-        let install = Install::of(&check, &wishes, true);
+        let install = Install::of(&check, &desired, true);
         self.driver = install.driver();
         for step in install.iter() {
             self.add(step.to_string(), Vec::new());
@@ -153,16 +153,16 @@ impl Steps {
         if self.all.is_empty() {
             self.notes.push(format!(
                 "driver {}: installed and right; nvidia-smi would verify it with {} nodes",
-                wishes.driver,
+                desired.driver,
                 nodes(choice).len()
             ));
         }
         Ok(())
     }
 
-    fn wishes<'a>(&mut self, software: &'a Software) -> Option<&'a Wishes> {
+    fn desired<'a>(&mut self, software: &'a Software) -> Option<&'a Desired> {
         match software {
-            Software::Software(wishes) => return Some(wishes),
+            Software::Desired(desired) => return Some(desired),
             Software::Off => {
                 self.notes.push("INSTALL is off: the driver in the container is left as it is".to_owned())
             }
@@ -175,8 +175,8 @@ impl Steps {
 
     /// What is only seen once the container runs.
     fn later(&mut self, hand: &Hand, software: &Software, document: &Document) {
-        let Some(wishes) = self.wishes(software) else { return };
-        let wanted = &wishes.driver;
+        let Some(desired) = self.desired(software) else { return };
+        let wanted = &desired.driver;
         let last = State::load_of(common::root(), hand.ctid, &common::whom(document)).container_driver;
         self.notes.push(match last {
             Some(last) if last == wanted.as_str() => {

@@ -7,7 +7,7 @@ use crate::driver::cache::Order;
 use crate::exit::{self, Code, Fault};
 use crate::host::kernel_driver;
 use crate::job::common;
-use crate::job::wishes::limits;
+use crate::job::desired::limits;
 use crate::settings::kinds::Driver;
 use crate::settings::{Call, Problem, Settings, keys};
 use crate::sys::fetch::size;

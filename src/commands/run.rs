@@ -16,11 +16,11 @@ use crate::host::kernel_driver;
 use crate::job::bring::Work;
 use crate::job::chain;
 use crate::job::common;
+use crate::job::desired;
+use crate::job::desired::Software;
 use crate::job::locks;
 use crate::job::same::Same;
 use crate::job::startable;
-use crate::job::wishes;
-use crate::job::wishes::Wanted as WantedSoftware;
 use crate::plan::{self, Intent};
 use crate::pve::conf::devices::Kind;
 use crate::pve::conf::devices::Wanted;
@@ -80,12 +80,7 @@ pub struct Hand {
 impl Hand {
     /// All of it; `driver` becomes the version that the container has, once
     /// that is seen.
-    fn all(
-        &self,
-        intent: &Intent,
-        software: &WantedSoftware,
-        driver: &mut Option<Version>,
-    ) -> anyhow::Result<()> {
+    fn all(&self, intent: &Intent, software: &Software, driver: &mut Option<Version>) -> anyhow::Result<()> {
         pct::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
         // A conf that vanished, or that another node has, is told here.
         let document = self.conf.read()?.document;
@@ -128,7 +123,7 @@ impl Hand {
     /// # Errors
     /// [`Code::Input`] with all that cannot be read; [`Code::Software`] for a
     /// driver version that cannot work.
-    pub fn validate(&self) -> anyhow::Result<(Intent, WantedSoftware)> {
+    pub fn validate(&self) -> anyhow::Result<(Intent, Software)> {
         let problems = self.settings.all_problems();
         if !problems.is_empty() {
             return Err(settings::fault(&problems, self.ctid));
@@ -137,10 +132,10 @@ impl Hand {
             return Err(lacks.fault().into());
         }
         let (intent, _) = Intent::of(&self.settings);
-        let software = wishes::read(&self.settings, loaded_version(), None)
+        let software = desired::read(&self.settings, loaded_version(), None)
             .map_err(|problems| settings::fault(&problems, self.ctid))?;
-        if let WantedSoftware::Software(wishes) = &software {
-            wishes.fit_the_kernel()?;
+        if let Software::Desired(desired) = &software {
+            desired.fit_the_kernel()?;
         }
         for (now, later) in &self.settings.overridden {
             log::warn!(
@@ -157,7 +152,7 @@ impl Hand {
 
     fn software_and_restart(
         &self,
-        software: &WantedSoftware,
+        software: &Software,
         choice: &Choice,
         wanted: &[Wanted],
         patience: &Patience,
@@ -169,19 +164,19 @@ impl Hand {
             log::info!("the driver in the container is left as it is: {why}");
             if devices_changed || self.restart_due() { self.restart(choice, patience) } else { Ok(()) }
         };
-        let wishes = match software {
-            WantedSoftware::Software(wishes) => wishes,
-            WantedSoftware::Off => return left("INSTALL is off"),
-            WantedSoftware::NoDriver => return left("no kernel driver is loaded on this host"),
+        let desired = match software {
+            Software::Desired(desired) => desired,
+            Software::Off => return left("INSTALL is off"),
+            Software::NoDriver => return left("no kernel driver is loaded on this host"),
         };
-        let mut wishes = wishes.as_ref().clone();
-        wishes.gpus = Some(choice.gpus.len());
+        let mut desired = desired.as_ref().clone();
+        desired.gpus = Some(choice.gpus.len());
         let document = self.conf.read()?.document;
-        let same = Same::of(self.ctid, &document, Call::ByHand, common::environment(), &wishes.driver);
+        let same = Same::of(self.ctid, &document, Call::ByHand, common::environment(), &desired.driver);
         let mut work = Work {
             ctid: self.ctid,
             settings: &self.settings,
-            wishes: &wishes,
+            desired: &desired,
             nodes: (!devices_changed).then_some(nodes.clone()),
             insist: true,
             same: &same,

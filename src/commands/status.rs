@@ -11,9 +11,9 @@ use crate::exit::Code;
 use crate::host::choose::Choice;
 use crate::host::gpus::{Inventory, Scope};
 use crate::job::common;
+use crate::job::desired;
 use crate::job::locks;
 use crate::job::startable;
-use crate::job::wishes;
 use crate::plan::{self, Intent};
 use crate::pve::conf::devices::Kind;
 use crate::pve::conf::devices::pairs_are_right;
@@ -203,7 +203,7 @@ impl Host {
             hook: &hook,
             running,
             install: settings.value(keys::INSTALL),
-            asked: wishes::asked(&settings, self.inventory.driver.as_ref().map(|d| d.version.clone())),
+            asked: desired::asked(&settings, self.inventory.driver.as_ref().map(|d| d.version.clone())),
             mismatch: mismatch(&state, self.kernel_driver().as_deref()),
             state: &state,
             restart_due: startable::restart_is_due(&state, &settings),

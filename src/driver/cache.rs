@@ -3,9 +3,9 @@
 
 mod entry;
 
-use crate::driver::wishes::Limits;
-use crate::driver::wishes::Sha256;
-use crate::driver::wishes::Template;
+use crate::driver::desired::Limits;
+use crate::driver::desired::Sha256;
+use crate::driver::template::Template;
 use crate::exit::{Code, Context as _, Fault};
 use crate::guest::os::runfile_arch;
 use crate::sys::fetch::Client;

@@ -2,8 +2,9 @@
 //! the repository's keys, and what the settings ask for.
 
 pub mod cache;
+pub mod desired;
+pub mod packages;
 pub mod progress;
 pub mod repo;
 pub mod runfile;
 pub mod template;
-pub mod wishes;

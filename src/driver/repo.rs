@@ -2,10 +2,10 @@
 //! key. Containers often lack the means to fetch either.
 
 use crate::driver::cache::Cache;
-use crate::driver::wishes::Facts;
-use crate::driver::wishes::Wishes;
+use crate::driver::desired::Desired;
+use crate::driver::packages;
+use crate::driver::template::Facts;
 use crate::exit::{Code, Context as _, Fault};
-use crate::guest::apt::packages;
 use crate::guest::os::Os;
 use crate::guest::os::repo_arch;
 use crate::sys::armour;
@@ -64,22 +64,22 @@ impl Repository {
     ///
     /// # Errors
     /// [`Code::Software`], naming what did not answer.
-    pub fn find(cache: &Cache, wishes: &Wishes, os: &Os) -> anyhow::Result<Repository> {
+    pub fn find(cache: &Cache, desired: &Desired, os: &Os) -> anyhow::Result<Repository> {
         let distro = os.distro();
-        let facts = Facts { version: &wishes.driver, arch: repo_arch(), distro: distro.as_deref() };
+        let facts = Facts { version: &desired.driver, arch: repo_arch(), distro: distro.as_deref() };
         let fault = || {
             Fault::new(Code::Software, format!("repository: not usable for {}", os.shown()))
                 .remedy("check NVIDIA_REPO_URL; CUDA_PACKAGES=none does without a repository")
         };
-        let url = wishes.repo_url.fill(&facts).fault(fault)?;
+        let url = desired.repo_url.fill(&facts).fault(fault)?;
         let (uri, auth) = for_apt(&url).fault(fault)?;
         let asked = url.directory();
         let patient = Patient {
-            client: cache.client(&wishes.limits),
-            deadline: Deadline::after(wishes.limits.network.max(Duration::from_secs(1))),
+            client: cache.client(&desired.limits),
+            deadline: Deadline::after(desired.limits.network.max(Duration::from_secs(1))),
         };
         let layout = patient.layout(&asked, os).fault(fault)?;
-        let keys: Vec<Url> = match &wishes.repo_key_url {
+        let keys: Vec<Url> = match &desired.repo_key_url {
             Some(template) => {
                 let url = template.fill(&facts).fault(fault)?;
                 if url.is_directory() { beside(&url, os) } else { vec![url] }

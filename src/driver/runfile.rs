@@ -1,7 +1,7 @@
 //! NVIDIA's runfile: its header, its sums, and the options that its installer
 //! knows. Nothing here runs it.
 
-use crate::driver::wishes::Sha256;
+use crate::driver::desired::Sha256;
 use crate::sys::fetch::BEGINNING;
 use crate::sys::sums::Sums;
 use crate::sys::text;

@@ -1,7 +1,7 @@
 //! Running commands in the container.
 
 use super::changed::{Changed, Guard};
-use super::leftover;
+use super::leftovers;
 use crate::sys::process::{Cmd, Ended, Failure, Output};
 use crate::sys::time::Deadline;
 use crate::sys::{signal, text};
@@ -82,7 +82,7 @@ impl Guest {
     /// A command by `pct exec`, as the requirements ask for every install
     /// step.
     pub fn pct<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> Inside {
-        let (key, value) = leftover::mark(self.ctid);
+        let (key, value) = leftovers::mark(self.ctid);
         let cmd = Cmd::new(PCT).args(["exec", &self.ctid.to_string(), "--"]).args(argv).env(key, value);
         Inside { guest: self.clone(), cmd }
     }

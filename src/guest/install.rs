@@ -1,14 +1,16 @@
 //! The order of the steps: driver first and alone, then repository, CUDA,
 //! utilities.
 
-use super::apt;
-use super::driver;
-use super::exec::Guest;
-use super::found::Check;
-use super::steps::Steps;
+pub mod apt;
+mod runfile;
+pub mod steps;
+
 use crate::driver::cache::Cache;
-use crate::driver::wishes::Wishes;
+use crate::driver::desired::Desired;
+use crate::guest::exec::Guest;
+use crate::guest::probe::Check;
 use crate::types::Version;
+use steps::Steps;
 
 /// What an install did.
 #[derive(Clone, Debug, Default)]
@@ -42,27 +44,27 @@ pub struct Outcome {
 
 /// Carries out the steps that follow from the look. Each logs one line with
 /// its duration.
-pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, steps: &Steps, cache: &Cache) -> Outcome {
+pub fn install(guest: &Guest, desired: &Desired, check: &Check, steps: &Steps, cache: &Cache) -> Outcome {
     let mut installed = Installed::default();
-    let result = carry_out(guest, wishes, check, steps, cache, &mut installed);
+    let result = carry_out(guest, desired, check, steps, cache, &mut installed);
     Outcome { installed, result }
 }
 
 fn carry_out(
     guest: &Guest,
-    wishes: &Wishes,
+    desired: &Desired,
     check: &Check,
     steps: &Steps,
     cache: &Cache,
     installed: &mut Installed,
 ) -> anyhow::Result<()> {
     if steps.driver() {
-        driver::install(guest, wishes, check, cache)?;
-        let before = check.found.version(&wishes.driver).cloned();
-        installed.driver_changed = Some((before, wishes.driver.clone()));
-        let mut keep = vec![&wishes.driver];
-        keep.extend(&wishes.kernel);
+        runfile::install(guest, desired, check, cache)?;
+        let before = check.found.version(&desired.driver).cloned();
+        installed.driver_changed = Some((before, desired.driver.clone()));
+        let mut keep = vec![&desired.driver];
+        keep.extend(&desired.kernel);
         cache.prune(&keep);
     }
-    apt::software(guest, wishes, check, steps, cache, installed)
+    apt::software(guest, desired, check, steps, cache, installed)
 }

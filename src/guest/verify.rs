@@ -2,7 +2,7 @@
 
 use super::exec::{ExecError, Guest, fields};
 use super::smi::{self, Gpu};
-use crate::driver::wishes::Wishes;
+use crate::driver::desired::Desired;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::process::Failure;
 use crate::sys::text;
@@ -33,18 +33,18 @@ pub struct Report {
 /// another number of them.
 pub fn verify(
     guest: &Guest,
-    wishes: &Wishes,
+    desired: &Desired,
     nodes: &[String],
     deadline: &Deadline,
 ) -> anyhow::Result<Report> {
-    let deadline = deadline.at_most(wishes.limits.verify);
+    let deadline = deadline.at_most(desired.limits.verify);
     let what = || Fault::new(Code::Software, format!("verify: nvidia-smi in container {}", guest.ctid()));
     let output = guest.pct_sh(SMI, []).keep(64 * 1024).must(&deadline).fault(what)?;
     let answer = Answer::parse(&output.text());
     for line in text::last_lines(answer.shown.as_bytes(), SHOWN) {
         log::debug!("nvidia-smi: {line}");
     }
-    match judge(&answer, wishes) {
+    match judge(&answer, desired) {
         Verdict::Good(report) => {
             log::info!("{}, {}", report.line(), human(output.took));
             Ok(report)
@@ -58,7 +58,7 @@ pub fn verify(
                 log::info!("nvidia-smi: {line}");
             }
             let nodes = open_nodes(guest, nodes, &deadline);
-            Err(explain(guest, wishes, &answer, why, &nodes))
+            Err(explain(guest, desired, &answer, why, &nodes))
         }
     }
 }
@@ -109,25 +109,25 @@ enum Verdict {
 }
 
 /// What nvidia-smi's answer means for this assignment.
-fn judge(answer: &Answer, wishes: &Wishes) -> Verdict {
+fn judge(answer: &Answer, desired: &Desired) -> Verdict {
     let gpus = smi::gpus(&answer.list);
     let code = answer.code.unwrap_or(-1);
-    if code == 0 && wishes.gpus.is_none_or(|wanted| wanted == gpus.len()) {
+    if code == 0 && desired.gpus.is_none_or(|wanted| wanted == gpus.len()) {
         let version = gpus.iter().find_map(|gpu| gpu.driver.clone());
         return match &version {
-            Some(driver) if *driver != wishes.driver => {
-                Verdict::Bad(format!("the driver that answers is {driver}, wanted is {}", wishes.driver))
+            Some(driver) if *driver != desired.driver => {
+                Verdict::Bad(format!("the driver that answers is {driver}, wanted is {}", desired.driver))
             }
             _ => Verdict::Good(Report { version, gpus }),
         };
     }
     // Without a GPU: no devices (6), or not even a node that the kernel
     // driver would answer at (9).
-    if wishes.gpus == Some(0) && matches!(code, 0 | 6 | 9) && gpus.is_empty() {
+    if desired.gpus == Some(0) && matches!(code, 0 | 6 | 9) && gpus.is_empty() {
         let line = text::last_lines(answer.shown.as_bytes(), 1).pop().unwrap_or_default();
         return Verdict::NoGpuAskedFor(line);
     }
-    match wishes.gpus {
+    match desired.gpus {
         Some(wanted) if code == 0 => {
             Verdict::Bad(format!("it lists {} GPUs, assigned are {wanted}", gpus.len()))
         }
@@ -216,7 +216,7 @@ fn opened(stdout: &[u8], nodes: &[String]) -> Vec<(String, Opened)> {
 /// The fault, with the reason that the nodes give.
 fn explain(
     guest: &Guest,
-    wishes: &Wishes,
+    desired: &Desired,
     answer: &Answer,
     why: String,
     nodes: &[(String, Opened)],
@@ -224,8 +224,8 @@ fn explain(
     let ctid = guest.ctid();
     let mut message = format!("verify: nvidia-smi in container {ctid}: {why}");
     if smi::is_mismatch(&answer.shown) {
-        let kernel = wishes.kernel.as_ref().map_or("not known".to_owned(), ToString::to_string);
-        message.push_str(&format!("; the container has {}, the kernel driver is {kernel}", wishes.driver));
+        let kernel = desired.kernel.as_ref().map_or("not known".to_owned(), ToString::to_string);
+        message.push_str(&format!("; the container has {}, the kernel driver is {kernel}", desired.driver));
     }
     let bad: Vec<&(String, Opened)> = nodes.iter().filter(|(_, o)| *o != Opened::Allowed).collect();
     for (node, opened) in bad.iter().take(4) {

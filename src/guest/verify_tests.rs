@@ -1,8 +1,8 @@
 use super::*;
-use crate::driver::wishes::{CudaPackages, Limits};
+use crate::driver::desired::{CudaPackages, Limits};
 
-fn wishes(gpus: Option<usize>) -> Wishes {
-    Wishes {
+fn desired(gpus: Option<usize>) -> Desired {
+    Desired {
         driver: "580.95.05".parse().unwrap(),
         kernel: Some("580.95.05".parse().unwrap()),
         runfile_url: "/x".parse().unwrap(),
@@ -24,7 +24,7 @@ fn answer(shown: &str, code: i32, list: &str) -> Answer {
 const TWO: &str = "0, GPU-aa, 00000000:01:00.0, 580.95.05\n1, GPU-bb, 00000000:41:00.0, 580.95.05";
 
 fn bad(answer: &Answer, gpus: Option<usize>) -> String {
-    match judge(answer, &wishes(gpus)) {
+    match judge(answer, &desired(gpus)) {
         Verdict::Bad(why) => why,
         _ => panic!("{answer:?}"),
     }
@@ -33,8 +33,8 @@ fn bad(answer: &Answer, gpus: Option<usize>) -> String {
 #[test]
 fn the_number_of_gpus_must_be_the_assigned_one() {
     let two = answer("+---+", 0, TWO);
-    assert!(matches!(judge(&two, &wishes(Some(2))), Verdict::Good(r) if r.gpus.len() == 2));
-    assert!(matches!(judge(&two, &wishes(None)), Verdict::Good(_)));
+    assert!(matches!(judge(&two, &desired(Some(2))), Verdict::Good(r) if r.gpus.len() == 2));
+    assert!(matches!(judge(&two, &desired(None)), Verdict::Good(_)));
     assert_eq!(bad(&two, Some(1)), "it lists 2 GPUs, assigned are 1");
     assert_eq!(bad(&two, Some(0)), "it lists 2 GPUs, assigned are 0");
     let old = answer("+---+", 0, &TWO.replace("580.95.05", "580.76.05"));
@@ -45,7 +45,7 @@ fn the_number_of_gpus_must_be_the_assigned_one() {
 fn no_gpu_is_a_failure_only_where_one_is_assigned() {
     let none = answer("No devices were found", 6, "No devices were found");
     assert!(
-        matches!(judge(&none, &wishes(Some(0))), Verdict::NoGpuAskedFor(line) if line == "No devices were found")
+        matches!(judge(&none, &desired(Some(0))), Verdict::NoGpuAskedFor(line) if line == "No devices were found")
     );
     assert!(bad(&none, Some(1)).contains("no devices were found"));
     let mismatch = answer("Failed to initialize NVML: Driver/library version mismatch", 18, "");
@@ -69,14 +69,14 @@ fn the_words_of_three_shells_name_the_errno() {
 fn the_reason_is_the_nodes() {
     let guest = Guest::new("101".parse().unwrap());
     let mismatch = answer("Driver/library version mismatch", 18, "");
-    let error = explain(&guest, &wishes(Some(1)), &mismatch, "exit code 18".into(), &[]);
+    let error = explain(&guest, &desired(Some(1)), &mismatch, "exit code 18".into(), &[]);
     assert!(error.to_string().contains("the container has 580.95.05"), "{error}");
     let nodes = [("/dev/nvidiactl".to_owned(), Opened::Allowed), ("/dev/nvidia0".to_owned(), Opened::NoRule)];
-    let error = explain(&guest, &wishes(Some(1)), &answer("", 255, ""), "exit code 255".into(), &nodes);
+    let error = explain(&guest, &desired(Some(1)), &answer("", 255, ""), "exit code 255".into(), &nodes);
     assert!(
         error.to_string().contains("/dev/nvidia0 is not allowed by the container's device rules (EPERM)")
     );
     assert_eq!(crate::exit::remedy_of(&error), Some("pct reboot 101"));
-    let error = explain(&guest, &wishes(Some(1)), &answer("", 9, ""), "exit code 9".into(), &nodes[..1]);
+    let error = explain(&guest, &desired(Some(1)), &answer("", 9, ""), "exit code 9".into(), &nodes[..1]);
     assert!(error.to_string().contains("the host's driver does not answer"), "{error}");
 }

@@ -2,14 +2,14 @@
 //! the install process of a hook, or a call by hand.
 
 use crate::driver::cache::Cache;
-use crate::driver::wishes::Wishes;
+use crate::driver::desired::Desired;
 use crate::exit::{self, Context as _, Fault};
+use crate::guest::boot;
 use crate::guest::exec::{self, ExecError, Guest};
-use crate::guest::found::{self, Check};
 use crate::guest::install;
-use crate::guest::leftover;
-use crate::guest::ready;
-use crate::guest::steps::Steps;
+use crate::guest::install::steps::Steps;
+use crate::guest::leftovers;
+use crate::guest::probe::{self, Check};
 use crate::guest::verify;
 use crate::job::common;
 use crate::job::locks;
@@ -33,8 +33,8 @@ pub struct Work<'a> {
     pub ctid: Ctid,
     /// Its settings.
     pub settings: &'a Settings,
-    /// What they wish for.
-    pub wishes: &'a Wishes,
+    /// What they ask for inside.
+    pub desired: &'a Desired,
     /// The paths of the nodes that it is to have, for the verification;
     /// `None` while they are not in place.
     pub nodes: Option<Vec<String>>,
@@ -57,15 +57,15 @@ pub struct Brought {
 
 /// Whether the CUDA step failed already in this boot, with the same inputs:
 /// then no start tries it again, and one warning says so.
-pub fn cuda_failed_before(ctid: Ctid, wishes: &Wishes) -> bool {
+pub fn cuda_failed_before(ctid: Ctid, desired: &Desired) -> bool {
     let failed = State::load(common::root(), ctid).cuda_failed;
-    if failed.as_deref() != Some(&wishes.fingerprint()) {
+    if failed.as_deref() != Some(&desired.fingerprint()) {
         return false;
     }
     log::warn!(
         "driver {} is right; the CUDA packages failed earlier in this boot and are not tried again: \
          `phoenix-nvidia {ctid}` tries now",
-        wishes.driver
+        desired.driver
     );
     true
 }
@@ -89,21 +89,21 @@ impl Work<'_> {
     }
 
     fn steps(&self, brought: &mut Brought) -> anyhow::Result<()> {
-        let limits = &self.wishes.limits;
+        let limits = &self.desired.limits;
         let _lock = locks::work(self.ctid, limits.install + limits.download)?;
         // Whoever held that lock may have had it for an hour.
         let ended = || Fault::new(exit::Code::Software, "nothing was installed");
         self.same.still().fault(ended)?;
         let guest = self.guest();
-        let asked = self.wishes.fingerprint();
+        let asked = self.desired.fingerprint();
         self.same.update(|state| state.asked = Some(asked));
         brought.unseen = true;
         let check = self.look(&guest)?;
         brought.unseen = false;
-        let steps = Steps::of(&check, self.wishes, self.software_is_due(&check));
+        let steps = Steps::of(&check, self.desired, self.software_is_due(&check));
         if steps.is_empty() {
             self.tell_right(&check);
-            brought.version = Some(self.wishes.driver.clone());
+            brought.version = Some(self.desired.driver.clone());
             return self.verify_in(&guest);
         }
         // What fails for certain fails before anything is waited for.
@@ -117,18 +117,18 @@ impl Work<'_> {
         let _place = locks::place(places, PLACE_WAIT.max(limits.install), there)
             .fault(|| Fault::new(exit::Code::Software, "the install did not begin"))?;
         guest.still()?;
-        leftover::end(self.ctid);
-        ready::boot(&guest, self.settings.value(keys::READY_TIMEOUT))?;
+        leftovers::end(self.ctid);
+        boot::boot(&guest, self.settings.value(keys::READY_TIMEOUT))?;
         // The services of this start keep the old driver until the next one.
         let init = pct::init(self.ctid).ok().flatten();
         let guest = guest.until(Deadline::after(limits.install + limits.download));
-        let outcome = install::install(&guest, self.wishes, &check, &steps, &Cache::system());
+        let outcome = install::install(&guest, self.desired, &check, &steps, &Cache::system());
         self.record(&check, &outcome, init.as_ref());
         for warning in &outcome.installed.warnings {
             log::warn!("{warning}");
         }
         if outcome.installed.driver_changed.is_some() {
-            brought.version = Some(self.wishes.driver.clone());
+            brought.version = Some(self.desired.driver.clone());
         }
         brought.driver_changed = outcome.installed.driver_changed;
         let guest = self.guest();
@@ -151,14 +151,14 @@ impl Work<'_> {
     /// the time, as long as an install waits for its container at all.
     fn look(&self, guest: &Guest) -> anyhow::Result<Check> {
         let patience = self.settings.value(keys::READY_TIMEOUT);
-        ready::commands(guest, patience)?;
-        let mut wishes = self.wishes.clone();
-        let until = Deadline::after(patience.max(wishes.limits.check));
+        boot::commands(guest, patience)?;
+        let mut desired = self.desired.clone();
+        let until = Deadline::after(patience.max(desired.limits.check));
         loop {
-            match found::check(guest, &wishes, &until) {
+            match probe::check(guest, &desired, &until) {
                 Err(error) if exec::is_late(&error) && !until.passed() => {
                     log::info!("{}; trying again", exit::one_line(&error));
-                    wishes.limits.check *= 2;
+                    desired.limits.check *= 2;
                 }
                 other => return other,
             }
@@ -171,14 +171,14 @@ impl Work<'_> {
         self.insist
             || !check.software_pending()
             || !check.driver_right()
-            || !cuda_failed_before(self.ctid, self.wishes)
+            || !cuda_failed_before(self.ctid, self.desired)
     }
 
     fn record(&self, check: &Check, outcome: &install::Outcome, init: Option<&pct::Init>) {
         let changed = outcome.installed.driver_changed.is_some();
         // With the driver in place, what failed is what comes after it.
         let cuda_failed = outcome.result.is_err() && (changed || check.driver_right());
-        let fingerprint = self.wishes.fingerprint();
+        let fingerprint = self.desired.fingerprint();
         self.same.update(|state| {
             if changed {
                 state.restart_due = init.map(ToString::to_string);
@@ -188,7 +188,7 @@ impl Work<'_> {
     }
 
     fn tell_right(&self, check: &Check) {
-        log::info!("driver {}: installed and right", self.wishes.driver);
+        log::info!("driver {}: installed and right", self.desired.driver);
         log::debug!("the look into the container took {}", crate::sys::time::human(check.took));
     }
 
@@ -203,12 +203,12 @@ impl Work<'_> {
     fn verify_in(&self, guest: &Guest) -> anyhow::Result<()> {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         let begun = Instant::now();
-        let limit = self.wishes.limits.verify.max(Duration::from_secs(1));
-        let mut wishes = self.wishes.clone();
+        let limit = self.desired.limits.verify.max(Duration::from_secs(1));
+        let mut desired = self.desired.clone();
         // As the container runs now: a restart may have applied what was pending.
         let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf.document, nodes));
-        wishes.gpus = wishes.gpus.map(|gpus| gpus + beside);
-        verify::verify(guest, &wishes, nodes, &Deadline::after(limit))?;
+        desired.gpus = desired.gpus.map(|gpus| gpus + beside);
+        verify::verify(guest, &desired, nodes, &Deadline::after(limit))?;
         log::debug!("verified in {}", common::since(begun));
         Ok(())
     }

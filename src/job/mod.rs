@@ -4,6 +4,7 @@
 pub mod bring;
 pub mod chain;
 pub mod common;
+pub mod desired;
 pub mod follow;
 pub mod locks;
 pub mod reboot;
@@ -11,5 +12,4 @@ pub mod recorded;
 pub mod same;
 pub mod startable;
 pub mod undo;
-pub mod wishes;
 pub mod worker;

@@ -14,8 +14,8 @@ use crate::exit::{self, Code};
 use crate::guest::changed::{Changed, Guard};
 use crate::guest::exec::ExecError;
 use crate::job::common;
-use crate::job::wishes;
-use crate::job::wishes::Wanted;
+use crate::job::desired;
+use crate::job::desired::Software;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
@@ -143,12 +143,12 @@ impl Same {
         if settings.text(keys::GPU_ASSIGNMENT).is_none() {
             return Some(Changed::Unassigned(ctid));
         }
-        match wishes::read(&settings, self.kernel.clone(), None) {
-            Ok(Wanted::Software(wishes)) if wishes.driver == self.driver => None,
-            Ok(Wanted::Software(wishes)) => Some(Changed::OtherDriver(ctid, wishes.driver)),
-            Ok(Wanted::Off) => Some(Changed::Off(ctid)),
-            Ok(Wanted::NoDriver) => Some(Changed::NoDriver),
-            // A file that is just being written, say: no word of another wish.
+        match desired::read(&settings, self.kernel.clone(), None) {
+            Ok(Software::Desired(desired)) if desired.driver == self.driver => None,
+            Ok(Software::Desired(desired)) => Some(Changed::OtherDriver(ctid, desired.driver)),
+            Ok(Software::Off) => Some(Changed::Off(ctid)),
+            Ok(Software::NoDriver) => Some(Changed::NoDriver),
+            // A file that is just being written, say: no word of another driver.
             Err(_) => None,
         }
     }
@@ -173,5 +173,5 @@ pub fn heir_asks(ctid: Ctid) -> bool {
     pct::status(ctid).is_ok_and(|status| status == pct::Status::Running)
         && hookscript(&document).is_meant()
         && settings.text(keys::GPU_ASSIGNMENT).is_some()
-        && matches!(wishes::read(&settings, loaded_version(), None), Ok(Wanted::Software(_)))
+        && matches!(desired::read(&settings, loaded_version(), None), Ok(Software::Desired(_)))
 }

@@ -6,21 +6,21 @@
 use crate::commands::run::loaded_version;
 use crate::commands::run::nodes;
 use crate::exit::{self, Code};
+use crate::guest::boot;
 use crate::guest::changed::Changed;
 use crate::guest::exec::{self, Guest};
-use crate::guest::ready;
 use crate::host::gpus::Inventory;
 use crate::job::bring::Brought;
 use crate::job::bring::Work;
 use crate::job::common;
+use crate::job::desired;
+use crate::job::desired::Software;
 use crate::job::follow;
 use crate::job::follow::Job;
 use crate::job::locks;
 use crate::job::reboot;
 use crate::job::same;
 use crate::job::same::Same;
-use crate::job::wishes;
-use crate::job::wishes::Wanted;
 use crate::plan::Intent;
 use crate::pve::conf::store::Conf;
 use crate::pve::pct;
@@ -189,14 +189,14 @@ fn bring(ctid: Ctid) -> Done {
     let inventory = Inventory::read_for(common::host(), intent.display(&document));
     let choice = intent.on(&inventory, &document);
     let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
-    let wishes = match wishes::read(&settings, kernel, intent.gpus(&choice)) {
-        Ok(Wanted::Software(wishes)) => wishes,
-        Ok(Wanted::Off | Wanted::NoDriver) => return Done::early(Some(settings), Ok(())),
-        Err(problems) => return Done::early(Some(settings), Err(wishes::fault(&problems))),
+    let desired = match desired::read(&settings, kernel, intent.gpus(&choice)) {
+        Ok(Software::Desired(desired)) => desired,
+        Ok(Software::Off | Software::NoDriver) => return Done::early(Some(settings), Ok(())),
+        Err(problems) => return Done::early(Some(settings), Err(desired::fault(&problems))),
     };
     let nodes = Some(nodes(&choice));
-    let same = Same::of(ctid, &document, Call::Hook, environment, &wishes.driver);
-    let work = Work { ctid, settings: &settings, wishes: &wishes, nodes, insist: false, same: &same };
+    let same = Same::of(ctid, &document, Call::Hook, environment, &desired.driver);
+    let work = Work { ctid, settings: &settings, desired: &desired, nodes, insist: false, same: &same };
     let (brought, result) = again_if_rebooted(&work);
     Done { brought, settings: Some(settings), same: Some(same), result }
 }
@@ -227,7 +227,7 @@ fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
 /// ends the other processes first: one that was killed may be its beginning.
 fn came_back(work: &Work<'_>, before: Option<&pct::Init>, error: &anyhow::Error) -> bool {
     let Some(before) = before else { return false };
-    let going = exec::is_gone(error) || ready::going_down(&Guest::new(work.ctid));
+    let going = exec::is_gone(error) || boot::going_down(&Guest::new(work.ctid));
     let deadline = Deadline::after(if going { COME_BACK } else { LOOK_AGAIN });
     while !deadline.passed() {
         if pct::init(work.ctid).is_ok_and(|now| now.is_some_and(|now| now != *before)) {

@@ -2,10 +2,10 @@
 //! Help, man page and the conffile are made from it.
 
 use super::kinds::{self, AfterInstall, Driver, Read, StartPolicy};
-use crate::driver::wishes::CudaPackages;
-use crate::driver::wishes::PackageTemplate;
-use crate::driver::wishes::Sha256;
-use crate::driver::wishes::Template;
+use crate::driver::desired::CudaPackages;
+use crate::driver::desired::Sha256;
+use crate::driver::template::PackageTemplate;
+use crate::driver::template::Template;
 use crate::host::assignment::Assignment;
 use crate::host::choose::Capabilities;
 use std::ops::Deref;

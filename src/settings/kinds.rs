@@ -1,8 +1,8 @@
 //! The types of settings, and how each is read from text. What is a word is
 //! read in any case, the same way for every setting.
 
-use crate::driver::wishes::PackageTemplate;
-use crate::driver::wishes::packages;
+use crate::driver::template::PackageTemplate;
+use crate::driver::template::packages;
 use crate::types::{Version, seconds as whole_seconds};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -144,7 +144,7 @@ fn is_none(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::wishes::{CudaPackages, Sha256};
+    use crate::driver::desired::{CudaPackages, Sha256};
 
     #[test]
     fn words_are_read_in_any_case_and_in_every_form() {

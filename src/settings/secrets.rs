@@ -1,6 +1,6 @@
 //! Passwords and tokens in settings that stand where others can read them.
 
-use crate::driver::wishes::Template;
+use crate::driver::template::Template;
 use crate::settings::keys::{self, Spec};
 use crate::settings::{CLUSTER_FILE, NODE_FILE, Origin, Settings};
 use crate::sys::look::Look;

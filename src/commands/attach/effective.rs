@@ -3,12 +3,12 @@
 
 use super::changes::Changes;
 use crate::commands::hook::pre_start;
-use crate::driver::wishes::Template;
+use crate::driver::template::Template;
 use crate::exit::{self, Code, Fault};
 use crate::host::gpus::Inventory;
 use crate::job::chain;
 use crate::job::common;
-use crate::job::wishes;
+use crate::job::desired;
 use crate::plan::Intent;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -72,8 +72,8 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
         return Err(lacks.fault().into());
     }
     let kernel = inventory.driver.as_ref().map(|driver| driver.version.clone());
-    match wishes::read(&settings, kernel, None) {
-        Ok(wishes::Wanted::Software(wishes)) => wishes.fit_the_kernel()?,
+    match desired::read(&settings, kernel, None) {
+        Ok(desired::Software::Desired(desired)) => desired.fit_the_kernel()?,
         Ok(_) => {}
         Err(problems) => return Err(settings::fault(&problems, ctid)),
     }

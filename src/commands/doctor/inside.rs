@@ -3,8 +3,8 @@
 
 use super::finding::Finding;
 use crate::guest::exec::Guest;
-use crate::guest::found::{Check, Found};
-use crate::guest::steps::{Step, Steps};
+use crate::guest::install::steps::{Step, Steps};
+use crate::guest::probe::{Check, DriverState};
 use crate::guest::verify::Opened;
 use crate::host::gpus::CAPS_DIR;
 use crate::sys::time::Deadline;
@@ -84,21 +84,23 @@ pub fn docker(ctid: Ctid, seen: &Seen) -> Option<Finding> {
 pub fn version(ctid: Ctid, check: &Check, seen: Option<&Seen>, wanted: &Version) -> Finding {
     let mend = format!("phoenix-nvidia {ctid}");
     match &check.found {
-        Found::Right => {
+        DriverState::Matching => {
             Finding::ok("version", format!("the driver in the container is {wanted}, as the kernel's"))
         }
-        Found::Missing => Finding::failure("version", "no driver is installed in the container").mend(mend),
-        Found::Wrong { version } => Finding::failure(
+        DriverState::Missing => {
+            Finding::failure("version", "no driver is installed in the container").mend(mend)
+        }
+        DriverState::Other { version } => Finding::failure(
             "version",
             format!("the driver in the container is {version}, wanted is {wanted}"),
         )
         .cause("user space and kernel driver must be equal to the last digit")
         .mend(mend),
-        Found::Half { why, .. } => {
+        DriverState::Incomplete { why, .. } => {
             Finding::failure("version", format!("the driver in the container is incomplete: {why}"))
                 .mend(mend)
         }
-        Found::Owned { .. } => {
+        DriverState::Packaged { .. } => {
             let runfile = seen.is_some_and(|seen| seen.has("runfile installed"));
             let what = if runfile {
                 "a runfile's driver and apt's are mixed"
@@ -112,7 +114,7 @@ pub fn version(ctid: Ctid, check: &Check, seen: Option<&Seen>, wanted: &Version)
                 )
                 .mend(format!("{remove}phoenix-nvidia {ctid}"))
         }
-        Found::Unsupported { why } => {
+        DriverState::Unsupported { why } => {
             Finding::failure("version", format!("no driver can work in the container: {why}"))
                 .mend("a container with glibc, Debian or Ubuntu say")
         }

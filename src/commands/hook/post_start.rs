@@ -2,19 +2,19 @@
 //! an install process is started, followed for a while, and left to go on.
 
 use crate::commands::run::loaded_version;
-use crate::driver::wishes::Wishes;
+use crate::driver::desired::Desired;
 use crate::exit::{Code, Fault};
 use crate::guest::exec::{self, Guest};
-use crate::guest::found::{self, Check};
+use crate::guest::probe::{self, Check};
 use crate::job::bring::cuda_failed_before;
 use crate::job::chain;
 use crate::job::common;
+use crate::job::desired;
+use crate::job::desired::Software;
 use crate::job::follow;
 use crate::job::follow::Followed;
 use crate::job::locks;
 use crate::job::startable;
-use crate::job::wishes;
-use crate::job::wishes::Wanted;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::settings::{Call, MARK, Settings, keys};
@@ -60,30 +60,30 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
     }
     let begun = Instant::now();
     let kernel = loaded_version();
-    let wishes = match wishes::read(settings, kernel.clone(), None) {
-        Ok(Wanted::Software(wishes)) => wishes,
-        Ok(Wanted::Off) => {
+    let desired = match desired::read(settings, kernel.clone(), None) {
+        Ok(Software::Desired(desired)) => desired,
+        Ok(Software::Off) => {
             log::info!("INSTALL is off: the driver in the container is not looked after");
             devices_only(ctid, document, begun);
             return Ok(());
         }
-        Ok(Wanted::NoDriver) => {
+        Ok(Software::NoDriver) => {
             log::warn!(
                 "no NVIDIA kernel driver is loaded on this host: the container keeps the driver it has"
             );
             devices_only(ctid, document, begun);
             return Ok(());
         }
-        Err(problems) => return Err(wishes::fault(&problems)),
+        Err(problems) => return Err(desired::fault(&problems)),
     };
     State::take_over(common::root(), ctid, &common::whom(document));
-    let result = wishes.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &wishes, begun));
+    let result = desired.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &desired, begun));
     if let Err(error) = &result {
         // An install process has written its own, more exact, result.
         if !follow::is_told(error) {
             State::update(common::root(), ctid, |state| {
                 common::outcome(state, "check", &result, begun);
-                state.asked = Some(wishes.fingerprint());
+                state.asked = Some(desired.fingerprint());
                 state.kernel_driver = kernel.map(|v| v.to_string());
             });
         }
@@ -104,7 +104,7 @@ fn bring(
     ctid: Ctid,
     settings: &Settings,
     document: &Document,
-    wishes: &Wishes,
+    desired: &Desired,
     begun: Instant,
 ) -> anyhow::Result<()> {
     let wait = patience(settings, document);
@@ -124,8 +124,8 @@ fn bring(
     }
     let guest = Guest::new(ctid);
     // For the look and for what follows from it, together.
-    let deadline = Deadline::after(wishes.limits.check);
-    let check = match found::check(&guest, wishes, &deadline) {
+    let deadline = Deadline::after(desired.limits.check);
+    let check = match probe::check(&guest, desired, &deadline) {
         Ok(check) => check,
         Err(error) if exec::is_gone(&error) || exec::is_interrupted(&error) => return Err(error),
         Err(error) => {
@@ -140,19 +140,19 @@ fn bring(
             log::warn!("{error:#}; the driver is not looked after in this start");
             State::update(common::root(), ctid, |state| {
                 common::outcome(state, "check", &Err(error), begun);
-                state.asked = Some(wishes.fingerprint());
+                state.asked = Some(desired.fingerprint());
                 state.outcome = Outcome::Warning;
                 state.code = 0;
             });
             return Ok(());
         }
     };
-    if nothing_to_do(ctid, wishes, &check) {
+    if nothing_to_do(ctid, desired, &check) {
         State::update(common::root(), ctid, |state| {
             common::outcome(state, "check", &Ok(()), begun);
-            state.asked = Some(wishes.fingerprint());
-            state.kernel_driver = wishes.kernel.as_ref().map(ToString::to_string);
-            state.container_driver = Some(wishes.driver.to_string());
+            state.asked = Some(desired.fingerprint());
+            state.kernel_driver = desired.kernel.as_ref().map(ToString::to_string);
+            state.container_driver = Some(desired.driver.to_string());
             // The reboot helped; a later change of the driver is another one.
             state.rebooted_for = None;
             if state.cuda_failed.is_some() {
@@ -226,12 +226,12 @@ fn begins(ctid: Ctid) {
 
 /// Whether the container is as wanted, or what is missing failed already in
 /// this boot with the same inputs.
-fn nothing_to_do(ctid: Ctid, wishes: &Wishes, check: &Check) -> bool {
+fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> bool {
     if check.right() {
-        log::info!("driver {}: installed and right", wishes.driver);
+        log::info!("driver {}: installed and right", desired.driver);
         return true;
     }
-    check.driver_right() && cuda_failed_before(ctid, wishes)
+    check.driver_right() && cuda_failed_before(ctid, desired)
 }
 
 /// How long an install is followed. While a hook runs, Proxmox refuses to

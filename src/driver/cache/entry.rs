@@ -3,10 +3,10 @@
 use crate::driver::cache::Cache;
 use crate::driver::cache::Order;
 use crate::driver::cache::Runfile;
+use crate::driver::desired::Sha256;
 use crate::driver::progress::Progress;
 use crate::driver::runfile;
-use crate::driver::wishes::Facts;
-use crate::driver::wishes::Sha256;
+use crate::driver::template::Facts;
 use crate::exit::{Code, Fault};
 use crate::guest::os::runfile_arch;
 use crate::sys::fetch::{self, Client, FetchError, Watch, Way};

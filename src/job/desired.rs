@@ -1,8 +1,8 @@
-//! Settings as the wishes for a container's software.
+//! Settings as the desired for a container's software.
 
-use crate::driver::wishes::CudaPackages;
-use crate::driver::wishes::Limits;
-use crate::driver::wishes::Wishes;
+use crate::driver::desired::CudaPackages;
+use crate::driver::desired::Desired;
+use crate::driver::desired::Limits;
 use crate::exit::{Code, Fault};
 use crate::settings::kinds::Driver;
 use crate::settings::{Problem, Settings, keys};
@@ -10,9 +10,9 @@ use crate::types::Version;
 
 /// What is wanted, or why nothing is.
 #[derive(Debug)]
-pub enum Wanted {
+pub enum Software {
     /// This.
-    Software(Box<Wishes>),
+    Desired(Box<Desired>),
     /// `INSTALL=off`.
     Off,
     /// `host`, and no kernel driver is loaded: the container keeps what it has.
@@ -31,11 +31,11 @@ pub fn read(
     settings: &Settings,
     kernel: Option<Version>,
     gpus: Option<usize>,
-) -> Result<Wanted, Vec<Problem>> {
+) -> Result<Software, Vec<Problem>> {
     let mut problems = Vec::new();
     let on = note(&mut problems, settings.get(keys::INSTALL));
     if on == Some(false) {
-        return Ok(Wanted::Off);
+        return Ok(Software::Off);
     }
     let driver = note(&mut problems, settings.get(keys::NVIDIA_DRIVER_VERSION));
     let runfile_url = note(&mut problems, settings.get(keys::NVIDIA_RUNFILE_URL));
@@ -50,9 +50,9 @@ pub fn read(
     let driver = match (driver, &kernel) {
         (Driver::Exact(version), _) => version,
         (Driver::Host, Some(kernel)) => kernel.clone(),
-        (Driver::Host, None) => return Ok(Wanted::NoDriver),
+        (Driver::Host, None) => return Ok(Software::NoDriver),
     };
-    Ok(Wanted::Software(Box::new(Wishes {
+    Ok(Software::Desired(Box::new(Desired {
         driver,
         kernel,
         runfile_url,
@@ -74,7 +74,7 @@ pub fn read(
 /// they ask for none or cannot be read.
 pub fn asked(settings: &Settings, kernel: Option<Version>) -> Option<String> {
     match read(settings, kernel, None) {
-        Ok(Wanted::Software(wishes)) => Some(wishes.fingerprint()),
+        Ok(Software::Desired(desired)) => Some(desired.fingerprint()),
         _ => None,
     }
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     /// What a hook reads of the node's file.
-    fn of_node(lines: &str) -> Result<Wanted, Vec<Problem>> {
+    fn of_node(lines: &str) -> Result<Software, Vec<Problem>> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(crate::settings::NODE_FILE);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -137,10 +137,10 @@ mod tests {
     #[test]
     fn a_bad_limit_or_list_costs_no_container_its_driver() {
         let bad = of_node("CHECK_TIMEOUT=soon\nCUDA_PACKAGES=a;b\nUTILITY_PACKAGES=*\nINSTALL_TIMEOUT=-1");
-        let Ok(Wanted::Software(wishes)) = bad else { panic!("{bad:?}") };
-        assert_eq!((wishes.limits.check.as_secs(), wishes.limits.install.as_secs()), (15, 1800));
+        let Ok(Software::Desired(desired)) = bad else { panic!("{bad:?}") };
+        assert_eq!((desired.limits.check.as_secs(), desired.limits.install.as_secs()), (15, 1800));
         // Nothing is installed that nobody asked for.
-        assert_eq!((wishes.cuda, wishes.utilities.len()), (CudaPackages::None, 0));
+        assert_eq!((desired.cuda, desired.utilities.len()), (CudaPackages::None, 0));
     }
 
     #[test]
@@ -152,6 +152,6 @@ mod tests {
             assert_eq!(problems.len(), 1, "{problems:?}");
             assert!(problems[0].message.starts_with(bad), "{problems:?}");
         }
-        assert!(matches!(of_node("INSTALL=Off\nNVIDIA_DRIVER_VERSION=new"), Ok(Wanted::Off)));
+        assert!(matches!(of_node("INSTALL=Off\nNVIDIA_DRIVER_VERSION=new"), Ok(Software::Off)));
     }
 }

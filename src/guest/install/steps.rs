@@ -1,13 +1,13 @@
 //! What an install in a container does, as one list: `plan` prints it, a run
 //! carries it out. Pure.
 
-use super::driver;
-use super::found::{Check, Found};
-use super::os::repo_arch;
-use crate::driver::wishes::Facts;
-use crate::driver::wishes::PackageTemplate;
-use crate::driver::wishes::Wishes;
+use super::runfile;
+use crate::driver::desired::Desired;
+use crate::driver::template::Facts;
+use crate::driver::template::PackageTemplate;
 use crate::exit::{Code, Fault};
+use crate::guest::os::repo_arch;
+use crate::guest::probe::{Check, DriverState};
 use crate::types::{Ctid, Version};
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub enum Step {
     /// The driver's user space, by the runfile.
     Driver {
         /// What is there before.
-        found: Found,
+        found: DriverState,
         /// What is there afterwards.
         to: Version,
     },
@@ -34,11 +34,11 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Driver { found: Found::Wrong { version }, to } => {
+            Step::Driver { found: DriverState::Other { version }, to } => {
                 write!(f, "upgrade the driver: {version} → {to}")
             }
-            Step::Driver { found: Found::Missing, to } => write!(f, "install driver {to} (found none)"),
-            Step::Driver { found: Found::Half { why, .. }, to } => {
+            Step::Driver { found: DriverState::Missing, to } => write!(f, "install driver {to} (found none)"),
+            Step::Driver { found: DriverState::Incomplete { why, .. }, to } => {
                 write!(f, "install driver {to} (found incomplete: {why})")
             }
             Step::Driver { found, to } => write!(f, "install driver {to} (found: {found})"),
@@ -57,7 +57,7 @@ impl Step {
     /// [`Code::Software`].
     pub fn possible(&self, ctid: Ctid, check: &Check) -> anyhow::Result<()> {
         match self {
-            Step::Driver { .. } => driver::refuse(ctid, check),
+            Step::Driver { .. } => runfile::refuse(ctid, check),
             Step::Source | Step::Complete | Step::Cuda(_) if !check.os.apt => Err(no_apt(ctid, check).into()),
             _ => Ok(()),
         }
@@ -69,9 +69,9 @@ fn list(packages: &[PackageTemplate]) -> String {
 }
 
 /// The missing CUDA packages, filled in as far as that can be.
-fn names(check: &Check, wishes: &Wishes) -> Vec<String> {
+fn names(check: &Check, desired: &Desired) -> Vec<String> {
     let distro = check.os.distro();
-    let facts = Facts { version: &wishes.driver, arch: repo_arch(), distro: distro.as_deref() };
+    let facts = Facts { version: &desired.driver, arch: repo_arch(), distro: distro.as_deref() };
     check.cuda_missing.iter().map(|p| p.fill(&facts).unwrap_or_else(|_| p.to_string())).collect()
 }
 
@@ -84,10 +84,10 @@ impl Steps {
     /// From a look. `cuda` is false where the CUDA step failed already with
     /// the same inputs and is not tried again. Utilities are best effort:
     /// missing ones alone are no reason to begin.
-    pub fn of(check: &Check, wishes: &Wishes, cuda: bool) -> Steps {
+    pub fn of(check: &Check, desired: &Desired, cuda: bool) -> Steps {
         let mut steps = Vec::new();
         if !check.driver_right() {
-            steps.push(Step::Driver { found: check.found.clone(), to: wishes.driver.clone() });
+            steps.push(Step::Driver { found: check.found.clone(), to: desired.driver.clone() });
         }
         if cuda {
             if check.source_outdated {
@@ -97,7 +97,7 @@ impl Steps {
                 steps.push(Step::Complete);
             }
             if !check.cuda_missing.is_empty() {
-                steps.push(Step::Cuda(names(check, wishes)));
+                steps.push(Step::Cuda(names(check, desired)));
             }
         }
         if !steps.is_empty() && check.os.apt && !check.utilities_missing.is_empty() {

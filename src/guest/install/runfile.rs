@@ -1,14 +1,14 @@
 //! The driver step: the runfile into the container, its installer run, the
 //! result confirmed.
 
-use super::exec::{ExecError, Guest, fields};
-use super::found::{self, Check, Found};
 use crate::driver::cache::Cache;
 use crate::driver::cache::Order;
 use crate::driver::cache::Runfile;
+use crate::driver::desired::Desired;
 use crate::driver::runfile;
-use crate::driver::wishes::Wishes;
 use crate::exit::{Code, Context as _, Fault};
+use crate::guest::exec::{ExecError, Guest, fields};
+use crate::guest::probe::{self, Check, DriverState};
 use crate::sys::fetch::{self, size};
 use crate::sys::process::{Ended, Output};
 use crate::sys::time::{Deadline, human};
@@ -16,11 +16,11 @@ use crate::types::{Ctid, Version};
 use anyhow::Context as _;
 use std::time::{Duration, Instant};
 
-const PLACES: &str = include_str!("scripts/places.sh");
-const RECEIVE: &str = include_str!("scripts/receive.sh");
-const RUN_INSTALLER: &str = include_str!("scripts/run-installer.sh");
-const CLEAN: &str = include_str!("scripts/clean.sh");
-const INSTALLER_LOG: &str = include_str!("scripts/installer-log.sh");
+const PLACES: &str = include_str!("../scripts/places.sh");
+const RECEIVE: &str = include_str!("../scripts/receive.sh");
+const RUN_INSTALLER: &str = include_str!("../scripts/run-installer.sh");
+const CLEAN: &str = include_str!("../scripts/clean.sh");
+const INSTALLER_LOG: &str = include_str!("../scripts/installer-log.sh");
 const CONFIRMED: &str = "rm -f /var/lib/phoenix-nvidia/driver.installing";
 
 /// The installer's log in the container.
@@ -34,8 +34,8 @@ const SHORT: Duration = Duration::from_secs(60);
 
 /// The deadline of a small command: a short time limit of the whole is its
 /// too.
-fn short(wishes: &Wishes) -> Deadline {
-    Deadline::after(SHORT.min(wishes.limits.install))
+fn short(desired: &Desired) -> Deadline {
+    Deadline::after(SHORT.min(desired.limits.install))
 }
 
 fn fault(what: String) -> impl FnOnce() -> Fault {
@@ -47,17 +47,17 @@ fn fault(what: String) -> impl FnOnce() -> Fault {
 ///
 /// # Errors
 /// [`Code::Software`], naming the step that failed.
-pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, cache: &Cache) -> anyhow::Result<()> {
+pub fn install(guest: &Guest, desired: &Desired, check: &Check, cache: &Cache) -> anyhow::Result<()> {
     refuse(guest.ctid(), check)?;
-    wishes.fit_the_kernel()?;
+    desired.fit_the_kernel()?;
     let order = Order {
-        version: &wishes.driver,
-        url: &wishes.runfile_url,
-        sha256: wishes.sha256.as_ref(),
-        limits: &wishes.limits,
+        version: &desired.driver,
+        url: &desired.runfile_url,
+        sha256: desired.sha256.as_ref(),
+        limits: &desired.limits,
     };
     let runfile = cache.obtain(&order)?;
-    let done = put_and_run(guest, wishes, check, &runfile);
+    let done = put_and_run(guest, desired, check, &runfile);
     if let Err(error) = &done {
         clean(guest, error);
     }
@@ -70,12 +70,12 @@ pub fn install(guest: &Guest, wishes: &Wishes, check: &Check, cache: &Cache) -> 
 /// [`Code::Software`].
 pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
     match &check.found {
-        Found::Unsupported { why } => Err(Fault::new(
+        DriverState::Unsupported { why } => Err(Fault::new(
             Code::Software,
             format!("no NVIDIA driver can be installed in container {}: {why}", ctid),
         )
         .into()),
-        Found::Owned { .. } => {
+        DriverState::Packaged { .. } => {
             let fault = Fault::new(
                 Code::Software,
                 format!(
@@ -93,22 +93,22 @@ pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
     }
 }
 
-fn put_and_run(guest: &Guest, wishes: &Wishes, check: &Check, runfile: &Runfile) -> anyhow::Result<()> {
-    let places = Places::look(guest, wishes, runfile.size)?;
+fn put_and_run(guest: &Guest, desired: &Desired, check: &Check, runfile: &Runfile) -> anyhow::Result<()> {
+    let places = Places::look(guest, desired, runfile.size)?;
     if !places.modprobe {
-        super::apt::install_kmod(guest, &check.os, wishes)?;
+        super::apt::install_kmod(guest, &check.os, desired)?;
     }
     let path = format!("{}/nvidia-driver-installer.run", places.directory);
-    copy(guest, wishes, runfile, &path)?;
+    copy(guest, desired, runfile, &path)?;
     let started = Instant::now();
     let unpack = format!("{}/phoenix-nvidia.unpack", places.directory);
-    let output = run(guest, wishes, &path, &unpack)?;
-    confirm(guest, wishes, &output)?;
-    log::info!("{}", installed_line(&check.found, &wishes.driver, started.elapsed()));
+    let output = run(guest, desired, &path, &unpack)?;
+    confirm(guest, desired, &output)?;
+    log::info!("{}", installed_line(&check.found, &desired.driver, started.elapsed()));
     Ok(())
 }
 
-fn installed_line(before: &Found, driver: &Version, took: Duration) -> String {
+fn installed_line(before: &DriverState, driver: &Version, took: Duration) -> String {
     let took = human(took);
     match before.version(driver) {
         Some(old) if old != driver => {
@@ -131,9 +131,9 @@ struct Places {
 }
 
 impl Places {
-    fn look(guest: &Guest, wishes: &Wishes, runfile: u64) -> anyhow::Result<Places> {
+    fn look(guest: &Guest, desired: &Desired, runfile: u64) -> anyhow::Result<Places> {
         let what = || fault(format!("container {} cannot take the runfile", guest.ctid()))();
-        let output = guest.pct_sh(PLACES, []).must(&short(wishes)).fault(what)?;
+        let output = guest.pct_sh(PLACES, []).must(&short(desired)).fault(what)?;
         Places::choose(&output.stdout, runfile).fault(what)
     }
 
@@ -197,12 +197,12 @@ impl Places {
 }
 
 /// Streams the runfile in, and has its size and checksum confirmed inside.
-fn copy(guest: &Guest, wishes: &Wishes, runfile: &Runfile, path: &str) -> anyhow::Result<()> {
+fn copy(guest: &Guest, desired: &Desired, runfile: &Runfile, path: &str) -> anyhow::Result<()> {
     let what = || fault(format!("the runfile could not be copied to {path} in container {}", guest.ctid()))();
     let file =
         fetch::open_regular(&runfile.path).with_context(|| runfile.path.display().to_string()).fault(what)?;
     let output =
-        guest.pct_sh(RECEIVE, [path]).stdin(file).must(&Deadline::after(wishes.limits.copy)).fault(what)?;
+        guest.pct_sh(RECEIVE, [path]).stdin(file).must(&Deadline::after(desired.limits.copy)).fault(what)?;
     let arrived = Arrived::parse(&output.stdout);
     let wanted = Arrived { size: Some(runfile.size), sha256: runfile.sha256.to_string() };
     if arrived.size != wanted.size {
@@ -244,12 +244,12 @@ impl Arrived {
 }
 
 /// Runs the installer. Its exit code 0 is not success, another one is failure.
-fn run(guest: &Guest, wishes: &Wishes, path: &str, unpack: &str) -> anyhow::Result<Output> {
-    let options = runfile::options(&wishes.driver, unpack, LOG);
-    let args = [path, unpack, wishes.driver.as_str()].into_iter().chain(options.iter().map(String::as_str));
-    let what = || fault(format!("driver: the installer of {} failed", wishes.driver))();
+fn run(guest: &Guest, desired: &Desired, path: &str, unpack: &str) -> anyhow::Result<Output> {
+    let options = runfile::options(&desired.driver, unpack, LOG);
+    let args = [path, unpack, desired.driver.as_str()].into_iter().chain(options.iter().map(String::as_str));
+    let what = || fault(format!("driver: the installer of {} failed", desired.driver))();
     let output =
-        guest.pct_sh(RUN_INSTALLER, args).run(&Deadline::after(wishes.limits.install)).fault(what)?;
+        guest.pct_sh(RUN_INSTALLER, args).run(&Deadline::after(desired.limits.install)).fault(what)?;
     if output.success() {
         return Ok(output);
     }
@@ -257,13 +257,13 @@ fn run(guest: &Guest, wishes: &Wishes, path: &str, unpack: &str) -> anyhow::Resu
     if matches!(output.ended, Ended::Code(135) | Ended::Signal(7)) {
         ended.push_str(" (SIGBUS: the container's disk is full)");
     }
-    Err(anyhow::anyhow!("{ended}: {}", reasons(guest, wishes, &output))).fault(what)
+    Err(anyhow::anyhow!("{ended}: {}", reasons(guest, desired, &output))).fault(what)
 }
 
 /// What the installer gave as its reasons: its log's errors, else what it
 /// printed last.
-fn reasons(guest: &Guest, wishes: &Wishes, output: &Output) -> String {
-    let log = guest.pct_sh(INSTALLER_LOG, [LOG]).run(&short(wishes));
+fn reasons(guest: &Guest, desired: &Desired, output: &Output) -> String {
+    let log = guest.pct_sh(INSTALLER_LOG, [LOG]).run(&short(desired));
     let mut lines = log.map(|log| log.last_lines(4)).unwrap_or_default();
     if lines.is_empty() {
         lines = output.last_lines(4);
@@ -275,19 +275,19 @@ fn reasons(guest: &Guest, wishes: &Wishes, output: &Output) -> String {
 }
 
 /// Success is the version that answers afterwards.
-fn confirm(guest: &Guest, wishes: &Wishes, output: &Output) -> anyhow::Result<()> {
-    let now = found::confirm(guest, wishes)?;
-    if now == Found::Right {
+fn confirm(guest: &Guest, desired: &Desired, output: &Output) -> anyhow::Result<()> {
+    let now = probe::confirm(guest, desired)?;
+    if now == DriverState::Matching {
         guest
             .pct_sh(CONFIRMED, [])
-            .must(&short(wishes))
+            .must(&short(desired))
             .fault(fault("driver: the result could not be noted in the container".to_owned()))?;
         return Ok(());
     }
     let message = format!(
         "driver: the installer of {} ended with exit code 0, but the container's driver is {now}: {}",
-        wishes.driver,
-        reasons(guest, wishes, output)
+        desired.driver,
+        reasons(guest, desired, output)
     );
     Err(Fault::new(Code::Software, message)
         .remedy(format!("pct exec {} -- tail -n 50 {LOG}", guest.ctid()))
@@ -297,10 +297,10 @@ fn confirm(guest: &Guest, wishes: &Wishes, output: &Output) -> anyhow::Result<()
 /// Takes the temporary files away after a failure; also when we are being
 /// stopped, which leaves a moment for it.
 fn clean(guest: &Guest, error: &anyhow::Error) {
-    if super::exec::is_gone(error) {
+    if crate::guest::exec::is_gone(error) {
         return;
     }
-    let deadline = Deadline::secs(if super::exec::is_interrupted(error) { 1 } else { 30 });
+    let deadline = Deadline::secs(if crate::guest::exec::is_interrupted(error) { 1 } else { 30 });
     match guest.attach_sh(CLEAN, []).even_when_stopping().run(&deadline) {
         Ok(_) | Err(ExecError::Gone(_) | ExecError::Changed(_)) => {}
         Err(why) => log::warn!("driver: temporary files may be left in the container: {why}"),
@@ -364,9 +364,9 @@ mod tests {
     #[test]
     fn the_line_names_the_change() {
         let (old, new): (Version, Version) = ("580.76.05".parse().unwrap(), "580.95.05".parse().unwrap());
-        let line = installed_line(&Found::Wrong { version: old }, &new, Duration::from_secs(41));
+        let line = installed_line(&DriverState::Other { version: old }, &new, Duration::from_secs(41));
         assert_eq!(line, "driver: installed 580.95.05 in 41 s (was 580.76.05): 580.76.05 → 580.95.05");
-        let line = installed_line(&Found::Missing, &new, Duration::from_secs(41));
+        let line = installed_line(&DriverState::Missing, &new, Duration::from_secs(41));
         assert_eq!(line, "driver: installed 580.95.05 in 41 s (was not installed)");
     }
 }

@@ -5,11 +5,11 @@ use super::exec::{Guest, fields};
 use super::os::{Os, repo_arch, state_version};
 use super::package::PackageName;
 use super::smi;
+use crate::driver::desired::CudaPackages;
+use crate::driver::desired::Desired;
 use crate::driver::repo;
-use crate::driver::wishes::CudaPackages;
-use crate::driver::wishes::Facts;
-use crate::driver::wishes::PackageTemplate;
-use crate::driver::wishes::Wishes;
+use crate::driver::template::Facts;
+use crate::driver::template::PackageTemplate;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::hex;
@@ -22,18 +22,18 @@ const PROBE: &str = include_str!("scripts/probe.sh");
 
 /// The driver's user space, as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum DriverState {
     /// It is the wanted version, whole.
-    Right,
+    Matching,
     /// There is none.
     Missing,
     /// It is whole, and of another version.
-    Wrong {
+    Other {
         /// What it is.
         version: Version,
     },
     /// An installation that was cut off, or of which parts are missing.
-    Half {
+    Incomplete {
         /// The version that it was or was to become, where one is named.
         version: Option<Version>,
         /// What is wrong with it.
@@ -41,7 +41,7 @@ pub enum Found {
     },
     /// The distribution's package manager owns driver files. A runfile on top
     /// of them breaks both.
-    Owned {
+    Packaged {
         /// The packages that own them, as far as their names are some.
         packages: Vec<PackageName>,
         /// Who manages them.
@@ -68,11 +68,11 @@ pub enum Manager {
 /// A command of more packages than this is not shown.
 const MOST_PACKAGES: usize = 40;
 
-impl Found {
+impl DriverState {
     /// The command that removes the packages which own the driver, complete, to
     /// be pasted on the host; `None` where there is nothing to name.
     pub fn remove(&self, ctid: Ctid) -> Option<String> {
-        let Found::Owned { packages, manager } = self else { return None };
+        let DriverState::Packaged { packages, manager } = self else { return None };
         let names: Vec<&str> = packages.iter().map(PackageName::as_str).collect();
         let verb = match manager {
             Manager::Dpkg => "apt-get purge",
@@ -85,7 +85,7 @@ impl Found {
     /// The packages that own the driver, for messages.
     pub fn owners(&self) -> String {
         match self {
-            Found::Owned { packages, .. } if !packages.is_empty() => {
+            DriverState::Packaged { packages, .. } if !packages.is_empty() => {
                 packages.iter().map(PackageName::as_str).collect::<Vec<_>>().join(", ")
             }
             _ => "names that are none".to_owned(),
@@ -95,23 +95,23 @@ impl Found {
     /// The version that programs in the container load now, if any.
     pub fn version<'a>(&'a self, wanted: &'a Version) -> Option<&'a Version> {
         match self {
-            Found::Right => Some(wanted),
-            Found::Wrong { version } => Some(version),
-            Found::Half { version, .. } => version.as_ref(),
+            DriverState::Matching => Some(wanted),
+            DriverState::Other { version } => Some(version),
+            DriverState::Incomplete { version, .. } => version.as_ref(),
             _ => None,
         }
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for DriverState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Found::Right => f.write_str("right"),
-            Found::Missing => f.write_str("not installed"),
-            Found::Wrong { version } => write!(f, "version {version}"),
-            Found::Half { why, .. } => write!(f, "half installed ({why})"),
-            Found::Owned { .. } => write!(f, "owned by packages: {}", self.owners()),
-            Found::Unsupported { why } => f.write_str(why),
+            DriverState::Matching => f.write_str("right"),
+            DriverState::Missing => f.write_str("not installed"),
+            DriverState::Other { version } => write!(f, "version {version}"),
+            DriverState::Incomplete { why, .. } => write!(f, "half installed ({why})"),
+            DriverState::Packaged { .. } => write!(f, "owned by packages: {}", self.owners()),
+            DriverState::Unsupported { why } => f.write_str(why),
         }
     }
 }
@@ -120,7 +120,7 @@ impl fmt::Display for Found {
 #[derive(Clone, Debug)]
 pub struct Check {
     /// The driver.
-    pub found: Found,
+    pub found: DriverState,
     /// What is asked for by CUDA_PACKAGES and not there.
     pub cuda_missing: Vec<PackageTemplate>,
     /// What is asked for by UTILITY_PACKAGES and not there.
@@ -145,7 +145,7 @@ impl Check {
 
     /// Whether the driver is the wanted one.
     pub fn driver_right(&self) -> bool {
-        self.found == Found::Right
+        self.found == DriverState::Matching
     }
 
     /// Whether the CUDA step has something to do.
@@ -158,10 +158,10 @@ impl Check {
 ///
 /// # Errors
 /// When it could not look, which says nothing about what is there.
-pub fn check(guest: &Guest, wishes: &Wishes, deadline: &Deadline) -> anyhow::Result<Check> {
+pub fn check(guest: &Guest, desired: &Desired, deadline: &Deadline) -> anyhow::Result<Check> {
     let (raw, names, took) =
-        look(guest, wishes, wishes.check_runs_smi, &deadline.at_most(wishes.limits.check))?;
-    let mut check = judge(raw, wishes, &names);
+        look(guest, desired, desired.check_runs_smi, &deadline.at_most(desired.limits.check))?;
+    let mut check = judge(raw, desired, &names);
     check.took = took;
     log::debug!("check: driver {}, {}, {}", check.found, check.os.shown(), human(check.took));
     Ok(check)
@@ -171,10 +171,10 @@ pub fn check(guest: &Guest, wishes: &Wishes, deadline: &Deadline) -> anyhow::Res
 ///
 /// # Errors
 /// When a package's name cannot be filled in.
-pub fn understand(answer: &[u8], wishes: &Wishes) -> anyhow::Result<Option<Check>> {
+pub fn understand(answer: &[u8], desired: &Desired) -> anyhow::Result<Option<Check>> {
     let raw = Raw::parse(answer);
-    let names = names(wishes)?;
-    Ok(raw.complete.then(|| judge(raw, wishes, &names)))
+    let names = names(desired)?;
+    Ok(raw.complete.then(|| judge(raw, desired, &names)))
 }
 
 /// What the driver is after an installer's run, nvidia-smi's own word
@@ -182,10 +182,10 @@ pub fn understand(answer: &[u8], wishes: &Wishes) -> anyhow::Result<Option<Check
 ///
 /// # Errors
 /// When it could not look.
-pub(super) fn confirm(guest: &Guest, wishes: &Wishes) -> anyhow::Result<Found> {
-    let (mut raw, _, _) = look(guest, wishes, true, &Deadline::after(wishes.limits.verify))?;
+pub(super) fn confirm(guest: &Guest, desired: &Desired) -> anyhow::Result<DriverState> {
+    let (mut raw, _, _) = look(guest, desired, true, &Deadline::after(desired.limits.verify))?;
     raw.cut_driver = None;
-    Ok(raw.driver(&wishes.driver))
+    Ok(raw.driver(&desired.driver))
 }
 
 /// The packages looked for, each with its name in this look.
@@ -193,12 +193,12 @@ type Names = Vec<(PackageTemplate, String)>;
 
 fn look(
     guest: &Guest,
-    wishes: &Wishes,
+    desired: &Desired,
     smi: bool,
     deadline: &Deadline,
 ) -> anyhow::Result<(Raw, Names, Duration)> {
     let ask = if smi { "smi" } else { "files" };
-    let names = names(wishes)?;
+    let names = names(desired)?;
     let args = std::iter::once(ask).chain(names.iter().map(|(_, name)| name.as_str()));
     let could_not = || Fault::new(Code::Software, format!("could not look into container {}", guest.ctid()));
     let output = guest.attach_sh(PROBE, args).keep(128 * 1024).run(deadline).fault(could_not)?;
@@ -229,21 +229,21 @@ fn no_answer(ctid: Ctid, output: &crate::sys::process::Output) -> anyhow::Error 
     .into()
 }
 
-fn names(wishes: &Wishes) -> anyhow::Result<Names> {
-    packages(wishes).map(|p| Ok((p.clone(), pattern(p, wishes)?))).collect()
+fn names(desired: &Desired) -> anyhow::Result<Names> {
+    packages(desired).map(|p| Ok((p.clone(), pattern(p, desired)?))).collect()
 }
 
-fn packages(wishes: &Wishes) -> impl Iterator<Item = &PackageTemplate> {
-    let cuda = match &wishes.cuda {
+fn packages(desired: &Desired) -> impl Iterator<Item = &PackageTemplate> {
+    let cuda = match &desired.cuda {
         CudaPackages::None => &[][..],
         CudaPackages::List(list) => list,
     };
-    cuda.iter().chain(&wishes.utilities)
+    cuda.iter().chain(&desired.utilities)
 }
 
 /// The package's name, `*` for the distribution that is not known yet.
-fn pattern(package: &PackageTemplate, wishes: &Wishes) -> anyhow::Result<String> {
-    package.fill(&Facts { version: &wishes.driver, arch: repo_arch(), distro: Some("*") }).fault(|| {
+fn pattern(package: &PackageTemplate, desired: &Desired) -> anyhow::Result<String> {
+    package.fill(&Facts { version: &desired.driver, arch: repo_arch(), distro: Some("*") }).fault(|| {
         Fault::new(Code::Software, "CUDA_PACKAGES cannot be filled in")
             .remedy("name the packages, like CUDA_PACKAGES=cuda-toolkit-12-8, or CUDA_PACKAGES=none")
     })
@@ -314,14 +314,17 @@ impl Raw {
     }
 
     /// The driver's state, without what the package manager says.
-    fn driver(&self, wanted: &Version) -> Found {
-        let half = |version: &Option<Version>, why: String| Found::Half { version: version.clone(), why };
+    fn driver(&self, wanted: &Version) -> DriverState {
+        let half = |version: &Option<Version>, why: String| DriverState::Incomplete {
+            version: version.clone(),
+            why,
+        };
         if let Some(version) = &self.cut_driver {
             return half(&self.ml, format!("the installation of {version} was cut off"));
         }
         let Some(ml) = &self.ml else {
             return if self.libs.is_empty() && !self.smi {
-                Found::Missing
+                DriverState::Missing
             } else {
                 half(&self.cuda, "libnvidia-ml.so.1 is missing".into())
             };
@@ -342,19 +345,22 @@ impl Raw {
         if let Some(tool) = smi::version(&self.says).tool.filter(|tool| tool != ml) {
             return half(&self.ml, format!("the libraries are {ml}, nvidia-smi is {tool}"));
         }
-        if ml == wanted { Found::Right } else { Found::Wrong { version: ml.clone() } }
+        if ml == wanted { DriverState::Matching } else { DriverState::Other { version: ml.clone() } }
     }
 }
 
-/// What the lines mean, measured against the wishes.
-fn judge(raw: Raw, wishes: &Wishes, names: &[(PackageTemplate, String)]) -> Check {
+/// What the lines mean, measured against the desired.
+fn judge(raw: Raw, desired: &Desired, names: &[(PackageTemplate, String)]) -> Check {
     let found = if let Some(why) = raw.os.unsupported() {
-        Found::Unsupported { why }
+        DriverState::Unsupported { why }
     } else if let Some((manager, _)) = raw.owners.first() {
         let theirs = raw.owners.iter().filter(|(m, _)| m == manager);
-        Found::Owned { packages: theirs.filter_map(|(_, name)| name.clone()).collect(), manager: *manager }
+        DriverState::Packaged {
+            packages: theirs.filter_map(|(_, name)| name.clone()).collect(),
+            manager: *manager,
+        }
     } else {
-        raw.driver(&wishes.driver)
+        raw.driver(&desired.driver)
     };
     let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
         let there = |p: &PackageTemplate| {
@@ -363,16 +369,16 @@ fn judge(raw: Raw, wishes: &Wishes, names: &[(PackageTemplate, String)]) -> Chec
         };
         list.iter().filter(|p| !there(p)).cloned().collect()
     };
-    let cuda_missing = match &wishes.cuda {
+    let cuda_missing = match &desired.cuda {
         CudaPackages::None => Vec::new(),
         CudaPackages::List(list) => missing(list),
     };
     Check {
         found,
         cuda_missing,
-        utilities_missing: missing(&wishes.utilities),
-        software_cut: raw.cut_software && wishes.cuda != CudaPackages::None,
-        source_outdated: wishes.cuda != CudaPackages::None && source_outdated(&raw, wishes),
+        utilities_missing: missing(&desired.utilities),
+        software_cut: raw.cut_software && desired.cuda != CudaPackages::None,
+        source_outdated: desired.cuda != CudaPackages::None && source_outdated(&raw, desired),
         os: raw.os,
         took: Duration::ZERO,
     }
@@ -380,10 +386,10 @@ fn judge(raw: Raw, wishes: &Wishes, names: &[(PackageTemplate, String)]) -> Chec
 
 /// Whether our source is there and not the one that would be written now, or
 /// what apt's auth file says is not what the settings say.
-fn source_outdated(raw: &Raw, wishes: &Wishes) -> bool {
+fn source_outdated(raw: &Raw, desired: &Desired) -> bool {
     let distro = raw.os.distro();
-    let facts = Facts { version: &wishes.driver, arch: repo_arch(), distro: distro.as_deref() };
-    let wanted = wishes.repo_url.fill(&facts).ok().and_then(|url| repo::for_apt(&url).ok());
+    let facts = Facts { version: &desired.driver, arch: repo_arch(), distro: distro.as_deref() };
+    let wanted = desired.repo_url.fill(&facts).ok().and_then(|url| repo::for_apt(&url).ok());
     let (Some(there), Some((uri, auth))) = (&raw.source, wanted) else { return false };
     if there.trim_end_matches('/') != uri.request().trim_end_matches('/') {
         return true;
@@ -397,5 +403,5 @@ fn source_outdated(raw: &Raw, wishes: &Wishes) -> bool {
 }
 
 #[cfg(test)]
-#[path = "found_tests.rs"]
+#[path = "probe_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 use super::*;
 
-fn wishes(cuda: &str) -> Wishes {
-    Wishes {
+fn desired(cuda: &str) -> Desired {
+    Desired {
         driver: "580.95.05".parse().unwrap(),
         kernel: None,
         runfile_url: "/x".parse().unwrap(),
@@ -10,7 +10,7 @@ fn wishes(cuda: &str) -> Wishes {
         repo_key_url: None,
         cuda: cuda.parse().unwrap(),
         utilities: vec!["nvtop".parse().unwrap()],
-        limits: crate::driver::wishes::Limits::all(std::time::Duration::from_secs(60)),
+        limits: crate::driver::desired::Limits::all(std::time::Duration::from_secs(60)),
         gpus: None,
         check_runs_smi: false,
     }
@@ -24,15 +24,15 @@ const RIGHT: &str = "lib /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05\nli
     state 1.0-5809505 (580.95.05)\n";
 
 fn look(text: &str, cuda: &str) -> Check {
-    let wishes = wishes(cuda);
-    let names: Vec<_> = packages(&wishes).map(|p| (p.clone(), pattern(p, &wishes).unwrap())).collect();
-    judge(Raw::parse(format!("{DEBIAN}{text}end 1\n").as_bytes()), &wishes, &names)
+    let desired = desired(cuda);
+    let names: Vec<_> = packages(&desired).map(|p| (p.clone(), pattern(p, &desired).unwrap())).collect();
+    judge(Raw::parse(format!("{DEBIAN}{text}end 1\n").as_bytes()), &desired, &names)
 }
 
 #[test]
 fn right_includes_the_cuda_step_but_not_the_utilities() {
     let check = look(RIGHT, "cuda-toolkit-{cuda}");
-    assert_eq!(check.found, Found::Right);
+    assert_eq!(check.found, DriverState::Matching);
     assert!(!check.right() && check.driver_right());
     assert_eq!(check.cuda_missing.len(), 1);
     assert!(look(RIGHT, "none").right());
@@ -46,11 +46,11 @@ fn right_includes_the_cuda_step_but_not_the_utilities() {
 
 #[test]
 fn missing_wrong_and_half_are_told_apart() {
-    assert_eq!(look("", "none").found, Found::Missing);
+    assert_eq!(look("", "none").found, DriverState::Missing);
     let old = RIGHT.replace("580.95.05", "580.76.05");
-    assert_eq!(look(&old, "none").found, Found::Wrong { version: "580.76.05".parse().unwrap() });
+    assert_eq!(look(&old, "none").found, DriverState::Other { version: "580.76.05".parse().unwrap() });
     let half = |text: &str| match look(text, "none").found {
-        Found::Half { why, .. } => why,
+        DriverState::Incomplete { why, .. } => why,
         other => panic!("{other}: {text}"),
     };
     assert!(half(&RIGHT.replace("smi /usr/bin/nvidia-smi\n", "")).contains("nvidia-smi is missing"));
@@ -82,7 +82,7 @@ fn packages_that_own_the_driver_are_named_with_the_command_that_removes_them() {
     assert_eq!(remove, "pct exec 101 -- apt-get purge libcuda1:amd64 nvidia-smi");
     // What has no name that can be shown is owned all the same.
     let check = look(&format!("{RIGHT}owner rpm -y;reboot\n"), "none");
-    assert!(matches!(check.found, Found::Owned { .. }));
+    assert!(matches!(check.found, DriverState::Packaged { .. }));
     assert_eq!(check.found.remove(ctid), None);
 }
 
@@ -95,12 +95,12 @@ fn an_interrupted_software_step_is_pending_unless_none_is_asked_for() {
 
 #[test]
 fn a_source_of_another_release_is_out_of_date() {
-    let mut wishes = wishes("cuda-toolkit-{cuda}");
-    wishes.repo_url = "https://h/{distro}/{arch}".parse().unwrap();
+    let mut desired = desired("cuda-toolkit-{cuda}");
+    desired.repo_url = "https://h/{distro}/{arch}".parse().unwrap();
     let text = |uri: &str| {
         let text = format!("{DEBIAN}{RIGHT}toolkit /usr/local/cuda/version.json\nsource {uri}\nend 1\n");
-        let names: Vec<_> = packages(&wishes).map(|p| (p.clone(), pattern(p, &wishes).unwrap())).collect();
-        judge(Raw::parse(text.as_bytes()), &wishes, &names)
+        let names: Vec<_> = packages(&desired).map(|p| (p.clone(), pattern(p, &desired).unwrap())).collect();
+        judge(Raw::parse(text.as_bytes()), &desired, &names)
     };
     let arch = repo_arch();
     let same = text(&format!("https://h/debian12/{arch}/"));
@@ -111,13 +111,13 @@ fn a_source_of_another_release_is_out_of_date() {
 
 #[test]
 fn a_login_that_changes_is_brought_into_the_auth_file() {
-    let mut wishes = wishes("cuda-toolkit-{cuda}");
+    let mut desired = desired("cuda-toolkit-{cuda}");
     let mut outdated = |url: &str, auth: &str| {
-        wishes.repo_url = url.parse().unwrap();
+        desired.repo_url = url.parse().unwrap();
         let text = format!(
             "{DEBIAN}{RIGHT}toolkit /usr/local/cuda/version.json\nsource https://h/x/\n{auth}end 1\n"
         );
-        judge(Raw::parse(text.as_bytes()), &wishes, &[]).source_outdated
+        judge(Raw::parse(text.as_bytes()), &desired, &[]).source_outdated
     };
     let auth = format!("auth {}\n", hex(&Sha256::digest(b"machine h/x/ login me password one\n")));
     assert!(!outdated("https://h/x", ""));
@@ -135,13 +135,13 @@ fn a_container_may_print_anything() {
         let _ = Raw::parse(text);
     }
     assert!(!Raw::parse(b"begin 1\n").complete);
-    let check = judge(Raw::parse(b"end 1\n"), &wishes("none"), &[]);
-    assert!(matches!(check.found, Found::Unsupported { .. }));
+    let check = judge(Raw::parse(b"end 1\n"), &desired("none"), &[]);
+    assert!(matches!(check.found, DriverState::Unsupported { .. }));
 }
 
 proptest::proptest! {
     #[test]
     fn no_output_makes_the_parser_panic(bytes: Vec<u8>) {
-        let _ = judge(Raw::parse(&bytes), &wishes("none"), &[]);
+        let _ = judge(Raw::parse(&bytes), &desired("none"), &[]);
     }
 }

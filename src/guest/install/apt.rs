@@ -1,37 +1,37 @@
 //! apt in the container: never at the driver's expense, never a package that
 //! brings another driver.
 
-pub mod packages;
-pub mod plan;
+pub mod simulate;
 pub mod trouble;
 
-use super::exec::{ExecError, Guest, fields};
-use super::found::Check;
-use super::install::Installed;
-use super::os::{Os, repo_arch};
+use super::Installed;
 use super::steps::{Steps, no_apt};
 use crate::driver::cache::Cache;
+use crate::driver::desired::CudaPackages;
+use crate::driver::desired::Desired;
 use crate::driver::repo::Repository;
 use crate::driver::repo::SOURCE;
-use crate::driver::wishes::CudaPackages;
-use crate::driver::wishes::Facts;
-use crate::driver::wishes::PackageTemplate;
-use crate::driver::wishes::Wishes;
+use crate::driver::template::Facts;
+use crate::driver::template::PackageTemplate;
 use crate::exit::{self, Code, Context as _, Fault};
+use crate::guest::exec::{ExecError, Guest, fields};
+use crate::guest::os::{Os, repo_arch};
+use crate::guest::probe::Check;
 use crate::sys::fetch::size;
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
-use plan::{Plan, Refusal};
+use simulate::{Plan, Refusal};
 use std::time::{Duration, Instant};
 use trouble::{NoUpdate, Trouble, reasons};
 
-const KMOD: &str = include_str!("scripts/kmod.sh");
-const PREPARE: &str = concat!(include_str!("scripts/apt-aside.sh"), include_str!("scripts/apt-prepare.sh"));
-const UPDATE: &str = include_str!("scripts/apt-update.sh");
-const PLAN: &str = include_str!("scripts/apt-plan.sh");
-const INSTALL: &str = include_str!("scripts/apt-install.sh");
-const ASIDE: &str = concat!(include_str!("scripts/apt-aside.sh"), "aside \"$1\"\n");
-const UNDO: &str = include_str!("scripts/apt-undo.sh");
+const KMOD: &str = include_str!("../scripts/kmod.sh");
+const PREPARE: &str =
+    concat!(include_str!("../scripts/apt-aside.sh"), include_str!("../scripts/apt-prepare.sh"));
+const UPDATE: &str = include_str!("../scripts/apt-update.sh");
+const PLAN: &str = include_str!("../scripts/apt-plan.sh");
+const INSTALL: &str = include_str!("../scripts/apt-install.sh");
+const ASIDE: &str = concat!(include_str!("../scripts/apt-aside.sh"), "aside \"$1\"\n");
+const UNDO: &str = include_str!("../scripts/apt-undo.sh");
 
 /// The source that the older script of this purpose wrote.
 const OLD_SOURCE: &str = "/etc/apt/sources.list.d/nvidia.list";
@@ -41,7 +41,7 @@ const LOCK_SECONDS: &str = "300";
 
 /// Installs modprobe, which NVIDIA's installer insists on even without
 /// kernel modules.
-pub(super) fn install_kmod(guest: &Guest, os: &Os, wishes: &Wishes) -> anyhow::Result<()> {
+pub(super) fn install_kmod(guest: &Guest, os: &Os, desired: &Desired) -> anyhow::Result<()> {
     let what = || {
         Fault::new(
             Code::Software,
@@ -53,7 +53,7 @@ pub(super) fn install_kmod(guest: &Guest, os: &Os, wishes: &Wishes) -> anyhow::R
             format!("install the package kmod: pct enter {}", guest.ctid())
         })
     };
-    let deadline = Deadline::after(wishes.limits.apt);
+    let deadline = Deadline::after(desired.limits.apt);
     let output = guest.pct_sh(KMOD, [LOCK_SECONDS]).must(&deadline).fault(what)?;
     log::info!("driver: installed kmod, which the installer needs, in {}", human(output.took));
     Ok(())
@@ -66,13 +66,13 @@ pub(super) fn install_kmod(guest: &Guest, os: &Os, wishes: &Wishes) -> anyhow::R
 /// utilities only warn.
 pub(super) fn software(
     guest: &Guest,
-    wishes: &Wishes,
+    desired: &Desired,
     check: &Check,
     steps: &Steps,
     cache: &Cache,
     installed: &mut Installed,
 ) -> anyhow::Result<()> {
-    let apt = Apt { guest, wishes, os: &check.os, deadline: Deadline::after(wishes.limits.apt) };
+    let apt = Apt { guest, desired, os: &check.os, deadline: Deadline::after(desired.limits.apt) };
     let cuda = if steps.software() { apt.cuda(check, cache) } else { Ok(Vec::new()) };
     let failed = match cuda {
         Ok(names) => {
@@ -81,7 +81,9 @@ pub(super) fn software(
         }
         Err(error) => Some(error),
     };
-    let stop = failed.as_ref().is_some_and(|e| super::exec::is_gone(e) || super::exec::is_interrupted(e));
+    let stop = failed
+        .as_ref()
+        .is_some_and(|e| crate::guest::exec::is_gone(e) || crate::guest::exec::is_interrupted(e));
     if !stop {
         apt.utilities(steps.utilities(), installed);
     }
@@ -91,21 +93,21 @@ pub(super) fn software(
 /// apt in one container, for one install.
 struct Apt<'a> {
     guest: &'a Guest,
-    wishes: &'a Wishes,
+    desired: &'a Desired,
     os: &'a Os,
     deadline: Deadline,
 }
 
 impl Apt<'_> {
     fn cuda(&self, check: &Check, cache: &Cache) -> anyhow::Result<Vec<String>> {
-        let CudaPackages::List(all) = &self.wishes.cuda else { return Ok(Vec::new()) };
+        let CudaPackages::List(all) = &self.desired.cuda else { return Ok(Vec::new()) };
         if !self.os.apt {
             return Err(no_apt(self.guest.ctid(), check).into());
         }
         // After an interrupted run all are asked for: apt knows what is there.
         let wanted = if check.software_cut { all } else { &check.cuda_missing };
         let names = self.names(wanted)?;
-        let repository = Repository::find(cache, self.wishes, self.os)?;
+        let repository = Repository::find(cache, self.desired, self.os)?;
         self.offer(&repository)?;
         if names.is_empty() {
             return Ok(Vec::new());
@@ -131,7 +133,7 @@ impl Apt<'_> {
 
     fn names(&self, templates: &[PackageTemplate]) -> anyhow::Result<Vec<String>> {
         let distro = self.os.distro();
-        let facts = Facts { version: &self.wishes.driver, arch: repo_arch(), distro: distro.as_deref() };
+        let facts = Facts { version: &self.desired.driver, arch: repo_arch(), distro: distro.as_deref() };
         templates.iter().map(|t| t.fill(&facts)).collect::<anyhow::Result<_>>().fault(|| {
             Fault::new(Code::Software, "CUDA_PACKAGES cannot be filled in")
                 .remedy("name the packages, like CUDA_PACKAGES=cuda-toolkit-12-8, or CUDA_PACKAGES=none")
@@ -209,7 +211,7 @@ impl Apt<'_> {
     /// `apt-get update`, of one source or of all; repeated while somebody
     /// holds the lock or the network is not up yet.
     fn update(&self, file: Option<&str>) -> Result<(), NoUpdate> {
-        let network = Deadline::after(self.wishes.limits.network);
+        let network = Deadline::after(self.desired.limits.network);
         loop {
             let output = self.guest.pct_sh(UPDATE, [file.unwrap_or_default()]).run(&self.deadline);
             let output = output.map_err(|error| NoUpdate::from(anyhow::Error::new(error)))?;
@@ -262,7 +264,7 @@ impl Apt<'_> {
 
     fn refused(&self, names: &[String], refusal: Refusal, repository: &Repository) -> anyhow::Error {
         let what = names.join(", ");
-        let driver = &self.wishes.driver;
+        let driver = &self.desired.driver;
         let (why, remedy) = match refusal {
             Refusal::Unknown(said) => (
                 format!("{what}: not in {} ({said})", repository.uri),
@@ -301,7 +303,11 @@ impl Apt<'_> {
         for package in missing {
             match self.utility(package) {
                 Ok(name) => installed.utilities.push(name),
-                Err(error) if super::exec::is_gone(&error) || super::exec::is_interrupted(&error) => return,
+                Err(error)
+                    if crate::guest::exec::is_gone(&error) || crate::guest::exec::is_interrupted(&error) =>
+                {
+                    return;
+                }
                 Err(error) => {
                     installed.warnings.push(format!("utility {package}: {}", exit::one_line(&error)))
                 }

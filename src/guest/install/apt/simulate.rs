@@ -1,6 +1,6 @@
 //! What apt says it would do, and whether it may.
 
-use super::packages::{is_driver, is_kernel};
+use crate::driver::packages::{is_driver, is_kernel};
 use crate::guest::exec::fields;
 use crate::guest::package::PackageName;
 use crate::sys::fetch::size;

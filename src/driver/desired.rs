@@ -1,11 +1,7 @@
 //! What the settings ask for inside the container, as plain values that have
 //! passed the door.
 
-pub use crate::driver::template::Facts;
-pub use crate::driver::template::PackageTemplate;
-pub use crate::driver::template::Template;
-pub use crate::driver::template::newest_cuda;
-pub use crate::driver::template::packages;
+use crate::driver::template::{PackageTemplate, Template, packages};
 use crate::exit::{Code, Fault};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
@@ -15,7 +11,7 @@ use std::time::Duration;
 
 /// What one container's NVIDIA software should be.
 #[derive(Clone, Debug)]
-pub struct Wishes {
+pub struct Desired {
     /// The driver version, `host` already resolved.
     pub driver: Version,
     /// The kernel driver that is loaded on the host, if one is. User space of
@@ -43,7 +39,7 @@ pub struct Wishes {
     pub check_runs_smi: bool,
 }
 
-impl Wishes {
+impl Desired {
     /// Fails when the wanted user space cannot work with the loaded kernel
     /// driver.
     ///
@@ -225,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_differs_from_the_kernels_is_refused_with_both_versions() {
-        let mut wishes = Wishes {
+        let mut desired = Desired {
             driver: "580.76.05".parse().unwrap(),
             kernel: Some("580.95.05".parse().unwrap()),
             runfile_url: "/x".parse().unwrap(),
@@ -238,19 +234,19 @@ mod tests {
             gpus: None,
             check_runs_smi: false,
         };
-        let error = wishes.fit_the_kernel().unwrap_err();
+        let error = desired.fit_the_kernel().unwrap_err();
         assert_eq!(crate::exit::code_of(&error), Code::Software);
         let text = error.to_string();
         assert!(text.contains("580.76.05") && text.contains("580.95.05"), "{text}");
-        wishes.kernel = None;
-        assert!(wishes.fit_the_kernel().is_ok());
+        desired.kernel = None;
+        assert!(desired.fit_the_kernel().is_ok());
         // Who reads the state reads no password, and a changed one is seen.
-        let mut before = wishes.fingerprint();
+        let mut before = desired.fingerprint();
         for url in ["https://me:geheim@h/x?token=geheim", "https://me:geheim2@h/x?token=geheim"] {
-            wishes.repo_url = url.parse().unwrap();
-            let now = wishes.fingerprint();
+            desired.repo_url = url.parse().unwrap();
+            let now = desired.fingerprint();
             assert!(now != before && now.bytes().all(|b| b.is_ascii_hexdigit()), "{now}");
-            assert!(!format!("{wishes:?}").contains("geheim"), "{wishes:?}");
+            assert!(!format!("{desired:?}").contains("geheim"), "{desired:?}");
             before = now;
         }
     }
