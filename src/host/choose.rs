@@ -5,11 +5,9 @@ use super::assignment::Assignment;
 use super::device_node::DeviceNode;
 use super::facts::is_dynamic;
 use super::gpus::{CAPS_DIR, CTL, Gpu, Inventory, MODESET, UVM, UVM_TOOLS, cap_path, expected, gpu_path};
-use super::resolve::{Resolved, resolve, split_cards};
-use crate::pve::sharing::refuse_claimed;
+use super::resolve::{Missing, Resolved, resolve, split_cards};
 use anyhow::bail;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::str::FromStr;
 
 /// `GPU_CAPABILITIES`: what the container is to do with its GPUs.
@@ -107,29 +105,6 @@ pub struct ToMake {
     pub why: String,
 }
 
-/// What the settings ask for and this host can't give.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// What was asked for: `GPU 3`, `/dev/nvidia-uvm`.
-    pub what: String,
-    /// Why it can't be given.
-    pub why: String,
-    /// What this host has instead.
-    pub has: Option<String>,
-    /// The command that mends it or shows more.
-    pub remedy: Option<String>,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.why)?;
-        match &self.has {
-            Some(has) => write!(f, "; {has}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// The outcome of choosing.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
@@ -173,8 +148,7 @@ const PREPARE: &str = "phoenix-nvidia prepare";
 pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Capabilities) -> Choice {
     let mut choice = Choice::default();
     let loaded = inventory.driver.is_some() || inventory.majors.has_nvidia();
-    let mut resolved = if loaded { resolve(inventory, assignment) } else { Resolved::default() };
-    refuse_claimed(inventory, &mut resolved);
+    let resolved = if loaded { resolve(inventory, assignment) } else { Resolved::default() };
     choice.gpus = resolved.gpus.iter().filter_map(|i| inventory.gpus.get(*i)).cloned().collect();
     for minor in choice.gpus.iter().filter_map(|gpu| gpu.minor).collect::<Vec<_>>() {
         choice.want(inventory, gpu_path(minor), DeviceKind::Gpu);

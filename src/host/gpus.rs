@@ -5,7 +5,8 @@ use super::facts::{self, Information, Majors, NVIDIA_MAJOR};
 use super::kernel_driver::{self, KernelDriver};
 use super::mig::{self, MigInstance};
 use super::pci::PciAddress;
-use crate::pve::sharing::Claim;
+use crate::pve::sharing::{self, Claim};
+use crate::pve::vms;
 use crate::sys::look::{Look, View, Walk};
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};
@@ -100,9 +101,9 @@ pub struct Inventory {
     pub mig: Vec<MigInstance>,
     /// Minor of the capability to monitor MIG, the one that is passed for the caps directory.
     pub monitor: Option<u32>,
-    /// VMs by the cards that their hostpci lines name (see [`super::vms`]); not read by default.
+    /// VMs by the cards that their hostpci lines name (see [`vms`]); not read by default.
     pub vms: BTreeMap<PciAddress, Vec<u32>>,
-    /// What other running containers have (see [`super::sharing`]); not read by default.
+    /// What other running containers have (see [`sharing`]); not read by default.
     pub claims: Vec<(Ctid, Claim)>,
     /// What could not be looked at. It is not known to be missing.
     pub problems: Vec<String>,
@@ -280,6 +281,26 @@ impl Inventory {
         }
         self.problems.append(&mut look.problems);
         self.sort();
+    }
+
+    /// Learns which VMs of this node have these cards in their confs.
+    pub fn add_vms(&mut self, root: &Path) {
+        let mut look = Look::new(root);
+        for (vm, slots) in vms::on_this_node(&mut look) {
+            for pci in self.gpus.iter().filter_map(|gpu| gpu.pci) {
+                if slots.iter().any(|slot| slot.covers(pci)) {
+                    self.vms.entry(pci).or_default().push(vm);
+                }
+            }
+        }
+        self.problems.append(&mut look.problems);
+    }
+
+    /// Learns what the other running containers of this node have.
+    pub fn add_claims(&mut self, root: &Path, except: Ctid) {
+        let mut look = Look::new(root);
+        self.claims.extend(sharing::claims(&mut look, except));
+        self.problems.append(&mut look.problems);
     }
 
     fn sort(&mut self) {

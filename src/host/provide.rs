@@ -2,10 +2,11 @@
 //! make the nodes that are missing, choose again.
 
 use super::assignment::{Assignment, GpuName};
-use super::choose::{Capabilities, Choice, Missing, choose, keep};
+use super::choose::{Capabilities, Choice, choose, keep};
 use super::diagnose;
 use super::gpus::{Gpu, Inventory, MODESET};
 use super::nodes::prepare;
+use super::resolve::Missing;
 use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;

@@ -2,10 +2,12 @@
 //! host. Pure.
 
 use super::assignment::{Assignment, GpuName};
-use super::choose::Missing;
 use super::gpus::{Gpu, Inventory};
 use super::mig::MigInstance;
+use crate::pve::sharing::Claim;
+use crate::types::Ctid;
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// What the names of an assignment mean here: positions in the inventory,
 /// each once, however often it was named.
@@ -19,6 +21,29 @@ pub struct Resolved {
     pub mig: BTreeSet<usize>,
     /// Names that mean nothing here.
     pub missing: Vec<Missing>,
+}
+
+/// What the settings ask for and this host can't give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// What was asked for: `GPU 3`, `/dev/nvidia-uvm`.
+    pub what: String,
+    /// Why it can't be given.
+    pub why: String,
+    /// What this host has instead.
+    pub has: Option<String>,
+    /// The command that mends it or shows more.
+    pub remedy: Option<String>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)?;
+        match &self.has {
+            Some(has) => write!(f, "; {has}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What the assignment names, looked up in the inventory.
@@ -37,6 +62,7 @@ pub fn resolve(inventory: &Inventory, assignment: &Assignment) -> Resolved {
             }
         }
     }
+    refuse_claimed(inventory, &mut resolved);
     resolved
 }
 
@@ -238,4 +264,38 @@ pub fn split_cards(inventory: &Inventory, resolved: &Resolved) -> Vec<String> {
         }
     }
     notes
+}
+
+/// Takes out the cards that another running container has. Two that have
+/// different MIG instances of one card don't share anything.
+fn refuse_claimed(inventory: &Inventory, resolved: &mut Resolved) {
+    let refused: Vec<usize> =
+        resolved.gpus.iter().copied().filter(|card| holder(inventory, resolved, *card).is_some()).collect();
+    for card in refused {
+        let Some((ctid, minor)) = holder(inventory, resolved, card) else { continue };
+        resolved.gpus.remove(&card);
+        resolved.whole.remove(&card);
+        resolved.mig.retain(|i| inventory.mig.get(*i).is_some_and(|m| m.gpu != minor));
+        resolved.missing.push(Missing {
+            what: format!("GPU {minor}"),
+            why: format!("container {ctid} runs and has it, and GPU_EXCLUSIVE=yes forbids to share it"),
+            has: None,
+            remedy: Some(format!("pct shutdown {ctid}, or GPU_EXCLUSIVE=no")),
+        });
+    }
+}
+
+/// The first container that has what is wanted of this card, and its minor.
+fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ctid, u32)> {
+    let minor = inventory.gpus.get(card)?.minor?;
+    let instances = inventory.mig.iter().filter(|m| m.gpu == minor);
+    let of_card: BTreeSet<u32> = instances.map(|m| m.ci_minor).collect();
+    let chosen = resolved.mig.iter().filter_map(|i| inventory.mig.get(*i)).filter(|m| m.gpu == minor);
+    let mine: BTreeSet<u32> = chosen.map(|m| m.ci_minor).collect();
+    let conflicts = |claim: &Claim| {
+        let theirs: BTreeSet<u32> = claim.caps.intersection(&of_card).copied().collect();
+        let apart = !mine.is_empty() && !theirs.is_empty() && mine.is_disjoint(&theirs);
+        claim.gpus.contains(&minor) && !apart
+    };
+    inventory.claims.iter().find(|(_, claim)| conflicts(claim)).map(|(ctid, _)| (*ctid, minor))
 }

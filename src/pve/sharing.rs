@@ -1,8 +1,5 @@
 //! Who else has a card: the other running containers, by their confs.
 
-use crate::host::choose::Missing;
-use crate::host::gpus::Inventory;
-use crate::host::resolve::Resolved;
 use crate::pve::conf::devices::DevicePath;
 use crate::pve::conf::devices::Kind;
 use crate::pve::conf::devices::passed_by_entries;
@@ -13,7 +10,6 @@ use crate::sys::look::Look;
 use crate::types::Ctid;
 use std::cell::LazyCell;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// The GPU devices that one container's conf passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,26 +37,24 @@ pub fn claim(conf: &Document) -> Claim {
     claim
 }
 
-impl Inventory {
-    /// Learns what the other containers of this node have that run, or that
-    /// somebody is starting now.
-    pub fn add_claims(&mut self, root: &Path, except: Ctid) {
-        let mut look = Look::new(root);
-        let locks: LazyCell<lock::Table> = LazyCell::new(lock::Table::read);
-        for name in look.names("/etc/pve/lxc").unwrap_or_default() {
-            let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
-            let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
-            if !is_running(&mut look, ctid) && !is_being_started(root, ctid, &locks) {
-                continue;
-            }
-            let conf = look.bytes(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
-            let claim = claim(&Document::from(conf));
-            if claim != Claim::default() {
-                self.claims.push((ctid, claim));
-            }
+/// What the other containers of this node pass that run, or that somebody is
+/// starting now.
+pub fn claims(look: &mut Look, except: Ctid) -> Vec<(Ctid, Claim)> {
+    let locks: LazyCell<lock::Table> = LazyCell::new(lock::Table::read);
+    let mut claims = Vec::new();
+    for name in look.names("/etc/pve/lxc").unwrap_or_default() {
+        let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
+        let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
+        if !is_running(look, ctid) && !is_being_started(look, ctid, &locks) {
+            continue;
         }
-        self.problems.append(&mut look.problems);
+        let conf = look.bytes(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
+        let claim = claim(&Document::from(conf));
+        if claim != Claim::default() {
+            claims.push((ctid, claim));
+        }
     }
+    claims
 }
 
 /// Whether a container runs: its cgroup has processes. No program is asked,
@@ -75,43 +69,9 @@ pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
 
 /// Whether a task holds Proxmox's lock on its conf, as one that starts it does
 /// from before its hookscript until it runs.
-fn is_being_started(root: &Path, ctid: Ctid, locks: &LazyCell<lock::Table>) -> bool {
-    let path = root.join(format!("run/lock/lxc/pve-config-{ctid}.lock"));
+fn is_being_started(look: &Look, ctid: Ctid, locks: &LazyCell<lock::Table>) -> bool {
+    let path = look.at(&format!("/run/lock/lxc/pve-config-{ctid}.lock"));
     path.exists() && locks.is_held(&path)
-}
-
-/// Takes out the cards that another running container has. Two that have
-/// different MIG instances of one card don't share anything.
-pub fn refuse_claimed(inventory: &Inventory, resolved: &mut Resolved) {
-    let refused: Vec<usize> =
-        resolved.gpus.iter().copied().filter(|card| holder(inventory, resolved, *card).is_some()).collect();
-    for card in refused {
-        let Some((ctid, minor)) = holder(inventory, resolved, card) else { continue };
-        resolved.gpus.remove(&card);
-        resolved.whole.remove(&card);
-        resolved.mig.retain(|i| inventory.mig.get(*i).is_some_and(|m| m.gpu != minor));
-        resolved.missing.push(Missing {
-            what: format!("GPU {minor}"),
-            why: format!("container {ctid} runs and has it, and GPU_EXCLUSIVE=yes forbids to share it"),
-            has: None,
-            remedy: Some(format!("pct shutdown {ctid}, or GPU_EXCLUSIVE=no")),
-        });
-    }
-}
-
-/// The first container that has what is wanted of this card, and its minor.
-fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ctid, u32)> {
-    let minor = inventory.gpus.get(card)?.minor?;
-    let instances = inventory.mig.iter().filter(|m| m.gpu == minor);
-    let of_card: BTreeSet<u32> = instances.map(|m| m.ci_minor).collect();
-    let chosen = resolved.mig.iter().filter_map(|i| inventory.mig.get(*i)).filter(|m| m.gpu == minor);
-    let mine: BTreeSet<u32> = chosen.map(|m| m.ci_minor).collect();
-    let conflicts = |claim: &Claim| {
-        let theirs: BTreeSet<u32> = claim.caps.intersection(&of_card).copied().collect();
-        let apart = !mine.is_empty() && !theirs.is_empty() && mine.is_disjoint(&theirs);
-        claim.gpus.contains(&minor) && !apart
-    };
-    inventory.claims.iter().find(|(_, claim)| conflicts(claim)).map(|(ctid, _)| (*ctid, minor))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! Which VM is to have which card, by the `hostpci` lines of the VMs' confs.
 
-use crate::host::gpus::Inventory;
 use crate::host::pci::PciAddress;
 use crate::pve::property;
 use crate::sys::look::Look;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// What a hostpci line names: a card by its address, or, without a function,
 /// everything in its slot.
@@ -77,30 +75,21 @@ pub fn mappings(text: &str, node: &str) -> BTreeMap<String, Vec<Slot>> {
     mapped
 }
 
-impl Inventory {
-    /// Learns which VMs of this node have these cards in their confs. Another
-    /// node's VMs don't matter: an address there is another card.
-    pub fn add_vms(&mut self, root: &Path) {
-        let mut look = Look::new(root);
-        let confs = look.names("/etc/pve/local/qemu-server").unwrap_or_default();
-        let vms: Vec<u32> =
-            confs.iter().filter_map(|name| name.strip_suffix(".conf")?.parse().ok()).collect();
-        if vms.is_empty() {
-            return self.problems.append(&mut look.problems);
-        }
-        let node = look.link_name("/etc/pve/local").unwrap_or_default();
-        let mapped = look.text("/etc/pve/mapping/pci.cfg").map(|t| mappings(&t, &node)).unwrap_or_default();
-        for vm in vms {
-            let conf = look.text(&format!("/etc/pve/local/qemu-server/{vm}.conf")).unwrap_or_default();
-            let slots = passed(&conf, &mapped);
-            for pci in self.gpus.iter().filter_map(|gpu| gpu.pci) {
-                if slots.iter().any(|slot| slot.covers(pci)) {
-                    self.vms.entry(pci).or_default().push(vm);
-                }
-            }
-        }
-        self.problems.append(&mut look.problems);
+/// The VMs of this node, each with the cards that its conf names. Another
+/// node's VMs don't matter: an address there is another card.
+pub fn on_this_node(look: &mut Look) -> Vec<(u32, Vec<Slot>)> {
+    let confs = look.names("/etc/pve/local/qemu-server").unwrap_or_default();
+    let vms: Vec<u32> = confs.iter().filter_map(|name| name.strip_suffix(".conf")?.parse().ok()).collect();
+    if vms.is_empty() {
+        return Vec::new();
     }
+    let node = look.link_name("/etc/pve/local").unwrap_or_default();
+    let mapped = look.text("/etc/pve/mapping/pci.cfg").map(|t| mappings(&t, &node)).unwrap_or_default();
+    let mut cards = |vm| {
+        let conf = look.text(&format!("/etc/pve/local/qemu-server/{vm}.conf")).unwrap_or_default();
+        (vm, passed(&conf, &mapped))
+    };
+    vms.into_iter().map(&mut cards).collect()
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub fn gpus(choice: &Choice, words: &str) -> Vec<Finding> {
     if choice.missing.is_empty() {
         return vec![Finding::ok("gpus", words.to_owned())];
     }
-    let finding = |missing: &crate::host::choose::Missing| {
+    let finding = |missing: &crate::host::resolve::Missing| {
         let finding = Finding::failure("gpus", missing.to_string());
         match &missing.remedy {
             Some(remedy) => finding.mend(remedy.clone()),
