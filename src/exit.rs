@@ -135,6 +135,19 @@ pub fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}")
 }
 
+/// Runs a part of a start; a bug of ours in it is an error like another, since
+/// a start must not fail for it.
+///
+/// # Errors
+/// Those of `part`; [`Code::General`] when it panicked.
+pub fn caught<T>(part: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(part)).unwrap_or_else(|_| {
+        Err(Fault::new(Code::General, "a bug in phoenix-nvidia; the lines above say where")
+            .remedy("report it with those lines")
+            .into())
+    })
+}
+
 /// A remedy as every message prints it.
 pub fn fix(remedy: &str) -> String {
     format!("fix: {remedy}")
@@ -166,6 +179,13 @@ mod tests {
         assert_eq!(code_of(&outer), Code::Restart);
         assert_eq!(one_line(&outer), "start: while configuring: conf: EACCES");
         assert_eq!(code_of(&anyhow::anyhow!("plain")), Code::General);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_like_another() {
+        let error = caught::<()>(|| panic!("no such thing")).unwrap_err();
+        assert_eq!(code_of(&error), Code::General);
+        assert_eq!(caught(|| Ok(3)).unwrap(), 3);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod envfile;
 pub mod keys;
 pub mod kinds;
+pub mod load;
 pub mod secrets;
 
 use crate::exit::{Code, Fault};

@@ -9,6 +9,7 @@
 //! is still at work leaves its result there, so it is read there too, and the
 //! file goes with the next change.
 
+use crate::exit;
 use crate::sys::lock::{self, Lock};
 use crate::sys::private;
 use crate::sys::replace::replace_own;
@@ -18,7 +19,7 @@ use crate::types::Ctid;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The version of the files' form.
 pub const SCHEMA: u32 = 1;
@@ -26,7 +27,7 @@ pub const SCHEMA: u32 = 1;
 const MAX: u64 = 64 * 1024;
 /// How long a change waits for another one. What holds it longer than two
 /// small files take is stuck, and a start waits for nobody's report.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_TIME: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -95,63 +96,36 @@ pub struct State {
 
 /// The directory of this boot's files. What is injected into containers lies
 /// here too, so everybody may pass through it.
-const RUN: &str = "run/phoenix-nvidia";
+const RUN: &str = "/run/phoenix-nvidia";
 /// The directory of what outlives a boot.
-const LIB: &str = "var/lib/phoenix-nvidia";
+const LIB: &str = "/var/lib/phoenix-nvidia";
 /// The part of each that is root's alone.
 const OWN: &str = "state";
 /// Where the locks between runs of ours are.
-const LOCKS: &str = "run/lock/phoenix-nvidia";
+pub const LOCKS: &str = "/run/lock/phoenix-nvidia";
 
 /// Now, in seconds since 1970 UTC.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-fn file(root: &Path, directory: &str, ctid: Ctid) -> PathBuf {
-    root.join(directory).join(OWN).join(format!("{ctid}.json"))
-}
-
-/// Where version 0.1.0 had it.
-fn old_file(root: &Path, directory: &str, ctid: Ctid) -> PathBuf {
-    root.join(directory).join(format!("{ctid}.json"))
-}
-
-/// The path of a further file of this boot about a container, root's alone.
-///
-/// # Errors
-/// The directory is not ours, or cannot be made.
-pub fn beside(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    Ok(own_directory(root, RUN)?.join(name))
-}
-
-/// The same file where it may be read: here, or where 0.1.0 had it.
-pub fn read_beside(root: &Path, name: &str) -> Option<Vec<u8>> {
-    let above = root.join(RUN);
-    private::read(&above.join(OWN).join(name), MAX).or_else(|| private::read(&above.join(name), MAX))
-}
-
-fn own_directory(root: &Path, directory: &str) -> Result<PathBuf, private::Refused> {
-    let above = root.join(directory);
-    private::directory(&above, 0o755)?;
-    let own = above.join(OWN);
-    private::directory(&own, 0o700)?;
-    Ok(own)
-}
-
 impl State {
-    /// This boot's state; the last boot's success where this one has none yet.
-    pub fn load(root: &Path, ctid: Ctid) -> State {
-        // At each start: the second file is read where it has something to say.
-        let kept = || read(root, LIB, ctid);
-        match read(root, RUN, ctid) {
-            Some(state) => {
-                let last_success = state.last_success.or_else(|| kept()?.last_success);
-                State { last_success, ..state }
+    /// Notes how something ended.
+    pub fn ended(&mut self, phase: &str, result: &anyhow::Result<()>, begun: Instant) {
+        phase.clone_into(&mut self.phase);
+        self.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Ok(()) => {
+                // The driver may be right and a device missing all the same.
+                self.outcome = if self.start_warning.is_some() { Outcome::Warning } else { Outcome::Ok };
+                self.code = 0;
+                self.message = self.start_warning.clone().unwrap_or_default();
             }
-            None => {
-                let (whom, last_success) = kept().map_or((None, None), |k| (k.whom, k.last_success));
-                State { whom, last_success, ..State::fresh(ctid) }
+            Err(error) => {
+                self.outcome = Outcome::Failed;
+                self.code = exit::code_of(error) as u8;
+                // First without, then cut: a half URL is not recognised any more.
+                self.message = text::line(text::without_secrets(&exit::one_line(error)).as_bytes());
             }
         }
     }
@@ -176,91 +150,127 @@ impl State {
         (state.schema == SCHEMA).then_some(state)
     }
 
-    fn fresh(ctid: Ctid) -> State {
-        State { schema: SCHEMA, ctid: ctid.get(), ..State::default() }
+    fn is_of(&self, whom: &str) -> bool {
+        self.whom.as_deref().is_none_or(|w| w == whom)
+    }
+}
+
+/// The files about one container.
+#[derive(Clone, Debug)]
+pub struct Record {
+    ctid: Ctid,
+    run: PathBuf,
+    lib: PathBuf,
+    lock: PathBuf,
+}
+
+impl Record {
+    /// Those of this host.
+    pub fn of(ctid: Ctid) -> Record {
+        Record::at(ctid, Path::new(RUN), Path::new(LIB), Path::new(LOCKS))
+    }
+
+    fn at(ctid: Ctid, run: &Path, lib: &Path, locks: &Path) -> Record {
+        let lock = locks.join(format!("{ctid}.state.lock"));
+        Record { ctid, run: run.to_owned(), lib: lib.to_owned(), lock }
+    }
+
+    /// This boot's state; the last boot's success where this one has none yet.
+    pub fn load(&self) -> State {
+        // At each start: the second file is read where it has something to say.
+        let kept = || self.read(&self.lib);
+        match self.read(&self.run) {
+            Some(state) => {
+                let last_success = state.last_success.or_else(|| kept()?.last_success);
+                State { last_success, ..state }
+            }
+            None => {
+                let (whom, last_success) = kept().map_or((None, None), |k| (k.whom, k.last_success));
+                State { whom, last_success, ..self.fresh() }
+            }
+        }
+    }
+
+    fn fresh(&self) -> State {
+        State { schema: SCHEMA, ctid: self.ctid.get(), ..State::default() }
     }
 
     /// The same for the container that is known by `whom`: what is recorded of
     /// another one that had its number is not its own.
-    pub fn load_of(root: &Path, ctid: Ctid, whom: &str) -> State {
-        let state = State::load(root, ctid);
-        if state.is_of(whom) { state } else { State::fresh(ctid) }
+    pub fn load_of(&self, whom: &str) -> State {
+        let state = self.load();
+        if state.is_of(whom) { state } else { self.fresh() }
     }
 
     /// The driver that was last seen in that container, in this boot or before.
-    pub fn last_driver(root: &Path, ctid: Ctid, whom: &str) -> Option<String> {
-        let of_this = |state: &State| state.is_of(whom);
-        let states = [RUN, LIB].into_iter().filter_map(|directory| read(root, directory, ctid));
-        states.filter(of_this).find_map(|state| state.container_driver)
-    }
-
-    fn is_of(&self, whom: &str) -> bool {
-        self.whom.as_deref().is_none_or(|w| w == whom)
+    pub fn last_driver(&self, whom: &str) -> Option<String> {
+        let states = [&self.run, &self.lib].into_iter().filter_map(|directory| self.read(directory));
+        states.filter(|state| state.is_of(whom)).find_map(|state| state.container_driver)
     }
 
     /// Has the state on disk be that of this container. What pre-start noted
     /// is of its present start already.
-    pub fn take_over(root: &Path, ctid: Ctid, whom: &str) {
-        if State::load(root, ctid).whom.as_deref() == Some(whom) {
+    pub fn take_over(&self, whom: &str) {
+        if self.load().whom.as_deref() == Some(whom) {
             return;
         }
-        let _lock = locked(root, ctid);
-        let state = State::load(root, ctid);
+        let _lock = self.lock();
+        let state = self.load();
         let kept = if state.is_of(whom) {
             state
         } else {
-            State { start_warning: state.start_warning, ..State::fresh(ctid) }
+            State { start_warning: state.start_warning, ..self.fresh() }
         };
         let state = State { whom: Some(whom.to_owned()), ..kept };
-        for directory in [RUN, LIB] {
-            write(root, directory, ctid, &state);
+        for directory in [&self.run, &self.lib] {
+            self.write(directory, &state);
         }
     }
 
     /// Changes the state on disk, one after another: nobody's change is lost. A
     /// failure is told as a warning and no more: no start fails for a report.
-    pub fn update(root: &Path, ctid: Ctid, change: impl FnOnce(&mut State)) {
-        let _lock = locked(root, ctid);
-        State::load(root, ctid).changed(root, ctid, change);
+    pub fn update(&self, change: impl FnOnce(&mut State)) {
+        let _lock = self.lock();
+        self.change(self.load(), change);
     }
 
     /// The same while the state on disk is that of the container which is
     /// known by `whom`: another one's is left alone.
-    pub fn update_of(root: &Path, ctid: Ctid, whom: &str, change: impl FnOnce(&mut State)) {
-        let _lock = locked(root, ctid);
-        let state = State::load(root, ctid);
+    pub fn update_of(&self, whom: &str, change: impl FnOnce(&mut State)) {
+        let _lock = self.lock();
+        let state = self.load();
         if state.is_of(whom) {
-            state.changed(root, ctid, change);
+            self.change(state, change);
         }
     }
 
     /// The change itself, under the lock.
-    fn changed(mut self, root: &Path, ctid: Ctid, change: impl FnOnce(&mut State)) {
-        let before = (self.container_driver.clone(), self.outcome);
-        change(&mut self);
-        self.at = now();
-        self.message = text::without_secrets(&self.message);
-        self.start_warning = self.start_warning.map(|warning| text::without_secrets(&warning));
-        if self.outcome == Outcome::Ok {
-            self.last_success = Some(self.at);
+    fn change(&self, mut state: State, change: impl FnOnce(&mut State)) {
+        let before = (state.container_driver.clone(), state.outcome);
+        change(&mut state);
+        state.at = now();
+        state.message = text::without_secrets(&state.message);
+        state.start_warning = state.start_warning.map(|warning| text::without_secrets(&warning));
+        if state.outcome == Outcome::Ok {
+            state.last_success = Some(state.at);
         }
         // The disk is written only when something worth keeping changed.
-        let news = (&before.0, before.1) != (&self.container_driver, self.outcome);
-        if write(root, RUN, ctid, &self) && news {
-            write(root, LIB, ctid, &self);
+        let news = (&before.0, before.1) != (&state.container_driver, state.outcome);
+        if self.write(&self.run, &state) && news {
+            self.write(&self.lib, &state);
         }
     }
 
     /// Notes what pre-start could not give, `None` for nothing. Nothing is
     /// written while that is as it was.
-    pub fn note_start(root: &Path, ctid: Ctid, warning: Option<String>) {
-        let state = State::load(root, ctid);
+    pub fn note_start(&self, warning: Option<String>) {
+        let state = self.load();
         // A start that failed is not what this one came to.
         let failed = state.phase == "pre-start" && state.outcome == Outcome::Failed;
         if state.start_warning == warning && !failed {
             return;
         }
-        State::update(root, ctid, |state| {
+        self.update(|state| {
             if warning.is_some() {
                 "pre-start".clone_into(&mut state.phase);
                 state.outcome = Outcome::Warning;
@@ -278,10 +288,10 @@ impl State {
     ///
     /// # Errors
     /// The file system's.
-    pub fn forget(root: &Path, ctid: Ctid) -> std::io::Result<()> {
-        let _lock = locked(root, ctid);
-        for directory in [RUN, LIB] {
-            for path in [file(root, directory, ctid), old_file(root, directory, ctid)] {
+    pub fn forget(&self) -> std::io::Result<()> {
+        let _lock = self.lock();
+        for directory in [&self.run, &self.lib] {
+            for path in [self.file(directory), self.old_file(directory)] {
                 match std::fs::remove_file(path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                     _ => {}
@@ -290,58 +300,90 @@ impl State {
         }
         Ok(())
     }
-}
 
-/// The lock around reading, changing and writing. Where it cannot be had in
-/// time, that is said and the change made all the same: then one of the two may
-/// be lost, without it this one would be. Taken also when we are being stopped.
-fn locked(root: &Path, ctid: Ctid) -> Option<Lock> {
-    let path = root.join(LOCKS).join(format!("{ctid}.state.lock"));
-    let deadline = Deadline::after(PATIENCE);
-    loop {
-        match lock::try_take(&path) {
-            Ok(Some(lock)) => return Some(lock),
-            Ok(None) if !deadline.passed() => std::thread::sleep(PAUSE),
-            Ok(None) => {
-                let who = lock::holder_at(&path).map(|h| format!(" by {h}")).unwrap_or_default();
-                log::warn!("the state of container {ctid} is locked{who}: what that records may be lost");
-                return None;
+    /// The lock around reading, changing and writing. Where it cannot be had in
+    /// time, that is said and the change made all the same: then one of the two
+    /// may be lost, without it this one would be. Taken also when we are being
+    /// stopped.
+    fn lock(&self) -> Option<Lock> {
+        let (path, ctid, deadline) = (&self.lock, self.ctid, Deadline::after(LOCK_TIME));
+        loop {
+            match lock::try_take(path) {
+                Ok(Some(lock)) => return Some(lock),
+                Ok(None) if !deadline.passed() => std::thread::sleep(PAUSE),
+                Ok(None) => {
+                    let who = lock::holder_at(path).map(|h| format!(" by {h}")).unwrap_or_default();
+                    log::warn!("state of container {ctid} is locked{who}: its changes may be lost");
+                    return None;
+                }
+                Err(error) => {
+                    log::warn!("cannot lock the state of container {ctid}: {error}");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn file(&self, directory: &Path) -> PathBuf {
+        directory.join(OWN).join(format!("{}.json", self.ctid))
+    }
+
+    /// Where version 0.1.0 had it.
+    fn old_file(&self, directory: &Path) -> PathBuf {
+        directory.join(format!("{}.json", self.ctid))
+    }
+
+    /// The newer one of the present place and 0.1.0's.
+    fn read(&self, directory: &Path) -> Option<State> {
+        let at = |path: &Path| State::parse(&private::read(path, MAX)?);
+        match (at(&self.file(directory)), at(&self.old_file(directory))) {
+            (Some(new), Some(old)) if old.at > new.at => Some(old.over(new)),
+            (new, old) => new.or(old),
+        }
+    }
+
+    /// Writes it; false, and a warning, when that failed.
+    fn write(&self, directory: &Path, state: &State) -> bool {
+        let written = (|| {
+            own_directory(directory)?;
+            let path = self.file(directory);
+            let mut text = serde_json::to_vec_pretty(state)?;
+            text.push(b'\n');
+            replace_own(&path, &text, 0o600).with_context(|| path.display().to_string())
+        })();
+        match written {
+            Ok(()) => {
+                let _ = std::fs::remove_file(self.old_file(directory));
+                true
             }
             Err(error) => {
-                log::warn!("the state of container {ctid} is not locked: {error}");
-                return None;
+                log::warn!("cannot write the state of container {}: {error:#}", self.ctid);
+                false
             }
         }
     }
-}
 
-/// The newer one of the present place and 0.1.0's.
-fn read(root: &Path, directory: &str, ctid: Ctid) -> Option<State> {
-    let at = |path: &Path| State::parse(&private::read(path, MAX)?);
-    match (at(&file(root, directory, ctid)), at(&old_file(root, directory, ctid))) {
-        (Some(new), Some(old)) if old.at > new.at => Some(old.over(new)),
-        (new, old) => new.or(old),
+    /// The path of a further file of this boot about the container, root's alone.
+    ///
+    /// # Errors
+    /// The directory is not ours, or cannot be made.
+    pub fn beside(&self, suffix: &str) -> anyhow::Result<PathBuf> {
+        own_directory(&self.run)?;
+        Ok(self.run.join(OWN).join(format!("{}.{suffix}", self.ctid)))
+    }
+
+    /// The same file where it may be read: here, or where 0.1.0 had it.
+    pub fn read_beside(&self, suffix: &str) -> Option<Vec<u8>> {
+        let name = format!("{}.{suffix}", self.ctid);
+        let own = private::read(&self.run.join(OWN).join(&name), MAX);
+        own.or_else(|| private::read(&self.run.join(name), MAX))
     }
 }
 
-/// Writes it; false, and a warning, when that failed.
-fn write(root: &Path, directory: &str, ctid: Ctid, state: &State) -> bool {
-    let written = (|| {
-        let path = own_directory(root, directory)?.join(format!("{ctid}.json"));
-        let mut text = serde_json::to_vec_pretty(state)?;
-        text.push(b'\n');
-        replace_own(&path, &text, 0o600).with_context(|| path.display().to_string())
-    })();
-    match written {
-        Ok(()) => {
-            let _ = std::fs::remove_file(old_file(root, directory, ctid));
-            true
-        }
-        Err(error) => {
-            log::warn!("the state of container {ctid} is not recorded: {error:#}");
-            false
-        }
-    }
+/// Makes the part of `directory` that is root's alone.
+fn own_directory(directory: &Path) -> Result<(), private::Refused> {
+    private::directory(directory, 0o755)?;
+    private::directory(&directory.join(OWN), 0o700)
 }
 
 #[cfg(test)]

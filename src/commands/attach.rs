@@ -8,9 +8,9 @@ mod place;
 use crate::cli::Attach;
 use crate::exit::{self, Code, Fault};
 use crate::host::gpus::Inventory;
-use crate::job::common;
 use crate::job::startable;
 use crate::job::undo::Undo;
+use crate::pve::cluster;
 use crate::pve::cluster::Cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Caller;
@@ -25,6 +25,7 @@ use crate::pve::storage::Storage;
 use crate::settings::secrets;
 use crate::settings::{Settings, keys};
 use crate::sys::look::Look;
+use crate::sys::look::View;
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -57,7 +58,6 @@ struct Job {
 /// [`Code::Input`], [`Code::NoContainer`] and [`Code::Passthrough`]; then
 /// everything is as it was.
 pub fn run(options: &Attach) -> anyhow::Result<Code> {
-    common::must_be_root()?;
     let mut ctids = options.ctids.clone();
     ctids.sort();
     ctids.dedup();
@@ -73,7 +73,7 @@ pub fn run(options: &Attach) -> anyhow::Result<Code> {
     if let Some(hint) = options.gpus.as_ref().filter(|_| !options.by_uuid) {
         changes::uuid_hint(hint, &host.inventory).iter().for_each(|hint| log::info!("{hint}"));
     }
-    common::must_have_quorum(&Look::new(common::root()))?;
+    cluster::must_have_quorum(&Look::host())?;
     let mut undo = Undo::default();
     for job in &jobs {
         if let Err(error) = job.act(&host.storages, &mut undo) {
@@ -96,12 +96,12 @@ pub fn run(options: &Attach) -> anyhow::Result<Code> {
 
 impl Host {
     fn read(options: &Attach) -> Host {
-        let mut look = Look::new(common::root());
+        let mut look = Look::host();
         let storages = storage::read(&mut look);
         let cluster = Cluster::read(&mut look);
-        let mut inventory = Inventory::read(common::host());
+        let mut inventory = Inventory::read(View::host());
         if options.by_uuid && inventory.gpus.iter().any(|gpu| gpu.minor.is_some() && gpu.uuid.is_none()) {
-            if let Err(error) = inventory.add_uuids(common::root(), &Deadline::secs(60)) {
+            if let Err(error) = inventory.add_uuids(View::host().root(), &Deadline::secs(60)) {
                 log::warn!("the UUIDs of the GPUs are not known: {error:#}");
             }
         }
@@ -157,7 +157,7 @@ fn hookscript(
     host: &Host,
     changes: &mut Changes,
 ) -> anyhow::Result<Place> {
-    let look = Look::at_files(common::host(), Hookscript::questions(&host.storages, conf));
+    let look = Look::at_files(View::host(), Hookscript::questions(&host.storages, conf));
     let now = Hookscript::of(&look, &host.storages, conf);
     let wanted = options.storage.as_ref().map(|id| id.as_str());
     match &now {
@@ -244,7 +244,7 @@ impl Job {
     /// What the user has to know now.
     fn tell(&self, host: &Host) {
         let ctid = self.ctid;
-        for secret in secrets::exposed(&Look::new(common::root()), &self.settings, ctid) {
+        for secret in secrets::exposed(&Look::host(), &self.settings, ctid) {
             log::warn!("{}; {}", secret.what, exit::fix(&secret.remedy));
         }
         let fails = self.settings.value(keys::START_POLICY).fails();
@@ -270,7 +270,7 @@ impl Job {
                  gets the devices and no driver"
             );
         }
-        let running = crate::pve::sharing::is_running(&mut Look::new(common::root()), ctid);
+        let running = crate::pve::sharing::is_running(&mut Look::host(), ctid);
         match (self.is_template(), running) {
             (true, _) => log::info!("container {ctid} is a template: its clones are attached too"),
             (_, true) => log::info!(

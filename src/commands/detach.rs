@@ -6,8 +6,8 @@ use crate::driver::template::Template;
 use crate::exit::{Code, Fault};
 use crate::guest::exec::Guest;
 use crate::host::masks;
-use crate::job::common;
 use crate::job::undo::Undo;
+use crate::pve::cluster;
 use crate::pve::conf::devices::reconcile;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::EnvKey;
@@ -16,12 +16,15 @@ use crate::pve::conf::mounts::mounts;
 use crate::pve::conf::store::Caller;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
+use crate::pve::net;
 use crate::pve::pct;
 use crate::pve::storage;
 use crate::pve::storage::Storage;
-use crate::settings::{Call, keys};
-use crate::state::State;
+use crate::settings::keys;
+use crate::settings::load;
+use crate::state::Record;
 use crate::sys::look::Look;
+use crate::sys::look::View;
 use crate::sys::out::Out;
 use crate::sys::text;
 use crate::sys::time::Deadline;
@@ -50,8 +53,7 @@ struct Job {
 /// [`Code::NoContainer`], [`Code::Passthrough`]; the container at which it
 /// failed is then as it was, and so are those before it.
 pub fn run(options: &Detach) -> anyhow::Result<Code> {
-    common::must_be_root()?;
-    let mut look = Look::new(common::root());
+    let mut look = Look::host();
     let storages = storage::read(&mut look);
     let mut ctids = options.ctids.clone();
     ctids.sort();
@@ -60,7 +62,7 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
         ctids.iter().map(|ctid| job(*ctid, options, &storages)).collect::<anyhow::Result<_>>()?;
     // Without anything to take away nothing has to be written.
     if jobs.iter().any(Job::has_some) {
-        common::must_have_quorum(&look)?;
+        cluster::must_have_quorum(&look)?;
     }
     let mut undo = Undo::default();
     for job in &jobs {
@@ -83,7 +85,7 @@ fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job
         let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
         return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
     }
-    let look = Look::at_files(common::host(), Hookscript::questions(storages, &before));
+    let look = Look::at_files(View::host(), Hookscript::questions(storages, &before));
     let hook = Hookscript::of(&look, storages, &before);
     if let Hookscript::Unseen(place, why) = &hook {
         // By its name it is ours, or not.
@@ -103,7 +105,7 @@ fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job
         }
         volume
     });
-    let settings = common::settings_with(ctid, Call::Hook, &conf, &before, Vec::new());
+    let settings = load::of_next_start(ctid, &conf, &before);
     let repository = settings.get::<Template>(keys::NVIDIA_REPO_URL);
     let has_login = repository.is_ok_and(|url| url.has_login());
     Ok(Job { ctid, conf, before, ours, chained, has_login })
@@ -184,16 +186,16 @@ impl Job {
 
     fn tell(&self, options: &Detach) {
         let ctid = self.ctid;
-        let driver = State::last_driver(common::root(), ctid, &common::whom(&self.before));
-        if let Err(error) = State::forget(common::root(), ctid) {
+        let driver = Record::of(ctid).last_driver(&net::identity(&self.before));
+        if let Err(error) = Record::of(ctid).forget() {
             log::warn!("what was recorded of container {ctid} stays: {error}");
         }
-        if let Err(error) = masks::forget(common::root(), ctid) {
+        if let Err(error) = masks::forget(View::host().root(), ctid) {
             log::warn!(
                 "what container {ctid} was shown of /proc/driver/nvidia stays until the next boot: {error}"
             );
         }
-        let running = crate::pve::sharing::is_running(&mut Look::new(common::root()), ctid);
+        let running = crate::pve::sharing::is_running(&mut Look::host(), ctid);
         if running {
             log::info!("container {ctid} runs and keeps its GPUs until it is restarted: pct reboot {ctid}");
         }

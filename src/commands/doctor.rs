@@ -26,7 +26,6 @@ use crate::host::gpus::{Inventory, Scope};
 use crate::host::kernel_driver;
 use crate::host::masks;
 use crate::job::chain;
-use crate::job::common;
 use crate::job::desired;
 use crate::job::locks;
 use crate::job::recorded::Now;
@@ -35,13 +34,16 @@ use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
+use crate::pve::net;
 use crate::pve::pct;
 use crate::pve::sharing;
 use crate::pve::storage;
 use crate::pve::storage::Storage;
+use crate::settings::load;
 use crate::settings::secrets;
-use crate::settings::{Call, Settings, keys};
-use crate::state::State;
+use crate::settings::{Settings, keys};
+use crate::state::Record;
+use crate::sys::look::View;
 use crate::sys::look::{Look, Questions, Walk as _};
 use crate::sys::out::{Out, Style};
 use crate::sys::signal;
@@ -64,7 +66,6 @@ struct Report<'a> {
 /// # Errors
 /// [`Code::NoContainer`] for a container that is not there.
 pub fn run(ctid: Option<Ctid>, json: bool) -> anyhow::Result<Code> {
-    common::must_be_root()?;
     let (mut doctor, patients) = Doctor::new(ctid)?;
     // What a signal of ours cut off is no finding.
     signal::check()?;
@@ -114,7 +115,7 @@ impl Doctor {
     /// With the container that is named, or else those that have anything to
     /// do with us.
     fn new(only: Option<Ctid>) -> anyhow::Result<(Doctor, status::Confs)> {
-        let mut look = Look::new(common::root());
+        let mut look = Look::host();
         let storages = storage::read(&mut look);
         let cluster = cluster::Nodes::read(&mut look);
         let mut confs = match only {
@@ -125,22 +126,23 @@ impl Doctor {
         };
         let scope = Scope { display: true };
         let asked = confs.iter().flat_map(|(ctid, conf)| {
-            let settings = common::settings_with(*ctid, Call::Hook, &Conf::of(*ctid), conf, Vec::new());
+            let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
             startable::questions(&storages, conf, &settings)
         });
         let questions = Questions::asked_once(asked);
-        let mut files = Look::of(common::host(), &[scope.asked(), questions]);
+        let mut files = Look::of(View::host(), &[scope.asked(), questions]);
         let mut inventory = Inventory::seen(&mut files, &scope);
-        inventory.add_other_cards(common::root());
-        inventory.add_vms(common::root());
+        inventory.add_other_cards(View::host().root());
+        inventory.add_vms(View::host().root());
         confs.retain(|(_, conf)| only.is_some() || status::concerns_us(&files, &storages, conf));
         Ok((Doctor { look, files, inventory, storages, cluster }, confs))
     }
 
     fn host(&self) -> Vec<Finding> {
         let inventory = &self.inventory;
-        let mut findings = vec![host::driver(inventory, || diagnose::no_driver(common::root()))];
-        let next = kernel_driver::installed(common::root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
+        let mut findings = vec![host::driver(inventory, || diagnose::no_driver(View::host().root()))];
+        let next =
+            kernel_driver::installed(View::host().root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
         findings.extend(host::next_boot(inventory, next));
         findings.extend(host::nodes(inventory));
         findings.extend(host::boot_unit(boot_unit(&self.look)));
@@ -150,7 +152,7 @@ impl Doctor {
     }
 
     fn container(&mut self, ctid: Ctid, conf: &Document) -> Vec<Finding> {
-        let settings = common::settings_with(ctid, Call::Hook, &Conf::of(ctid), conf, Vec::new());
+        let settings = load::of_next_start(ctid, &Conf::of(ctid), conf);
         let (intent, _) = Intent::of(&settings);
         let kernel = self.inventory.driver.as_ref().map(|d| d.version.clone());
         let choice = intent.on(&self.inventory, conf);
@@ -180,7 +182,7 @@ impl Doctor {
         findings.extend(conf::modes(conf, &self.inventory, &choice));
         if self.inventory.shown.params.is_some() {
             let mounts = plan::mounts(ctid, &intent, conf);
-            findings.extend(conf::masks(ctid, conf, &mounts, masks::are_there(common::root(), ctid)));
+            findings.extend(conf::masks(ctid, conf, &mounts, masks::are_there(View::host().root(), ctid)));
         }
         let mut now = Now {
             running: is_running,
@@ -197,7 +199,7 @@ impl Doctor {
             findings.extend(more);
             now.software = right;
         }
-        let state = State::load_of(common::root(), ctid, &common::whom(conf));
+        let state = Record::of(ctid).load_of(&net::identity(conf));
         findings.extend(conf::restart_due(ctid, startable::restart_is_due(&state, &settings)));
         findings.extend(conf::last_run(ctid, &locks::settled(state, ctid), &now));
         findings.extend(self.cluster.findings(ctid, &hook, &self.storages));

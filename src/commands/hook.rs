@@ -5,10 +5,10 @@ pub mod pre_start;
 
 use crate::exit::{self, Code};
 use crate::job::chain;
-use crate::job::common;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::settings::Call;
+use crate::settings::load;
 use crate::types::{Ctid, Phase};
 
 /// One phase.
@@ -37,7 +37,7 @@ fn quiet(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
         // The files may name a chained script for all containers.
         Document::parse(b"")
     });
-    let settings = common::settings(ctid, Call::Hook, &conf, &document);
+    let settings = load::of(ctid, Call::Hook, &conf, &document);
     chain::run(&settings, ctid, phase)?;
     Ok(Code::Success)
 }

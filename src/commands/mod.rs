@@ -13,8 +13,8 @@ pub mod run;
 pub mod status;
 
 use crate::cli::{Cli, Command};
-use crate::exit::{self, Code};
-use crate::job::{self, worker};
+use crate::exit::{self, Code, Fault};
+use crate::job::worker;
 use crate::sys::{log, signal, spawn};
 use crate::types::Ctid;
 use clap::Parser as _;
@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
             ..Default::default()
         },
     });
-    let result = job::common::caught(|| run(cli));
+    let result = exit::caught(|| run(cli));
     finish(ctid, result)
 }
 
@@ -57,6 +57,10 @@ fn shows_result(cli: &Cli) -> bool {
 }
 
 fn run(cli: Cli) -> anyhow::Result<Code> {
+    let is_hook = cli.hook.as_ref().is_some_and(|target| target.phase.is_some());
+    if !is_hook {
+        must_be_root()?;
+    }
     match (cli.hook, cli.command) {
         (Some(target), None) => match target.phase {
             Some(phase) => hook::run(target.ctid, &phase),
@@ -75,6 +79,17 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         // clap demands one of them.
         (None, None) => Ok(Code::Input),
     }
+}
+
+/// Fails unless we are root. Proxmox calls the hook as root.
+///
+/// # Errors
+/// [`Code::General`].
+fn must_be_root() -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Fault::new(Code::General, "root required").remedy("run it with sudo, or as root").into())
 }
 
 /// The requirements' `exit_script`: the one place that tells the outcome and

@@ -14,7 +14,6 @@ use crate::guest::probe;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::provide::inspect;
-use crate::job::common;
 use crate::job::desired::Software;
 use crate::job::startable;
 use crate::plan::{self, Intent};
@@ -22,12 +21,15 @@ use crate::pve::conf::devices::reconcile;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::store::Conf;
+use crate::pve::net;
 use crate::pve::pct;
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
+use crate::settings::load;
 use crate::settings::{Call, Settings, keys};
-use crate::state::State;
+use crate::state::Record;
 use crate::sys::look::Look;
+use crate::sys::look::View;
 use crate::sys::out::{Out, Style};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -37,10 +39,9 @@ use crate::types::Ctid;
 /// # Errors
 /// Those of the call by hand, as far as looking shows them.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
-    common::must_be_root()?;
     let conf = Conf::of(ctid).called(format!("plan {ctid}"));
     let document = conf.read()?.document;
-    let settings = common::settings(ctid, Call::ByHand, &conf, &document);
+    let settings = load::of(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
     let (intent, software) = hand.validate()?;
     let choice = choice(ctid, &intent, &hand.settings, &document);
@@ -55,14 +56,14 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     steps.notes.extend((!mounts.is_empty()).then(|| plan::MASKS.to_owned()));
     steps.notes.extend(plan::going(&document, &wanted));
     // As `status` looks: no program is needed to see that a container runs.
-    let running = sharing::is_running(&mut Look::new(common::root()), ctid);
+    let running = sharing::is_running(&mut Look::host(), ctid);
     let out = Out::stdout();
     out.line(out.paint(Style::Bold, format_args!("Container {ctid}: {}", plan::describe(&choice))));
     if let Some(edit) = &edit {
         let lines = diff::lines(document.as_bytes(), edit.document.as_bytes());
         let changes: Vec<String> = edit.changes.iter().map(ToString::to_string).collect();
         steps.add(format!("edit {}: {}", hand.conf.path().display(), changes.join(", ")), lines);
-        steps.refused = common::must_be_editable(&hand.conf, &document).err();
+        steps.refused = hand.must_be_editable(&document).err();
     }
     if document.get("template").as_deref() == Some("1") {
         steps.notes.push(
@@ -86,8 +87,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
 fn choice(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> Choice {
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     match intent.request(exclusive) {
-        Some(request) => inspect(common::host(), &request).1,
-        None => intent.on(&Inventory::read_for(common::host(), intent.display(document)), document),
+        Some(request) => inspect(View::host(), &request).1,
+        None => intent.on(&Inventory::read_for(View::host(), intent.display(document)), document),
     }
 }
 
@@ -177,7 +178,7 @@ impl Steps {
     fn later(&mut self, hand: &Hand, software: &Software, document: &Document) {
         let Some(desired) = self.desired(software) else { return };
         let wanted = &desired.driver;
-        let last = State::load_of(common::root(), hand.ctid, &common::whom(document)).container_driver;
+        let last = Record::of(hand.ctid).load_of(&net::identity(document)).container_driver;
         self.notes.push(match last {
             Some(last) if last == wanted.as_str() => {
                 format!("the container does not run; when last seen, it had the driver that it is to have, {wanted}")

@@ -6,11 +6,12 @@ use crate::driver::cache::Cache;
 use crate::driver::cache::Order;
 use crate::exit::{self, Code, Fault};
 use crate::host::kernel_driver;
-use crate::job::common;
 use crate::job::desired::limits;
 use crate::settings::kinds::Driver;
-use crate::settings::{Call, Problem, Settings, keys};
+use crate::settings::load;
+use crate::settings::{Problem, Settings, keys};
 use crate::sys::fetch::size;
+use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::types::Version;
 
@@ -21,8 +22,7 @@ use crate::types::Version;
 /// [`Code::Software`] when one could not be had; the others are fetched all
 /// the same. [`Code::Input`] for settings that cannot be read.
 pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
-    common::must_be_root()?;
-    let settings = Settings::load(common::root(), Call::ByHand, Vec::new(), common::environment(), None);
+    let settings = load::of_node();
     // What is missing matters only where it is wanted.
     if let Some(problem) = settings.all_problems().into_iter().find(|problem| !problem.is_missing()) {
         return Err(input(problem));
@@ -60,8 +60,8 @@ fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
     match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
         Driver::Exact(version) => Ok(vec![version]),
         Driver::Host => {
-            let installed =
-                kernel_driver::installed(common::root(), &Deadline::secs(15)).unwrap_or_else(|error| {
+            let installed = kernel_driver::installed(View::host().root(), &Deadline::secs(15))
+                .unwrap_or_else(|error| {
                     log::warn!("which driver is installed for the next boot is not known: {error:#}");
                     None
                 });

@@ -13,7 +13,6 @@ use crate::host::gpus::Inventory;
 use crate::host::masks;
 use crate::host::nodes;
 use crate::host::provide::{Provided, Request, provide};
-use crate::job::common;
 use crate::plan;
 use crate::sys::look::View;
 use crate::sys::time::Deadline;
@@ -29,9 +28,8 @@ pub const LIMIT: u64 = 100;
 /// cannot be loaded. A host without cards, or that gives all of them to VMs,
 /// has nothing to prepare, and that is no failure.
 pub fn run() -> anyhow::Result<Code> {
-    common::must_be_root()?;
     let deadline = Deadline::secs(LIMIT);
-    let host = common::host_until(&deadline);
+    let host = View::host_until(&deadline);
     masks::sweep(host.root());
     if let Some(why) = nothing_to_prepare(host) {
         log::info!("nothing to prepare: the NVIDIA driver {why}");

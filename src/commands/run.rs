@@ -15,26 +15,32 @@ use crate::host::choose::{Choice, DeviceKind};
 use crate::host::kernel_driver;
 use crate::job::bring::Work;
 use crate::job::chain;
-use crate::job::common;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::job::locks;
 use crate::job::same::Same;
 use crate::job::startable;
 use crate::plan::{self, Intent};
+use crate::pve::cluster;
 use crate::pve::conf::devices::Kind;
 use crate::pve::conf::devices::Wanted;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Caller;
 use crate::pve::conf::store::Conf;
+use crate::pve::net;
 use crate::pve::pct;
-use crate::pve::pct::Patience;
+use crate::pve::pct::RestartTimeouts;
 use crate::pve::pct::Status;
 use crate::pve::startable::{Obstacle, Startable};
 use crate::settings::kinds::AfterInstall;
+use crate::settings::load;
 use crate::settings::{self, Call, MARK, Settings, keys};
-use crate::state::{Outcome, State};
+use crate::state::Outcome;
+use crate::state::Record;
+use crate::sys::look::Look;
+use crate::sys::look::View;
 use crate::sys::time::Deadline;
+use crate::sys::time::human;
 use crate::types::{Ctid, Version};
 use std::time::{Duration, Instant};
 
@@ -43,27 +49,26 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// The requirements' exit codes, strictly.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
-    common::must_be_root()?;
     let begun = Instant::now();
     log::info!("bringing container {ctid} to its settings");
     let conf = Conf::of(ctid);
     // First whether it exists, and here: what is said of its settings would
     // be said of a conf that is not.
     let document = conf.read()?.document;
-    let settings = common::settings(ctid, Call::ByHand, &conf, &document);
+    let settings = load::of(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
     let mut driver = None;
     // What is wrong with the inputs is this call's alone, and changed nothing.
     let (intent, software) = hand.validate()?;
     let result = hand.all(&intent, &software, &mut driver);
-    let whom = common::whom(&document);
-    let heir = |now: &Document| common::whom(now) != whom;
+    let whom = net::identity(&document);
+    let heir = |now: &Document| net::identity(now) != whom;
     // A failure is not recorded of another container that has the number now.
     if result.is_ok() || !hand.conf.read().is_ok_and(|now| heir(&now.document)) {
         hand.record(&result, driver, begun);
     }
     result?;
-    log::info!("container {ctid}: NVIDIA configuration completed ({})", common::since(begun));
+    log::info!("container {ctid}: NVIDIA configuration completed ({})", human(begun.elapsed()));
     Ok(Code::Success)
 }
 
@@ -85,7 +90,7 @@ impl Hand {
         // A conf that vanished, or that another node has, is told here.
         let document = self.conf.read()?.document;
         let _lock = locks::by_hand(self.ctid, self.longest())?;
-        State::take_over(common::root(), self.ctid, &common::whom(&document));
+        Record::of(self.ctid).take_over(&net::identity(&document));
         let deadline = Deadline::after(self.settings.value(keys::PRE_START_TIMEOUT));
         let provided = devices(self.ctid, intent, &self.settings, &document, &deadline)?;
         let choice = &provided.choice;
@@ -95,7 +100,7 @@ impl Hand {
         let wanted = plan::wanted(choice);
         let words = plan::describe(choice);
         if !plan::is_right(&document, &wanted, &plan::mounts(self.ctid, intent, &document)) {
-            common::must_be_editable(&self.conf, &document)?;
+            self.must_be_editable(&document)?;
         }
         let mounts = mounts(self.ctid, intent, &document, &provided);
         if apply(&self.conf, Caller::ByHand, &wanted, &mounts)? {
@@ -110,7 +115,7 @@ impl Hand {
             );
             return Ok(());
         }
-        let patience = common::patience(&self.settings);
+        let patience = startable::restart_timeouts(&self.settings);
         if pct::status(self.ctid)? != Status::Running {
             self.start(choice, &patience)?;
         }
@@ -150,12 +155,22 @@ impl Hand {
         Ok((intent, software))
     }
 
+    /// Fails where the conf could not be edited, so that nothing else is begun
+    /// and `plan` can tell.
+    ///
+    /// # Errors
+    /// [`Code::Passthrough`].
+    pub fn must_be_editable(&self, document: &Document) -> anyhow::Result<()> {
+        self.conf.may_edit(Caller::ByHand, document)?;
+        cluster::must_have_quorum(&Look::host())
+    }
+
     fn software_and_restart(
         &self,
         software: &Software,
         choice: &Choice,
         wanted: &[Wanted],
-        patience: &Patience,
+        patience: &RestartTimeouts,
         driver: &mut Option<Version>,
     ) -> anyhow::Result<()> {
         let devices_changed = self.devices_changed(wanted)?;
@@ -172,7 +187,7 @@ impl Hand {
         let mut desired = desired.as_ref().clone();
         desired.gpus = Some(choice.gpus.len());
         let document = self.conf.read()?.document;
-        let same = Same::of(self.ctid, &document, Call::ByHand, common::environment(), &desired.driver);
+        let same = Same::of(self.ctid, &document, Call::ByHand, load::environment(), &desired.driver);
         let mut work = Work {
             ctid: self.ctid,
             settings: &self.settings,
@@ -204,7 +219,7 @@ impl Hand {
         startable::look(&self.conf, self.ctid, &self.settings, Some(choice))
     }
 
-    fn start(&self, choice: &Choice, patience: &Patience) -> anyhow::Result<()> {
+    fn start(&self, choice: &Choice, patience: &RestartTimeouts) -> anyhow::Result<()> {
         if let Err(mut obstacles) = self.startable(choice)? {
             obstacles.retain(Obstacle::refuses_start);
             if !obstacles.is_empty() {
@@ -216,7 +231,7 @@ impl Hand {
     }
 
     /// Once, and never so that the container stays down.
-    fn restart(&self, choice: &Choice, patience: &Patience) -> anyhow::Result<()> {
+    fn restart(&self, choice: &Choice, patience: &RestartTimeouts) -> anyhow::Result<()> {
         let look = || self.startable(choice)?.map_err(|obstacles| startable::refusal(self.ctid, &obstacles));
         pct::restart(look()?, &look, patience, &self.environment())
             .map_err(|error| startable::explained(self.ctid, &self.conf, &self.settings, error))
@@ -231,7 +246,7 @@ impl Hand {
     /// by this run or by one that was cut off before its restart, and that is
     /// followed by one. It is due without an install too, INSTALL=off say.
     pub fn restart_due(&self) -> bool {
-        startable::restart_is_due(&State::load(common::root(), self.ctid), &self.settings)
+        startable::restart_is_due(&Record::of(self.ctid).load(), &self.settings)
     }
 
     /// Compares what the running container has with what is wanted: also a
@@ -266,7 +281,7 @@ impl Hand {
     /// What the hook of a start of ours is to find: the orchestrator's
     /// settings, and that they are.
     fn environment(&self) -> Vec<(String, String)> {
-        let ours = common::environment().into_iter().filter(|(key, _)| keys::by_name(key).is_some());
+        let ours = load::environment().into_iter().filter(|(key, _)| keys::by_name(key).is_some());
         ours.chain([(MARK.to_owned(), self.ctid.to_string())]).collect()
     }
 
@@ -279,12 +294,12 @@ impl Hand {
             return;
         }
         let kernel = loaded_version();
-        State::update(common::root(), self.ctid, |state| {
+        Record::of(self.ctid).update(|state| {
             if result.is_ok() {
                 // Devices that are missing are a fault by hand.
                 state.start_warning = None;
             }
-            common::outcome(state, "by hand", result, begun);
+            state.ended("by hand", result, begun);
             state.kernel_driver = kernel.map(|v| v.to_string());
             if let Some(driver) = driver {
                 state.container_driver = Some(driver.to_string());
@@ -325,5 +340,5 @@ pub fn nodes(choice: &Choice) -> Vec<String> {
 
 /// The version of the kernel driver that is loaded.
 pub fn loaded_version() -> Option<Version> {
-    kernel_driver::version(common::host())
+    kernel_driver::version(View::host())
 }

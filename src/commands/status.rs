@@ -10,7 +10,6 @@ use super::level::Level;
 use crate::exit::Code;
 use crate::host::choose::Choice;
 use crate::host::gpus::{Inventory, Scope};
-use crate::job::common;
 use crate::job::desired;
 use crate::job::locks;
 use crate::job::startable;
@@ -24,12 +23,16 @@ use crate::pve::conf::mounts;
 use crate::pve::conf::mounts::mounts;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
+use crate::pve::net;
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
 use crate::pve::storage;
 use crate::pve::storage::Storage;
-use crate::settings::{Call, Settings, keys};
+use crate::settings::load;
+use crate::settings::{Settings, keys};
+use crate::state::Record;
 use crate::state::{Outcome, State};
+use crate::sys::look::View;
 use crate::sys::look::{Look, Questions, Walk as _};
 use crate::sys::out::Out;
 use crate::sys::signal;
@@ -100,7 +103,6 @@ struct Last {
 /// # Errors
 /// [`Code::NoContainer`] for one that is named and not there.
 pub fn run(ctids: &[Ctid], json: bool) -> anyhow::Result<Code> {
-    common::must_be_root()?;
     let (mut host, confs) = Host::read(ctids)?;
     // What a signal of ours cut off is no finding.
     signal::check()?;
@@ -138,7 +140,7 @@ pub type Confs = Vec<(Ctid, Document)>;
 impl Host {
     /// With the containers that are named, all of this node's where none is.
     fn read(ctids: &[Ctid]) -> anyhow::Result<(Host, Confs)> {
-        let mut look = Look::new(common::root());
+        let mut look = Look::host();
         let storages = storage::read(&mut look);
         let named = |ctid: &Ctid| {
             let conf = Conf::of(*ctid).called(format!("status {ctid}"));
@@ -151,10 +153,10 @@ impl Host {
         };
         let scope = Scope { display: true };
         let questions = confs.iter().flat_map(|(ctid, conf)| {
-            let settings = common::settings_with(*ctid, Call::Hook, &Conf::of(*ctid), conf, Vec::new());
+            let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
             startable::questions(&storages, conf, &settings)
         });
-        let mut files = Look::of(common::host(), &[scope.asked(), Questions::asked_once(questions)]);
+        let mut files = Look::of(View::host(), &[scope.asked(), Questions::asked_once(questions)]);
         let inventory = Inventory::seen(&mut files, &scope);
         Ok((Host { look, files, storages, inventory }, confs))
     }
@@ -186,11 +188,11 @@ impl Host {
     }
 
     fn row(&mut self, ctid: Ctid, conf: &Document) -> Row {
-        let settings = common::settings_with(ctid, Call::Hook, &Conf::of(ctid), conf, Vec::new());
+        let settings = load::of_next_start(ctid, &Conf::of(ctid), conf);
         let (intent, _) = Intent::of(&settings);
         let problems = settings.all_problems();
         let choice = intent.on(&self.inventory, conf);
-        let state = locks::settled(State::load_of(common::root(), ctid, &common::whom(conf)), ctid);
+        let state = locks::settled(Record::of(ctid).load_of(&net::identity(conf)), ctid);
         let hook = Hookscript::of(&self.files, &self.storages, conf);
         let running = sharing::is_running(&mut self.look, ctid);
         let template = conf.get("template").is_some_and(|v| v == "1");

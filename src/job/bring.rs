@@ -11,15 +11,15 @@ use crate::guest::install::steps::Steps;
 use crate::guest::leftovers;
 use crate::guest::probe::{self, Check};
 use crate::guest::verify;
-use crate::job::common;
 use crate::job::locks;
 use crate::job::same::Same;
 use crate::plan;
 use crate::pve::conf::store::Conf;
 use crate::pve::pct;
 use crate::settings::{Settings, keys};
-use crate::state::State;
+use crate::state::Record;
 use crate::sys::time::Deadline;
+use crate::sys::time::human;
 use crate::types::{Ctid, Version};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ pub struct Brought {
 /// Whether the CUDA step failed already in this boot, with the same inputs:
 /// then no start tries it again, and one warning says so.
 pub fn cuda_failed_before(ctid: Ctid, desired: &Desired) -> bool {
-    let failed = State::load(common::root(), ctid).cuda_failed;
+    let failed = Record::of(ctid).load().cuda_failed;
     if failed.as_deref() != Some(&desired.fingerprint()) {
         return false;
     }
@@ -209,7 +209,7 @@ impl Work<'_> {
         let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf.document, nodes));
         desired.gpus = desired.gpus.map(|gpus| gpus + beside);
         verify::verify(guest, &desired, nodes, &Deadline::after(limit))?;
-        log::debug!("verified in {}", common::since(begun));
+        log::debug!("verified in {}", human(begun.elapsed()));
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::exit::{Code, Fault};
 use crate::settings::{Origin, Settings, keys};
+use crate::sys::look::View;
 use crate::sys::look::{Look, Op, Question, Seen};
 use crate::sys::process::Ended;
 use crate::sys::spawn;
@@ -61,7 +62,7 @@ pub fn questions(settings: &Settings) -> Vec<Question> {
 
 /// A look at the chained hookscript alone.
 pub fn look(settings: &Settings) -> Look<'static> {
-    Look::at_files(super::common::host(), questions(settings))
+    Look::at_files(View::host(), questions(settings))
 }
 
 /// The chained hookscript and why it could not be looked at, if it could not.

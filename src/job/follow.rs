@@ -7,10 +7,11 @@
 
 use crate::commands::hook::post_start;
 use crate::exit::{Code, Fault};
-use crate::job::common;
 use crate::job::locks;
 use crate::settings::keys;
-use crate::state::{self, Outcome, State};
+use crate::settings::load;
+use crate::state::Outcome;
+use crate::state::Record;
 use crate::sys::process::{self, Cmd};
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
@@ -33,6 +34,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Lines that are shown in a task log at the most.
 const MOST_LINES: usize = 60;
 
+/// The suffix of the file with the [`Job`], beside the state.
+const JOB: &str = "job";
+
 /// What the hook passes on to the install process: the settings in its
 /// environment, which a unit of systemd's does not inherit.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -45,14 +49,10 @@ pub struct Job {
 }
 
 impl Job {
-    fn name(ctid: Ctid) -> String {
-        format!("{ctid}.job")
-    }
-
     /// The last hook's for the container that is known by `whom`; nothing if
     /// there is none that can be read.
     pub fn load(ctid: Ctid, whom: &str) -> Job {
-        let bytes = state::read_beside(common::root(), &Job::name(ctid));
+        let bytes = Record::of(ctid).read_beside(JOB);
         let job: Option<Job> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         job.filter(|job| job.whom.as_deref().is_none_or(|w| w == whom)).unwrap_or_default()
     }
@@ -60,14 +60,14 @@ impl Job {
     /// Leaves this process's settings to the install process of the container.
     pub fn leave(ctid: Ctid, whom: &str) {
         let known = |(key, _): &(String, String)| keys::by_name(key).is_some();
-        let environment = common::environment().into_iter().filter(known).collect();
+        let environment = load::environment().into_iter().filter(known).collect();
         if let Err(error) = (Job { environment, whom: Some(whom.to_owned()) }).save(ctid) {
             log::warn!("settings of the environment are not passed on: {error:#}");
         }
     }
 
     fn save(&self, ctid: Ctid) -> anyhow::Result<()> {
-        let path = state::beside(common::root(), &Job::name(ctid))?;
+        let path = Record::of(ctid).beside(JOB)?;
         // Settings may be secret (a URL with a password): root's alone.
         replace_own(&path, &serde_json::to_vec(self)?, 0o600)?;
         Ok(())
@@ -169,7 +169,7 @@ impl Follow {
         loop {
             // It takes its lock before it leaves its name: looked at in the
             // other order, one that was born in between would seem dead.
-            let named = State::load(common::root(), self.ctid).job.is_some();
+            let named = Record::of(self.ctid).load().job.is_some();
             let at_work = worker.is_held();
             self.born = self.born || named || at_work;
             self.tail.show();
@@ -216,7 +216,7 @@ pub fn is_told(error: &anyhow::Error) -> bool {
 /// # Errors
 /// [`Code::Software`].
 pub fn result(ctid: Ctid) -> anyhow::Result<()> {
-    let state = State::load(common::root(), ctid);
+    let state = Record::of(ctid).load();
     match state.outcome {
         // None: it ended since nobody asks for it any more.
         Outcome::Ok | Outcome::Warning | Outcome::None => Ok(()),

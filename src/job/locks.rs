@@ -2,6 +2,7 @@
 //! command whose hook wants it.
 
 use crate::exit::{Code, Fault};
+use crate::state::Record;
 use crate::state::{self, Outcome, State};
 use crate::sys::lock::{self, Lock, LockError};
 use crate::sys::signal;
@@ -80,7 +81,7 @@ pub fn settled(mut state: State, ctid: Ctid) -> State {
     let born = state.job.is_some() || state::now().saturating_sub(state.at) > BIRTH.as_secs();
     if state.outcome == Outcome::Running && born && !worker_lives(ctid) {
         // It may have ended well between the two looks.
-        let now = State::load(super::common::root(), ctid);
+        let now = Record::of(ctid).load();
         if now.outcome != Outcome::Running {
             return now;
         }

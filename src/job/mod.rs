@@ -3,7 +3,6 @@
 
 pub mod bring;
 pub mod chain;
-pub mod common;
 pub mod desired;
 pub mod follow;
 pub mod locks;

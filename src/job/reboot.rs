@@ -3,7 +3,6 @@
 
 use crate::exit;
 use crate::host::gpus::Inventory;
-use crate::job::common;
 use crate::job::locks;
 use crate::job::same::Same;
 use crate::job::startable;
@@ -13,8 +12,11 @@ use crate::pve::pct;
 use crate::pve::pct::Status;
 use crate::pve::startable::{Obstacle, Startable, list};
 use crate::settings::kinds::AfterInstall;
-use crate::settings::{Call, Settings, keys};
-use crate::state::{Outcome, State};
+use crate::settings::load;
+use crate::settings::{Settings, keys};
+use crate::state::Outcome;
+use crate::state::Record;
+use crate::sys::look::View;
 use crate::sys::time::{Deadline, human};
 use crate::sys::{signal, text};
 use crate::types::{Ctid, Version};
@@ -100,7 +102,7 @@ struct Reboot<'a> {
 impl Reboot<'_> {
     /// Whether it is still to be made; if not, it was told why.
     fn is_due(&self) -> anyhow::Result<bool> {
-        let state = State::load(common::root(), self.ctid);
+        let state = Record::of(self.ctid).load();
         if state.rebooted_for == self.version {
             let version = self.version.clone().unwrap_or_default();
             log::warn!("the container was rebooted for {version} already; not again");
@@ -122,9 +124,9 @@ impl Reboot<'_> {
         let conf = Conf::of(self.ctid);
         let document = conf.read()?.document;
         // Those of the start that is to come: an install takes minutes.
-        let settings = common::settings_with(self.ctid, Call::Hook, &conf, &document, Vec::new());
+        let settings = load::of_next_start(self.ctid, &conf, &document);
         let (intent, _) = Intent::of(&settings);
-        let inventory = Inventory::read_for(common::host(), intent.display(&document));
+        let inventory = Inventory::read_for(View::host(), intent.display(&document));
         let choice = intent.on(&inventory, &document);
         startable::look(&conf, self.ctid, &settings, Some(&choice))
     }
@@ -145,7 +147,7 @@ impl Reboot<'_> {
         log::info!("rebooting the container once, so that its services find the new driver");
         let result = self.tried(may);
         // No program is asked: none runs once a signal has come.
-        let untouched = startable::runs_with_old_driver(&State::load(common::root(), ctid));
+        let untouched = startable::runs_with_old_driver(&Record::of(ctid).load());
         let result = result.map_err(|e| startable::explained(ctid, &Conf::of(ctid), self.settings, e));
         self.same.update(|state| {
             if untouched {
@@ -166,21 +168,19 @@ impl Reboot<'_> {
     /// The reboot failed. What we took down is started as soon as it can be:
     /// at once, if nothing is in the way any more.
     fn bring_up(&self, mut error: anyhow::Error, until: &Deadline) -> anyhow::Result<()> {
-        let (ctid, patience) = (self.ctid, common::patience(self.settings));
-        let settled = Deadline::after(patience.timeout + patience.start);
+        let (ctid, timeouts) = (self.ctid, startable::restart_timeouts(self.settings));
+        let settled = Deadline::after(timeouts.timeout + timeouts.start);
         let mut told = false;
         loop {
             // A start that is possible now is made, also when a signal has come.
-            let put_off = signal::put_off(patience.longest());
+            let put_off = signal::put_off(timeouts.longest());
             if let Err(changed) = self.same.still() {
                 log::warn!("the container is not started: {changed}");
                 return Err(error);
             }
             let lock = locks::try_by_hand(ctid);
             match pct::status(ctid) {
-                Ok(Status::Running)
-                    if startable::runs_with_old_driver(&State::load(common::root(), ctid)) =>
-                {
+                Ok(Status::Running) if startable::runs_with_old_driver(&Record::of(ctid).load()) => {
                     return Err(error);
                 }
                 Ok(Status::Running) => break,
@@ -192,7 +192,7 @@ impl Reboot<'_> {
                             log::error!("{}", exit::one_line(&error));
                             log::info!("nothing is in the way any more: the container is started");
                         }
-                        let Err(failed) = pct::start(ctid, &patience, &[]) else { break };
+                        let Err(failed) = pct::start(ctid, &timeouts, &[]) else { break };
                         error = startable::explained(ctid, &Conf::of(ctid), self.settings, failed);
                         // Only what came between that look and Proxmox's own is waited for.
                         if self.startable()?.is_ok() {
@@ -225,11 +225,11 @@ impl Reboot<'_> {
     /// `pct reboot`, again while the hook's task still holds Proxmox's lock.
     fn tried(&self, mut may: Startable) -> anyhow::Result<()> {
         let (ctid, settings) = (self.ctid, self.settings);
-        let patience = common::patience(self.settings);
+        let timeouts = startable::restart_timeouts(self.settings);
         let until = Deadline::after(UNLOCK.max(settings.value(keys::INSTALL_WAIT) * 2));
         let now = pct::init(ctid)?;
         loop {
-            match pct::reboot(may, &patience) {
+            match pct::reboot(may, &timeouts) {
                 Ok(()) => {
                     log::info!("the container was rebooted");
                     return Ok(());

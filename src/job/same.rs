@@ -13,18 +13,21 @@ use crate::commands::run::loaded_version;
 use crate::exit::{self, Code};
 use crate::guest::changed::{Changed, Guard};
 use crate::guest::exec::ExecError;
-use crate::job::common;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
+use crate::pve::net;
 use crate::pve::pct;
 use crate::pve::pct::Init;
 use crate::pve::storage;
+use crate::settings::load;
 use crate::settings::{Call, keys};
+use crate::state::Record;
 use crate::state::State;
 use crate::sys::look::Look;
+use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 use std::rc::Rc;
@@ -61,7 +64,7 @@ impl Same {
         Rc::new(Same {
             ctid,
             conf: Conf::of(ctid),
-            whom: common::whom(document),
+            whom: net::identity(document),
             born: pct::init(ctid).ok().flatten(),
             // By hand it needs none.
             hookscript: document.get("hookscript").filter(|_| call == Call::Hook),
@@ -105,7 +108,7 @@ impl Same {
             log::debug!("nothing is recorded: container {} is another one", self.ctid);
             return;
         }
-        State::update_of(common::root(), self.ctid, &self.whom, change);
+        Record::of(self.ctid).update_of(&self.whom, change);
     }
 
     fn look(&self, same_start: bool) -> Result<(), ExecError> {
@@ -119,7 +122,7 @@ impl Same {
             Err(_) if same_start => return Ok(()),
             Err(error) => return changed(Changed::Unseen(self.ctid, exit::one_line(&error))),
         };
-        let is = common::whom(&document);
+        let is = net::identity(&document);
         if !same_start && is != self.whom {
             return changed(Changed::Replaced { ctid: self.ctid, was: self.whom.clone(), is });
         }
@@ -139,7 +142,7 @@ impl Same {
             }
         }
         let environment = self.environment.clone();
-        let settings = common::settings_with(ctid, self.call, &self.conf, document, environment);
+        let settings = load::with(ctid, self.call, &self.conf, document, environment);
         if settings.text(keys::GPU_ASSIGNMENT).is_none() {
             return Some(Changed::Unassigned(ctid));
         }
@@ -157,8 +160,8 @@ impl Same {
 /// The hookscript of a conf. An install that looks has its locks and its
 /// place, so a storage that does not answer may not hold it for long.
 fn hookscript(document: &Document) -> Hookscript {
-    let storages = storage::read(&mut Look::new(common::root()));
-    let view = common::host_until(&Deadline::after(STORAGE_TIME));
+    let storages = storage::read(&mut Look::host());
+    let view = View::host_until(&Deadline::after(STORAGE_TIME));
     let look = Look::at_files(view, Hookscript::questions(&storages, document));
     Hookscript::of(&look, &storages, document)
 }
@@ -169,7 +172,7 @@ pub fn heir_asks(ctid: Ctid) -> bool {
     let conf = Conf::of(ctid);
     let Ok(snapshot) = conf.read() else { return false };
     let document = snapshot.document;
-    let settings = common::settings_with(ctid, Call::Hook, &conf, &document, Vec::new());
+    let settings = load::of_next_start(ctid, &conf, &document);
     pct::status(ctid).is_ok_and(|status| status == pct::Status::Running)
         && hookscript(&document).is_meant()
         && settings.text(keys::GPU_ASSIGNMENT).is_some()

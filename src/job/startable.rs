@@ -5,12 +5,12 @@ use crate::commands::hook::pre_start;
 use crate::exit::{self, Code, Fault};
 use crate::host::choose::Choice;
 use crate::job::chain;
-use crate::job::common;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::pct;
 use crate::pve::pct::Init;
+use crate::pve::pct::RestartTimeouts;
 use crate::pve::pct::Status;
 use crate::pve::startable::{self, Obstacle, Startable};
 use crate::pve::storage;
@@ -20,6 +20,7 @@ use crate::settings::{Settings, keys};
 use crate::state::State;
 use crate::sys::look::Look;
 use crate::sys::look::Question;
+use crate::sys::look::View;
 use crate::types::Ctid;
 
 /// Everything that keeps it from starting. `choice` is what the host has for
@@ -59,9 +60,9 @@ pub fn questions(storages: &[Storage], conf: &Document, settings: &Settings) -> 
 
 /// The same for one container alone.
 pub fn obstacles_of(conf: &Document, settings: &Settings, choice: Option<&Choice>) -> Vec<Obstacle> {
-    let mut look = Look::new(common::root());
+    let mut look = Look::host();
     let storages = storage::read(&mut look);
-    let files = Look::at_files(common::host(), questions(&storages, conf, settings));
+    let files = Look::at_files(View::host(), questions(&storages, conf, settings));
     obstacles(&mut look, &files, conf, settings, choice)
 }
 
@@ -118,6 +119,15 @@ pub fn explained(ctid: Ctid, conf: &Conf, settings: &Settings, error: anyhow::Er
     let code = exit::code_of(&error);
     let code = if code == Code::General { Code::Restart } else { code };
     error.context(Fault::new(code, message).remedy(remedy))
+}
+
+/// The time limits of a restart, from the settings.
+pub fn restart_timeouts(settings: &Settings) -> RestartTimeouts {
+    RestartTimeouts {
+        timeout: settings.value(keys::RESTART_TIMEOUT),
+        interval: settings.value(keys::RESTART_INTERVAL),
+        start: settings.value(keys::PRE_START_TIMEOUT) + settings.value(keys::INSTALL_WAIT),
+    }
 }
 
 /// Whether a restart for a new driver is wanted and due in the start that runs

@@ -12,7 +12,6 @@ use crate::guest::exec::{self, Guest};
 use crate::host::gpus::Inventory;
 use crate::job::bring::Brought;
 use crate::job::bring::Work;
-use crate::job::common;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::job::follow;
@@ -23,10 +22,15 @@ use crate::job::same;
 use crate::job::same::Same;
 use crate::plan::Intent;
 use crate::pve::conf::store::Conf;
+use crate::pve::net;
 use crate::pve::pct;
+use crate::settings::load;
 use crate::settings::{Call, Settings};
+use crate::state::Record;
 use crate::state::{Outcome, State};
+use crate::sys::look::View;
 use crate::sys::time::Deadline;
+use crate::sys::time::human;
 use crate::sys::{file, log as messages, private, signal};
 use crate::types::Ctid;
 use std::fs::File;
@@ -68,7 +72,6 @@ fn log_file(ctid: Ctid) -> std::io::Result<File> {
 /// # Errors
 /// [`Code::Software`].
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
-    common::must_be_root()?;
     // Alone: a second one finds the first at work, and has nothing to add.
     let Some(alive) = locks::worker(ctid)? else {
         log::info!("another install process is at work");
@@ -83,7 +86,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     }
     done.record(ctid, begun);
     match result {
-        Ok(()) => log::info!("done in {}", common::since(begun)),
+        Ok(()) => log::info!("done in {}", human(begun.elapsed())),
         Err(error) => exit::tell(log::Level::Error, error),
     }
     // The hook that follows us leaves now, and with it the task and its lock.
@@ -113,7 +116,7 @@ impl Done {
     fn update(&self, ctid: Ctid, change: impl FnOnce(&mut State)) {
         match &self.same {
             Some(same) => same.update(change),
-            None => State::update(common::root(), ctid, change),
+            None => Record::of(ctid).update(change),
         }
     }
 
@@ -121,7 +124,7 @@ impl Done {
         let gone = |error: &anyhow::Error| exec::is_gone(error) || exec::is_interrupted(error);
         let unseen = self.brought.unseen && !self.result.as_ref().is_err_and(gone);
         self.update(ctid, |state| {
-            common::outcome(state, "install", &self.result, begun);
+            state.ended("install", &self.result, begun);
             if unseen {
                 // "Could not look" is not "not installed".
                 state.outcome = Outcome::Warning;
@@ -142,7 +145,7 @@ impl Done {
     fn leave(&self, ctid: Ctid, changed: &Changed) {
         log::warn!("the install ends: {changed}");
         // What `detach` forgot is not to come back.
-        if State::load(common::root(), ctid).outcome == Outcome::Running {
+        if Record::of(ctid).load().outcome == Outcome::Running {
             let Some(same) = &self.same else { return };
             same.end(|state| {
                 state.outcome = Outcome::None;
@@ -175,18 +178,18 @@ fn bring(ctid: Ctid) -> Done {
         Ok(snapshot) => snapshot.document,
         Err(error) => return Done::early(None, Err(error)),
     };
-    let whom = common::whom(&document);
-    State::take_over(common::root(), ctid, &whom);
-    State::update_of(common::root(), ctid, &whom, |state| {
+    let whom = net::identity(&document);
+    Record::of(ctid).take_over(&whom);
+    Record::of(ctid).update_of(&whom, |state| {
         "install".clone_into(&mut state.phase);
         state.outcome = Outcome::Running;
         state.message = String::new();
         state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
     });
     let environment = Job::load(ctid, &whom).environment;
-    let settings = common::settings_with(ctid, Call::Hook, &conf, &document, environment.clone());
+    let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (intent, _) = Intent::of(&settings);
-    let inventory = Inventory::read_for(common::host(), intent.display(&document));
+    let inventory = Inventory::read_for(View::host(), intent.display(&document));
     let choice = intent.on(&inventory, &document);
     let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
     let desired = match desired::read(&settings, kernel, intent.gpus(&choice)) {

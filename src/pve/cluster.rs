@@ -1,6 +1,7 @@
 //! The other nodes: which there are, which of them a container may come to,
 //! and whether those are ready for it.
 
+use crate::exit::{Code, Fault};
 use crate::pve::sections;
 use crate::sys::look::Look;
 use crate::sys::process::{Cmd, Ended};
@@ -31,6 +32,19 @@ pub struct Node {
 /// root nothing), and Proxmox itself goes by this link's.
 pub fn has_quorum(look: &Look<'_>) -> bool {
     std::fs::symlink_metadata(look.at("/etc/pve/local")).is_ok_and(|link| link.mode() & 0o200 != 0)
+}
+
+/// Fails without quorum: then nothing in /etc/pve can be changed, and `pct`
+/// says no more than that permission is denied.
+///
+/// # Errors
+/// [`Code::Passthrough`].
+pub fn must_have_quorum(look: &Look<'_>) -> anyhow::Result<()> {
+    if has_quorum(look) {
+        return Ok(());
+    }
+    let message = "this node has no quorum, so /etc/pve is read-only; nothing was changed";
+    Err(Fault::new(Code::Passthrough, message).remedy("pvecm status").into())
 }
 
 /// What the cluster's files say.

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod conf;
 pub mod datacenter;
 pub mod hookscript;
+pub mod net;
 pub mod passthrough;
 pub mod pct;
 pub mod pending;

@@ -143,7 +143,7 @@ fn said(out: &Output) -> String {
 
 /// Limits of a restart: the requirements' 60 s and 3 s unless set otherwise.
 #[derive(Clone, Debug)]
-pub struct Patience {
+pub struct RestartTimeouts {
     /// For the container to be stopped, and again to be running.
     pub timeout: Duration,
     /// The longest pause between two looks.
@@ -152,7 +152,7 @@ pub struct Patience {
     pub start: Duration,
 }
 
-impl Patience {
+impl RestartTimeouts {
     /// The longest that a stop and the start after it take, the waits for
     /// Proxmox's lock before either included.
     pub fn longest(&self) -> Duration {
@@ -165,13 +165,13 @@ impl Patience {
 ///
 /// # Errors
 /// [`Code::Restart`].
-pub fn start(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyhow::Result<()> {
+pub fn start(ctid: Ctid, timeouts: &RestartTimeouts, env: &[(String, String)]) -> anyhow::Result<()> {
     let begun = Instant::now();
     let fault = || {
         Fault::new(Code::Restart, format!("container {ctid} does not start"))
             .remedy(format!("journalctl -u pve-container@{ctid} -n 20 shows why; then: pct start {ctid}"))
     };
-    let deadline = Deadline::after(patience.start + patience.timeout);
+    let deadline = Deadline::after(timeouts.start + timeouts.timeout);
     loop {
         let mut cmd = Cmd::new(PCT).args(["start", &ctid.to_string()]);
         for (key, value) in env {
@@ -188,7 +188,7 @@ pub fn start(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyho
         }
         log::info!("container {ctid} is locked by another operation; trying again");
     }
-    wait(ctid, Status::Running, patience)?;
+    wait(ctid, Status::Running, timeouts)?;
     log::info!("container {ctid} runs ({})", human(begun.elapsed()));
     Ok(())
 }
@@ -205,13 +205,13 @@ pub fn start(ctid: Ctid, patience: &Patience, env: &[(String, String)]) -> anyho
 pub fn restart(
     may: Startable,
     again: &dyn Fn() -> anyhow::Result<Startable>,
-    patience: &Patience,
+    timeouts: &RestartTimeouts,
     env: &[(String, String)],
 ) -> anyhow::Result<()> {
     let ctid = may.ctid();
     signal::check()?;
-    let put_off = signal::put_off(patience.longest());
-    if let Err(error) = stop(may, again, patience) {
+    let put_off = signal::put_off(timeouts.longest());
+    if let Err(error) = stop(may, again, timeouts) {
         if !status(ctid).is_ok_and(|status| status == Status::Stopped) {
             return Err(error);
         }
@@ -220,7 +220,7 @@ pub fn restart(
     if let Some(signal) = signal::pending() {
         log::warn!("{signal}; the container is started first");
     }
-    start(ctid, patience, env)?;
+    start(ctid, timeouts, env)?;
     drop(put_off);
     signal::check().with_context(|| format!("container {ctid} is restarted, and nothing else is done"))
 }
@@ -228,9 +228,9 @@ pub fn restart(
 /// One task that ends it when the time is over: a shutdown without that holds
 /// Proxmox's lock as long again before it gives up, and no stop gets it
 /// meanwhile.
-fn shutdown(may: &Startable, patience: &Patience) -> Result<Output, Failure> {
-    let (id, seconds) = (may.ctid().to_string(), patience.timeout.as_secs().max(1).to_string());
-    pct(&["shutdown", &id, "--timeout", &seconds, "--forceStop", "1"], patience.timeout + PCT_TIME)
+fn shutdown(may: &Startable, timeouts: &RestartTimeouts) -> Result<Output, Failure> {
+    let (id, seconds) = (may.ctid().to_string(), timeouts.timeout.as_secs().max(1).to_string());
+    pct(&["shutdown", &id, "--timeout", &seconds, "--forceStop", "1"], timeouts.timeout + PCT_TIME)
 }
 
 /// Whether `pct` did nothing, since somebody held Proxmox's lock for the ten
@@ -243,7 +243,7 @@ fn was_locked(out: &Output) -> bool {
 fn stop(
     mut may: Startable,
     again: &dyn Fn() -> anyhow::Result<Startable>,
-    patience: &Patience,
+    timeouts: &RestartTimeouts,
 ) -> anyhow::Result<()> {
     let (ctid, begun) = (may.ctid(), Instant::now());
     let id = ctid.to_string();
@@ -251,9 +251,9 @@ fn stop(
         Fault::new(Code::Restart, format!("container {ctid} does not stop"))
             .remedy(format!("pct stop {ctid}"))
     };
-    let until = Deadline::after(patience.start + patience.timeout);
+    let until = Deadline::after(timeouts.start + timeouts.timeout);
     let out = loop {
-        let out = shutdown(&may, patience).fault(fault)?;
+        let out = shutdown(&may, timeouts).fault(fault)?;
         if !was_locked(&out) || status(ctid).fault(fault)? == Status::Stopped {
             break out;
         }
@@ -268,11 +268,11 @@ fn stop(
         may = again()?;
     };
     // Under HA the request only travels: what counts is what becomes of it.
-    if out.success() && wait(ctid, Status::Stopped, patience).is_ok() {
-        if out.took >= patience.timeout {
+    if out.success() && wait(ctid, Status::Stopped, timeouts).is_ok() {
+        if out.took >= timeouts.timeout {
             log::warn!(
                 "container {ctid} did not shut down within {} and was stopped",
-                human(patience.timeout)
+                human(timeouts.timeout)
             );
         }
         log::info!("container {ctid} is shut down ({})", human(begun.elapsed()));
@@ -283,11 +283,11 @@ fn stop(
     }
     let why = if out.success() { "it still runs".to_owned() } else { said(&out) };
     log::warn!("container {ctid} is not shut down after {}: {why}; stopping it", human(begun.elapsed()));
-    let out = pct(&["stop", &id], patience.timeout + PCT_TIME).fault(fault)?;
+    let out = pct(&["stop", &id], timeouts.timeout + PCT_TIME).fault(fault)?;
     if !out.success() && status(ctid).fault(fault)? != Status::Stopped {
         return Err(anyhow!(said(&out)).context(fault()));
     }
-    wait(ctid, Status::Stopped, patience)
+    wait(ctid, Status::Stopped, timeouts)
 }
 
 /// Waits for a status.
@@ -295,8 +295,8 @@ fn stop(
 /// # Errors
 /// [`Code::Restart`] after the time is over; a look that failed counts as
 /// not yet.
-pub fn wait(ctid: Ctid, wanted: Status, patience: &Patience) -> anyhow::Result<()> {
-    let deadline = Deadline::after(patience.timeout);
+pub fn wait(ctid: Ctid, wanted: Status, timeouts: &RestartTimeouts) -> anyhow::Result<()> {
+    let deadline = Deadline::after(timeouts.timeout);
     loop {
         let now = status(ctid);
         if matches!(now, Ok(s) if s == wanted) {
@@ -305,10 +305,10 @@ pub fn wait(ctid: Ctid, wanted: Status, patience: &Patience) -> anyhow::Result<(
         if deadline.passed() {
             let now = now.map_or_else(|e| format!("unknown ({e:#})"), |s| s.to_string());
             let message =
-                format!("container {ctid} is not {wanted} after {}; it is {now}", human(patience.timeout));
+                format!("container {ctid} is not {wanted} after {}; it is {now}", human(timeouts.timeout));
             return Err(Fault::new(Code::Restart, message).remedy(format!("pct status {ctid}")).into());
         }
-        signal::sleep(LOOK.min(patience.interval).min(deadline.remaining()))?;
+        signal::sleep(LOOK.min(timeouts.interval).min(deadline.remaining()))?;
     }
 }
 
@@ -333,14 +333,14 @@ pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// [`Code::Restart`]; the container may be down then.
-pub fn reboot(may: Startable, patience: &Patience) -> anyhow::Result<()> {
+pub fn reboot(may: Startable, timeouts: &RestartTimeouts) -> anyhow::Result<()> {
     let ctid = may.ctid();
     let fault = || {
         Fault::new(Code::Restart, format!("container {ctid} does not reboot"))
             .remedy(format!("pct reboot {ctid}"))
     };
-    let seconds = patience.timeout.as_secs().max(1).to_string();
-    let limit = patience.timeout + patience.start + PCT_TIME;
+    let seconds = timeouts.timeout.as_secs().max(1).to_string();
+    let limit = timeouts.timeout + timeouts.start + PCT_TIME;
     signal::check()?;
     let _put_off = signal::put_off(limit);
     let out = pct(&["reboot", &ctid.to_string(), "--timeout", &seconds], limit).fault(fault)?;

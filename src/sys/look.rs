@@ -59,6 +59,19 @@ impl<'a> View<'a> {
     }
 }
 
+impl View<'static> {
+    /// This host as calls by hand look at it: nothing is waited for longer than
+    /// ten seconds.
+    pub fn host() -> View<'static> {
+        View::host_until(&Deadline::secs(10))
+    }
+
+    /// This host with the deadline of a whole phase.
+    pub fn host_until(deadline: &Deadline) -> View<'static> {
+        View::apart(Path::new("/"), deadline)
+    }
+}
+
 /// The files are read by this process itself: for files of a test's.
 impl<'a> From<&'a Path> for View<'a> {
     fn from(root: &'a Path) -> View<'a> {
@@ -168,6 +181,13 @@ enum Unanswered {
     Silent(String),
     /// It was not asked, because others did not answer.
     NotAsked(String),
+}
+
+impl Look<'static> {
+    /// Looks at this host by itself.
+    pub fn host() -> Self {
+        Look::new(Path::new("/"))
+    }
 }
 
 impl<'a> Look<'a> {

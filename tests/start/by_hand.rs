@@ -115,7 +115,7 @@ fn a_call_beside_a_start_with_the_hook_attached_ends_well() {
 fn exit_1_without_root() {
     let Some(lab) = plain(1) else { return };
     let script = format!("setpriv --reuid 65534 --clear-groups {PROGRAM} 101");
-    lab.sh(&script).code(1).says("this needs root");
+    lab.sh(&script).code(1).says("root required");
 }
 
 #[test]

@@ -7,18 +7,19 @@ use crate::driver::template::Template;
 use crate::exit::{self, Code, Fault};
 use crate::host::gpus::Inventory;
 use crate::job::chain;
-use crate::job::common;
 use crate::job::desired;
 use crate::plan::Intent;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
-use crate::settings::{self, Call, NODE_FILE, Settings, keys};
+use crate::settings::load;
+use crate::settings::{self, NODE_FILE, Settings, keys};
+use crate::sys::look::View;
 use crate::types::Ctid;
 
 /// What a hook reads: conf, cluster and node. The environment of this call is
 /// no part of the next start.
 fn of_a_hook(ctid: Ctid, conf: &Conf, document: &Document) -> Settings {
-    common::settings_with(ctid, Call::Hook, conf, document, Vec::new())
+    load::of_next_start(ctid, conf, document)
 }
 
 /// Adds to the changes what the environment of this call says and the next
@@ -33,7 +34,7 @@ pub fn from_environment(
     changes: &mut Changes,
 ) -> anyhow::Result<()> {
     let found = of_a_hook(ctid, conf, before);
-    for (name, value) in common::environment() {
+    for (name, value) in load::environment() {
         let Some(key) = keys::by_name(&name).filter(|_| !value.trim().is_empty() && !changes.has(&name))
         else {
             continue;
@@ -83,7 +84,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
         Some(fault) if inventory.driver.is_some() => return Err(fault.into()),
         Some(fault) => log::warn!("{fault}"),
         None if inventory.driver.is_none() => {
-            let why = crate::host::diagnose::no_driver(common::root());
+            let why = crate::host::diagnose::no_driver(View::host().root());
             log::warn!("the NVIDIA driver {}", why.message);
             why.remedy.iter().for_each(|remedy| log::warn!("{}", exit::fix(remedy)));
         }

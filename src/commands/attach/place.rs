@@ -1,7 +1,6 @@
 //! The snippet: which storage it goes to, and putting it there.
 
 use crate::exit::{Code, Context as _, Fault};
-use crate::job::common;
 use crate::job::undo::Undo;
 use crate::pve::hookscript;
 use crate::pve::hookscript::NAME;
@@ -9,6 +8,7 @@ use crate::pve::hookscript::Place;
 use crate::pve::hookscript::SNIPPET;
 use crate::pve::storage::Storage;
 use crate::sys::file;
+use crate::sys::look::View;
 use crate::sys::look::{Look, Seen};
 use crate::sys::replace::replace_own;
 use crate::sys::signal;
@@ -104,7 +104,7 @@ pub fn look(storages: &[Storage], place: &Place) -> Look<'static> {
     let mut questions = hookscript::questions(&place.path);
     let storage = storages.iter().find(|storage| storage.id == id(place));
     questions.extend(storage.into_iter().flat_map(Storage::mount_questions));
-    Look::at_files(common::host(), questions)
+    Look::at_files(View::host(), questions)
 }
 
 /// Fails when something else than a snippet of ours stands in its place.
@@ -161,7 +161,7 @@ pub fn put(place: &Place, storages: &[Storage], undo: &mut Undo) -> anyhow::Resu
 /// snippet: without it that one could not start any more.
 fn take_back(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result<bool> {
     let path = place.path.display();
-    let named = || hookscript::named_by(common::root(), storages, place);
+    let named = || hookscript::named_by(View::host().root(), storages, place);
     match named() {
         Ok(confs) if confs.is_empty() => {}
         Ok(confs) => {
@@ -176,8 +176,7 @@ fn take_back(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result
     }
     put_back(&place.path, before)?;
     // Somebody may have set it in the moment between.
-    if !matches!(named(), Ok(confs) if confs.is_empty()) && !is_right(&Look::new(common::root()), &place.path)
-    {
+    if !matches!(named(), Ok(confs) if confs.is_empty()) && !is_right(&Look::host(), &place.path) {
         replace_own(&place.path, SNIPPET.as_bytes(), 0o755)?;
         return Ok(false);
     }

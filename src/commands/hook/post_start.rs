@@ -3,12 +3,12 @@
 
 use crate::commands::run::loaded_version;
 use crate::driver::desired::Desired;
+use crate::exit;
 use crate::exit::{Code, Fault};
 use crate::guest::exec::{self, Guest};
 use crate::guest::probe::{self, Check};
 use crate::job::bring::cuda_failed_before;
 use crate::job::chain;
-use crate::job::common;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::job::follow;
@@ -17,8 +17,11 @@ use crate::job::locks;
 use crate::job::startable;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
+use crate::pve::net;
+use crate::settings::load;
 use crate::settings::{Call, MARK, Settings, keys};
-use crate::state::{Outcome, State};
+use crate::state::Outcome;
+use crate::state::Record;
 use crate::sys::signal;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Phase};
@@ -34,8 +37,8 @@ const HAND_OVER: Duration = Duration::from_secs(3);
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
     let document = conf.read()?.document;
-    let settings = common::settings(ctid, Call::Hook, &conf, &document);
-    let ours = common::caught(|| look_after(ctid, &settings, &document));
+    let settings = load::of(ctid, Call::Hook, &conf, &document);
+    let ours = exit::caught(|| look_after(ctid, &settings, &document));
     // Theirs runs whatever became of ours, unless the whole task is stopped.
     if signal::check().is_err() {
         return ours.and(Ok(Code::Success));
@@ -76,13 +79,13 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         }
         Err(problems) => return Err(desired::fault(&problems)),
     };
-    State::take_over(common::root(), ctid, &common::whom(document));
+    Record::of(ctid).take_over(&net::identity(document));
     let result = desired.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &desired, begun));
     if let Err(error) = &result {
         // An install process has written its own, more exact, result.
         if !follow::is_told(error) {
-            State::update(common::root(), ctid, |state| {
-                common::outcome(state, "check", &result, begun);
+            Record::of(ctid).update(|state| {
+                state.ended("check", &result, begun);
                 state.asked = Some(desired.fingerprint());
                 state.kernel_driver = kernel.map(|v| v.to_string());
             });
@@ -93,9 +96,9 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
 
 /// Records a start in which nothing but the devices was ours.
 fn devices_only(ctid: Ctid, document: &Document, begun: Instant) {
-    State::take_over(common::root(), ctid, &common::whom(document));
-    State::update(common::root(), ctid, |state| {
-        common::outcome(state, "pre-start", &Ok(()), begun);
+    Record::of(ctid).take_over(&net::identity(document));
+    Record::of(ctid).update(|state| {
+        state.ended("pre-start", &Ok(()), begun);
         state.kernel_driver = loaded_version().map(|v| v.to_string());
     });
 }
@@ -112,11 +115,11 @@ fn bring(
     // An install of an earlier start may still be at work. One records how it
     // ended as its last step, so after a success nobody is looked for: that
     // look reads the locks of the whole node and takes longer than all else.
-    if State::load(common::root(), ctid).outcome != Outcome::Ok && locks::worker_lives(ctid) {
+    if Record::of(ctid).load().outcome != Outcome::Ok && locks::worker_lives(ctid) {
         log::info!("an install that began earlier is still under way");
         say_why_not(settings, document);
         // It may have begun in another container of this number.
-        follow::Job::leave(ctid, &common::whom(document));
+        follow::Job::leave(ctid, &net::identity(document));
         let mut earlier = follow::Follow::new(ctid, follow::log_length(ctid)).born();
         if earlier.until(&until)? == Followed::GoesOn {
             return Ok(());
@@ -138,8 +141,8 @@ fn bring(
                 }
             }
             log::warn!("{error:#}; the driver is not looked after in this start");
-            State::update(common::root(), ctid, |state| {
-                common::outcome(state, "check", &Err(error), begun);
+            Record::of(ctid).update(|state| {
+                state.ended("check", &Err(error), begun);
                 state.asked = Some(desired.fingerprint());
                 state.outcome = Outcome::Warning;
                 state.code = 0;
@@ -148,8 +151,8 @@ fn bring(
         }
     };
     if nothing_to_do(ctid, desired, &check) {
-        State::update(common::root(), ctid, |state| {
-            common::outcome(state, "check", &Ok(()), begun);
+        Record::of(ctid).update(|state| {
+            state.ended("check", &Ok(()), begun);
             state.asked = Some(desired.fingerprint());
             state.kernel_driver = desired.kernel.as_ref().map(ToString::to_string);
             state.container_driver = Some(desired.driver.to_string());
@@ -163,14 +166,14 @@ fn bring(
         return Ok(());
     }
     say_why_not(settings, document);
-    hand_over(ctid, &common::whom(document), wait, &until, &deadline)
+    hand_over(ctid, &net::identity(document), wait, &until, &deadline)
 }
 
 /// A look that was not over in time is repeated by the install process, which
 /// has more of it: the start goes on at once.
 fn look_later(ctid: Ctid, document: &Document) -> anyhow::Result<()> {
     begins(ctid);
-    follow::start(ctid, &common::whom(document), &Deadline::after(HAND_OVER))?;
+    follow::start(ctid, &net::identity(document), &Deadline::after(HAND_OVER))?;
     log::info!(
         "it looks again in the background; watch it with: tail -f {}",
         follow::log_path(ctid).display()
@@ -180,10 +183,10 @@ fn look_later(ctid: Ctid, document: &Document) -> anyhow::Result<()> {
 
 /// A reboot that an install left due is done by this start.
 fn clear_due(ctid: Ctid) {
-    let state = State::load(common::root(), ctid);
+    let state = Record::of(ctid).load();
     if state.restart_due.is_some() && !startable::runs_with_old_driver(&state) {
         log::info!("this start is the restart that was due after the install of the driver");
-        State::update(common::root(), ctid, |state| state.restart_due = None);
+        Record::of(ctid).update(|state| state.restart_due = None);
     }
 }
 
@@ -216,7 +219,7 @@ fn hand_over(
 
 /// What an earlier install left is not to be taken for this one's result.
 fn begins(ctid: Ctid) {
-    State::update(common::root(), ctid, |state| {
+    Record::of(ctid).update(|state| {
         "install".clone_into(&mut state.phase);
         state.outcome = Outcome::Running;
         state.message = String::new();
@@ -238,24 +241,16 @@ fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> bool {
 /// stop, back up or change the container.
 fn patience(settings: &Settings, document: &Document) -> Duration {
     let wait = settings.value(keys::INSTALL_WAIT);
-    if host_managed(document) { Duration::ZERO } else { wait }
+    if net::is_host_managed(document) { Duration::ZERO } else { wait }
 }
 
 /// Why an install is not waited for, where the settings would have it.
 fn say_why_not(settings: &Settings, document: &Document) {
-    if host_managed(document) && !settings.value(keys::INSTALL_WAIT).is_zero() {
+    if net::is_host_managed(document) && !settings.value(keys::INSTALL_WAIT).is_zero() {
         log::info!(
             "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
         );
     }
-}
-
-/// Whether an interface gets its address from the host, after post-start.
-fn host_managed(document: &Document) -> bool {
-    (0..32).any(|n| {
-        let net = document.get(&format!("net{n}")).unwrap_or_default();
-        net.split(',').any(|part| part.trim() == "host-managed=1")
-    })
 }
 
 /// The fault of an install process that ended without a result.
@@ -263,16 +258,4 @@ pub fn died(ctid: Ctid) -> anyhow::Error {
     Fault::new(Code::Software, "the install process ended without a result")
         .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid}; then phoenix-nvidia {ctid}"))
         .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_managed_interface_is_seen() {
-        let with = Document::parse(b"net0: name=eth0,bridge=vmbr0\nnet1: name=eth1,host-managed=1,ip=dhcp\n");
-        let without = Document::parse(b"net0: name=eth0,host-managed=0\n[snap]\nnet0: host-managed=1\n");
-        assert!(host_managed(&with) && !host_managed(&without));
-    }
 }

@@ -6,7 +6,6 @@ use crate::host::choose::Choice;
 use crate::host::masks;
 use crate::host::provide::{Provided, provide, provide_named};
 use crate::job::chain;
-use crate::job::common;
 use crate::job::locks;
 use crate::plan::{self, Intent};
 use crate::pve::conf::devices::Change;
@@ -18,8 +17,10 @@ use crate::pve::conf::document::Form;
 use crate::pve::conf::mounts::Mount;
 use crate::pve::conf::store::Caller;
 use crate::pve::conf::store::Conf;
+use crate::settings::load;
 use crate::settings::{Call, Settings, keys};
-use crate::state::State;
+use crate::state::Record;
+use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::sys::{signal, text};
 use crate::types::{Ctid, Phase};
@@ -39,7 +40,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         Ok(snapshot) => snapshot,
         Err(error) => {
             // Node and cluster may have a policy of their own.
-            let settings = common::settings(ctid, Call::Hook, &conf, &Document::parse(b""));
+            let settings = load::of(ctid, Call::Hook, &conf, &Document::parse(b""));
             if settings.value(keys::START_POLICY).fails() {
                 return Err(error);
             }
@@ -47,29 +48,29 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
             return Ok(Code::Success);
         }
     };
-    let settings = common::settings(ctid, Call::Hook, &conf, &snapshot.document);
+    let settings = load::of(ctid, Call::Hook, &conf, &snapshot.document);
     chain::run(&settings, ctid, &Phase::PreStart)?;
     tell_problems(&settings);
     let fail = settings.value(keys::START_POLICY).fails();
     let begun = Instant::now();
     let deadline = Deadline::after(settings.value(keys::PRE_START_TIMEOUT));
     let conf = conf.until(&deadline);
-    match common::caught(|| configure(ctid, &conf, &settings, &snapshot.document, fail, &deadline)) {
+    match exit::caught(|| configure(ctid, &conf, &settings, &snapshot.document, fail, &deadline)) {
         Ok(missing) => {
-            State::note_start(common::root(), ctid, (!missing.is_empty()).then(|| missing.join("; ")));
+            Record::of(ctid).note_start((!missing.is_empty()).then(|| missing.join("; ")));
             Ok(Code::Success)
         }
         Err(error) if signal::check().is_err() => Err(error),
         Err(error) if fail => {
             let result = Err(error);
-            State::update(common::root(), ctid, |state| {
-                common::outcome(state, "pre-start", &result, begun);
+            Record::of(ctid).update(|state| {
+                state.ended("pre-start", &result, begun);
                 state.start_warning = Some(state.message.clone());
             });
             result.map(|()| Code::Success)
         }
         Err(error) => {
-            State::note_start(common::root(), ctid, Some(text::line(exit::one_line(&error).as_bytes())));
+            Record::of(ctid).note_start(Some(text::line(exit::one_line(&error).as_bytes())));
             exit::tell(log::Level::Warn, &error);
             log::warn!("START_POLICY is continue: the container starts with what it has");
             Ok(Code::Success)
@@ -145,7 +146,7 @@ pub fn devices(
     deadline: &Deadline,
 ) -> anyhow::Result<Provided> {
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
-    let host = common::host_until(deadline);
+    let host = View::host_until(deadline);
     let provided = match (intent.request(exclusive), plan::named(document)) {
         (Some(request), _) => provide(host, &request, deadline),
         (None, named) if named.is_empty() => return Ok(Provided::default()),
@@ -181,9 +182,9 @@ pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provi
     if mounts.is_empty() {
         return mounts;
     }
-    match plan::masks(document, &provided.inventory, &provided.choice).write(common::root(), ctid) {
+    match plan::masks(document, &provided.inventory, &provided.choice).write(View::host().root(), ctid) {
         // Whoever is new here may have come after another one.
-        Ok(true) => masks::sweep(common::root()),
+        Ok(true) => masks::sweep(View::host().root()),
         Ok(false) => {}
         Err(error) => log::warn!(
             "the container may see all GPUs of the host in /proc/driver/nvidia: {error}. Its device rules still \
