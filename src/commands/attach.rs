@@ -81,8 +81,9 @@ pub fn run(options: &Attach) -> anyhow::Result<Code> {
             return Err(error);
         }
     }
-    for node in readiness::of_jobs(&host.cluster, &host.storages, jobs.iter().map(|job| &job.place)) {
-        log::warn!("{node}");
+    for lack in readiness::of_places(&host.cluster, &host.storages, jobs.iter().map(|job| &job.place)) {
+        log::warn!("{}", lack.what);
+        log::warn!("{}", exit::fix(&lack.fix));
     }
     for job in &jobs {
         job.tell(&host);

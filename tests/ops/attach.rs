@@ -191,6 +191,6 @@ fn the_cluster_s_other_nodes_and_ha_are_spoken_of() {
         .ok()
         .says("node beta lacks the hookscript")
         .says("install -D -m 755")
-        .says("node gamma could not be asked")
+        .says("cannot ask node gamma")
         .says("START_POLICY=fail");
 }

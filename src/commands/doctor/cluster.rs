@@ -6,7 +6,7 @@ use crate::pve::cluster::Cluster;
 use crate::pve::cluster::Readiness;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::hookscript::Place;
-use crate::pve::readiness;
+use crate::pve::readiness::{self, Lack, LackKind};
 use crate::pve::storage::Storage;
 use crate::sys::look::Look;
 use crate::types::Ctid;
@@ -32,21 +32,16 @@ impl Nodes {
         let mut findings = Vec::new();
         let heirs = self.cluster.heirs(ctid);
         for node in &self.cluster.others {
-            if let Some(what) = readiness::without_storage(node, place, storages) {
-                findings.push(split("hook-storage", what, heirs.contains(&node)));
-                continue;
-            }
-            if !heirs.contains(&node) {
-                continue;
-            }
-            let answer = Self::answer(&mut self.answers, node, place);
-            let known = matches!(answer, Readiness::Known { .. });
-            if let Some(what) = readiness::lacking(node, place, storages, answer) {
-                findings.push(match known {
-                    true => split("other-node", what, true),
-                    false => Finding::unknown("other-node", what),
-                });
-            }
+            let lack = readiness::without_storage(node, place, storages);
+            let by_itself = heirs.contains(&node);
+            let lack = match lack {
+                None if by_itself => {
+                    let answer = Self::answer(&mut self.answers, node, place);
+                    readiness::lacking(node, place, storages, answer)
+                }
+                lack => lack,
+            };
+            findings.extend(lack.map(|lack| finding(lack, by_itself)));
         }
         findings
     }
@@ -61,16 +56,13 @@ impl Nodes {
     }
 }
 
-/// The sentence and the cure that stands in it; a failure where HA or
-/// replication bring the container there without anybody's doing.
-fn split(check: &'static str, text: String, by_itself: bool) -> Finding {
-    let (what, mend) = match text.split_once(". To mend it: ") {
-        Some((what, mend)) => (what.to_owned(), Some(mend.to_owned())),
-        None => (text, None),
+/// A failure where HA or replication bring the container there.
+fn finding(lack: Lack, by_itself: bool) -> Finding {
+    let finding = match lack.kind {
+        LackKind::Storage if !by_itself => Finding::warning("hook-storage", lack.what),
+        LackKind::Storage => Finding::failure("hook-storage", lack.what),
+        LackKind::Files => Finding::failure("other-node", lack.what),
+        LackKind::Unknown => Finding::unknown("other-node", lack.what),
     };
-    let finding = if by_itself { Finding::failure(check, what) } else { Finding::warning(check, what) };
-    match mend {
-        Some(mend) => finding.mend(mend),
-        None => finding,
-    }
+    finding.mend(lack.fix)
 }
