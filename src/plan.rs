@@ -2,6 +2,7 @@
 //!
 //! This is where a host's device becomes a conf's pair.
 
+use crate::exit::{Code, Fault};
 use crate::guest::attached::Attached;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, Choice, Device, DeviceKind, choose, keep};
@@ -20,7 +21,11 @@ use crate::pve::conf::document::Form;
 use crate::pve::conf::mounts::Mount;
 use crate::pve::passthrough;
 use crate::settings::{Problem, Settings, keys};
+use crate::sys::text;
 use crate::types::Ctid;
+
+/// Of many things of one kind, so many are told one by one.
+pub const MOST_LINES: usize = 20;
 
 /// Which devices are meant.
 #[derive(Clone, Debug)]
@@ -220,6 +225,17 @@ pub fn gpus_beside(conf: &Document, nodes: &[String]) -> usize {
     paths.sort_unstable();
     paths.dedup();
     paths.len()
+}
+
+/// The fault that missing devices are, where a policy asks for one.
+pub fn fault(choice: &Choice) -> Option<Fault> {
+    let first = choice.missing.first()?;
+    let all = text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES);
+    let fault = Fault::new(Code::Passthrough, all.join("; "));
+    Some(match &first.remedy {
+        Some(remedy) => fault.remedy(remedy.clone()),
+        None => fault,
+    })
 }
 
 /// The devices in a few words: `GPU 0, GPU 1 (NVIDIA H200)`.

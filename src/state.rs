@@ -9,6 +9,8 @@
 //! is still at work leaves its result there, so it is read there too, and the
 //! file goes with the next change.
 
+pub mod recorded;
+
 use crate::exit;
 use crate::sys::lock::{self, Lock};
 use crate::sys::private;
@@ -387,5 +389,4 @@ fn own_directory(directory: &Path) -> Result<(), private::Refused> {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

@@ -1,5 +1,6 @@
 //! How well something is, for `status` and `doctor`.
 
+use crate::state::Outcome;
 use crate::sys::out::Style;
 use serde::Serialize;
 
@@ -18,6 +19,11 @@ pub enum Level {
 }
 
 impl Level {
+    /// That of what did not end well.
+    pub fn of(outcome: Outcome) -> Level {
+        if outcome == Outcome::Failed { Level::Failure } else { Level::Warning }
+    }
+
     /// One word.
     pub fn word(self) -> &'static str {
         match self {

@@ -4,7 +4,6 @@
 mod diff;
 
 use super::run::{Hand, nodes, refused};
-use crate::commands::hook::pre_start;
 use crate::driver::desired::Desired;
 use crate::exit::Code;
 use crate::guest::attached;
@@ -45,7 +44,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let hand = Hand { ctid, conf, settings };
     let (intent, software) = hand.validate()?;
     let choice = choice(ctid, &intent, &hand.settings, &document);
-    if let Some(fault) = pre_start::fault_of(&choice) {
+    if let Some(fault) = plan::fault(&choice) {
         return Err(fault.into());
     }
     let mut steps = Steps::default();

@@ -1,7 +1,6 @@
 //! `prefetch`: the runfiles that the next starts will want, fetched now, so
 //! that those starts need no network.
 
-use super::run::loaded_version;
 use crate::driver::cache::Cache;
 use crate::driver::cache::Order;
 use crate::exit::{self, Code, Fault};
@@ -65,7 +64,7 @@ fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
                     log::warn!("which driver is installed for the next boot is not known: {error:#}");
                     None
                 });
-            let versions = both(loaded_version(), installed);
+            let versions = both(kernel_driver::version(View::host()), installed);
             if versions.is_empty() {
                 return Err(Fault::new(
                     Code::Software,

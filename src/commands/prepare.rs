@@ -4,7 +4,6 @@
 //! missing, and no hookscript is asked before that; so this runs ahead of the
 //! first guest, and prepares what nobody may have assigned yet.
 
-use crate::commands::hook::pre_start;
 use crate::exit::Code;
 use crate::host::assignment::Assignment;
 use crate::host::choose::{Capabilities, DeviceKind, choose};
@@ -46,7 +45,7 @@ pub fn run() -> anyhow::Result<Code> {
         [] => log::info!("{}: every node was there", plan::describe(&provided.choice)),
         made => log::info!("{}: made {}", plan::describe(&provided.choice), made.join(", ")),
     }
-    match pre_start::fault_of(&provided.choice) {
+    match plan::fault(&provided.choice) {
         Some(fault) => Err(fault.into()),
         None => Ok(Code::Success),
     }

@@ -5,7 +5,6 @@
 
 use crate::commands::hook::pre_start::apply;
 use crate::commands::hook::pre_start::devices;
-use crate::commands::hook::pre_start::fault_of;
 use crate::commands::hook::pre_start::mounts;
 use crate::exit::{Code, Context as _, Fault, code_of};
 use crate::guest::attached;
@@ -13,12 +12,12 @@ use crate::guest::exec::Guest;
 use crate::guest::verify::{Opened, open_nodes};
 use crate::host::choose::{Choice, DeviceKind};
 use crate::host::kernel_driver;
-use crate::job::bring::Work;
 use crate::job::chain;
 use crate::job::desired;
 use crate::job::desired::Software;
+use crate::job::identity::Identity;
+use crate::job::install::Install;
 use crate::job::locks;
-use crate::job::same::Same;
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::cluster;
@@ -94,7 +93,7 @@ impl Hand {
         let deadline = Deadline::after(self.settings.value(keys::PRE_START_TIMEOUT));
         let provided = devices(self.ctid, intent, &self.settings, &document, &deadline)?;
         let choice = &provided.choice;
-        if let Some(fault) = fault_of(choice) {
+        if let Some(fault) = plan::fault(choice) {
             return Err(fault.into());
         }
         let wanted = plan::wanted(choice);
@@ -137,7 +136,7 @@ impl Hand {
             return Err(lacks.fault().into());
         }
         let (intent, _) = Intent::of(&self.settings);
-        let software = desired::read(&self.settings, loaded_version(), None)
+        let software = desired::read(&self.settings, kernel_driver::version(View::host()), None)
             .map_err(|problems| settings::fault(&problems, self.ctid))?;
         if let Software::Desired(desired) = &software {
             desired.fit_the_kernel()?;
@@ -187,28 +186,28 @@ impl Hand {
         let mut desired = desired.as_ref().clone();
         desired.gpus = Some(choice.gpus.len());
         let document = self.conf.read()?.document;
-        let same = Same::of(self.ctid, &document, Call::ByHand, load::environment(), &desired.driver);
-        let mut work = Work {
+        let identity = Identity::of(self.ctid, &document, Call::ByHand, load::environment(), &desired.driver);
+        let mut install = Install {
             ctid: self.ctid,
             settings: &self.settings,
             desired: &desired,
             nodes: (!devices_changed).then_some(nodes.clone()),
             insist: true,
-            same: &same,
+            identity: &identity,
         };
-        let (brought, result) = work.run();
-        driver.clone_from(&brought.version);
+        let (progress, result) = install.run();
+        driver.clone_from(&progress.version);
         let restart = devices_changed || self.restart_due();
-        if result.is_err() && brought.driver_changed.is_none() && !devices_changed {
+        if result.is_err() && progress.driver_changed.is_none() && !devices_changed {
             return result;
         }
         if restart {
             let fault = || Fault::new(Code::Restart, format!("container {} is not restarted", self.ctid));
-            same.still().fault(fault)?;
+            identity.still().fault(fault)?;
             self.restart(choice, patience)?;
-            work.nodes = Some(nodes);
+            install.nodes = Some(nodes);
             // What failed first is the error; nvidia-smi has its say all the same.
-            let verified = work.verify();
+            let verified = install.verify();
             return result.and(verified);
         }
         result
@@ -293,7 +292,7 @@ impl Hand {
         {
             return;
         }
-        let kernel = loaded_version();
+        let kernel = kernel_driver::version(View::host());
         Record::of(self.ctid).update(|state| {
             if result.is_ok() {
                 // Devices that are missing are a fault by hand.
@@ -336,9 +335,4 @@ pub fn refused(ctid: Ctid, wanted: &[Wanted], limit: Duration) -> Vec<String> {
 /// The paths that the verification opens: files, not directories.
 pub fn nodes(choice: &Choice) -> Vec<String> {
     choice.devices.iter().filter(|d| d.kind != DeviceKind::Caps).map(|d| d.path.clone()).collect()
-}
-
-/// The version of the kernel driver that is loaded.
-pub fn loaded_version() -> Option<Version> {
-    kernel_driver::version(View::host())
 }

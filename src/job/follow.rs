@@ -5,7 +5,6 @@
 //! detached process. Either way it holds a lock for as long as it lives, so
 //! that its death is noticed without its help.
 
-use crate::commands::hook::post_start;
 use crate::exit::{Code, Fault};
 use crate::job::locks;
 use crate::settings::keys;
@@ -226,7 +225,9 @@ pub fn result(ctid: Ctid) -> anyhow::Result<()> {
                     .remedy(format!("see {}; phoenix-nvidia {ctid} tries again", log_path(ctid).display()));
             Err(anyhow::Error::new(Told).context(fault))
         }
-        Outcome::Running => Err(post_start::died(ctid)),
+        Outcome::Running => Err(Fault::new(Code::Software, "the install process ended without a result")
+            .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid}; then phoenix-nvidia {ctid}"))
+            .into()),
     }
 }
 

@@ -3,8 +3,8 @@
 
 use crate::exit;
 use crate::host::gpus::Inventory;
+use crate::job::identity::Identity;
 use crate::job::locks;
-use crate::job::same::Same;
 use crate::job::startable;
 use crate::plan::Intent;
 use crate::pve::conf::store::Conf;
@@ -42,7 +42,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// [`Code::Restart`](crate::exit::Code::Restart).
 pub fn after_install(
     ctid: Ctid,
-    same: &Same,
+    identity: &Identity,
     settings: &Settings,
     version: Option<&Version>,
 ) -> anyhow::Result<()> {
@@ -51,7 +51,7 @@ pub fn after_install(
         log::info!("AFTER_INSTALL is none: services that started before the install keep the old driver");
         return Ok(());
     }
-    let reboot = Reboot { ctid, same, settings, version: version.map(ToString::to_string) };
+    let reboot = Reboot { ctid, identity, settings, version: version.map(ToString::to_string) };
     let until = Deadline::after(STARTABLE);
     let mut told = Vec::new();
     let mut look = Deadline::after(Duration::ZERO);
@@ -94,7 +94,7 @@ pub fn after_install(
 /// The one reboot after an install.
 struct Reboot<'a> {
     ctid: Ctid,
-    same: &'a Same,
+    identity: &'a Identity,
     settings: &'a Settings,
     version: Option<String>,
 }
@@ -108,7 +108,7 @@ impl Reboot<'_> {
             log::warn!("the container was rebooted for {version} already; not again");
             return Ok(false);
         }
-        if let Err(changed) = self.same.still() {
+        if let Err(changed) = self.identity.still() {
             log::warn!("no reboot: {changed}");
             return Ok(false);
         }
@@ -143,13 +143,13 @@ impl Reboot<'_> {
             return Ok(Some(Ok(())));
         }
         let Ok(may) = self.startable()? else { return Ok(None) };
-        self.same.update(|state| state.rebooted_for.clone_from(&self.version));
+        self.identity.update(|state| state.rebooted_for.clone_from(&self.version));
         log::info!("rebooting the container once, so that its services find the new driver");
         let result = self.tried(may);
         // No program is asked: none runs once a signal has come.
         let untouched = startable::runs_with_old_driver(&Record::of(ctid).load());
         let result = result.map_err(|e| startable::explained(ctid, &Conf::of(ctid), self.settings, e));
-        self.same.update(|state| {
+        self.identity.update(|state| {
             if untouched {
                 // It was not stopped: the reboot is still due.
                 state.rebooted_for = None;
@@ -174,7 +174,7 @@ impl Reboot<'_> {
         loop {
             // A start that is possible now is made, also when a signal has come.
             let put_off = signal::put_off(timeouts.longest());
-            if let Err(changed) = self.same.still() {
+            if let Err(changed) = self.identity.still() {
                 log::warn!("the container is not started: {changed}");
                 return Err(error);
             }
@@ -215,7 +215,7 @@ impl Reboot<'_> {
             drop((put_off, lock));
             signal::sleep(LOOK_AGAIN)?;
         }
-        self.same.update(|state| {
+        self.identity.update(|state| {
             state.outcome = Outcome::Ok;
             state.message = String::new();
         });
@@ -245,7 +245,7 @@ impl Reboot<'_> {
                     if until.passed() {
                         return Err(error);
                     }
-                    self.same.still()?;
+                    self.identity.still()?;
                     may = match self.startable()? {
                         Ok(may) => may,
                         Err(obstacles) => return Err(startable::refusal(ctid, &obstacles)),

@@ -1,10 +1,10 @@
 //! Whether a container would start again, as all verbs look at it: what
 //! Proxmox would refuse, and what our own pre-start would.
 
-use crate::commands::hook::pre_start;
 use crate::exit::{self, Code, Fault};
 use crate::host::choose::Choice;
 use crate::job::chain;
+use crate::plan;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
@@ -46,7 +46,7 @@ pub fn obstacles(
     let chained = chain::lacks(files, settings);
     found.extend(chained.map(|lacks| Obstacle::Chain { why: lacks.to_string(), fix: lacks.remedy() }));
     let fails = settings.value(keys::START_POLICY) == StartPolicy::Fail;
-    if let Some(fault) = choice.filter(|_| fails).and_then(pre_start::fault_of) {
+    if let Some(fault) = choice.filter(|_| fails).and_then(plan::fault) {
         found.push(Obstacle::Policy { missing: fault.message });
     }
     found

@@ -3,23 +3,21 @@
 //! It has no task log and no terminal: it writes to syslog and to its own
 //! file, and leaves its result in the state.
 
-use crate::commands::run::loaded_version;
 use crate::commands::run::nodes;
 use crate::exit::{self, Code};
 use crate::guest::boot;
 use crate::guest::changed::Changed;
 use crate::guest::exec::{self, Guest};
 use crate::host::gpus::Inventory;
-use crate::job::bring::Brought;
-use crate::job::bring::Work;
+use crate::host::kernel_driver;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::job::follow;
 use crate::job::follow::Job;
+use crate::job::identity::{self, Identity};
+use crate::job::install::{Install, Progress};
 use crate::job::locks;
 use crate::job::reboot;
-use crate::job::same;
-use crate::job::same::Same;
 use crate::plan::Intent;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
@@ -79,7 +77,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     };
     let begun = Instant::now();
     let done = bring_whoever(ctid);
-    let Done { brought, settings, same, result } = &done;
+    let Done { progress, settings, identity, result } = &done;
     if let Some(changed) = result.as_ref().err().and_then(exec::changed) {
         done.leave(ctid, changed);
         return Ok(Code::Success);
@@ -92,8 +90,10 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     // The hook that follows us leaves now, and with it the task and its lock.
     drop(alive);
     let stopped = signal::check().is_err();
-    if let (Some(settings), Some(same), Some(_), false) = (settings, same, &brought.driver_changed, stopped) {
-        reboot::after_install(ctid, same, settings, brought.version.as_ref())?;
+    if let (Some(settings), Some(identity), Some(_), false) =
+        (settings, identity, &progress.driver_changed, stopped)
+    {
+        reboot::after_install(ctid, identity, settings, progress.version.as_ref())?;
     }
     // What went wrong has been told above.
     done.result.map(|()| Code::Success).or_else(|error| Ok(exit::code_of(&error)))
@@ -101,28 +101,28 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
 
 /// What an install came to.
 struct Done {
-    brought: Brought,
+    progress: Progress,
     settings: Option<Settings>,
-    same: Option<Rc<Same>>,
+    identity: Option<Rc<Identity>>,
     result: anyhow::Result<()>,
 }
 
 impl Done {
     fn early(settings: Option<Settings>, result: anyhow::Result<()>) -> Done {
-        Done { brought: Brought::default(), settings, same: None, result }
+        Done { progress: Progress::default(), settings, identity: None, result }
     }
 
     /// Changes what is recorded of the container that this was for.
     fn update(&self, ctid: Ctid, change: impl FnOnce(&mut State)) {
-        match &self.same {
-            Some(same) => same.update(change),
+        match &self.identity {
+            Some(identity) => identity.update(change),
             None => Record::of(ctid).update(change),
         }
     }
 
     fn record(&self, ctid: Ctid, begun: Instant) {
         let gone = |error: &anyhow::Error| exec::is_gone(error) || exec::is_interrupted(error);
-        let unseen = self.brought.unseen && !self.result.as_ref().is_err_and(gone);
+        let unseen = self.progress.unseen && !self.result.as_ref().is_err_and(gone);
         self.update(ctid, |state| {
             state.ended("install", &self.result, begun);
             if unseen {
@@ -130,11 +130,11 @@ impl Done {
                 state.outcome = Outcome::Warning;
                 state.code = 0;
             }
-            state.kernel_driver = loaded_version().map(|v| v.to_string());
-            if let Some(version) = &self.brought.version {
+            state.kernel_driver = kernel_driver::version(View::host()).map(|v| v.to_string());
+            if let Some(version) = &self.progress.version {
                 state.container_driver = Some(version.to_string());
             }
-            if self.result.is_ok() && self.brought.driver_changed.is_none() {
+            if self.result.is_ok() && self.progress.driver_changed.is_none() {
                 // The reboot helped; a later change of the driver is another one.
                 state.rebooted_for = None;
             }
@@ -146,8 +146,8 @@ impl Done {
         log::warn!("the install ends: {changed}");
         // What `detach` forgot is not to come back.
         if Record::of(ctid).load().outcome == Outcome::Running {
-            let Some(same) = &self.same else { return };
-            same.end(|state| {
+            let Some(identity) = &self.identity else { return };
+            identity.end(|state| {
                 state.outcome = Outcome::None;
                 state.job = None;
                 state.message = format!("the install ended: {changed}");
@@ -164,7 +164,7 @@ fn bring_whoever(ctid: Ctid) -> Done {
         let done = bring(ctid);
         let changed = done.result.as_ref().err().and_then(exec::changed);
         let Some(changed @ Changed::Replaced { .. }) = changed else { return done };
-        if round == ATTEMPTS || !same::heir_asks(ctid) {
+        if round == ATTEMPTS || !identity::heir_asks(ctid) {
             return done;
         }
         round += 1;
@@ -198,27 +198,28 @@ fn bring(ctid: Ctid) -> Done {
         Err(problems) => return Done::early(Some(settings), Err(desired::fault(&problems))),
     };
     let nodes = Some(nodes(&choice));
-    let same = Same::of(ctid, &document, Call::Hook, environment, &desired.driver);
-    let work = Work { ctid, settings: &settings, desired: &desired, nodes, insist: false, same: &same };
-    let (brought, result) = again_if_rebooted(&work);
-    Done { brought, settings: Some(settings), same: Some(same), result }
+    let identity = Identity::of(ctid, &document, Call::Hook, environment, &desired.driver);
+    let install =
+        Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };
+    let (progress, result) = again_if_rebooted(&install);
+    Done { progress, settings: Some(settings), identity: Some(identity), result }
 }
 
 /// A container that is rebooted from inside runs no hook: what was under way
 /// in it is begun again.
-fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
+fn again_if_rebooted(install: &Install<'_>) -> (Progress, anyhow::Result<()>) {
     let mut attempt = 1;
     loop {
-        let before = pct::init(work.ctid).ok().flatten();
-        let (brought, result) = work.run();
-        let Err(error) = result else { return (brought, Ok(())) };
+        let before = pct::init(install.ctid).ok().flatten();
+        let (progress, result) = install.run();
+        let Err(error) = result else { return (progress, Ok(())) };
         let over = exec::is_interrupted(&error) || exec::changed(&error).is_some();
-        if over || attempt == ATTEMPTS || !came_back(work, before.as_ref(), &error) {
-            return (brought, Err(error));
+        if over || attempt == ATTEMPTS || !came_back(install, before.as_ref(), &error) {
+            return (progress, Err(error));
         }
         // What runs there now may be another one.
-        if let Err(changed) = work.same.still() {
-            return (brought, Err(changed.into()));
+        if let Err(changed) = install.identity.still() {
+            return (progress, Err(changed.into()));
         }
         attempt += 1;
         // The reason last: a line is cut where it is too long.
@@ -228,16 +229,16 @@ fn again_if_rebooted(work: &Work<'_>) -> (Brought, anyhow::Result<()>) {
 
 /// Whether the container runs again with another first process. A shutdown
 /// ends the other processes first: one that was killed may be its beginning.
-fn came_back(work: &Work<'_>, before: Option<&pct::Init>, error: &anyhow::Error) -> bool {
+fn came_back(install: &Install<'_>, before: Option<&pct::Init>, error: &anyhow::Error) -> bool {
     let Some(before) = before else { return false };
-    let going = exec::is_gone(error) || boot::going_down(&Guest::new(work.ctid));
+    let going = exec::is_gone(error) || boot::going_down(&Guest::new(install.ctid));
     let deadline = Deadline::after(if going { COME_BACK } else { LOOK_AGAIN });
     while !deadline.passed() {
-        if pct::init(work.ctid).is_ok_and(|now| now.is_some_and(|now| now != *before)) {
+        if pct::init(install.ctid).is_ok_and(|now| now.is_some_and(|now| now != *before)) {
             return true;
         }
         // Destroyed or migrated: nothing will come.
-        if !Conf::of(work.ctid).path().exists() || signal::sleep(Duration::from_millis(300)).is_err() {
+        if !Conf::of(install.ctid).path().exists() || signal::sleep(Duration::from_millis(300)).is_err() {
             return false;
         }
     }

@@ -2,13 +2,12 @@
 //! the very ones that `attach` was called with.
 
 use super::changes::Changes;
-use crate::commands::hook::pre_start;
 use crate::driver::template::Template;
 use crate::exit::{self, Code, Fault};
 use crate::host::gpus::Inventory;
 use crate::job::chain;
 use crate::job::desired;
-use crate::plan::Intent;
+use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::settings::load;
@@ -79,7 +78,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
         Err(problems) => return Err(settings::fault(&problems, ctid)),
     }
     let (intent, _) = Intent::of(&settings);
-    match pre_start::fault_of(&intent.on(inventory, after)) {
+    match plan::fault(&intent.on(inventory, after)) {
         // Without the driver nobody knows which GPUs there are.
         Some(fault) if inventory.driver.is_some() => return Err(fault.into()),
         Some(fault) => log::warn!("{fault}"),

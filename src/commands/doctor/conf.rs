@@ -1,13 +1,11 @@
 //! What a container's conf shows. Each finding is a pure function of it.
 
 use super::finding::Finding;
+use crate::commands::level::Level;
 use crate::exit;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::job::chain::Lacks;
-use crate::job::recorded;
-use crate::job::recorded::Bearing;
-use crate::job::recorded::Now;
 use crate::plan;
 use crate::pve::conf::devices::DevicePath;
 use crate::pve::conf::devices::Flaw;
@@ -22,6 +20,9 @@ use crate::pve::passthrough;
 use crate::pve::startable::Obstacle;
 use crate::settings::{Problem, keys};
 use crate::state::State;
+use crate::state::recorded;
+use crate::state::recorded::Bearing;
+use crate::state::recorded::Now;
 use crate::sys::text;
 use crate::types::Ctid;
 
@@ -361,8 +362,8 @@ pub fn last_run(ctid: Ctid, state: &State, now: &Now) -> Option<Finding> {
     match recorded::bearing(state, now) {
         Bearing::None | Bearing::Running => None,
         Bearing::Past => Some(Finding::ok("last-run", format!("past: {}", recorded::sentence(state)))),
-        Bearing::Stands(level) => Some(
-            Finding::new("last-run", level, recorded::sentence(state))
+        Bearing::Stands => Some(
+            Finding::new("last-run", Level::of(state.outcome), recorded::sentence(state))
                 .cause(log)
                 .mend(format!("phoenix-nvidia {ctid}")),
         ),

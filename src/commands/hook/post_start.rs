@@ -1,18 +1,18 @@
 //! post-start: one look into the container; if something is to be installed,
 //! an install process is started, followed for a while, and left to go on.
 
-use crate::commands::run::loaded_version;
 use crate::driver::desired::Desired;
 use crate::exit;
-use crate::exit::{Code, Fault};
+use crate::exit::Code;
 use crate::guest::exec::{self, Guest};
 use crate::guest::probe::{self, Check};
-use crate::job::bring::cuda_failed_before;
+use crate::host::kernel_driver;
 use crate::job::chain;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::job::follow;
 use crate::job::follow::Followed;
+use crate::job::install::cuda_failed_before;
 use crate::job::locks;
 use crate::job::startable;
 use crate::pve::conf::document::Document;
@@ -22,6 +22,7 @@ use crate::settings::load;
 use crate::settings::{Call, MARK, Settings, keys};
 use crate::state::Outcome;
 use crate::state::Record;
+use crate::sys::look::View;
 use crate::sys::signal;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Phase};
@@ -62,7 +63,7 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         return Ok(());
     }
     let begun = Instant::now();
-    let kernel = loaded_version();
+    let kernel = kernel_driver::version(View::host());
     let desired = match desired::read(settings, kernel.clone(), None) {
         Ok(Software::Desired(desired)) => desired,
         Ok(Software::Off) => {
@@ -99,7 +100,7 @@ fn devices_only(ctid: Ctid, document: &Document, begun: Instant) {
     Record::of(ctid).take_over(&net::identity(document));
     Record::of(ctid).update(|state| {
         state.ended("pre-start", &Ok(()), begun);
-        state.kernel_driver = loaded_version().map(|v| v.to_string());
+        state.kernel_driver = kernel_driver::version(View::host()).map(|v| v.to_string());
     });
 }
 
@@ -251,11 +252,4 @@ fn say_why_not(settings: &Settings, document: &Document) {
             "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
         );
     }
-}
-
-/// The fault of an install process that ended without a result.
-pub fn died(ctid: Ctid) -> anyhow::Error {
-    Fault::new(Code::Software, "the install process ended without a result")
-        .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid}; then phoenix-nvidia {ctid}"))
-        .into()
 }

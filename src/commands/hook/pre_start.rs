@@ -1,7 +1,7 @@
 //! pre-start: the device nodes are there, the conf is right for good, and the
 //! config that Proxmox generated for this start is right too.
 
-use crate::exit::{self, Code, Fault};
+use crate::exit::{self, Code};
 use crate::host::choose::Choice;
 use crate::host::masks;
 use crate::host::provide::{Provided, provide, provide_named};
@@ -25,9 +25,6 @@ use crate::sys::time::Deadline;
 use crate::sys::{signal, text};
 use crate::types::{Ctid, Phase};
 use std::time::Instant;
-
-/// Of many things of one kind, so many are told one by one.
-const MOST_LINES: usize = 20;
 
 /// The phase, under START_POLICY: `continue` turns a fault into warnings,
 /// `fail` into the exit code that stops the start.
@@ -118,10 +115,10 @@ fn configure(
     let _cards = exclusive.unwrap_or_default().then(|| locks::cards(deadline)).transpose()?;
     let provided = devices(ctid, &intent, settings, document, deadline)?;
     let choice = &provided.choice;
-    if let (true, Some(fault)) = (fail, fault_of(choice)) {
+    if let (true, Some(fault)) = (fail, plan::fault(choice)) {
         return Err(fault.into());
     }
-    for missing in text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES) {
+    for missing in text::few(choice.missing.iter().map(ToString::to_string).collect(), plan::MOST_LINES) {
         log::warn!("{missing}; left out of this start");
     }
     let wanted = plan::wanted(choice);
@@ -131,7 +128,7 @@ fn configure(
     report(&intent, choice, changed);
     let problems = problems.iter().map(ToString::to_string);
     let all = problems.chain(choice.missing.iter().map(ToString::to_string)).collect();
-    Ok(text::few(all, MOST_LINES))
+    Ok(text::few(all, plan::MOST_LINES))
 }
 
 /// The devices of this host for the intent, their nodes made where missing.
@@ -194,17 +191,6 @@ pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provi
     mounts
 }
 
-/// The fault that missing devices are, where a policy asks for one.
-pub fn fault_of(choice: &Choice) -> Option<Fault> {
-    let first = choice.missing.first()?;
-    let all = text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES);
-    let fault = Fault::new(Code::Passthrough, all.join("; "));
-    Some(match &first.remedy {
-        Some(remedy) => fault.remedy(remedy.clone()),
-        None => fault,
-    })
-}
-
 /// Writes the pairs and mounts into the conf; tells each change. True if
 /// there was one.
 ///
@@ -214,7 +200,7 @@ pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted], mounts: &[Mount]) -> a
     let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, mounts, Form::Pve))? else {
         return Ok(false);
     };
-    for line in text::few(in_few_lines(&edit.changes), MOST_LINES) {
+    for line in text::few(in_few_lines(&edit.changes), plan::MOST_LINES) {
         log::info!("{}: {line}", conf.path().display());
     }
     Ok(true)

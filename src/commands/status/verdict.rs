@@ -1,12 +1,12 @@
 //! What all that is known of a container comes to. Pure.
 
 use crate::commands::level::Level;
-use crate::job::recorded;
-use crate::job::recorded::Bearing;
-use crate::job::recorded::Now;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::startable::Obstacle;
 use crate::state::State;
+use crate::state::recorded;
+use crate::state::recorded::Bearing;
+use crate::state::recorded::Now;
 
 /// What was seen.
 pub struct Seen<'a> {
@@ -125,7 +125,7 @@ fn recorded(seen: &Seen<'_>, say: &mut impl FnMut(Level, String)) {
     match recorded::bearing(state, &now) {
         Bearing::None => {}
         Bearing::Running => say(Level::Ok, format!("{} is under way", state.phase)),
-        Bearing::Stands(level) => say(level, recorded::sentence(state)),
+        Bearing::Stands => say(Level::of(state.outcome), recorded::sentence(state)),
         Bearing::Past => say(Level::Ok, format!("past: {}", recorded::sentence(state))),
     }
 }

@@ -1,9 +1,8 @@
 //! What was recorded of a container's last run, measured against what is now.
 //! Findings are of what is: a failure that is over is told as past. Pure.
 
-use crate::commands::level::Level;
+use super::{Outcome, State};
 use crate::exit::Code;
-use crate::state::{Outcome, State};
 
 /// What is now, as far as it was looked at.
 #[derive(Clone, Debug, Default)]
@@ -30,17 +29,16 @@ pub enum Bearing {
     /// Something went wrong, and is not the case any more.
     Past,
     /// What went wrong is still wanted and not there.
-    Stands(Level),
+    Stands,
 }
 
 /// Measures the record against what is now.
 pub fn bearing(state: &State, now: &Now) -> Bearing {
-    let level = match state.outcome {
+    match state.outcome {
         Outcome::None | Outcome::Ok => return Bearing::None,
         Outcome::Running => return Bearing::Running,
-        Outcome::Warning => Level::Warning,
-        Outcome::Failed => Level::Failure,
-    };
+        Outcome::Warning | Outcome::Failed => {}
+    }
     let over = match state.phase.as_str() {
         "pre-start" => now.devices,
         "check" | "install" => software_is_right(state, now),
@@ -52,7 +50,7 @@ pub fn bearing(state: &State, now: &Now) -> Bearing {
         _ if state.outcome == Outcome::Warning => now.devices && software_is_right(state, now),
         _ => true,
     };
-    if over { Bearing::Past } else { Bearing::Stands(level) }
+    if over { Bearing::Past } else { Bearing::Stands }
 }
 
 /// Whether no software is wanted, other software than the one that failed,
@@ -87,33 +85,30 @@ mod tests {
     #[test]
     fn a_failure_of_devices_stands_while_they_cannot_be_given() {
         for state in [failed("pre-start", Code::Passthrough), failed("by hand", Code::Passthrough)] {
-            assert_eq!(bearing(&state, &Now::default()), Bearing::Stands(Level::Failure));
+            assert_eq!(bearing(&state, &Now::default()), Bearing::Stands);
             assert_eq!(bearing(&state, &Now { devices: true, ..Now::default() }), Bearing::Past);
         }
         let warned = State { outcome: Outcome::Warning, ..failed("pre-start", Code::Success) };
-        assert_eq!(bearing(&warned, &Now::default()), Bearing::Stands(Level::Warning));
+        assert_eq!(bearing(&warned, &Now::default()), Bearing::Stands);
     }
 
     #[test]
     fn a_failed_install_stands_until_it_is_there_or_not_wanted() {
         let state = State { asked: Some("a".into()), ..failed("install", Code::Software) };
-        assert_eq!(bearing(&state, &wanted("a")), Bearing::Stands(Level::Failure));
+        assert_eq!(bearing(&state, &wanted("a")), Bearing::Stands);
         assert_eq!(bearing(&state, &Now::default()), Bearing::Past, "INSTALL=off");
         assert_eq!(bearing(&state, &wanted("b")), Bearing::Past, "other inputs");
         assert_eq!(bearing(&state, &Now { software: Some(true), ..wanted("a") }), Bearing::Past);
-        assert_eq!(
-            bearing(&state, &Now { software: Some(false), ..wanted("a") }),
-            Bearing::Stands(Level::Failure)
-        );
+        assert_eq!(bearing(&state, &Now { software: Some(false), ..wanted("a") }), Bearing::Stands);
     }
 
     #[test]
     fn wrong_input_and_a_restart_that_came_about_are_past() {
         assert_eq!(bearing(&failed("by hand", Code::Input), &Now::default()), Bearing::Past);
         let restart = failed("by hand", Code::Restart);
-        assert_eq!(bearing(&restart, &Now::default()), Bearing::Stands(Level::Failure));
+        assert_eq!(bearing(&restart, &Now::default()), Bearing::Stands);
         let runs = Now { running: true, ..Now::default() };
-        assert_eq!(bearing(&restart, &runs), Bearing::Stands(Level::Failure), "refused, and would be again");
+        assert_eq!(bearing(&restart, &runs), Bearing::Stands, "refused, and would be again");
         assert_eq!(bearing(&restart, &Now { startable: true, ..runs }), Bearing::Past);
     }
 

@@ -11,8 +11,8 @@ use crate::guest::install::steps::Steps;
 use crate::guest::leftovers;
 use crate::guest::probe::{self, Check};
 use crate::guest::verify;
+use crate::job::identity::Identity;
 use crate::job::locks;
-use crate::job::same::Same;
 use crate::plan;
 use crate::pve::conf::store::Conf;
 use crate::pve::pct;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 const PLACE_WAIT: Duration = Duration::from_secs(2 * 3600);
 
 /// One container's work.
-pub struct Work<'a> {
+pub struct Install<'a> {
     /// The container.
     pub ctid: Ctid,
     /// Its settings.
@@ -41,12 +41,12 @@ pub struct Work<'a> {
     /// A step that failed in this boot with the same inputs is tried again.
     pub insist: bool,
     /// Whether the container is still the one, and asks for this.
-    pub same: &'a Rc<Same>,
+    pub identity: &'a Rc<Identity>,
 }
 
 /// What was done.
 #[derive(Debug, Default)]
-pub struct Brought {
+pub struct Progress {
     /// The driver was changed, from (if there was one) to.
     pub driver_changed: Option<(Option<Version>, Version)>,
     /// The version that is there now.
@@ -70,10 +70,10 @@ pub fn cuda_failed_before(ctid: Ctid, desired: &Desired) -> bool {
     true
 }
 
-impl Work<'_> {
+impl Install<'_> {
     /// The container in its present start, and no longer than it is the one.
     fn guest(&self) -> Guest {
-        Guest::new(self.ctid).guarded(self.same.guard())
+        Guest::new(self.ctid).guarded(self.identity.guard())
     }
 
     /// Check, install what is needed, verify; under the lock that makes two
@@ -82,28 +82,28 @@ impl Work<'_> {
     /// # Errors
     /// [`exit::Code::Software`]. The driver may have been changed all the same:
     /// that is in the first of the two.
-    pub fn run(&self) -> (Brought, anyhow::Result<()>) {
-        let mut brought = Brought::default();
-        let result = self.steps(&mut brought);
-        (brought, result)
+    pub fn run(&self) -> (Progress, anyhow::Result<()>) {
+        let mut progress = Progress::default();
+        let result = self.steps(&mut progress);
+        (progress, result)
     }
 
-    fn steps(&self, brought: &mut Brought) -> anyhow::Result<()> {
+    fn steps(&self, progress: &mut Progress) -> anyhow::Result<()> {
         let limits = &self.desired.limits;
         let _lock = locks::work(self.ctid, limits.install + limits.download)?;
         // Whoever held that lock may have had it for an hour.
         let ended = || Fault::new(exit::Code::Software, "nothing was installed");
-        self.same.still().fault(ended)?;
+        self.identity.still().fault(ended)?;
         let guest = self.guest();
         let asked = self.desired.fingerprint();
-        self.same.update(|state| state.asked = Some(asked));
-        brought.unseen = true;
+        self.identity.update(|state| state.asked = Some(asked));
+        progress.unseen = true;
         let check = self.look(&guest)?;
-        brought.unseen = false;
+        progress.unseen = false;
         let steps = Steps::of(&check, self.desired, self.software_is_due(&check));
         if steps.is_empty() {
             self.tell_right(&check);
-            brought.version = Some(self.desired.driver.clone());
+            progress.version = Some(self.desired.driver.clone());
             return self.verify_in(&guest);
         }
         // What fails for certain fails before anything is waited for.
@@ -128,15 +128,15 @@ impl Work<'_> {
             log::warn!("{warning}");
         }
         if outcome.installed.driver_changed.is_some() {
-            brought.version = Some(self.desired.driver.clone());
+            progress.version = Some(self.desired.driver.clone());
         }
-        brought.driver_changed = outcome.installed.driver_changed;
+        progress.driver_changed = outcome.installed.driver_changed;
         let guest = self.guest();
         match outcome.result {
             Ok(()) => self.verify_in(&guest),
             Err(error) => {
                 // The driver stands alone: whether it works is worth knowing.
-                if brought.driver_changed.is_some() {
+                if progress.driver_changed.is_some() {
                     if let Err(second) = self.verify_in(&guest) {
                         log::warn!("{}", exit::one_line(&second));
                     }
@@ -179,7 +179,7 @@ impl Work<'_> {
         // With the driver in place, what failed is what comes after it.
         let cuda_failed = outcome.result.is_err() && (changed || check.driver_right());
         let fingerprint = self.desired.fingerprint();
-        self.same.update(|state| {
+        self.identity.update(|state| {
             if changed {
                 state.restart_due = init.map(ToString::to_string);
             }

@@ -9,10 +9,10 @@
 //!
 //! [`Guest`]: crate::guest::exec::Guest
 
-use crate::commands::run::loaded_version;
 use crate::exit::{self, Code};
 use crate::guest::changed::{Changed, Guard};
 use crate::guest::exec::ExecError;
+use crate::host::kernel_driver;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::pve::conf::document::Document;
@@ -37,7 +37,7 @@ use std::time::Duration;
 const STORAGE_TIME: Duration = Duration::from_secs(3);
 
 /// A container as it was when a work was begun in it.
-pub struct Same {
+pub struct Identity {
     ctid: Ctid,
     conf: Conf,
     whom: String,
@@ -51,7 +51,7 @@ pub struct Same {
     kernel: Option<Version>,
 }
 
-impl Same {
+impl Identity {
     /// That of `document`, which the driver is being installed in; settings are
     /// read as for `call`, with this environment.
     pub fn of(
@@ -60,8 +60,8 @@ impl Same {
         call: Call,
         environment: Vec<(String, String)>,
         driver: &Version,
-    ) -> Rc<Same> {
-        Rc::new(Same {
+    ) -> Rc<Identity> {
+        Rc::new(Identity {
             ctid,
             conf: Conf::of(ctid),
             whom: net::identity(document),
@@ -71,7 +71,7 @@ impl Same {
             call,
             environment,
             driver: driver.clone(),
-            kernel: loaded_version(),
+            kernel: kernel_driver::version(View::host()),
         })
     }
 
@@ -86,11 +86,11 @@ impl Same {
     /// The same question for each command of one attempt, which ends with the
     /// present start of the container: [`ExecError::Gone`].
     pub fn guard(self: &Rc<Self>) -> Guard {
-        let (same, start) = (Rc::clone(self), pct::init(self.ctid).ok().flatten());
+        let (identity, start) = (Rc::clone(self), pct::init(self.ctid).ok().flatten());
         Rc::new(move || match &start {
-            Some(init) if !init.lives() => Err(ExecError::Gone(same.ctid)),
+            Some(init) if !init.lives() => Err(ExecError::Gone(identity.ctid)),
             // Nobody took its number while it ran.
-            start => same.look(start.is_some()),
+            start => identity.look(start.is_some()),
         })
     }
 
@@ -176,5 +176,8 @@ pub fn heir_asks(ctid: Ctid) -> bool {
     pct::status(ctid).is_ok_and(|status| status == pct::Status::Running)
         && hookscript(&document).is_meant()
         && settings.text(keys::GPU_ASSIGNMENT).is_some()
-        && matches!(desired::read(&settings, loaded_version(), None), Ok(Software::Desired(_)))
+        && matches!(
+            desired::read(&settings, kernel_driver::version(View::host()), None),
+            Ok(Software::Desired(_))
+        )
 }
