@@ -17,9 +17,6 @@ const LINES: usize = 400;
 
 /// What is still wrong, exactly: who mends one takes its line out.
 const KNOWN: &[&str] = &[
-    "circle: commands::hook::post_start -> job::follow",
-    "circle: commands::run -> job::bring",
-    "circle: commands::run -> job::same",
     "circle: commands::status -> commands::status::table",
     "circle: commands::status::table -> commands::status",
     "circle: driver::cache -> driver::cache::entry",
@@ -48,9 +45,6 @@ const KNOWN: &[&str] = &[
     "circle: host::resolve -> host::choose",
     "circle: host::resolve -> host::gpus",
     "circle: host::resolve -> host::mig",
-    "circle: job::bring -> job::same",
-    "circle: job::follow -> commands::hook::post_start",
-    "circle: job::same -> commands::run",
     "circle: pve::conf::devices -> pve::conf::reconcile",
     "circle: pve::conf::faults -> pve::conf::store",
     "circle: pve::conf::mounts -> pve::conf::devices",
@@ -80,10 +74,6 @@ const KNOWN: &[&str] = &[
     "up: driver::cache::entry -> guest::os",
     "up: driver::repo -> guest::apt::packages",
     "up: driver::repo -> guest::os",
-    "up: job::follow -> commands::hook::post_start",
-    "up: job::recorded -> commands::level",
-    "up: job::same -> commands::run",
-    "up: job::startable -> commands::hook::pre_start",
     "up: job::worker -> commands::run",
     "up: pve::cluster -> host::look",
     "up: pve::hookscript -> host::look",
