@@ -6,29 +6,28 @@
 
 pub mod envfile;
 pub mod keys;
-pub mod kinds;
 pub mod load;
 pub mod secrets;
+pub mod values;
 
 use crate::exit::{Code, Fault};
 use crate::sys::text;
 use crate::types::Ctid;
-use keys::{Key, Spec};
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::{Path, PathBuf};
+use envfile::EnvLine;
+use keys::{Key, Optional, Spec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::{fmt, io};
 
 /// The cluster's settings file.
-pub const CLUSTER_FILE: &str = "etc/pve/phoenix-nvidia/default.env";
+pub const CLUSTER_FILE: &str = "/etc/pve/phoenix-nvidia/default.env";
 /// The node's settings file, the package's conffile.
-pub const NODE_FILE: &str = "etc/default/phoenix-nvidia";
+pub const NODE_FILE: &str = "/etc/default/phoenix-nvidia";
 /// Set by a call by hand for the `pct` that it runs, to the CTID: the hook of
 /// that start then knows that the environment is the orchestrator's.
 pub const MARK: &str = "PHOENIX_NVIDIA_CTID";
-/// So many lines that cannot be read are told one by one.
+/// At most so many unreadable lines are shown.
 const MOST_PROBLEMS: usize = 10;
-/// A settings file larger than this is not read, in bytes.
-const MAX_FILE: u64 = 256 * 1024;
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +83,7 @@ impl fmt::Debug for Given {
     }
 }
 
-/// Something that cannot be read or is missing.
+/// A setting that cannot be read or is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The setting's name, or the unknown one.
@@ -96,35 +95,28 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Whether it is that a required setting stands nowhere.
+    /// Whether a required setting stands nowhere.
     pub fn is_missing(&self) -> bool {
         self.origin.is_none() && keys::by_name(&self.key).is_some()
     }
 
-    /// What is to be done about it.
+    /// The command that ends it where there is one, or what to do by hand.
     pub fn remedy(&self, ctid: Option<Ctid>) -> String {
         let key = keys::by_name(&self.key);
-        let name = key.map_or("...", |key| key.name);
-        let example = key.map(|key| key.example).filter(|text| !text.is_empty()).unwrap_or("...");
+        let name = key.map_or("", |key| key.name);
+        let example = key.map_or("", |key| key.example);
+        let like = if example.is_empty() { String::new() } else { format!(", for example {name}={example}") };
         match &self.origin {
             Some(Origin::File(path, line)) => {
-                let how = key.map_or_else(String::new, |_| format!(" (like {name}={example})"));
-                format!(
-                    "correct or remove {} line {line}{how}; phoenix-nvidia.env(5) lists all settings",
-                    path.display()
-                )
+                format!("correct or remove line {line} of {}{like}", path.display())
             }
-            Some(_) => format!("correct {name} in the environment (like {name}={example}), or: unset {name}"),
-            None if key.is_none() => {
-                "correct or remove what is named; phoenix-nvidia.env(5) lists all settings".to_owned()
+            Some(_) => format!("correct {name} in the environment{like}"),
+            None if name == keys::GPU_ASSIGNMENT.name => {
+                let ctid = ctid.map_or_else(|| "CTID".to_owned(), |ctid| ctid.to_string());
+                format!("phoenix-nvidia attach {ctid} --gpus 0")
             }
-            None => {
-                let ctid = ctid.map_or("CTID".to_owned(), |ctid| ctid.to_string());
-                format!(
-                    "set {name} in the environment, as a line \"lxc.environment: {name}={example}\" in \
-                     /etc/pve/lxc/{ctid}.conf, in /{CLUSTER_FILE} or in /{NODE_FILE}; see phoenix-nvidia.env(5)"
-                )
-            }
+            None if key.is_some() => format!("echo '{name}={example}' >>{NODE_FILE}"),
+            None => "man phoenix-nvidia.env".to_owned(),
         }
     }
 }
@@ -137,24 +129,67 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// What a settings file holds; nothing where there is none.
+pub type Content = io::Result<Vec<u8>>;
+
+/// What each place says.
+#[derive(Debug)]
+pub struct Places {
+    /// Lines of the container's conf, the last one first.
+    pub conf: Vec<Given>,
+    /// [`CLUSTER_FILE`].
+    pub cluster: Content,
+    /// [`NODE_FILE`].
+    pub node: Content,
+    /// The process environment.
+    pub environment: Vec<(String, String)>,
+}
+
 /// All settings of one container, as text with origins; typed on request.
 #[derive(Debug, Default)]
 pub struct Settings {
     values: BTreeMap<&'static str, Given>,
-    /// Values of the process environment that win by hand over other ones
-    /// that the files have: the next start will not know them.
+    /// By hand: values of the environment that differ from those of the
+    /// files, which are what the next start reads.
     pub overridden: Vec<(Given, Given)>,
     /// Unknown keys and unreadable lines.
     pub problems: Vec<Problem>,
 }
 
 impl Settings {
+    /// Joins what the places say. An unreadable file is a problem, not an
+    /// error: the cluster's can be out of reach while the container's settings
+    /// suffice.
+    pub fn of(call: Call, places: Places, ctid: Option<Ctid>) -> Settings {
+        let Places { conf, cluster, node, environment } = places;
+        let mut problems = Vec::new();
+        near_misses(&conf, &mut problems);
+        let cluster = lines_of(CLUSTER_FILE, cluster, &mut problems);
+        let node = lines_of(NODE_FILE, node, &mut problems);
+        let ours = environment.iter().any(|(k, v)| k == MARK && ctid.is_some_and(|c| *v == c.to_string()));
+        let environment: Vec<Given> = environment
+            .into_iter()
+            // An empty variable is what a shell leaves behind, not a value.
+            .filter(|(key, value)| keys::by_name(key).is_some() && !value.is_empty())
+            .map(|(key, value)| Given { key, value, origin: Origin::Environment })
+            .collect();
+        let mut settings = Settings::join(match call {
+            Call::Hook if !ours => [conf, cluster, node, environment],
+            Call::ByHand | Call::Hook => [environment, conf, cluster, node],
+        });
+        if call == Call::Hook {
+            settings.overridden.clear();
+        }
+        settings.problems = few(problems);
+        settings
+    }
+
     /// Joins the sources, the nearest first; in each the first line of a name
     /// counts. An empty value is none: the next place is asked.
-    fn join(sources: Vec<Vec<Given>>) -> Settings {
+    fn join(sources: [Vec<Given>; 4]) -> Settings {
         let mut settings = Settings::default();
         for source in sources {
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen = BTreeSet::new();
             for given in source {
                 let Some(key) = keys::by_name(&given.key) else { continue };
                 if !seen.insert(key.name) || given.value.trim().is_empty() {
@@ -174,39 +209,6 @@ impl Settings {
         settings
     }
 
-    /// Reads the files below `root` and joins them with the conf's lines and
-    /// the environment. An unreadable file is a problem, not an error: the
-    /// cluster's can be out of reach while the container's settings suffice.
-    pub fn load(
-        root: &Path,
-        call: Call,
-        conf: Vec<Given>,
-        environment: Vec<(String, String)>,
-        ctid: Option<Ctid>,
-    ) -> Settings {
-        let mut problems = Vec::new();
-        near_misses(&conf, &mut problems);
-        let cluster = read_file(root, CLUSTER_FILE, &mut problems);
-        let node = read_file(root, NODE_FILE, &mut problems);
-        let ours = environment.iter().any(|(k, v)| k == MARK && ctid.is_some_and(|c| *v == c.to_string()));
-        let environment: Vec<Given> = environment
-            .into_iter()
-            // An empty variable is what a shell leaves behind, not a value.
-            .filter(|(key, value)| keys::by_name(key).is_some() && !value.is_empty())
-            .map(|(key, value)| Given { key, value, origin: Origin::Environment })
-            .collect();
-        let mut settings = Settings::join(match call {
-            Call::ByHand => vec![environment, conf, cluster, node],
-            Call::Hook if ours => vec![environment, conf, cluster, node],
-            Call::Hook => vec![conf, cluster, node, environment],
-        });
-        if call == Call::Hook {
-            settings.overridden.clear();
-        }
-        settings.problems = few(problems);
-        settings
-    }
-
     /// The text of a setting and its origin; `None` if it is required and
     /// stands nowhere.
     pub fn text(&self, key: &Spec) -> Option<(&str, Origin)> {
@@ -220,16 +222,14 @@ impl Settings {
     ///
     /// # Errors
     /// [`Problem`]: it is required and missing, or cannot be read.
-    pub fn get<T>(&self, key: &Key<T>) -> Result<T, Problem> {
+    pub fn get<T, D>(&self, key: &Key<T, D>) -> Result<T, Problem> {
         self.read(key, key.read)
     }
 
-    /// The same for where a value is needed in any case: the default where
-    /// what is set cannot be read, which [`Settings::all_problems`] tells.
-    pub fn value<T: Default>(&self, key: &Key<T>) -> T {
-        let default = || (key.read)(key.default.unwrap_or_default());
-        // Every default can be read, which a test shows.
-        self.get(key).or_else(|_| default()).unwrap_or_default()
+    /// The same where a start needs a value in any case: the default where the
+    /// text cannot be read, which [`Settings::all_problems`] tells.
+    pub fn value<T>(&self, key: &Key<T, Optional>) -> T {
+        self.get(key).unwrap_or_else(|_| key.fallback())
     }
 
     /// All that cannot be read, and what is required and stands nowhere: each
@@ -239,7 +239,7 @@ impl Settings {
         self.problems.iter().cloned().chain(values).collect()
     }
 
-    fn read<T>(&self, key: &Spec, read: fn(&str) -> kinds::Read<T>) -> Result<T, Problem> {
+    fn read<T>(&self, key: &Spec, read: fn(&str) -> values::Read<T>) -> Result<T, Problem> {
         let problem = |message, origin| Problem { key: key.name.to_owned(), message, origin };
         let (value, origin) =
             self.text(key).ok_or_else(|| problem(format!("{} is not set", key.name), None))?;
@@ -251,7 +251,8 @@ impl Settings {
     }
 }
 
-/// A conf of a megabyte can have 28,000 of them: some, and how many more.
+/// A conf of a megabyte can have 28,000 of them: shows some, and counts the
+/// others.
 fn few(mut problems: Vec<Problem>) -> Vec<Problem> {
     if let Some(more) = problems.len().checked_sub(MOST_PROBLEMS).filter(|more| *more > 0) {
         problems.truncate(MOST_PROBLEMS);
@@ -261,8 +262,8 @@ fn few(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
-/// The exit-2 fault for problems by hand, all of them, with what is to be done
-/// about the first.
+/// The exit-2 fault for problems by hand: all of them, with the remedy of the
+/// first.
 pub fn fault(problems: &[Problem], ctid: Ctid) -> anyhow::Error {
     let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let fault = Fault::new(Code::Input, message);
@@ -272,8 +273,8 @@ pub fn fault(problems: &[Problem], ctid: Ctid) -> anyhow::Error {
     }
 }
 
-/// Names in a conf that were surely meant to be ours. Others are the
-/// container's own business.
+/// Names in a conf that are misspelt ones of ours. Others are the container's
+/// own.
 fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
     // A conf may repeat one thousands of times.
     let mut known: BTreeMap<&str, Option<&'static Spec>> = BTreeMap::new();
@@ -292,55 +293,35 @@ fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
     }
 }
 
-/// A settings file; nothing if there is none.
-fn read_file(root: &Path, relative: &str, problems: &mut Vec<Problem>) -> Vec<Given> {
-    let shown = Path::new("/").join(relative);
+/// The assignments in a settings file, the last line first: it wins, as with
+/// systemd.
+fn lines_of(file: &'static str, content: Content, problems: &mut Vec<Problem>) -> Vec<Given> {
     let mut problem = |key: &str, line: Option<usize>, message: String| {
-        let origin = line.map(|line| Origin::File(shown.clone(), line));
+        let origin = line.map(|line| Origin::File(file.into(), line));
         problems.push(Problem { key: key.to_owned(), message, origin });
     };
-    let bytes = match read_bounded(&root.join(relative)) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Vec::new(),
-        Err(error) => {
-            problem("", None, format!("{} cannot be read: {error}", shown.display()));
-            return Vec::new();
-        }
-    };
+    let bytes = content.unwrap_or_else(|error| {
+        problem("", None, format!("cannot read {file}: {error}"));
+        Vec::new()
+    });
     let mut given = Vec::new();
-    for entry in envfile::parse(&bytes) {
-        match entry {
-            envfile::Entry::Bad { line } => {
-                problem("", Some(line), format!("{} line {line}: not KEY=VALUE", shown.display()))
+    for line in envfile::parse(&bytes) {
+        match line {
+            EnvLine::Bad { line } => problem("", Some(line), format!("{file} line {line}: not KEY=VALUE")),
+            EnvLine::Set { key, value, line } if keys::by_name(&key).is_some() => {
+                given.push(Given { key, value, origin: Origin::File(file.into(), line) });
             }
-            envfile::Entry::Set { key, value, line } if keys::by_name(&key).is_some() => {
-                given.push(Given { key, value, origin: Origin::File(shown.clone(), line) });
-            }
-            envfile::Entry::Set { key, line, .. } => {
+            EnvLine::Set { key, line, .. } => {
                 let hint = keys::nearest(&key).map_or_else(
                     || "; phoenix-nvidia.env(5) lists all".to_owned(),
                     |k| format!(": did you mean {}?", k.name),
                 );
-                problem(
-                    &key,
-                    Some(line),
-                    format!("unknown setting {key} ({} line {line}){hint}", shown.display()),
-                );
+                problem(&key, Some(line), format!("unknown setting {key} ({file} line {line}){hint}"));
             }
         }
     }
-    // A later line of the same file wins, as with systemd.
     given.reverse();
     given
-}
-
-fn read_bounded(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
-    use std::io::ErrorKind::{NotADirectory, NotFound};
-    match crate::sys::file::read(path, MAX_FILE) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

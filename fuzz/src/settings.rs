@@ -3,11 +3,10 @@
 use phoenix_nvidia::driver::desired::Sha256;
 use phoenix_nvidia::host::assignment::{Assignment, GpuName};
 use phoenix_nvidia::host::pci::PciAddress;
-use phoenix_nvidia::settings::envfile::{Entry, parse};
-use phoenix_nvidia::settings::{Call, Given, Origin, Settings, keys};
+use phoenix_nvidia::settings::envfile::{EnvLine, parse};
+use phoenix_nvidia::settings::{Call, Given, Origin, Places, Settings, keys};
 use phoenix_nvidia::sys::text;
 use phoenix_nvidia::types::{Line, Version, seconds};
-use std::path::Path;
 
 /// A file says of each line at most one thing; what it says comes back from a
 /// file that is written of it; a value that is taken is shown in one way.
@@ -19,11 +18,11 @@ pub fn holds(data: &[u8]) {
     let mut expected = Vec::new();
     for entry in &entries {
         let line = match entry {
-            Entry::Bad { line } | Entry::Set { line, .. } => *line,
+            EnvLine::Bad { line } | EnvLine::Set { line, .. } => *line,
         };
         assert!(line > last && line <= count, "{entry:?}");
         last = line;
-        if let Entry::Set { key, value, .. } = entry {
+        if let EnvLine::Set { key, value, .. } = entry {
             assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !key.is_empty());
             assert!(keys::by_name(key).is_none_or(|k| keys::nearest(key).map(|n| n.name) == Some(k.name)));
             values(value);
@@ -36,8 +35,8 @@ pub fn holds(data: &[u8]) {
     }
     let again = parse(written.as_bytes());
     let again = again.iter().map(|e| match e {
-        Entry::Set { key, value, .. } => (key, value),
-        Entry::Bad { line } => panic!("line {line} of {written:?}"),
+        EnvLine::Set { key, value, .. } => (key, value),
+        EnvLine::Bad { line } => panic!("line {line} of {written:?}"),
     });
     assert_eq!(again.collect::<Vec<_>>(), expected);
     table(&entries);
@@ -48,17 +47,23 @@ pub fn holds(data: &[u8]) {
 
 /// What a conf, a file or the environment gives is a value of its setting, or a
 /// problem of one line that names its place.
-fn table(entries: &[Entry]) {
+fn table(entries: &[EnvLine]) {
     let given = entries.iter().filter_map(|entry| match entry {
-        Entry::Set { key, value, line } => Some(Given {
+        EnvLine::Set { key, value, line } => Some(Given {
             key: key.clone(),
             value: value.clone(),
             origin: Origin::File("/etc/pve/lxc/101.conf".into(), *line),
         }),
-        Entry::Bad { .. } => None,
+        EnvLine::Bad { .. } => None,
     });
     let given: Vec<Given> = given.collect();
-    let settings = Settings::load(Path::new("/nonexistent"), Call::ByHand, given.clone(), Vec::new(), None);
+    let places = Places {
+        conf: given.clone(),
+        cluster: Ok(Vec::new()),
+        node: Ok(Vec::new()),
+        environment: Vec::new(),
+    };
+    let settings = Settings::of(Call::ByHand, places, None);
     let problems = settings.all_problems();
     assert!(problems.len() <= keys::ALL.len() + 100, "{} problems", problems.len());
     for problem in problems {

@@ -245,7 +245,7 @@ impl Job {
     /// What the user has to know now.
     fn tell(&self, host: &Host) {
         let ctid = self.ctid;
-        for secret in secrets::exposed(&Look::host(), &self.settings, ctid) {
+        for secret in secrets::exposed(&self.settings, ctid) {
             log::warn!("{}; {}", secret.what, exit::fix(&secret.remedy));
         }
         let fails = self.settings.value(keys::START_POLICY).fails();

@@ -2,7 +2,6 @@
 
 use crate::cli::Detach;
 use crate::driver::repo;
-use crate::driver::template::Template;
 use crate::exit::{Code, Fault};
 use crate::guest::exec::Guest;
 use crate::host::masks;
@@ -106,7 +105,7 @@ fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job
         volume
     });
     let settings = load::of_next_start(ctid, &conf, &before);
-    let repository = settings.get::<Template>(keys::NVIDIA_REPO_URL);
+    let repository = settings.get(keys::NVIDIA_REPO_URL);
     let has_login = repository.is_ok_and(|url| url.has_login());
     Ok(Job { ctid, conf, before, ours, chained, has_login })
 }

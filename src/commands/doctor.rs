@@ -160,7 +160,7 @@ impl Doctor {
         let hook = Hookscript::of(&self.files, &self.storages, conf);
 
         let mut findings = conf::settings(ctid, &settings.all_problems());
-        let exposed = secrets::exposed(&self.look, &settings, ctid);
+        let exposed = secrets::exposed(&settings, ctid);
         findings.extend(exposed.into_iter().map(|s| Finding::warning("secret", s.what).mend(s.remedy)));
         if self.inventory.driver.is_some() {
             findings.extend(conf::gpus(&choice, &plan::describe(&choice)));

@@ -6,8 +6,8 @@ use crate::driver::cache::Order;
 use crate::exit::{self, Code, Fault};
 use crate::host::kernel_driver;
 use crate::job::desired::limits;
-use crate::settings::kinds::Driver;
 use crate::settings::load;
+use crate::settings::values::DriverVersion;
 use crate::settings::{Problem, Settings, keys};
 use crate::sys::fetch::size;
 use crate::sys::look::View;
@@ -57,8 +57,8 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
 /// installed and not loaded yet.
 fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
     match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
-        Driver::Exact(version) => Ok(vec![version]),
-        Driver::Host => {
+        DriverVersion::Exact(version) => Ok(vec![version]),
+        DriverVersion::Host => {
             let installed = kernel_driver::installed(View::host().root(), &Deadline::secs(15))
                 .unwrap_or_else(|error| {
                     log::warn!("which driver is installed for the next boot is not known: {error:#}");

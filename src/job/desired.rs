@@ -4,7 +4,7 @@ use crate::driver::desired::CudaPackages;
 use crate::driver::desired::Desired;
 use crate::driver::desired::Limits;
 use crate::exit::{Code, Fault};
-use crate::settings::kinds::Driver;
+use crate::settings::values::DriverVersion;
 use crate::settings::{Problem, Settings, keys};
 use crate::types::Version;
 
@@ -48,9 +48,9 @@ pub fn read(
         return Err(problems);
     };
     let driver = match (driver, &kernel) {
-        (Driver::Exact(version), _) => version,
-        (Driver::Host, Some(kernel)) => kernel.clone(),
-        (Driver::Host, None) => return Ok(Software::NoDriver),
+        (DriverVersion::Exact(version), _) => version,
+        (DriverVersion::Host, Some(kernel)) => kernel.clone(),
+        (DriverVersion::Host, None) => return Ok(Software::NoDriver),
     };
     Ok(Software::Desired(Box::new(Desired {
         driver,
@@ -114,6 +114,7 @@ pub fn fault(problems: &[Problem]) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{Call, Places};
 
     #[test]
     fn every_missing_setting_is_told_at_once() {
@@ -124,14 +125,11 @@ mod tests {
 
     /// What a hook reads of the node's file.
     fn of_node(lines: &str) -> Result<Software, Vec<Problem>> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(crate::settings::NODE_FILE);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let text =
             format!("NVIDIA_DRIVER_VERSION=580.95.05\nNVIDIA_RUNFILE_URL=/x\nNVIDIA_REPO_URL=/y\n{lines}\n");
-        crate::sys::replace::replace_own(&path, text.as_bytes(), 0o644).unwrap();
-        let call = crate::settings::Call::Hook;
-        read(&Settings::load(dir.path(), call, Vec::new(), Vec::new(), None), None, None)
+        let (cluster, node) = (Ok(Vec::new()), Ok(text.into_bytes()));
+        let places = Places { conf: Vec::new(), cluster, node, environment: Vec::new() };
+        read(&Settings::of(Call::Hook, places, None), None, None)
     }
 
     #[test]

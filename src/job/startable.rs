@@ -15,7 +15,7 @@ use crate::pve::pct::Status;
 use crate::pve::startable::{self, Obstacle, Startable};
 use crate::pve::storage;
 use crate::pve::storage::Storage;
-use crate::settings::kinds::{AfterInstall, StartPolicy};
+use crate::settings::values::{AfterInstall, StartPolicy};
 use crate::settings::{Settings, keys};
 use crate::state::State;
 use crate::sys::look::Look;

@@ -3,7 +3,7 @@
 
 /// One assignment, or a line that is none.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum EnvLine {
     /// `KEY=VALUE`.
     Set {
         /// The name.
@@ -21,10 +21,10 @@ pub enum Entry {
 }
 
 /// Reads the whole text. Bytes that are no UTF-8 are replaced.
-pub fn parse(bytes: &[u8]) -> Vec<Entry> {
+pub fn parse(bytes: &[u8]) -> Vec<EnvLine> {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.lines().enumerate();
-    let mut entries = Vec::new();
+    let mut found = Vec::new();
     while let Some((index, first)) = lines.next() {
         let trimmed = first.trim_start();
         if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
@@ -32,7 +32,7 @@ pub fn parse(bytes: &[u8]) -> Vec<Entry> {
         }
         let mut value = Value::default();
         let Some((key, rest)) = trimmed.split_once('=').filter(|(k, _)| is_name(k.trim_end())) else {
-            entries.push(Entry::Bad { line: index + 1 });
+            found.push(EnvLine::Bad { line: index + 1 });
             continue;
         };
         value.feed(rest.trim_start());
@@ -41,12 +41,12 @@ pub fn parse(bytes: &[u8]) -> Vec<Entry> {
             value.next_line(next);
         }
         let key = key.trim_end().to_owned();
-        entries.push(match value.quote {
-            Quote::None => Entry::Set { key, value: value.finish(), line: index + 1 },
-            _ => Entry::Bad { line: index + 1 }, // a quote that never ends
+        found.push(match value.quote {
+            Quote::None => EnvLine::Set { key, value: value.finish(), line: index + 1 },
+            _ => EnvLine::Bad { line: index + 1 }, // a quote that never ends
         });
     }
-    entries
+    found
 }
 
 fn is_name(key: &str) -> bool {
@@ -140,8 +140,8 @@ mod tests {
         parse(text.as_bytes())
             .into_iter()
             .map(|e| match e {
-                Entry::Set { key, value, line } => (key, value, line),
-                Entry::Bad { line } => ("BAD".into(), String::new(), line),
+                EnvLine::Set { key, value, line } => (key, value, line),
+                EnvLine::Bad { line } => ("BAD".into(), String::new(), line),
             })
             .collect()
     }

@@ -1,13 +1,15 @@
-//! The table of settings: what each is called, means, and is by default.
-//! Help, man page and the conffile are made from it.
+//! The table of settings: name, type, default, unit and help of each. Man
+//! page, conffile and README's table are made from it.
 
-use super::kinds::{self, AfterInstall, Driver, Read, StartPolicy};
-use crate::driver::desired::CudaPackages;
-use crate::driver::desired::Sha256;
-use crate::driver::template::PackageTemplate;
-use crate::driver::template::Template;
+use super::values::{
+    AfterInstall, DriverVersion, Read, StartPolicy, after_install, count, list, mebibytes, optional, parsed,
+    script, seconds, start_policy, switch,
+};
+use crate::driver::desired::{CudaPackages, Sha256};
+use crate::driver::template::{PackageTemplate, Template};
 use crate::host::assignment::Assignment;
 use crate::host::choose::Capabilities;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,18 +17,18 @@ use std::time::Duration;
 /// One setting, whatever its type.
 #[derive(Debug)]
 pub struct Spec {
-    /// Its name, as it stands in files and environment.
+    /// Its name, as files and environment have it.
     pub name: &'static str,
     /// Its value where no place gives one; `None`: it is required.
     pub default: Option<&'static str>,
     /// What the value is, for the man page: `seconds`, `list`, `URL`.
     pub unit: &'static str,
-    /// One plain paragraph.
-    pub help: &'static str,
-    /// A value as one might write it.
+    /// A value as one may write it; empty where none says more than the help.
     pub example: &'static str,
     /// Says why a text is no value of it.
     pub check: fn(&str) -> Read<()>,
+    /// Its doc comment in the table, lines joined.
+    help: &'static str,
 }
 
 impl Spec {
@@ -34,17 +36,30 @@ impl Spec {
     pub fn required(&self) -> bool {
         self.default.is_none()
     }
+
+    /// One plain paragraph. Its first sentence says the most.
+    pub fn help(&self) -> &'static str {
+        self.help.trim_start()
+    }
 }
 
-/// A setting with its type.
+/// Marks a setting that has a default.
 #[derive(Debug)]
-pub struct Key<T: 'static> {
+pub struct Optional;
+/// Marks a setting that has none.
+#[derive(Debug)]
+pub struct Required;
+
+/// A setting with its type, and whether it has a default.
+#[derive(Debug)]
+pub struct Key<T: 'static, D = Optional> {
     spec: Spec,
     /// Reads a value.
     pub read: fn(&str) -> Read<T>,
+    has: PhantomData<D>,
 }
 
-impl<T> Deref for Key<T> {
+impl<T, D> Deref for Key<T, D> {
     type Target = Spec;
 
     fn deref(&self) -> &Spec {
@@ -52,75 +67,148 @@ impl<T> Deref for Key<T> {
     }
 }
 
-macro_rules! keys {
-    ($($id:ident: $type:ty = $read:expr, $default:expr, $unit:literal, $example:literal, $help:literal;)*) => {
-        $(#[doc = $help] pub const $id: &Key<$type> = &Key {
+impl<T> Key<T, Optional> {
+    /// The default as its type.
+    pub(super) fn fallback(&self) -> T {
+        let value = (self.read)(self.spec.default.unwrap_or_default());
+        value.unwrap_or_else(|why| {
+            unreachable!("the default of {}, which a test reads: {why}", self.spec.name)
+        })
+    }
+}
+
+macro_rules! settings {
+    ($($(#[doc = $help:literal])+ $id:ident: $type:ty {
+        read: $read:expr, default: $default:tt, unit: $unit:literal, example: $example:literal
+    })*) => {
+        $($(#[doc = $help])+ pub const $id: &Key<$type, settings!(@mark $default)> = &Key {
             spec: Spec {
                 name: stringify!($id),
-                default: $default,
+                default: settings!(@default $default),
                 unit: $unit,
-                help: $help,
                 example: $example,
                 check: |text| ($read)(text).map(|_: $type| ()),
+                help: concat!($($help),+),
             },
             read: $read,
+            has: PhantomData,
         };)*
         /// All of them, in the order of the man page.
         pub const ALL: &[&Spec] = &[$(&$id.spec),*];
     };
+    (@mark required) => { Required };
+    (@mark $default:literal) => { Optional };
+    (@default required) => { None };
+    (@default $default:literal) => { Some($default) };
 }
 
-keys! {
-    GPU_ASSIGNMENT: Assignment = kinds::parsed, None, "list", "0,1",
-        "The container's GPUs: none, all, or a comma-separated list of indices (N is the node /dev/nvidiaN), UUIDs (GPU-...), PCI addresses (0000:01:00.0) and MIG instances (GPU:GI/CI or MIG-...).";
-    NVIDIA_DRIVER_VERSION: Driver = kinds::parsed, None, "version", "host",
-        "The driver in the container: a version, or host for the version of the kernel driver that is loaded on the node. Both must be equal to the last digit; a version that differs from the loaded one is refused.";
-    NVIDIA_REPO_URL: Template = kinds::parsed, None, "URL", "https://developer.download.nvidia.com/compute/cuda/repos/{distro}/{arch}/",
-        "The apt repository for the CUDA packages. {distro}, {arch}, {version}, {branch} and {cuda} are filled in. A name and password in it (https://NAME:PASSWORD@HOST/...) go into a file of apt's in the container that root alone can read, not into the source; a query (?...) is refused, since apt cannot send one.";
-    NVIDIA_RUNFILE_URL: Template = kinds::parsed, None, "URL", "https://us.download.nvidia.com/XFree86/Linux-{arch}/{version}/NVIDIA-Linux-{arch}-{version}.run",
-        "Where the driver's runfile is: https, file:// or an absolute path; http only from this host or with NVIDIA_RUNFILE_SHA256. The placeholders of NVIDIA_REPO_URL are filled in.";
-    NVIDIA_RUNFILE_SHA256: Option<Sha256> = kinds::optional, Some("none"), "hexadecimal", "",
-        "The runfile's SHA-256. Without it the published sum beside the runfile is used.";
-    NVIDIA_REPO_KEY_URL: Option<Template> = kinds::optional, Some("none"), "URL", "",
-        "The repository's signing key, where it is not the one that NVIDIA publishes in the repository: https, file:// or an absolute path; http only from this host. Ending in / it is a directory with the key under NVIDIA's name for it.";
-    CUDA_PACKAGES: CudaPackages = kinds::parsed, Some("cuda-toolkit-{cuda}"), "list", "cuda-toolkit-13-0",
-        "The CUDA packages that apt installs after the driver, or none: then no repository is added either. A CUDA toolkit of any version that is already there satisfies it. A package that would bring kernel modules or another driver is refused.";
-    UTILITY_PACKAGES: Vec<PackageTemplate> = kinds::list, Some("nvtop"), "list", "nvtop",
-        "Further packages, or none. One that cannot be had is a warning.";
-    GPU_CAPABILITIES: Capabilities = kinds::parsed, Some("compute,utility"), "list", "compute,utility,graphics",
-        "What the GPUs are for: compute, utility, graphics, display. The last two add /dev/nvidia-modeset and the cards' own /dev/dri nodes.";
-    GPU_EXCLUSIVE: bool = kinds::switch, Some("no"), "yes or no", "yes",
-        "Whether a GPU that another running container has is refused.";
-    START_POLICY: StartPolicy = kinds::start_policy, Some("continue"), "continue or fail", "fail",
-        "What pre-start does when it cannot give the container what its settings say: continue starts it with what is there and warns, fail stops the start, so that HA goes elsewhere.";
-    INSTALL: bool = kinds::switch, Some("on"), "on or off", "off",
-        "Whether the driver in the container is looked after at all.";
-    INSTALL_WAIT: Duration = kinds::seconds, Some("60"), "seconds", "0",
-        "How long post-start follows an install before it leaves it to go on by itself. While a hook runs, Proxmox refuses to stop, back up or change the container.";
-    AFTER_INSTALL: AfterInstall = kinds::after_install, Some("reboot"), "reboot or none", "none",
-        "What follows an install that changed the driver: services that started before it keep the old one, so the container is rebooted once, as soon as it would start again: a lock (a backup) or a missing quorum is waited for, up to two hours.";
-    HOOK_CHAIN: Option<PathBuf> = kinds::script, Some("none"), "path", "/var/lib/vz/snippets/mine.sh",
-        "A hookscript of your own that runs too, with the same arguments: before this one in pre-start, after it otherwise. Its pre-start failure stops the start.";
-    MAX_INSTALLS: u32 = kinds::count, Some("2"), "number", "4",
-        "How many installs run at once on the node; further ones wait.";
-    PRE_START_TIMEOUT: Duration = kinds::seconds, Some("90"), "seconds", "90",
-        "The time limit of pre-start; loading the kernel modules with eight cards takes long.";
-    CHECK_TIMEOUT: Duration = kinds::seconds, Some("15"), "seconds", "15",
-        "The time limit of the check in post-start.";
-    READY_TIMEOUT: Duration = kinds::seconds, Some("120"), "seconds", "120",
-        "How long an install waits until the container runs commands and its boot is over.";
-    NETWORK_TIMEOUT: Duration = kinds::seconds, Some("60"), "seconds", "60",
-        "How long an install waits until the container reaches the repository's host.";
-    DOWNLOAD_TIMEOUT: Duration = kinds::seconds, Some("1800"), "seconds", "1800",
-        "The time limit of one download.";
-    DOWNLOAD_MAX: u64 = kinds::mebibytes, Some("1024"), "MiB", "2048",
-        "How large a runfile may be. A server that sends more is not listened to any longer, so that it cannot fill the node's disk.";
-    INSTALL_TIMEOUT: Duration = kinds::seconds, Some("1800"), "seconds", "1800",
-        "The time limit of an install, and of each of its steps.";
-    RESTART_TIMEOUT: Duration = kinds::seconds, Some("60"), "seconds", "60",
-        "How long a call by hand waits for the container to be stopped, and to be running again.";
-    RESTART_INTERVAL: Duration = kinds::seconds, Some("3"), "seconds", "3",
-        "The longest pause between two looks while waiting for that.";
+settings! {
+    /// GPUs of the container: none, all, or a comma-separated list of indices (0 is /dev/nvidia0), UUIDs
+    /// (GPU-...), PCI addresses (0000:01:00.0) and MIG instances (GPU:GI/CI or MIG-...).
+    GPU_ASSIGNMENT: Assignment { read: parsed, default: required, unit: "list", example: "0,1" }
+
+    /// Driver version in the container: host (the version of the loaded kernel driver), or a version. A
+    /// version that differs from the loaded kernel driver is refused, since both must match to the last digit.
+    NVIDIA_DRIVER_VERSION: DriverVersion { read: parsed, default: required, unit: "version", example: "host" }
+
+    /// URL of the apt repository with the CUDA packages. The placeholders {distro}, {arch}, {version},
+    /// {branch} and {cuda} are filled in. A name and password in the URL (https://NAME:PASSWORD@HOST/...) are
+    /// stored in the container in a file that only its root can read. A URL with a query (?...) is refused,
+    /// since apt cannot send one.
+    NVIDIA_REPO_URL: Template {
+        read: parsed, default: required, unit: "URL",
+        example: "https://developer.download.nvidia.com/compute/cuda/repos/{distro}/{arch}/"
+    }
+
+    /// URL or absolute path of the driver's runfile: https, file, or http from this host or with
+    /// NVIDIA_RUNFILE_SHA256. Placeholders as in NVIDIA_REPO_URL.
+    NVIDIA_RUNFILE_URL: Template {
+        read: parsed, default: required, unit: "URL",
+        example: "https://us.download.nvidia.com/XFree86/Linux-{arch}/{version}/NVIDIA-Linux-{arch}-{version}.run"
+    }
+
+    /// SHA-256 checksum of the runfile; none: the checksum that is published next to the runfile.
+    NVIDIA_RUNFILE_SHA256: Option<Sha256> { read: optional, default: "none", unit: "hexadecimal", example: "" }
+
+    /// URL or absolute path of the repository's signing key: https, file, or http from this host; none: the
+    /// key that NVIDIA publishes in the repository. A value that ends in / is a directory that holds the key
+    /// under NVIDIA's file name.
+    NVIDIA_REPO_KEY_URL: Option<Template> { read: optional, default: "none", unit: "URL", example: "" }
+
+    /// CUDA packages that apt installs after the driver; none: no packages and no repository. An installed
+    /// CUDA toolkit of any version satisfies this setting. Packages that would install kernel modules or
+    /// another driver version are refused.
+    CUDA_PACKAGES: CudaPackages {
+        read: parsed, default: "cuda-toolkit-{cuda}", unit: "list", example: "cuda-toolkit-13-0"
+    }
+
+    /// More packages that apt installs, or none; a package that cannot be installed is a warning.
+    UTILITY_PACKAGES: Vec<PackageTemplate> { read: list, default: "nvtop", unit: "list", example: "nvtop" }
+
+    /// What the container uses its GPUs for: compute, utility, graphics, display, or all. graphics and
+    /// display add /dev/nvidia-modeset and the GPUs' /dev/dri nodes.
+    GPU_CAPABILITIES: Capabilities {
+        read: parsed, default: "compute,utility", unit: "list", example: "compute,utility,graphics"
+    }
+
+    /// Whether to refuse a GPU that another running container has.
+    GPU_EXCLUSIVE: bool { read: switch, default: "no", unit: "yes or no", example: "yes" }
+
+    /// What pre-start does when it cannot give the container what its settings ask for: continue (warn, and
+    /// start it without what is missing) or fail (stop the start, so that HA tries another node).
+    START_POLICY: StartPolicy {
+        read: start_policy, default: "continue", unit: "continue or fail", example: "fail"
+    }
+
+    /// Whether to check and install the driver in the container; off: devices only.
+    INSTALL: bool { read: switch, default: "on", unit: "on or off", example: "off" }
+
+    /// How long post-start follows an install before the install continues in the background. While a hook
+    /// runs, Proxmox refuses to stop, back up or change the container.
+    INSTALL_WAIT: Duration { read: seconds, default: "60", unit: "seconds", example: "0" }
+
+    /// What follows an install that changed the driver: reboot (the container, once, since running services
+    /// keep the old driver) or none. The reboot waits up to two hours while the container is locked (a backup)
+    /// or the node has no quorum.
+    AFTER_INSTALL: AfterInstall {
+        read: after_install, default: "reboot", unit: "reboot or none", example: "none"
+    }
+
+    /// Absolute path of another hookscript that runs too, with the same arguments, or none. It runs first in
+    /// pre-start and last in the other phases. If it fails in pre-start, the start stops.
+    HOOK_CHAIN: Option<PathBuf> {
+        read: script, default: "none", unit: "path", example: "/var/lib/vz/snippets/mine.sh"
+    }
+
+    /// How many installs run at once on the node; further installs wait.
+    MAX_INSTALLS: u32 { read: count, default: "2", unit: "number", example: "4" }
+
+    /// Time limit of pre-start. Loading the kernel modules takes long with many GPUs.
+    PRE_START_TIMEOUT: Duration { read: seconds, default: "90", unit: "seconds", example: "90" }
+
+    /// Time limit of the driver check in post-start.
+    CHECK_TIMEOUT: Duration { read: seconds, default: "15", unit: "seconds", example: "15" }
+
+    /// How long an install waits until the container runs commands and has booted.
+    READY_TIMEOUT: Duration { read: seconds, default: "120", unit: "seconds", example: "120" }
+
+    /// How long an install waits until the container reaches the repository's host.
+    NETWORK_TIMEOUT: Duration { read: seconds, default: "60", unit: "seconds", example: "60" }
+
+    /// Time limit of one download.
+    DOWNLOAD_TIMEOUT: Duration { read: seconds, default: "1800", unit: "seconds", example: "1800" }
+
+    /// Largest size of a runfile. A larger download is aborted, so that no server can fill the node's disk.
+    DOWNLOAD_MAX: u64 { read: mebibytes, default: "1024", unit: "MiB", example: "2048" }
+
+    /// Time limit of the driver installer, and of all apt steps together.
+    INSTALL_TIMEOUT: Duration { read: seconds, default: "1800", unit: "seconds", example: "1800" }
+
+    /// How long a restart waits for the container to stop, and to run again.
+    RESTART_TIMEOUT: Duration { read: seconds, default: "60", unit: "seconds", example: "60" }
+
+    /// Longest pause between two checks of the container's status during a restart.
+    RESTART_INTERVAL: Duration { read: seconds, default: "3", unit: "seconds", example: "3" }
 }
 
 /// The setting of that name.
@@ -128,8 +216,7 @@ pub fn by_name(name: &str) -> Option<&'static Spec> {
     ALL.iter().copied().find(|key| key.name == name)
 }
 
-/// The setting whose name is most like `name`, if one is near enough to be
-/// meant.
+/// The setting whose name is most like `name`, if one is near enough.
 pub fn nearest(name: &str) -> Option<&'static Spec> {
     // The comparison takes as long as both names are: no misspelling is that long.
     if name.len() > 64 {
@@ -162,6 +249,7 @@ mod tests {
                 assert_eq!((key.check)(text), Ok(()), "{}={text}", key.name);
             }
             assert!(key.default != Some(""), "{}: an empty value is none", key.name);
+            assert!(key.help().ends_with('.') && !key.help().contains("  "), "{}", key.help());
             assert!((key.check)("\u{1}").is_err() || key.name == "HOOK_CHAIN", "{}", key.name);
         }
     }

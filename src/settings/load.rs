@@ -1,10 +1,14 @@
 //! A container's settings, read from all their places.
 
-use super::{Call, Given, Origin, Settings};
+use super::{CLUSTER_FILE, Call, Content, Given, NODE_FILE, Origin, Places, Settings};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::types::Ctid;
+use std::io;
 use std::path::Path;
+
+/// The largest settings file that is read, in bytes.
+const MAX_FILE: u64 = 256 * 1024;
 
 /// All settings of a container, from its conf, the files and the environment.
 pub fn of(ctid: Ctid, call: Call, conf: &Conf, document: &Document) -> Settings {
@@ -32,12 +36,25 @@ pub fn with(
     });
     // A later line wins, as it does in LXC.
     let lines: Vec<Given> = lines.rev().collect();
-    Settings::load(Path::new("/"), call, lines, environment, Some(ctid))
+    from(call, lines, environment, Some(ctid))
 }
 
 /// The settings of this node, without a container's.
 pub fn of_node() -> Settings {
-    Settings::load(Path::new("/"), Call::ByHand, Vec::new(), environment(), None)
+    from(Call::ByHand, Vec::new(), environment(), None)
+}
+
+fn from(call: Call, conf: Vec<Given>, environment: Vec<(String, String)>, ctid: Option<Ctid>) -> Settings {
+    let (cluster, node) = (read(CLUSTER_FILE), read(NODE_FILE));
+    Settings::of(call, Places { conf, cluster, node, environment }, ctid)
+}
+
+fn read(file: &str) -> Content {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    match crate::sys::file::read(Path::new(file), MAX_FILE) {
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(Vec::new()),
+        read => read,
+    }
 }
 
 /// The environment of this process; a variable that is not UTF-8 is none of ours.

@@ -1,22 +1,20 @@
 use super::keys::*;
 use super::*;
 
-fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in files {
-        let path = dir.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        crate::sys::replace::replace_own(&path, text.as_bytes(), 0o644).unwrap();
-    }
-    dir
+/// What the places say: the conf's lines, the two files, the environment.
+fn places(conf: &[Given], cluster: &str, node: &str, environment: &[(&str, &str)]) -> Places {
+    let content = |text: &str| Ok(text.as_bytes().to_vec());
+    let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Places { conf: conf.to_vec(), cluster: content(cluster), node: content(node), environment }
+}
+
+/// What a hook reads of the node's file.
+fn of_node(text: &str) -> Settings {
+    Settings::of(Call::Hook, places(&[], "", text, &[]), ctid())
 }
 
 fn conf(key: &str, value: &str) -> Given {
     Given { key: key.into(), value: value.into(), origin: Origin::File("/etc/pve/lxc/101.conf".into(), 7) }
-}
-
-fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
 fn ctid() -> Option<Ctid> {
@@ -25,15 +23,13 @@ fn ctid() -> Option<Ctid> {
 
 #[test]
 fn nearer_wins_and_the_environment_is_first_by_hand_and_last_in_a_hook() {
-    let dir = root(&[
-        (CLUSTER_FILE, "GPU_ASSIGNMENT=cluster\nNVIDIA_REPO_URL=cluster\nCUDA_PACKAGES=cluster\n"),
-        (NODE_FILE, "GPU_ASSIGNMENT=node\nNVIDIA_RUNFILE_URL=node\n"),
-    ]);
+    let cluster = "GPU_ASSIGNMENT=cluster\nNVIDIA_REPO_URL=cluster\nCUDA_PACKAGES=cluster\n";
+    let node = "GPU_ASSIGNMENT=node\nNVIDIA_RUNFILE_URL=node\n";
     let environment =
-        env(&[("GPU_ASSIGNMENT", "env"), ("NVIDIA_REPO_URL", "env"), ("INSTALL_WAIT", "5"), ("X", "y")]);
+        [("GPU_ASSIGNMENT", "env"), ("NVIDIA_REPO_URL", "env"), ("INSTALL_WAIT", "5"), ("X", "y")];
     let load = |call, more: &[(&str, &str)]| {
-        let all = [environment.clone(), env(more)].concat();
-        let s = Settings::load(dir.path(), call, vec![conf("GPU_ASSIGNMENT", "conf")], all, ctid());
+        let all = [&environment, more].concat();
+        let s = Settings::of(call, places(&[conf("GPU_ASSIGNMENT", "conf")], cluster, node, &all), ctid());
         let get = |k| s.text(k).map(|(t, _)| t.to_owned()).unwrap_or_default();
         [
             get(GPU_ASSIGNMENT),
@@ -51,17 +47,16 @@ fn nearer_wins_and_the_environment_is_first_by_hand_and_last_in_a_hook() {
 
 #[test]
 fn a_value_given_by_hand_that_the_files_contradict_is_remembered() {
-    let environment = env(&[("GPU_ASSIGNMENT", "1"), ("INSTALL", "off")]);
-    let dir = root(&[(NODE_FILE, "INSTALL=off\nGPU_ASSIGNMENT=3\n")]);
-    let s = Settings::load(dir.path(), Call::ByHand, vec![conf("GPU_ASSIGNMENT", "0")], environment, ctid());
+    let environment = [("GPU_ASSIGNMENT", "1"), ("INSTALL", "off")];
+    let all = places(&[conf("GPU_ASSIGNMENT", "0")], "", "INSTALL=off\nGPU_ASSIGNMENT=3\n", &environment);
+    let s = Settings::of(Call::ByHand, all, ctid());
     let told: Vec<_> = s.overridden.iter().map(|(a, b)| (a.value.as_str(), b.value.as_str())).collect();
     assert_eq!(told, [("1", "0")]);
 }
 
 #[test]
 fn a_bad_value_names_its_place() {
-    let dir = root(&[(NODE_FILE, "\nINSTALL_WAIT=soon\nSTART_POLICY=maybe\n")]);
-    let s = Settings::load(dir.path(), Call::Hook, Vec::new(), Vec::new(), ctid());
+    let s = of_node("\nINSTALL_WAIT=soon\nSTART_POLICY=maybe\n");
     let wait = s.get(INSTALL_WAIT).unwrap_err().message;
     assert!(
         wait.starts_with("INSTALL_WAIT=soon (/etc/default/phoenix-nvidia line 2): not a whole number"),
@@ -76,8 +71,7 @@ fn a_bad_value_names_its_place() {
 #[test]
 fn all_problems_are_told_at_once_with_their_places() {
     let lines: String = ALL.iter().map(|key| format!("{}=\u{7f} ?;\n", key.name)).collect();
-    let dir = root(&[(NODE_FILE, &lines)]);
-    let s = Settings::load(dir.path(), Call::ByHand, vec![conf("INSTALL", "perhaps")], Vec::new(), ctid());
+    let s = Settings::of(Call::ByHand, places(&[conf("INSTALL", "perhaps")], "", &lines, &[]), ctid());
     let told = s.all_problems();
     assert_eq!(told.len(), ALL.len(), "{told:#?}");
     for (n, (problem, key)) in told.iter().zip(ALL).enumerate() {
@@ -89,7 +83,7 @@ fn all_problems_are_told_at_once_with_their_places() {
         };
         assert!(problem.message.contains(&place), "{problem}");
         assert!(!problem.message.contains('\u{7f}'), "{problem}");
-        assert!(problem.remedy(ctid()).contains("line "), "{}", problem.remedy(ctid()));
+        assert!(problem.remedy(ctid()).starts_with("correct or remove line "), "{}", problem.remedy(ctid()));
     }
     let missing: Vec<String> =
         Settings::default().all_problems().into_iter().filter(Problem::is_missing).map(|p| p.key).collect();
@@ -99,26 +93,24 @@ fn all_problems_are_told_at_once_with_their_places() {
 /// An empty value is not set there, and the last line of a place is its value.
 #[test]
 fn an_empty_value_hides_no_other_place() {
-    let dir = root(&[
-        (CLUSTER_FILE, "HOOK_CHAIN=/cluster\nHOOK_CHAIN=\nINSTALL=\n"),
-        (NODE_FILE, "HOOK_CHAIN=/node\nINSTALL=off\nSTART_POLICY=fail\nCUDA_PACKAGES=''\n"),
-    ]);
-    let lines = vec![conf("START_POLICY", " "), conf("INSTALL", "")];
-    let environment = env(&[("START_POLICY", "")]);
-    let s = Settings::load(dir.path(), Call::ByHand, lines, environment, ctid());
+    let cluster = "HOOK_CHAIN=/cluster\nHOOK_CHAIN=\nINSTALL=\n";
+    let node = "HOOK_CHAIN=/node\nINSTALL=off\nSTART_POLICY=fail\nCUDA_PACKAGES=''\n";
+    let load = |conf: &[Given]| {
+        Settings::of(Call::ByHand, places(conf, cluster, node, &[("START_POLICY", "")]), ctid())
+    };
+    let s = load(&[conf("START_POLICY", " "), conf("INSTALL", "")]);
     assert_eq!(s.value(HOOK_CHAIN), Some("/node".into()));
     assert!(!s.value(INSTALL) && s.value(START_POLICY).fails());
     assert_eq!(s.text(CUDA_PACKAGES).unwrap().0, "cuda-toolkit-{cuda}");
     assert!(s.overridden.is_empty() && s.all_problems().iter().all(Problem::is_missing));
-    let none = Settings::load(dir.path(), Call::Hook, vec![conf("HOOK_CHAIN", "None")], Vec::new(), ctid());
-    assert_eq!(none.value(HOOK_CHAIN), None);
+    assert_eq!(load(&[conf("HOOK_CHAIN", "None")]).value(HOOK_CHAIN), None);
 }
 
 #[test]
 fn unknown_keys_name_the_nearest_one_and_the_line() {
-    let dir = root(&[(NODE_FILE, "GPU_ASIGNMENT=0\nWHATEVER=1\nnonsense\n")]);
-    let lines = vec![conf("INSTALL_WIAT", "3"), conf("MY_OWN", "3")];
-    let s = Settings::load(dir.path(), Call::Hook, lines, Vec::new(), ctid());
+    let lines = [conf("INSTALL_WIAT", "3"), conf("MY_OWN", "3")];
+    let all = places(&lines, "", "GPU_ASIGNMENT=0\nWHATEVER=1\nnonsense\n", &[]);
+    let s = Settings::of(Call::Hook, all, ctid());
     let told: Vec<_> = s.problems.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
@@ -133,11 +125,11 @@ fn unknown_keys_name_the_nearest_one_and_the_line() {
 
 #[test]
 fn the_last_line_of_a_file_wins_and_an_unreadable_file_is_a_problem() {
-    let dir = root(&[(NODE_FILE, "INSTALL=on\nINSTALL=off\n")]);
-    std::fs::create_dir_all(dir.path().join(CLUSTER_FILE)).unwrap();
-    let s = Settings::load(dir.path(), Call::Hook, Vec::new(), Vec::new(), ctid());
+    let cluster = Err(io::Error::other("no quorum"));
+    let all = Places { cluster, ..places(&[], "", "INSTALL=on\nINSTALL=off\n", &[]) };
+    let s = Settings::of(Call::Hook, all, ctid());
     assert!(!s.value(INSTALL));
-    assert!(s.problems[0].message.contains("/etc/pve/phoenix-nvidia/default.env cannot be read"));
+    assert!(s.problems[0].message.starts_with("cannot read /etc/pve/phoenix-nvidia/default.env: no quorum"));
 }
 
 #[test]
@@ -148,9 +140,9 @@ fn a_file_of_many_lines_is_read_in_one_pass() {
         text.split(' ').next().unwrap().parse().unwrap()
     };
     let took = |lines: usize| {
-        let dir = root(&[(NODE_FILE, &"INSTALL=\n".repeat(lines))]);
+        let text = "INSTALL=\n".repeat(lines);
         let begun = cpu();
-        drop(Settings::load(dir.path(), Call::Hook, Vec::new(), Vec::new(), ctid()));
+        drop(of_node(&text));
         std::time::Duration::from_nanos(cpu() - begun)
     };
     let (short, long) = (took(3_500), took(28_000));
@@ -158,26 +150,31 @@ fn a_file_of_many_lines_is_read_in_one_pass() {
 }
 
 #[test]
-fn the_fault_says_where_a_missing_setting_may_stand() {
-    let s = Settings::default();
-    let error = fault(&[s.get(GPU_ASSIGNMENT).unwrap_err()], "101".parse().unwrap());
+fn the_remedy_of_a_missing_setting_is_the_command_that_sets_it() {
+    let missing = |ctid| {
+        let remedies = Settings::default().all_problems().iter().map(|p| p.remedy(ctid)).collect::<Vec<_>>();
+        assert_eq!(remedies.len(), 4);
+        remedies
+    };
+    assert_eq!(missing(ctid())[0], "phoenix-nvidia attach 101 --gpus 0");
+    assert_eq!(missing(ctid())[1], "echo 'NVIDIA_DRIVER_VERSION=host' >>/etc/default/phoenix-nvidia");
+    assert_eq!(missing(None)[0], "phoenix-nvidia attach CTID --gpus 0");
+    let error = fault(&Settings::default().all_problems(), "101".parse().unwrap());
     assert_eq!(crate::exit::code_of(&error), Code::Input);
-    let remedy = crate::exit::remedy_of(&error).unwrap();
-    assert!(
-        remedy.contains("lxc.environment: GPU_ASSIGNMENT=0,1")
-            && remedy.contains("/etc/default/phoenix-nvidia")
-    );
+    assert_eq!(crate::exit::remedy_of(&error).unwrap(), missing(ctid())[0]);
 }
 
 #[test]
-fn the_fault_of_a_line_that_cannot_be_read_does_not_speak_of_another_setting() {
-    let dir = root(&[(NODE_FILE, "no setting\n")]);
-    let s = Settings::load(dir.path(), Call::ByHand, Vec::new(), Vec::new(), ctid());
-    let error = fault(&s.problems, "101".parse().unwrap());
-    let remedy = crate::exit::remedy_of(&error).unwrap();
+fn the_remedy_of_a_bad_line_names_its_place() {
+    let remedies = |s: Settings| s.all_problems().iter().map(|p| p.remedy(None)).collect::<Vec<_>>();
+    let bad = remedies(of_node("no setting\nINSTALL_WAIT=soon\n"));
+    assert_eq!(bad[0], "correct or remove line 1 of /etc/default/phoenix-nvidia");
+    let wait = "correct or remove line 2 of /etc/default/phoenix-nvidia, for example INSTALL_WAIT=0";
+    assert!(bad.iter().any(|remedy| remedy == wait), "{bad:?}");
+    let all = places(&[], "", "", &[("MAX_INSTALLS", "many")]);
+    let many = remedies(Settings::of(Call::ByHand, all, None));
     assert!(
-        remedy.contains("correct or remove /etc/default/phoenix-nvidia line 1")
-            && !remedy.contains("GPU_ASSIGNMENT"),
-        "{remedy}"
+        many.iter().any(|remedy| remedy.starts_with("correct MAX_INSTALLS in the environment")),
+        "{many:?}"
     );
 }

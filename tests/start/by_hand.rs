@@ -134,8 +134,7 @@ fn exit_2_names_what_is_missing_or_bad_and_where_it_may_be_set() {
     lab.run([PROGRAM, "102"])
         .code(2)
         .says("GPU_ASSIGNMENT is not set")
-        .says("lxc.environment: GPU_ASSIGNMENT=0,1")
-        .says("/etc/default/phoenix-nvidia");
+        .says("fix: phoenix-nvidia attach 102 --gpus 0");
     node(&lab, "GPU_ASIGNMENT=0");
     lab.run([PROGRAM, "101"]).code(2).says("line").says("did you mean GPU_ASSIGNMENT?");
     assert!(!lab.conf(101).contains("nvidia0"), "nothing was changed");

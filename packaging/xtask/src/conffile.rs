@@ -15,7 +15,7 @@ pub fn make() -> String {
     let mut text = HEAD.to_owned();
     for key in keys::ALL {
         text.push('\n');
-        for line in wrap(key.help, 77) {
+        for line in wrap(key.help(), 77) {
             text.push_str(&format!("# {line}\n"));
         }
         text.push_str(&line_of(key));

@@ -10,7 +10,7 @@ pub fn make() -> String {
     page.text("phoenix-nvidia.env - settings of phoenix-nvidia");
     page.section("SYNOPSIS");
     page.verbatim(&format!(
-        "/etc/pve/lxc/CTID.conf   (lxc.environment: NAME=VALUE)\n/{CLUSTER_FILE}\n/{NODE_FILE}"
+        "/etc/pve/lxc/CTID.conf   (lxc.environment: NAME=VALUE)\n{CLUSTER_FILE}\n{NODE_FILE}"
     ));
     page.section("DESCRIPTION");
     page.text(
@@ -51,7 +51,7 @@ pub fn make() -> String {
     );
     page.section("SETTINGS");
     for key in keys::ALL {
-        page.item(key.name, key.help);
+        page.item(key.name, key.help());
         page.also(&match key.default {
             None => format!("Required ({}).", key.unit),
             Some(default) => format!("Default: {default} ({}).", key.unit),
@@ -61,11 +61,8 @@ pub fn make() -> String {
         }
     }
     page.section("FILES");
-    page.item(&format!("/{CLUSTER_FILE}"), "Settings for all nodes of the cluster.");
-    page.item(
-        &format!("/{NODE_FILE}"),
-        "Settings for this node, with values that work for all but GPU_ASSIGNMENT.",
-    );
+    page.item(CLUSTER_FILE, "Settings for all nodes of the cluster.");
+    page.item(NODE_FILE, "Settings for this node, with values that work for all but GPU_ASSIGNMENT.");
     page.section("SEE ALSO");
     page.text("phoenix-nvidia(8), pct(1), pct.conf(5)");
     page.finish()

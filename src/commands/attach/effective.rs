@@ -46,7 +46,7 @@ pub fn from_environment(
                 "{name} in the environment holds a password or a token, and what stands in the container's conf can be read \
                  in the container"
             );
-            let remedy = format!("set {name} in /{NODE_FILE} instead, then: unset {name}");
+            let remedy = format!("set {name} in {NODE_FILE} instead, then: unset {name}");
             return Err(Fault::new(Code::Input, message).remedy(remedy).into());
         }
         changes.set(key, Some(value.trim()))?;

@@ -18,7 +18,7 @@ use crate::pve::conf::mounts::mounts;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::passthrough;
 use crate::pve::startable::Obstacle;
-use crate::settings::{Problem, keys};
+use crate::settings::Problem;
 use crate::state::State;
 use crate::state::recorded;
 use crate::state::recorded::Bearing;
@@ -31,11 +31,8 @@ const MOST_FINDINGS: usize = 20;
 
 /// Settings that are missing or cannot be read.
 pub fn settings(ctid: Ctid, problems: &[Problem]) -> Vec<Finding> {
-    let mend = |problem: &Problem| match problem.key == keys::GPU_ASSIGNMENT.name && problem.is_missing() {
-        true => format!("phoenix-nvidia attach {ctid} --gpus LIST (none, all, or indices like 0,1)"),
-        false => problem.remedy(Some(ctid)),
-    };
-    problems.iter().map(|p| Finding::failure("settings", p.message.clone()).mend(mend(p))).collect()
+    let finding = |p: &Problem| Finding::failure("settings", p.message.clone()).mend(p.remedy(Some(ctid)));
+    problems.iter().map(finding).collect()
 }
 
 /// A wanted driver that the loaded kernel driver cannot work with.

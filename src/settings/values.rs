@@ -1,42 +1,42 @@
-//! The types of settings, and how each is read from text. What is a word is
-//! read in any case, the same way for every setting.
+//! The types of settings, and how each is read from text. Words are read in
+//! any case.
 
-use crate::driver::template::PackageTemplate;
-use crate::driver::template::packages;
-use crate::types::{Version, seconds as whole_seconds};
+use crate::driver::template::{PackageTemplate, packages};
+use crate::types::{self, Version};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What a reader of this room gives: the value, or why it is none.
+/// What a reader gives: the value, or why the text is none.
 pub type Read<T> = Result<T, String>;
 
 /// `NVIDIA_DRIVER_VERSION`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Driver {
+pub enum DriverVersion {
     /// The version of the kernel driver that is loaded.
     Host,
     /// This one.
     Exact(Version),
 }
 
-impl FromStr for Driver {
+impl FromStr for DriverVersion {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if text.eq_ignore_ascii_case("host") {
-            return Ok(Driver::Host);
+            return Ok(DriverVersion::Host);
         }
-        text.parse().map(Driver::Exact).map_err(|e: anyhow::Error| e.context("neither 'host' nor a version"))
+        text.parse()
+            .map(DriverVersion::Exact)
+            .map_err(|e: anyhow::Error| e.context("must be host or a version"))
     }
 }
 
 /// `START_POLICY`: what pre-start does when it cannot give the container what
-/// its settings say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// its settings ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartPolicy {
     /// Warn, and start it with what is there.
-    #[default]
     Continue,
     /// Stop the start.
     Fail,
@@ -50,10 +50,9 @@ impl StartPolicy {
 }
 
 /// `AFTER_INSTALL`: what follows an install that changed the driver.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterInstall {
     /// One reboot of the container.
-    #[default]
     Reboot,
     /// Nothing.
     None,
@@ -69,7 +68,7 @@ pub fn optional<T: FromStr<Err = anyhow::Error>>(text: &str) -> Read<Option<T>> 
     if is_none(text) { Ok(None) } else { parsed(text).map(Some) }
 }
 
-/// Yes or no, in each of the forms that people know.
+/// Yes or no, in the usual forms.
 pub fn switch(text: &str) -> Read<bool> {
     let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
     match () {
@@ -100,7 +99,7 @@ pub fn after_install(text: &str) -> Read<AfterInstall> {
 
 /// Whole seconds.
 pub fn seconds(text: &str) -> Read<Duration> {
-    whole_seconds(text).map_err(|e| format!("{e:#}"))
+    types::seconds(text).map_err(|e| format!("{e:#}"))
 }
 
 /// A small number, at least one.
@@ -121,11 +120,7 @@ pub fn list(text: &str) -> Read<Vec<PackageTemplate>> {
         return Ok(Vec::new());
     }
     let list = packages(text).map_err(|e| format!("{e:#}"))?;
-    if list.is_empty() {
-        Err("names no package; none is the word for no packages".to_owned())
-    } else {
-        Ok(list)
-    }
+    if list.is_empty() { Err("must name a package, or be none".to_owned()) } else { Ok(list) }
 }
 
 /// The absolute path of a program, or `none`.
@@ -158,9 +153,12 @@ mod tests {
         assert_eq!(start_policy("Fail"), Ok(StartPolicy::Fail));
         assert_eq!(after_install("NONE"), Ok(AfterInstall::None));
         assert_eq!(start_policy("maybe"), Err("must be continue or fail".to_owned()));
-        assert_eq!(parsed::<Driver>("HOST"), Ok(Driver::Host));
-        assert_eq!("580.95.05".parse::<Driver>().unwrap(), Driver::Exact("580.95.05".parse().unwrap()));
-        assert!("latest".parse::<Driver>().is_err());
+        assert_eq!(parsed::<DriverVersion>("HOST"), Ok(DriverVersion::Host));
+        assert_eq!(
+            "580.95.05".parse::<DriverVersion>().unwrap(),
+            DriverVersion::Exact("580.95.05".parse().unwrap())
+        );
+        assert!("latest".parse::<DriverVersion>().is_err());
     }
 
     #[test]
