@@ -3,14 +3,14 @@
 use phoenix_nvidia::settings::keys::{self, Spec};
 
 const HEAD: &str = "\
-# Settings of phoenix-nvidia for this node: NAME=VALUE, nothing is expanded.
-# A container's own conf (lxc.environment: NAME=VALUE) and
-# /etc/pve/phoenix-nvidia/default.env come before this file.
+# Settings of phoenix-nvidia for this node, NAME=VALUE; nothing is expanded.
+# A container's conf (lxc.environment: NAME=VALUE) and
+# /etc/pve/phoenix-nvidia/default.env override this file.
 # See phoenix-nvidia.env(5).
 ";
 
-/// The file: what is required works as it stands, what has a default is shown
-/// with it.
+/// The file: required settings have values that work, the others are comments
+/// with their defaults.
 pub fn make() -> String {
     let mut text = HEAD.to_owned();
     for key in keys::ALL {
@@ -26,7 +26,7 @@ pub fn make() -> String {
 fn line_of(key: &Spec) -> String {
     let name = key.name;
     match key.default {
-        // Which GPUs a container has is said in its own conf.
+        // Each container has GPUs of its own.
         None if name == keys::GPU_ASSIGNMENT.name => format!("#{name}={}\n", key.example),
         None => format!("{name}={}\n", key.example),
         Some(default) => format!("#{name}={default}\n"),

@@ -1,14 +1,14 @@
 //! Makes what is made from the program's own types: man pages, completions,
-//! the conffile and the README's picture. They are checked in, so that a
+//! the conffile and README's table of settings. They are checked in, so that a
 //! package can be built without this, and a test fails when they are stale:
-//! then `cargo run -p phoenix-xtask` makes them anew.
+//! `cargo run -p phoenix-xtask` makes them anew.
 
 mod completions;
 mod conffile;
 mod env_page;
 mod man_page;
-mod picture;
-mod roff;
+mod page;
+mod readme;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +16,7 @@ use clap::CommandFactory as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Each file below the repository's root, with what it is to hold.
+/// Each file below the repository's root, with what it should hold.
 fn files() -> Vec<(&'static str, String)> {
     let mut command = phoenix_nvidia::cli::Cli::command();
     command.build();
@@ -24,7 +24,7 @@ fn files() -> Vec<(&'static str, String)> {
         ("packaging/man/phoenix-nvidia.8", man_page::make(&command)),
         ("packaging/man/phoenix-nvidia.env.5", env_page::make()),
         ("packaging/default/phoenix-nvidia", conffile::make()),
-        ("docs/start.svg", picture::make(include_str!("../../../docs/start.txt"))),
+        ("README.md", readme::make(include_str!("../../../README.md"))),
     ];
     files.extend(completions::make());
     files

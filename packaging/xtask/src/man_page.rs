@@ -1,25 +1,28 @@
 //! phoenix-nvidia(8), from the command line's own definition and what no
 //! option can say.
 
-use crate::roff::Page;
-use clap::{Arg, Command};
+use crate::page::Page;
+use clap::Command;
 use phoenix_nvidia::exit::Code;
+use phoenix_nvidia::settings::{CLUSTER_FILE, NODE_FILE};
 
 /// The page.
 pub fn make(command: &Command) -> String {
-    let mut page = Page::new("PHOENIX-NVIDIA", 8, "System administration");
+    let mut page = Page::new("PHOENIX-NVIDIA", "8", "System administration");
     page.section("NAME");
     page.text("phoenix-nvidia - NVIDIA GPUs and the matching driver for Proxmox VE containers");
     page.section("SYNOPSIS");
     page.verbatim("phoenix-nvidia [-v] CTID\nphoenix-nvidia CTID PHASE\nphoenix-nvidia COMMAND [ARGUMENTS]");
     description(&mut page);
     page.section("OPTIONS");
-    options(&mut page, command);
+    page.options(command);
     page.section("COMMANDS");
     for subcommand in command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help") {
-        page.subsection(&synopsis(subcommand));
-        page.text(&about(subcommand));
-        options(&mut page, subcommand);
+        page.subsection(subcommand.get_name());
+        let usage = subcommand.clone().render_usage().to_string();
+        page.verbatim(usage.trim_start_matches("Usage: "));
+        about(&mut page, subcommand);
+        page.options(&own(subcommand));
     }
     exit_status(&mut page);
     json(&mut page);
@@ -33,84 +36,47 @@ pub fn make(command: &Command) -> String {
 fn description(page: &mut Page) {
     page.section("DESCRIPTION");
     page.text(
-        "phoenix-nvidia gives Linux containers of Proxmox VE their NVIDIA GPUs, and inside them the user-space \
-         driver that matches the kernel's to the last digit. Attached as a container's hookscript it works by \
-         itself at every start; called with a CTID it does the same at once.",
+        "phoenix-nvidia gives Linux containers of Proxmox VE their NVIDIA GPUs, and the user-space driver that \
+         matches the host's kernel driver to the last digit. As a container's hookscript it runs at every start. \
+         Called with a CTID it does the same at once.",
     );
     page.item(
         "phoenix-nvidia CTID",
-        "By hand: check the settings and the container, configure its devices, start it if it is stopped, \
-         install the driver and CUDA, restart it once if devices or driver changed, verify with nvidia-smi.",
+        "By hand: check the settings and the container, configure its devices, start it if it is stopped, install \
+         driver and CUDA, restart it once if devices or driver changed, verify the driver with nvidia-smi.",
     );
     page.item(
         "phoenix-nvidia CTID pre-start",
-        "Called by Proxmox before a start: make missing device nodes, and write the container's device entries \
-         and rules into its conf and into the config of this very start.",
+        "Called by Proxmox before a start: make missing device nodes, and write the container's device entries and \
+         device rules into its conf and into the config of this start.",
     );
     page.item(
         "phoenix-nvidia CTID post-start",
-        "Called by Proxmox after a start: look at the driver in the container, which takes milliseconds when it \
-         is right; otherwise start its installation and follow it for INSTALL_WAIT seconds.",
+        "Called by Proxmox after a start: check the driver in the container, which takes milliseconds if it is \
+         right. If not, start an install and follow it for INSTALL_WAIT seconds.",
     );
-    page.item("phoenix-nvidia CTID pre-stop, post-stop", "Called by Proxmox at a stop: nothing is done.");
+    page.item("phoenix-nvidia CTID pre-stop, post-stop", "Called by Proxmox at a stop: do nothing.");
     page.text(
-        "What a container gets is said in its settings, above all GPU_ASSIGNMENT: see phoenix-nvidia.env(5).",
+        "The settings, GPU_ASSIGNMENT above all, say what a container gets: see phoenix-nvidia.env(5).",
     );
-}
-
-/// `attach [OPTIONS] CTID...`
-fn synopsis(command: &Command) -> String {
-    let mut words = vec![command.get_name().to_owned()];
-    for option in command.get_arguments().filter(|a| !a.is_positional() && is_own(a)) {
-        words.push(format!("[{}]", option_term(option)));
-    }
-    for argument in command.get_positionals() {
-        let name = value_name(argument);
-        let many = argument.get_action().takes_values()
-            && argument.get_num_args().is_some_and(|n| n.max_values() > 1);
-        let name = if many { format!("{name}...") } else { name };
-        words.push(if argument.is_required_set() { name } else { format!("[{name}]") });
-    }
-    words.join(" ")
 }
 
 /// The long description where there is one: its first paragraph is the short
 /// one.
-fn about(command: &Command) -> String {
+fn about(page: &mut Page, command: &Command) {
     let text = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
-    let paragraphs: Vec<String> = text.split("\n\n").map(|p| sentence(&p.replace('\n', " "))).collect();
-    paragraphs.join(" ")
-}
-
-fn options(page: &mut Page, command: &Command) {
-    let top = command.get_name() == "phoenix-nvidia";
-    for argument in command.get_arguments().filter(|a| !a.is_hide_set() && (top || is_own(a))) {
-        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        let term = if argument.is_positional() { value_name(argument) } else { option_term(argument) };
-        page.item(&term, &sentence(&help));
+    for paragraph in text.split("\n\n") {
+        page.text(&sentence(&paragraph.replace('\n', " ")));
     }
 }
 
-/// Options that every command has are told once.
-fn is_own(argument: &Arg) -> bool {
-    !argument.is_hide_set() && !matches!(argument.get_id().as_str(), "help" | "version" | "verbose")
-}
-
-fn option_term(argument: &Arg) -> String {
-    let short = argument.get_short().map(|c| format!("-{c}"));
-    let long = argument.get_long().map(|l| format!("--{l}"));
-    let names: Vec<String> = short.into_iter().chain(long).collect();
-    let value = if argument.get_action().takes_values() {
-        format!(" {}", value_name(argument))
-    } else {
-        String::new()
-    };
-    format!("{}{value}", names.join(", "))
-}
-
-fn value_name(argument: &Arg) -> String {
-    let names = argument.get_value_names().unwrap_or_default();
-    names.first().map_or_else(|| argument.get_id().as_str().to_uppercase(), ToString::to_string)
+/// The command without the options that all have.
+fn own(command: &Command) -> Command {
+    let all_have = ["help", "version", "verbose"];
+    command.clone().mut_args(|argument| {
+        let hidden = argument.is_hide_set() || all_have.contains(&argument.get_id().as_str());
+        argument.hide(hidden)
+    })
 }
 
 fn sentence(text: &str) -> String {
@@ -124,21 +90,21 @@ fn exit_status(page: &mut Page) {
         page.item(&(code as u8).to_string(), &sentence(code.meaning()));
     }
     page.text(
-        "In pre-start START_POLICY decides: with continue a fault is a warning and the exit status is 0, with \
-         fail the start ends with the fault's status. doctor exits with 1 when something is broken.",
+        "In pre-start, START_POLICY decides: with continue, a fault is a warning and the exit status is 0; with fail, \
+         the start stops with the fault's exit status. doctor exits with 1 when it finds a failure.",
     );
 }
 
 fn json(page: &mut Page) {
     page.section("JSON");
     page.text(
-        "status --json and doctor --json print one object. Its member schema is 1 and changes when a member \
-         is removed or changes its meaning; new members may be added without that. Times are seconds since \
-         1970 UTC. A level is ok, unknown (it could not be looked at), warning or failure.",
+        "status --json and doctor --json print one object. Its member schema is 1, and changes when a member is \
+         removed or changes its meaning. New members may be added at any time. Times are seconds since 1970 UTC. \
+         A level is ok, unknown (not readable), warning or failure.",
     );
     page.item(
         "status",
-        "kernel_driver (or null), problems (what could not be looked at), and containers, each with: ctid, \
+        "kernel_driver (or null), problems (what could not be read), and containers, each with: ctid, \
          name, running, template, assignment (GPU_ASSIGNMENT as written, or null), gpus (each with minor, model, uuid, \
          pci), kernel_driver, container_driver (as last seen, or null), hookscript (yes, no, other, broken or unknown), \
          last (null, or what, outcome, exit_code, message, at, took_ms), last_success (or null), verdict (a \
@@ -155,12 +121,12 @@ fn files(page: &mut Page) {
     page.section("FILES");
     for (file, text) in [
         ("/etc/pve/lxc/CTID.conf", "The container's conf: its settings and device entries."),
-        ("/etc/pve/phoenix-nvidia/default.env", "Settings of the cluster."),
-        ("/etc/default/phoenix-nvidia", "Settings of the node."),
+        (CLUSTER_FILE, "Settings of the cluster."),
+        (NODE_FILE, "Settings of the node."),
         ("/var/lib/vz/snippets/phoenix-nvidia", "The hookscript, in the storage local."),
-        ("/var/cache/phoenix-nvidia/", "Downloaded driver files."),
-        ("/var/log/phoenix-nvidia/CTID.log", "What an install in the background said."),
-        ("/run/phoenix-nvidia/state/CTID.json", "What was done last, for status; only root can read it."),
+        ("/var/cache/phoenix-nvidia/", "Downloaded runfiles."),
+        ("/var/log/phoenix-nvidia/CTID.log", "Log of the installs in the background."),
+        ("/run/phoenix-nvidia/state/CTID.json", "Result of the last run, for status. Only root can read it."),
     ] {
         page.item(file, text);
     }
@@ -171,18 +137,15 @@ fn examples(page: &mut Page) {
     for (text, command) in [
         ("Give container 101 the GPUs 0 and 1, and start it:", "phoenix-nvidia attach 101 --gpus 0,1 --now"),
         (
-            "The same by names that no new card changes, without CUDA:",
+            "The same by UUIDs, which no new card changes, without CUDA:",
             "phoenix-nvidia attach 101 --gpus 0,1 --by-uuid --cuda none",
         ),
-        ("See what a run would change:", "phoenix-nvidia plan 101"),
+        ("Show what a run would change:", "phoenix-nvidia plan 101"),
         (
-            "See how all containers fare, and why one does not work:",
+            "Show the state of all containers, and what is wrong with one:",
             "phoenix-nvidia status\nphoenix-nvidia doctor 101",
         ),
-        (
-            "As the requirements' script is called, by an orchestrator:",
-            "GPU_ASSIGNMENT=0,1 phoenix-nvidia 101",
-        ),
+        ("Run it as an orchestrator does:", "GPU_ASSIGNMENT=0,1 phoenix-nvidia 101"),
     ] {
         page.text(text);
         page.verbatim(command);
