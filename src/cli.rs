@@ -1,6 +1,6 @@
 //! What the command line looks like; nothing else.
 
-use crate::host::assignment::Assignment;
+use crate::device::assignment::Assignment;
 use crate::types::{Ctid, Line, Phase, Version};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 

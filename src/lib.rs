@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod device;
 pub mod driver;
 pub mod exit;
 pub mod guest;

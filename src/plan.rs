@@ -2,27 +2,25 @@
 //!
 //! This is where a host's device becomes a conf's pair.
 
+use crate::device::assignment::Assignment;
+use crate::device::{Device, DevicePath, Number};
 use crate::exit::{Code, Fault};
 use crate::guest::attached::Attached;
-use crate::host::assignment::Assignment;
-use crate::host::choose::{Capabilities, Choice, Device, DeviceKind, choose, keep};
+use crate::host::choose::{Capabilities, Choice, ToMake, choose, keep};
 use crate::host::device_node::DeviceNode;
 use crate::host::gpus::Inventory;
 use crate::host::masks::{self, Masks};
 use crate::host::provide::Request;
-use crate::pve::conf::devices::DevicePath;
-use crate::pve::conf::devices::Kind;
-use crate::pve::conf::devices::Wanted;
 use crate::pve::conf::devices::present;
-use crate::pve::conf::devices::reconcile;
-use crate::pve::conf::devices::without_passed;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::mounts::Mount;
-use crate::pve::passthrough;
+use crate::pve::conf::reconcile::{reconcile, without_passed};
+use crate::pve::passthrough::{self, DevLine};
 use crate::settings::{Problem, Settings, keys};
 use crate::sys::text;
 use crate::types::Ctid;
+use std::collections::BTreeSet;
 
 /// Of many things of one kind, so many are told one by one.
 pub const MOST_LINES: usize = 20;
@@ -55,9 +53,7 @@ impl Intent {
     pub fn display(&self, conf: &Document) -> bool {
         match self {
             Intent::Assigned(_, capabilities) => capabilities.wants_display(),
-            Intent::Keep => {
-                present(conf).iter().any(|p| matches!(p.source.kind(), Kind::Dri | Kind::Modeset))
-            }
+            Intent::Keep => present(conf).iter().any(|pair| pair.path.is_display()),
         }
     }
 
@@ -89,37 +85,28 @@ impl Intent {
 }
 
 /// The host's devices that a conf names: for [`Intent::Keep`].
-pub fn named(conf: &Document) -> Vec<String> {
-    present(conf).iter().map(|pair| pair.source.as_str().to_owned()).collect()
+pub fn named(conf: &Document) -> Vec<DevicePath> {
+    present(conf).iter().map(|pair| pair.path).collect()
 }
 
-/// The chosen devices as the conf's pairs. A path that the conf has no kind
-/// for is none of ours and left out.
-pub fn wanted(choice: &Choice) -> Vec<Wanted> {
-    let pair = |device: &Device| {
-        Some(Wanted { source: device.path.parse().ok()?, major: device.major, minor: device.minor })
-    };
-    choice.devices.iter().filter_map(pair).collect()
-}
-
-/// The same, with the devices whose nodes are still to be made, as far as
+/// The chosen devices, with those whose nodes are still to be made, as far as
 /// their numbers are known.
-pub fn wanted_once_made(choice: &Choice) -> Vec<Wanted> {
-    let made = |node: &crate::host::choose::ToMake| {
-        let caps = node.kind == DeviceKind::Caps;
-        let path = if caps { crate::host::gpus::CAPS_DIR } else { node.path.as_str() };
-        let (major, minor) = node.numbers?;
-        Some(Wanted { source: path.parse().ok()?, major, minor })
+pub fn wanted_once_made(choice: &Choice) -> Vec<Device> {
+    let made = |node: &ToMake| {
+        let Number { major, minor } = node.number?;
+        Some(Device { path: node.path, major, minor })
     };
-    wanted(choice).into_iter().chain(choice.to_make.iter().filter_map(made)).collect()
+    choice.devices.iter().copied().chain(choice.to_make.iter().filter_map(made)).collect()
 }
 
 /// What the container is shown of `/proc/driver/nvidia`: of the cards that the
 /// settings give it, and of those that `devN:` lines do.
 pub fn masks(conf: &Document, inventory: &Inventory, choice: &Choice) -> Masks {
     let lines = passthrough::next(conf);
-    let by_lines = lines.iter().filter_map(|line| line.path()?.parse::<DevicePath>().ok());
-    let gpus = by_lines.filter(|device| device.kind() == Kind::Gpu).map(|device| device.number());
+    let gpus = lines.iter().filter_map(|line| match line.device()? {
+        DevicePath::Gpu(minor) => Some(minor),
+        _ => None,
+    });
     Masks::of(inventory, &gpus.chain(choice.gpus.iter().filter_map(|gpu| gpu.minor)).collect())
 }
 
@@ -133,7 +120,7 @@ pub fn mounts(ctid: Ctid, intent: &Intent, conf: &Document) -> Vec<Mount> {
 }
 
 /// Whether a conf has the devices and mounts already.
-pub fn is_right(conf: &Document, devices: &[Wanted], mounts: &[Mount]) -> bool {
+pub fn is_right(conf: &Document, devices: &[Device], mounts: &[Mount]) -> bool {
     reconcile(conf, devices, mounts, Form::Pve).is_none()
 }
 
@@ -144,33 +131,33 @@ pub const MASKS: &str = "/proc/driver/nvidia inside shows the container's own GP
 /// The chosen nodes whose mode keeps an unprivileged container out: to the
 /// host its root is nobody. One that maps users in its own way may well be let
 /// in, and is not judged.
-pub fn closed<'a>(conf: &Document, inventory: &Inventory, choice: &'a Choice) -> Vec<&'a str> {
+pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<DevicePath> {
     if conf.get("unprivileged").as_deref() != Some("1") || conf.get("lxc.idmap").is_some() {
         return Vec::new();
     }
-    let shut = |device: &&Device| {
-        let needs = match device.kind {
-            DeviceKind::Gpu | DeviceKind::Control | DeviceKind::Uvm | DeviceKind::UvmTools => 0o006,
+    let shut = |path: &DevicePath| {
+        let needs = match path {
+            DevicePath::Gpu(_) | DevicePath::Control | DevicePath::Uvm | DevicePath::UvmTools => 0o006,
             // A capability is held by having its node open, for reading.
-            DeviceKind::CapFile => 0o004,
-            DeviceKind::Modeset | DeviceKind::Caps | DeviceKind::Dri => 0,
+            DevicePath::CapFile(_) => 0o004,
+            DevicePath::Modeset | DevicePath::Caps | DevicePath::Card(_) | DevicePath::Render(_) => 0,
         };
-        matches!(inventory.node(&device.path), DeviceNode::Device { mode, .. } if mode & needs != needs)
+        matches!(inventory.node(*path), DeviceNode::Device { mode, .. } if mode & needs != needs)
     };
-    choice.devices.iter().filter(shut).map(|device| device.path.as_str()).collect()
+    choice.devices.iter().map(|device| device.path).filter(shut).collect()
 }
 
 /// What a running container has, compared with what is wanted: one sentence
 /// for each difference, none when no restart is needed for its devices. What
 /// could not be looked at is not known to differ.
-pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<String> {
+pub fn differences(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<String> {
     let mut said = Vec::new();
     for device in without_passed(conf, wanted) {
-        let path = device.source.as_str();
-        if has.unseen.contains_key(path) {
+        let path = device.path.to_string();
+        if has.unseen.contains_key(&path) {
             continue;
         }
-        let right = match has.nodes.get(path) {
+        let right = match has.nodes.get(&path) {
             Some((0, 0)) => true,
             Some(number) => *number == (device.major, device.minor),
             None => false,
@@ -181,32 +168,27 @@ pub fn differences(conf: &Document, has: &Attached, wanted: &[Wanted]) -> Vec<St
     }
     // What a devN line passes is the user's, also one that is on its way in or out.
     let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
-    let is_passed = |path: &str| lines.iter().any(|line| line.path() == Some(path));
-    for path in has.nodes.keys().filter(|path| is_ours(path) && !is_passed(path)) {
-        if !wanted.iter().any(|w| w.source.as_str() == path) {
+    let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
+    for path in has.nodes.keys().filter_map(|path| path.parse::<DevicePath>().ok()) {
+        // A DRM node may be the user's, and so is any other node of NVIDIA's
+        // (nvidia-nvswitchctl, nvidia-fs, IMEX channels).
+        if !path.is_drm() && !is_passed(path) && !wanted.iter().any(|device| device.path == path) {
             said.push(format!("the running container still has {path}"));
         }
     }
     said
 }
 
-/// Whether a node in a container is one that we attach and take away. Other
-/// nodes of NVIDIA's (nvidia-nvswitchctl, nvidia-fs, IMEX channels) are the
-/// user's, and so may be a DRM node.
-fn is_ours(path: &str) -> bool {
-    path.parse::<DevicePath>().is_ok_and(|device| device.kind() != Kind::Dri)
-}
-
 /// One sentence for each wanted device that only a `devN:` line passes which
 /// is pending deletion: its next start takes the device away, and a reboot
 /// from inside asks no hookscript before.
-pub fn going(conf: &Document, wanted: &[Wanted]) -> Vec<String> {
+pub fn going(conf: &Document, wanted: &[Device]) -> Vec<String> {
     let there = present(conf);
-    let is_wanted = |path: &str| wanted.iter().any(|w| w.source.as_str() == path);
-    let has_pair = |path: &str| there.iter().any(|pair| pair.source.as_str() == path);
+    let is_wanted = |path| wanted.iter().any(|device| device.path == path);
+    let has_pair = |path| there.iter().any(|pair| pair.path == path);
     let lines = passthrough::going(conf).into_iter();
-    let said = |line: passthrough::DevLine| {
-        let path = line.path().filter(|path| is_wanted(path) && !has_pair(path))?;
+    let said = |line: DevLine| {
+        let path = line.device().filter(|path| is_wanted(*path) && !has_pair(*path))?;
         Some(format!(
             "{} is pending deletion: the next start, also a reboot from inside, takes {path} away",
             line.key
@@ -218,13 +200,10 @@ pub fn going(conf: &Document, wanted: &[Wanted]) -> Vec<String> {
 /// The GPUs that `devN:` lines pass to a running container beside the nodes
 /// that our settings give it: nvidia-smi lists them too.
 pub fn gpus_beside(conf: &Document, nodes: &[String]) -> usize {
-    let is_gpu = |path: &&str| path.parse::<DevicePath>().is_ok_and(|device| device.kind() == Kind::Gpu);
     let lines = passthrough::now(conf);
-    let mut paths: Vec<&str> = lines.iter().filter_map(|line| line.path()).filter(is_gpu).collect();
-    paths.retain(|path| !nodes.iter().any(|node| node == path));
-    paths.sort_unstable();
-    paths.dedup();
-    paths.len()
+    let devices: BTreeSet<DevicePath> = lines.iter().filter_map(DevLine::device).collect();
+    let beside = |path: &&DevicePath| !nodes.iter().any(|node| *node == path.to_string());
+    devices.iter().filter(|path| matches!(path, DevicePath::Gpu(_))).filter(beside).count()
 }
 
 /// The fault that missing devices are, where a policy asks for one.
@@ -263,8 +242,8 @@ mod tests {
         Attached { nodes, ..Attached::default() }
     }
 
-    fn gpu(number: u32) -> Wanted {
-        Wanted { source: crate::host::gpus::gpu_path(number).parse().unwrap(), major: 195, minor: number }
+    fn gpu(number: u32) -> Device {
+        Device { path: DevicePath::Gpu(number), major: 195, minor: number }
     }
 
     #[test]

@@ -5,10 +5,12 @@
 #[path = "../../tests/conf/support/mod.rs"]
 mod support;
 
+use phoenix_nvidia::device::Device;
 use phoenix_nvidia::host::masks;
-use phoenix_nvidia::pve::conf::devices::{Wanted, present, reconcile, without_passed};
+use phoenix_nvidia::pve::conf::devices::present;
 use phoenix_nvidia::pve::conf::document::{ConfValue, Document, EnvKey, Form};
 use phoenix_nvidia::pve::conf::mounts::mounts;
+use phoenix_nvidia::pve::conf::reconcile::{reconcile, without_passed};
 use phoenix_nvidia::pve::passthrough;
 use support::{lines, ours_and_theirs, wanted};
 
@@ -42,7 +44,7 @@ pub fn holds(data: &[u8]) {
     reads(&document);
     let bits = u16::from_le_bytes([head[0], head[1]]);
     let chosen = |n: &usize| bits & (1 << n) != 0;
-    let list: Vec<Wanted> =
+    let list: Vec<Device> =
         (0..DEVICES.len()).filter(chosen).map(|n| wanted(DEVICES[n].0, DEVICES[n].1, DEVICES[n].2)).collect();
     let form = if head[2] & 1 == 0 { Form::Pve } else { Form::Lxc };
     edits(&document, &list, form);
@@ -72,7 +74,7 @@ fn reads(document: &Document) {
     assert!(passthrough::going(document).len() <= passthrough::now(document).len());
 }
 
-fn edits(document: &Document, list: &[Wanted], form: Form) -> Document {
+fn edits(document: &Document, list: &[Device], form: Form) -> Document {
     // What an empty list asks for is nothing at all.
     let masks = masks::mounts("101".parse().expect("a container"));
     let wanted_mounts = if list.is_empty() { Vec::new() } else { masks };
@@ -94,14 +96,9 @@ fn edits(document: &Document, list: &[Wanted], form: Form) -> Document {
     let there = present(&after);
     assert!(there.iter().all(|p| p.flaw.is_none() || form == Form::Lxc), "{there:?}");
     for wish in &expected {
-        assert_eq!(
-            there.iter().filter(|p| p.source == wish.source).count(),
-            1,
-            "{} in {after:?}",
-            wish.source
-        );
+        assert_eq!(there.iter().filter(|p| p.path == wish.path).count(), 1, "{} in {after:?}", wish.path);
     }
-    assert!(there.iter().all(|p| p.rule.is_some() && expected.iter().any(|w| w.source == p.source)));
+    assert!(there.iter().all(|p| p.rule.is_some() && expected.iter().any(|w| w.path == p.path)));
     after
 }
 

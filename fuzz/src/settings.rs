@@ -1,8 +1,8 @@
 //! Settings files, and the values in them that have a syntax of their own.
 
+use phoenix_nvidia::device::assignment::{Assignment, GpuName};
+use phoenix_nvidia::device::pci::PciAddress;
 use phoenix_nvidia::driver::desired::Sha256;
-use phoenix_nvidia::host::assignment::{Assignment, GpuName};
-use phoenix_nvidia::host::pci::PciAddress;
 use phoenix_nvidia::settings::envfile::{EnvLine, parse};
 use phoenix_nvidia::settings::{Call, Given, Origin, Places, Settings, keys};
 use phoenix_nvidia::sys::text;

@@ -1,17 +1,19 @@
 //! `detach`: the hookscript, the settings and the device pairs go.
 
 use crate::cli::Detach;
+use crate::device::{Device, Number};
 use crate::driver::repo;
 use crate::exit::{Code, Fault};
 use crate::guest::exec::Guest;
 use crate::host::masks;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
-use crate::pve::conf::devices::reconcile;
+use crate::pve::conf::devices::{Present, present};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::EnvKey;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::mounts::mounts;
+use crate::pve::conf::reconcile::reconcile;
 use crate::pve::conf::store::Caller;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
@@ -248,17 +250,11 @@ fn ours_again(now: &Document, before: &Document) -> Option<Document> {
             changed = Some(new);
         }
     }
-    let wanted: Vec<_> = crate::pve::conf::devices::present(before)
-        .into_iter()
-        .filter_map(|p| {
-            let number = p.rule?;
-            Some(crate::pve::conf::devices::Wanted {
-                source: p.source,
-                major: number.major,
-                minor: number.minor,
-            })
-        })
-        .collect();
+    let device = |pair: Present| {
+        let Number { major, minor } = pair.rule?;
+        Some(Device { path: pair.path, major, minor })
+    };
+    let wanted: Vec<Device> = present(before).into_iter().filter_map(device).collect();
     match reconcile(changed.as_ref().unwrap_or(now), &wanted, &mounts(before), Form::Pve) {
         Some(edit) => Some(edit.document),
         None => changed,

@@ -4,6 +4,7 @@
 mod diff;
 
 use super::run::{Hand, nodes, refused};
+use crate::device::Device;
 use crate::driver::desired::Desired;
 use crate::exit::Code;
 use crate::guest::attached;
@@ -16,9 +17,9 @@ use crate::host::provide::inspect;
 use crate::job::desired::Software;
 use crate::job::startable;
 use crate::plan::{self, Intent};
-use crate::pve::conf::devices::reconcile;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
+use crate::pve::conf::reconcile::reconcile;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
 use crate::pve::pct;
@@ -120,7 +121,7 @@ impl Steps {
         &mut self,
         hand: &Hand,
         document: &Document,
-        wanted: &[crate::pve::conf::devices::Wanted],
+        wanted: &[Device],
     ) -> anyhow::Result<Vec<String>> {
         let Some(init) = pct::init(hand.ctid)? else { return Ok(Vec::new()) };
         let limit = hand.settings.value(keys::CHECK_TIMEOUT);
@@ -210,7 +211,7 @@ impl Steps {
         document: &Document,
         counts: fn(&Obstacle) -> bool,
     ) {
-        let made = |o: &Obstacle| matches!(o, Obstacle::Device { path, .. } if choice.to_make.iter().any(|n| n.path == *path));
+        let made = |o: &Obstacle| matches!(o, Obstacle::Device { path, .. } if choice.to_make.iter().any(|n| n.node.to_string() == *path));
         let mut found = startable::obstacles_of(document, &hand.settings, Some(choice));
         found.retain(|obstacle| counts(obstacle) && !made(obstacle));
         if !found.is_empty() && self.refused.is_none() {

@@ -4,9 +4,10 @@
 //! missing, and no hookscript is asked before that; so this runs ahead of the
 //! first guest, and prepares what nobody may have assigned yet.
 
+use crate::device::assignment::Assignment;
+use crate::device::{self, DevicePath};
 use crate::exit::Code;
-use crate::host::assignment::Assignment;
-use crate::host::choose::{Capabilities, DeviceKind, choose};
+use crate::host::choose::{Capabilities, choose};
 use crate::host::diagnose;
 use crate::host::gpus::Inventory;
 use crate::host::masks;
@@ -43,7 +44,7 @@ pub fn run() -> anyhow::Result<Code> {
     }
     match provided.made.as_slice() {
         [] => log::info!("{}: every node was there", plan::describe(&provided.choice)),
-        made => log::info!("{}: made {}", plan::describe(&provided.choice), made.join(", ")),
+        made => log::info!("{}: made {}", plan::describe(&provided.choice), device::joined(made, ", ")),
     }
     match plan::fault(&provided.choice) {
         Some(fault) => Err(fault.into()),
@@ -77,7 +78,7 @@ fn prepare_modeset(host: View<'_>, provided: &mut Provided, deadline: &Deadline)
     let inventory = Inventory::read_for(host, true);
     let graphics = Capabilities { graphics: true, ..Capabilities::default() };
     let mut choice = choose(&inventory, &Assignment::None, &graphics);
-    choice.to_make.retain(|node| node.kind == DeviceKind::Modeset);
+    choice.to_make.retain(|node| node.path == DevicePath::Modeset);
     if !choice.to_make.is_empty() {
         let prepared = nodes::prepare(host, &inventory, &choice.to_make, deadline);
         provided.made.extend(prepared.made);

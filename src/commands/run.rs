@@ -6,11 +6,12 @@
 use crate::commands::hook::pre_start::apply;
 use crate::commands::hook::pre_start::devices;
 use crate::commands::hook::pre_start::mounts;
+use crate::device::{Device, DevicePath};
 use crate::exit::{Code, Context as _, Fault, code_of};
 use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::verify::{Opened, open_nodes};
-use crate::host::choose::{Choice, DeviceKind};
+use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::chain;
 use crate::job::desired;
@@ -21,8 +22,6 @@ use crate::job::locks;
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::cluster;
-use crate::pve::conf::devices::Kind;
-use crate::pve::conf::devices::Wanted;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Caller;
 use crate::pve::conf::store::Conf;
@@ -96,7 +95,7 @@ impl Hand {
         if let Some(fault) = plan::fault(choice) {
             return Err(fault.into());
         }
-        let wanted = plan::wanted(choice);
+        let wanted = choice.devices.clone();
         let words = plan::describe(choice);
         if !plan::is_right(&document, &wanted, &plan::mounts(self.ctid, intent, &document)) {
             self.must_be_editable(&document)?;
@@ -168,7 +167,7 @@ impl Hand {
         &self,
         software: &Software,
         choice: &Choice,
-        wanted: &[Wanted],
+        wanted: &[Device],
         patience: &RestartTimeouts,
         driver: &mut Option<Version>,
     ) -> anyhow::Result<()> {
@@ -250,7 +249,7 @@ impl Hand {
 
     /// Compares what the running container has with what is wanted: also a
     /// run that was killed after its edit of the conf leads to the restart.
-    fn devices_changed(&self, wanted: &[Wanted]) -> anyhow::Result<bool> {
+    fn devices_changed(&self, wanted: &[Device]) -> anyhow::Result<bool> {
         let document = self.conf.read()?.document;
         let Some(init) = pct::init(self.ctid)? else { return Ok(false) };
         let limit = self.settings.value(keys::CHECK_TIMEOUT);
@@ -321,9 +320,8 @@ impl Hand {
 /// The nodes that the running container has and may not open: its device rules
 /// are those of its start, and the conf's may be right only since. A sentence
 /// each; none where they could not be tried.
-pub fn refused(ctid: Ctid, wanted: &[Wanted], limit: Duration) -> Vec<String> {
-    let files = wanted.iter().filter(|device| device.source.kind() != Kind::Caps);
-    let nodes: Vec<String> = files.map(|device| device.source.as_str().to_owned()).collect();
+pub fn refused(ctid: Ctid, wanted: &[Device], limit: Duration) -> Vec<String> {
+    let nodes = files(wanted);
     if nodes.is_empty() {
         return Vec::new();
     }
@@ -334,5 +332,10 @@ pub fn refused(ctid: Ctid, wanted: &[Wanted], limit: Duration) -> Vec<String> {
 
 /// The paths that the verification opens: files, not directories.
 pub fn nodes(choice: &Choice) -> Vec<String> {
-    choice.devices.iter().filter(|d| d.kind != DeviceKind::Caps).map(|d| d.path.clone()).collect()
+    files(&choice.devices)
+}
+
+fn files(devices: &[Device]) -> Vec<String> {
+    let files = devices.iter().map(|device| device.path).filter(|path| *path != DevicePath::Caps);
+    files.map(|path| path.to_string()).collect()
 }

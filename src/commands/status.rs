@@ -14,13 +14,12 @@ use crate::job::desired;
 use crate::job::locks;
 use crate::job::startable;
 use crate::plan::{self, Intent};
-use crate::pve::conf::devices::Kind;
-use crate::pve::conf::devices::pairs_are_right;
 use crate::pve::conf::devices::present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::mounts;
 use crate::pve::conf::mounts::mounts;
+use crate::pve::conf::reconcile::pairs_are_right;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::net;
@@ -251,7 +250,7 @@ pub fn confs(look: &mut Look) -> Confs {
 /// Whether a conf has settings, entries or a hookscript of ours.
 pub fn concerns_us(look: &Look, storages: &[Storage], conf: &Document) -> bool {
     conf.environment().iter().any(|line| keys::by_name(&line.key).is_some())
-        || present(conf).iter().any(|p| p.source.kind() != Kind::Dri)
+        || present(conf).iter().any(|p| !p.path.is_drm())
         || !mounts(conf).is_empty()
         || Hookscript::of(look, storages, conf).is_meant()
 }

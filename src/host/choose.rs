@@ -1,11 +1,11 @@
 //! Choosing: from what the settings ask for and what the host has to the
 //! devices that the container gets. Pure.
 
-use super::assignment::Assignment;
 use super::device_node::DeviceNode;
-use super::facts::is_dynamic;
-use super::gpus::{CAPS_DIR, CTL, Gpu, Inventory, MODESET, UVM, UVM_TOOLS, cap_path, expected, gpu_path};
+use super::gpus::{Gpu, Inventory};
 use super::resolve::{Missing, Resolved, resolve, split_cards};
+use crate::device::assignment::Assignment;
+use crate::device::{Device, DevicePath, Number, is_dynamic};
 use anyhow::bail;
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -58,49 +58,15 @@ impl FromStr for Capabilities {
     }
 }
 
-/// What a device is, as far as others need to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DeviceKind {
-    /// `/dev/nvidiaN`.
-    Gpu,
-    /// `/dev/nvidiactl`.
-    Control,
-    /// `/dev/nvidia-modeset`.
-    Modeset,
-    /// `/dev/nvidia-uvm`.
-    Uvm,
-    /// `/dev/nvidia-uvm-tools`.
-    UvmTools,
-    /// The directory `/dev/nvidia-caps`; its numbers are the monitor capability's.
-    Caps,
-    /// `/dev/nvidia-caps/nvidia-capN`, for a MIG instance.
-    CapFile,
-    /// `/dev/dri/…` of a chosen card.
-    Dri,
-}
-
-/// A device that the container gets: it is there, with these numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// Its path on the host.
-    pub path: String,
-    /// Its major number.
-    pub major: u32,
-    /// Its minor number.
-    pub minor: u32,
-    /// What it is.
-    pub kind: DeviceKind,
-}
-
 /// A device that is wanted and whose node is not there, or is a stale one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToMake {
-    /// The path of the node (for the caps directory: of the monitor capability's node).
-    pub path: String,
-    /// What it is.
-    pub kind: DeviceKind,
-    /// The numbers it ought to have; none while the module that knows them isn't loaded.
-    pub numbers: Option<(u32, u32)>,
+    /// The device that the container gets.
+    pub path: DevicePath,
+    /// Its node; another path for the caps directory alone: the monitor capability's.
+    pub node: DevicePath,
+    /// The number it ought to have; none while the module that knows it isn't loaded.
+    pub number: Option<Number>,
     /// What is wrong with it, for messages: `is missing`, `has the stale major 510, not 511`.
     pub why: String,
 }
@@ -125,13 +91,13 @@ impl Choice {
     #[must_use]
     pub fn settled(mut self) -> Choice {
         for node in std::mem::take(&mut self.to_make) {
-            if node.kind == DeviceKind::Caps {
+            if node.path == DevicePath::Caps {
                 // Access to the MIG monitor is a courtesy: nvidia-smi works without it.
-                self.notes.push(format!("{} {}: left out", node.path, node.why));
+                self.notes.push(format!("{} {}: left out", node.node, node.why));
                 continue;
             }
             self.missing.push(Missing {
-                what: node.path,
+                what: node.path.to_string(),
                 why: node.why,
                 has: None,
                 remedy: Some(PREPARE.into()),
@@ -151,14 +117,14 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     let resolved = if loaded { resolve(inventory, assignment) } else { Resolved::default() };
     choice.gpus = resolved.gpus.iter().filter_map(|i| inventory.gpus.get(*i)).cloned().collect();
     for minor in choice.gpus.iter().filter_map(|gpu| gpu.minor).collect::<Vec<_>>() {
-        choice.want(inventory, gpu_path(minor), DeviceKind::Gpu);
+        choice.want(inventory, DevicePath::Gpu(minor));
     }
-    choice.want(inventory, CTL.into(), DeviceKind::Control);
+    choice.want(inventory, DevicePath::Control);
     if capabilities.wants_display() {
-        choice.want(inventory, MODESET.into(), DeviceKind::Modeset);
+        choice.want(inventory, DevicePath::Modeset);
     }
-    choice.want(inventory, UVM.into(), DeviceKind::Uvm);
-    choice.want(inventory, UVM_TOOLS.into(), DeviceKind::UvmTools);
+    choice.want(inventory, DevicePath::Uvm);
+    choice.want(inventory, DevicePath::UvmTools);
     choice.want_capabilities(inventory, &resolved);
     if capabilities.wants_display() {
         choice.want_dri();
@@ -168,24 +134,20 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     choice
 }
 
-/// Of all that this host has, the devices that are `named` by their paths
-/// (the caps directory by its own), and nothing else: for a conf whose
-/// settings can't be read, and whose entries stay as far as they are right.
-pub fn keep(inventory: &Inventory, named: &[String]) -> Choice {
-    let display = named.iter().any(|path| path == MODESET || path.starts_with("/dev/dri/"));
+/// Of all that this host has, the devices that are `named`, and nothing else:
+/// for a conf whose settings can't be read, and whose entries stay as far as
+/// they are right.
+pub fn keep(inventory: &Inventory, named: &[DevicePath]) -> Choice {
+    let display = named.iter().any(|path| path.is_display());
     let wanted = Capabilities { graphics: display, ..Capabilities::default() };
     let mut choice = choose(inventory, &Assignment::All, &wanted);
     if !inventory.mig.is_empty() {
         // With every instance chosen the directory was not; it may be what is named.
         choice.want_capabilities(inventory, &Resolved::default());
     }
-    let is_named = |kind: DeviceKind, path: &str| {
-        let path = if kind == DeviceKind::Caps { CAPS_DIR } else { path };
-        named.iter().any(|name| name == path)
-    };
-    choice.devices.retain(|d| is_named(d.kind, &d.path));
-    choice.to_make.retain(|n| is_named(n.kind, &n.path));
-    choice.gpus.retain(|g| g.path().is_some_and(|path| is_named(DeviceKind::Gpu, &path)));
+    choice.devices.retain(|device| named.contains(&device.path));
+    choice.to_make.retain(|node| named.contains(&node.path));
+    choice.gpus.retain(|gpu| gpu.path().is_some_and(|path| named.contains(&path)));
     choice.missing.clear();
     choice.notes.clear();
     choice
@@ -194,46 +156,48 @@ pub fn keep(inventory: &Inventory, named: &[String]) -> Choice {
 impl Choice {
     /// Takes in the node if it is right, puts it among those to be made if
     /// making it would help, among the missing if not.
-    fn want(&mut self, inventory: &Inventory, path: String, kind: DeviceKind) {
-        let numbers = expected(inventory, &path);
-        let why = match (inventory.node(&path), numbers) {
-            (DeviceNode::Device { major, minor, .. }, Some(n)) if n == (*major, *minor) => {
-                if kind == DeviceKind::Modeset && modeset_is_unloaded(inventory) {
+    fn want(&mut self, inventory: &Inventory, path: DevicePath) {
+        self.want_by(inventory, path, path);
+    }
+
+    /// The same, for a device whose node has another path.
+    fn want_by(&mut self, inventory: &Inventory, path: DevicePath, node: DevicePath) {
+        let number = inventory.majors.number_of(node);
+        let why = match (inventory.node(node), number) {
+            (DeviceNode::Device { major, minor, .. }, Some(n)) if (n.major, n.minor) == (*major, *minor) => {
+                if path == DevicePath::Modeset && modeset_is_unloaded(inventory) {
                     "stands without its module, nvidia-modeset".to_owned()
                 } else {
-                    return self.take(path, kind, n);
+                    return self.devices.push(Device { path, major: *major, minor: *minor });
                 }
             }
             // /proc/devices could not be read: a node in the dynamic range is believed.
             (DeviceNode::Device { major, minor, .. }, None)
                 if inventory.majors.is_empty() && is_dynamic(*major) =>
             {
-                return self.take(path, kind, (*major, *minor));
+                return self.devices.push(Device { path, major: *major, minor: *minor });
             }
             (DeviceNode::Device { major, .. }, None) => {
                 format!("has major {major}, and its module isn't loaded")
             }
             (DeviceNode::Device { major, minor, .. }, Some(n)) => {
-                format!("is the device {major}:{minor}, not {}:{}", n.0, n.1)
+                format!("is the device {major}:{minor}, not {}:{}", n.major, n.minor)
             }
             (DeviceNode::Absent, Some(_)) => "is missing".to_owned(),
             (DeviceNode::Absent, None) => "is missing, and its module isn't loaded".to_owned(),
             (DeviceNode::Other(what), _) => {
-                let remedy = format!("ls -l {path}; if nothing needs it: rm -r {path} && {PREPARE}");
+                let remedy = format!("ls -l {node}; if nothing needs it: rm -r {node} && {PREPARE}");
                 let why = format!("is {what} on this host, not a device");
-                return self.missing.push(Missing { what: path, why, has: None, remedy: Some(remedy) });
+                let what = node.to_string();
+                return self.missing.push(Missing { what, why, has: None, remedy: Some(remedy) });
             }
             (DeviceNode::Unknown, _) => {
                 let why = "could not be looked at".to_owned();
-                return self.missing.push(Missing { what: path, why, has: None, remedy: None });
+                let what = node.to_string();
+                return self.missing.push(Missing { what, why, has: None, remedy: None });
             }
         };
-        self.to_make.push(ToMake { path, kind, numbers, why });
-    }
-
-    fn take(&mut self, path: String, kind: DeviceKind, (major, minor): (u32, u32)) {
-        let path = if kind == DeviceKind::Caps { CAPS_DIR.to_owned() } else { path };
-        self.devices.push(Device { path, major, minor, kind });
+        self.to_make.push(ToMake { path, node, number, why });
     }
 
     /// The capability nodes of the chosen MIG instances; without any, the
@@ -242,10 +206,10 @@ impl Choice {
         let chosen = resolved.mig.iter().filter_map(|i| inventory.mig.get(*i));
         let minors: BTreeSet<u32> = chosen.flat_map(|m| [m.gi_minor, m.ci_minor]).collect();
         for minor in &minors {
-            self.want(inventory, cap_path(*minor), DeviceKind::CapFile);
+            self.want(inventory, DevicePath::CapFile(*minor));
         }
         if let (true, Some(monitor)) = (minors.is_empty(), inventory.monitor) {
-            self.want(inventory, cap_path(monitor), DeviceKind::Caps);
+            self.want_by(inventory, DevicePath::Caps, DevicePath::CapFile(monitor));
         }
     }
 
@@ -261,12 +225,7 @@ impl Choice {
                     remedy: Some("modprobe nvidia-drm".into()),
                 });
             }
-            self.devices.extend(gpu.dri.iter().map(|dri| Device {
-                path: dri.path.clone(),
-                major: dri.major,
-                minor: dri.minor,
-                kind: DeviceKind::Dri,
-            }));
+            self.devices.extend(&gpu.dri);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What is at a path under /dev.
 
+use crate::device::DevicePath;
 use crate::sys::look::{Look, Seen, Stat};
 
 /// What is at a path under /dev.
@@ -28,8 +29,8 @@ pub enum DeviceNode {
 
 impl DeviceNode {
     /// Reads the node at `path`. Follows a symlink: udev rules may make one.
-    pub fn at(look: &mut Look<'_>, path: &str) -> DeviceNode {
-        match look.stat(path) {
+    pub fn at(look: &mut Look<'_>, path: DevicePath) -> DeviceNode {
+        match look.stat(&path.to_string()) {
             Seen::Absent => DeviceNode::Absent,
             Seen::Is(stat) => DeviceNode::of(&stat),
             Seen::Unseen(why) => {

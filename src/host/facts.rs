@@ -1,6 +1,7 @@
 //! The texts that the kernel driver shows under /proc, parsed. Pure.
 
-use super::pci::PciAddress;
+use crate::device::pci::PciAddress;
+use crate::device::{DevicePath, NVIDIA_MAJOR, Number};
 
 /// `/proc/driver/nvidia/gpus/<address>/information`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,14 +50,6 @@ fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Majors {
     table: Vec<(u32, String)>,
-}
-
-/// The fixed major of the GPU nodes, of nvidiactl and of nvidia-modeset.
-pub const NVIDIA_MAJOR: u32 = 195;
-
-/// The ranges from which the kernel gives out majors to those who ask for any.
-pub fn is_dynamic(major: u32) -> bool {
-    matches!(major, 234..=254 | 384..=511)
 }
 
 impl Majors {
@@ -109,6 +102,18 @@ impl Majors {
     /// The dynamic major of the capability nodes.
     pub fn caps(&self) -> Option<u32> {
         self.of("nvidia-caps")
+    }
+
+    /// The number of the node at `path` on this host; none while the module
+    /// that has it isn't loaded, and for DRM nodes, which tell it themselves.
+    pub fn number_of(&self, path: DevicePath) -> Option<Number> {
+        let uvm = |minor| self.uvm().map(|major| Number { major, minor });
+        match path {
+            DevicePath::Uvm => uvm(0),
+            DevicePath::UvmTools => uvm(1),
+            DevicePath::CapFile(minor) => self.caps().map(|major| Number { major, minor }),
+            _ => path.static_number(),
+        }
     }
 
     /// Whether nvidia-modeset is loaded. Up to 535 the front end held major

@@ -1,10 +1,11 @@
 //! The inventory: which GPUs this host has, and what the driver made of them.
 
 use super::device_node::DeviceNode;
-use super::facts::{self, Information, Majors, NVIDIA_MAJOR};
+use super::facts::{self, Information, Majors};
 use super::kernel_driver::{self, KernelDriver};
 use super::mig::{self, MigInstance};
-use super::pci::PciAddress;
+use crate::device::pci::PciAddress;
+use crate::device::{Device, DevicePath};
 use crate::pve::sharing::{self, Claim};
 use crate::pve::vms;
 use crate::sys::look::{Look, View, Walk};
@@ -29,7 +30,7 @@ pub struct Gpu {
     /// The driver was told to leave it alone.
     pub excluded: bool,
     /// Its DRM nodes, card and render, when they were asked for.
-    pub dri: Vec<DriNode>,
+    pub dri: Vec<Device>,
 }
 
 impl Gpu {
@@ -47,46 +48,10 @@ impl Gpu {
     }
 
     /// The path of its node.
-    pub fn path(&self) -> Option<String> {
-        self.minor.map(gpu_path)
+    pub fn path(&self) -> Option<DevicePath> {
+        self.minor.map(DevicePath::Gpu)
     }
 }
-
-/// A DRM node of a card.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriNode {
-    /// `/dev/dri/card1`.
-    pub path: String,
-    /// Its major number, 226.
-    pub major: u32,
-    /// Its minor number.
-    pub minor: u32,
-}
-
-/// `/dev/nvidiaN`.
-pub fn gpu_path(minor: u32) -> String {
-    format!("/dev/nvidia{minor}")
-}
-
-/// `/dev/nvidia-caps/nvidia-capN`.
-pub fn cap_path(minor: u32) -> String {
-    format!("{CAPS_DIR}/nvidia-cap{minor}")
-}
-
-/// The directory of the capability nodes.
-pub const CAPS_DIR: &str = "/dev/nvidia-caps";
-/// The control device.
-pub const CTL: &str = "/dev/nvidiactl";
-/// Its minor.
-pub const CTL_MINOR: u32 = 255;
-/// Mode setting, for graphics.
-pub const MODESET: &str = "/dev/nvidia-modeset";
-/// Its minor.
-pub const MODESET_MINOR: u32 = 254;
-/// Unified memory.
-pub const UVM: &str = "/dev/nvidia-uvm";
-/// The same, for profilers.
-pub const UVM_TOOLS: &str = "/dev/nvidia-uvm-tools";
 
 /// What this host has.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +75,7 @@ pub struct Inventory {
     /// Whether the driver lists its cards; if not, a node under /dev is all there is to go by.
     pub listed: bool,
     /// The nodes that were looked at.
-    pub nodes: BTreeMap<String, DeviceNode>,
+    pub nodes: BTreeMap<DevicePath, DeviceNode>,
     /// The driver's own texts, for the copies that containers see.
     pub shown: Proc,
 }
@@ -182,8 +147,8 @@ impl Inventory {
     }
 
     /// What stands at `path`; a path that was not looked at is unknown.
-    pub fn node(&self, path: &str) -> &DeviceNode {
-        self.nodes.get(path).unwrap_or(&DeviceNode::Unknown)
+    pub fn node(&self, path: DevicePath) -> &DeviceNode {
+        self.nodes.get(&path).unwrap_or(&DeviceNode::Unknown)
     }
 
     /// The file of the driver that stands for the capability with this minor.
@@ -218,8 +183,13 @@ impl Inventory {
             }
             // A driver that doesn't show its cards: believe the nodes.
             None if self.driver.is_some() => {
-                let minors = look.names("/dev").into_iter().flatten().filter_map(|name| minor_of_name(&name));
-                self.gpus.extend(minors.map(|minor| Gpu { minor: Some(minor), ..Gpu::unknown() }));
+                let names = look.names("/dev").into_iter().flatten();
+                let minor = |name: String| match format!("/dev/{name}").parse() {
+                    Ok(DevicePath::Gpu(minor)) => Some(minor),
+                    _ => None,
+                };
+                let card = |minor| Gpu { minor: Some(minor), ..Gpu::unknown() };
+                self.gpus.extend(names.filter_map(minor).map(card));
             }
             None => {}
         }
@@ -245,16 +215,16 @@ impl Inventory {
     }
 
     fn read_nodes(&mut self, look: &mut Look, display: bool) {
-        let mut paths: Vec<String> = self.gpus.iter().filter_map(Gpu::path).collect();
-        paths.extend([CTL, UVM, UVM_TOOLS].map(String::from));
-        paths.extend(self.monitor.map(cap_path));
-        paths.extend(self.mig.iter().flat_map(|m| [cap_path(m.gi_minor), cap_path(m.ci_minor)]));
+        let mut paths: Vec<DevicePath> = self.gpus.iter().filter_map(Gpu::path).collect();
+        paths.extend([DevicePath::Control, DevicePath::Uvm, DevicePath::UvmTools]);
+        paths.extend(self.monitor.map(DevicePath::CapFile));
+        paths.extend(self.mig.iter().flat_map(|m| [m.gi_minor, m.ci_minor]).map(DevicePath::CapFile));
         if display {
-            paths.push(MODESET.to_owned());
-            paths.extend(self.gpus.iter().flat_map(|gpu| &gpu.dri).map(|dri| dri.path.clone()));
+            paths.push(DevicePath::Modeset);
+            paths.extend(self.gpus.iter().flat_map(|gpu| &gpu.dri).map(|dri| dri.path));
         }
         for path in paths {
-            self.nodes.entry(path).or_insert_with_key(|path| DeviceNode::at(look, path));
+            self.nodes.entry(path).or_insert_with(|| DeviceNode::at(look, path));
         }
     }
 
@@ -320,52 +290,20 @@ fn card(name: &str, info: Information) -> Gpu {
     }
 }
 
-/// N of `nvidiaN`, but not of nvidiactl's or nvidia-modeset's minor.
-fn minor_of_name(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("nvidia")?;
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok().filter(|minor| *minor < MODESET_MINOR)
-}
-
 /// VGA (0300) and 3D (0302) controllers; a card's sound function is none.
 fn is_nvidia_display(look: &mut Look, device: &str) -> bool {
     let is = |text: Option<String>, start: &str| text.is_some_and(|t| t.starts_with(start));
     is(look.text(&format!("{device}/vendor")), "0x10de") && is(look.text(&format!("{device}/class")), "0x03")
 }
 
-fn dri_nodes(look: &mut Look, pci: PciAddress) -> Vec<DriNode> {
+fn dri_nodes(look: &mut Look, pci: PciAddress) -> Vec<Device> {
     let drm = format!("/sys/bus/pci/devices/{pci}/drm");
-    let mut names = look.names(&drm).unwrap_or_default();
-    names.retain(|name| name.starts_with("card") || name.starts_with("renderD"));
+    let names = look.names(&drm).unwrap_or_default();
     let node = |look: &mut Look, name: &str| {
+        let path = format!("/dev/dri/{name}").parse().ok()?;
         let numbers = look.text(&format!("{drm}/{name}/dev"))?;
         let (major, minor) = numbers.trim().split_once(':')?;
-        Some(DriNode {
-            path: format!("/dev/dri/{name}"),
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
+        Some(Device { path, major: major.parse().ok()?, minor: minor.parse().ok()? })
     };
     names.iter().filter_map(|name| node(look, name)).collect()
-}
-
-/// The numbers that the node at `path` ought to have on this host; none when
-/// the driver that would own it isn't loaded.
-pub fn expected(inventory: &Inventory, path: &str) -> Option<(u32, u32)> {
-    let majors = &inventory.majors;
-    match path {
-        CTL => Some((NVIDIA_MAJOR, CTL_MINOR)),
-        MODESET => Some((NVIDIA_MAJOR, MODESET_MINOR)),
-        UVM => majors.uvm().map(|major| (major, 0)),
-        UVM_TOOLS => majors.uvm().map(|major| (major, 1)),
-        _ => {
-            if let Some(minor) = path.strip_prefix("/dev/").and_then(minor_of_name) {
-                return Some((NVIDIA_MAJOR, minor));
-            }
-            let minor = path.strip_prefix(CAPS_DIR)?.strip_prefix("/nvidia-cap")?.parse().ok()?;
-            majors.caps().map(|major| (major, minor))
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! The machine: its GPUs, its driver, its device nodes.
 
-pub mod assignment;
 pub mod choose;
 pub mod device_node;
 pub mod diagnose;
@@ -11,6 +10,5 @@ pub mod masks;
 pub mod mig;
 pub mod nodes;
 pub mod nvidia_smi;
-pub mod pci;
 pub mod provide;
 pub mod resolve;

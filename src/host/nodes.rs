@@ -1,10 +1,11 @@
 //! Making the device nodes that are wanted and not there. The kernel driver
 //! makes none: after a boot they are missing until something triggers them.
 
-use super::choose::{DeviceKind, ToMake};
+use super::choose::ToMake;
 use super::device_node::DeviceNode;
 use super::facts::{self, Majors, Params};
-use super::gpus::{CAPS_DIR, Inventory, UVM, UVM_TOOLS, expected};
+use super::gpus::Inventory;
+use crate::device::{CAPS_DIR, DevicePath, Number};
 use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::process::{self, Cmd, Failure};
 use crate::sys::time::Deadline;
@@ -30,7 +31,7 @@ const LOAD: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub struct Prepared {
     /// The nodes that are right now and weren't before.
-    pub made: Vec<String>,
+    pub made: Vec<DevicePath>,
     /// What went wrong, each in one line; the nodes that are still missing
     /// are told by choosing again.
     pub problems: Vec<String>,
@@ -64,7 +65,7 @@ pub fn prepare<'a>(
     let absent: Vec<&ToMake> = wanted
         .iter()
         .copied()
-        .filter(|n| n.numbers.is_none() || *inventory.node(&n.path) == DeviceNode::Absent)
+        .filter(|n| n.number.is_none() || *inventory.node(n.node) == DeviceNode::Absent)
         .collect();
     if !absent.is_empty() {
         maker.nvidia_modprobe(&absent);
@@ -98,18 +99,18 @@ struct Maker<'a> {
 impl Maker<'_> {
     /// Whether what stands at the path is nobody else's.
     fn may_be_made(&mut self, node: &ToMake) -> bool {
-        let at = self.look.at(&node.path);
+        let at = self.look.at(&node.node.to_string());
         if fs::symlink_metadata(&at).is_ok_and(|m| m.file_type().is_symlink()) {
-            self.problem(format!("{} is a symbolic link; it is left alone", node.path));
+            self.problem(format!("{} is a symbolic link; it is left alone", node.node));
             return false;
         }
-        let DeviceNode::Device { major, minor, .. } = self.inventory.node(&node.path) else { return true };
+        let DeviceNode::Device { major, minor, .. } = self.inventory.node(node.node) else { return true };
         let whose = match self.majors.owner(*major) {
             Some(owner) if !owner.starts_with("nvidia") => format!("the driver {owner}'s"),
             None if self.majors.is_empty() => "nobody knows whose (/proc/devices cannot be read)".to_owned(),
             _ => return true,
         };
-        let path = &node.path;
+        let path = node.node;
         let text = format!(
             "{path} is the device {major}:{minor}, which is {whose} now; it is left alone (if nothing needs it: rm {path})"
         );
@@ -121,24 +122,24 @@ impl Maker<'_> {
         if !process::installed(self.look.at(NVIDIA_MODPROBE)) {
             return;
         }
-        let of = |kinds: &[DeviceKind]| nodes.iter().filter(|n| kinds.contains(&n.kind)).collect::<Vec<_>>();
+        let wanted = |path: DevicePath| nodes.iter().any(|node| node.path == path);
         let mut args: Vec<String> = Vec::new();
         // nvidiactl's minor is asked for by itself: the cards' don't bring it.
-        for node in of(&[DeviceKind::Gpu, DeviceKind::Control]) {
-            let minor = expected(self.inventory, &node.path).map(|(_, minor)| minor);
+        for node in nodes.iter().filter(|n| matches!(n.node, DevicePath::Gpu(_) | DevicePath::Control)) {
+            let minor = node.node.static_number().map(|number| number.minor);
             args.extend(minor.into_iter().flat_map(|minor| ["-c".to_owned(), minor.to_string()]));
         }
-        if !of(&[DeviceKind::Modeset]).is_empty() {
+        if wanted(DevicePath::Modeset) {
             args.push("-m".to_owned());
         }
-        for node in of(&[DeviceKind::Caps, DeviceKind::CapFile]) {
-            let file = node.numbers.and_then(|(_, minor)| self.inventory.capability_file(minor));
+        for node in nodes {
+            let file = self.capability_file(node);
             args.extend(file.into_iter().flat_map(|file| ["-f".to_owned(), file]));
         }
         if !args.is_empty() {
             self.run(NVIDIA_MODPROBE, &args);
         }
-        if !of(&[DeviceKind::Uvm, DeviceKind::UvmTools]).is_empty() && self.may_make_both_uvm_nodes() {
+        if (wanted(DevicePath::Uvm) || wanted(DevicePath::UvmTools)) && self.may_make_both_uvm_nodes() {
             self.run(NVIDIA_MODPROBE, &["-u".to_owned(), "-c".to_owned(), "0".to_owned()]);
         }
         self.read_majors();
@@ -147,7 +148,7 @@ impl Maker<'_> {
     /// nvidia-modprobe makes these two together, and removes first what stands
     /// in the place of either.
     fn may_make_both_uvm_nodes(&self) -> bool {
-        [UVM, UVM_TOOLS].iter().all(|path| match self.inventory.node(path) {
+        [DevicePath::Uvm, DevicePath::UvmTools].into_iter().all(|path| match self.inventory.node(path) {
             DeviceNode::Device { major, .. } => {
                 self.majors.owner(*major).is_none_or(|owner| owner.starts_with("nvidia"))
             }
@@ -160,8 +161,8 @@ impl Maker<'_> {
         let Some(modprobe) = MODPROBE.into_iter().find(|path| process::installed(self.look.at(path))) else {
             return;
         };
-        let uvm = wanted.iter().any(|n| matches!(n.kind, DeviceKind::Uvm | DeviceKind::UvmTools));
-        let modeset = wanted.iter().any(|n| n.kind == DeviceKind::Modeset);
+        let uvm = wanted.iter().any(|n| matches!(n.path, DevicePath::Uvm | DevicePath::UvmTools));
+        let modeset = wanted.iter().any(|n| n.path == DevicePath::Modeset);
         let driver = !self.majors.has_nvidia() && self.inventory.driver.is_none();
         let needs = [
             ("nvidia", driver),
@@ -182,47 +183,46 @@ impl Maker<'_> {
 
     /// Looks whether the node is right by now, and makes it if not.
     fn finish(&mut self, node: &ToMake) {
-        let Some((major, minor)) = self.numbers(node) else { return };
-        if !DeviceNode::at(&mut self.look, &node.path).is(major, minor) {
-            if let Err(error) = self.make(node, major, minor) {
-                return self.problem(format!("cannot make {} (c {major}:{minor}): {error}", node.path));
+        let Some(number) = self.number(node) else { return };
+        if !DeviceNode::at(&mut self.look, node.node).is(number.major, number.minor) {
+            if let Err(error) = self.make(node, number) {
+                return self.problem(format!("cannot make {} ({number}): {error}", node.node));
             }
         }
-        self.prepared.made.push(node.path.clone());
+        self.prepared.made.push(node.node);
     }
 
-    /// The node's numbers, by the majors of now: a module may have come since.
-    fn numbers(&self, node: &ToMake) -> Option<(u32, u32)> {
-        match node.kind {
-            DeviceKind::Uvm => self.majors.uvm().map(|major| (major, 0)),
-            DeviceKind::UvmTools => self.majors.uvm().map(|major| (major, 1)),
-            _ if self.majors.has_nvidia() || self.inventory.driver.is_some() => node.numbers,
+    /// The node's number, by the majors of now: a module may have come since.
+    fn number(&self, node: &ToMake) -> Option<Number> {
+        match node.path {
+            DevicePath::Uvm | DevicePath::UvmTools => self.majors.number_of(node.path),
+            _ if self.majors.has_nvidia() || self.inventory.driver.is_some() => node.number,
             _ => None,
         }
     }
 
     /// One node, with its mode and owner, put in place whole: whoever looks
     /// sees what was there before or the right one.
-    fn make(&mut self, node: &ToMake, major: u32, minor: u32) -> anyhow::Result<()> {
+    fn make(&mut self, node: &ToMake, number: Number) -> anyhow::Result<()> {
         let params = self.params(node);
         if !params.modify {
             anyhow::bail!(
                 "the driver's parameters forbid it (ModifyDeviceFiles: 0): the administrator makes the nodes"
             );
         }
-        if matches!(node.kind, DeviceKind::Caps | DeviceKind::CapFile) {
+        if matches!(node.node, DevicePath::CapFile(_)) {
             let dir = self.look.at(CAPS_DIR);
             if !dir.is_dir() {
                 fs::create_dir(&dir)?;
                 fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
             }
         }
-        let path = self.look.at(&node.path);
+        let path = self.look.at(&node.node.to_string());
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique =
             format!("phoenix-nvidia.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let temp = path.with_extension(unique);
-        let placed = place(&temp, &path, (major, minor), params);
+        let placed = place(&temp, &path, number, params);
         if placed.is_err() {
             // Whatever step failed, nothing of ours stays in /dev.
             let _ = fs::remove_file(&temp);
@@ -237,12 +237,15 @@ impl Maker<'_> {
 
     /// Where the driver says which mode the node has.
     fn params_file(&self, node: &ToMake) -> String {
-        let minor = self.numbers(node).map(|(_, minor)| minor);
-        let capability = match node.kind {
-            DeviceKind::Caps | DeviceKind::CapFile => minor.and_then(|m| self.inventory.capability_file(m)),
+        self.capability_file(node).unwrap_or_else(|| "/proc/driver/nvidia/params".to_owned())
+    }
+
+    /// The driver's file for a capability.
+    fn capability_file(&self, node: &ToMake) -> Option<String> {
+        match node.node {
+            DevicePath::CapFile(minor) => self.inventory.capability_file(minor),
             _ => None,
-        };
-        capability.unwrap_or_else(|| "/proc/driver/nvidia/params".to_owned())
+        }
     }
 
     fn read_majors(&mut self) {
@@ -279,9 +282,9 @@ impl Maker<'_> {
     }
 }
 
-fn place(temp: &Path, path: &Path, (major, minor): (u32, u32), params: Params) -> anyhow::Result<()> {
+fn place(temp: &Path, path: &Path, number: Number, params: Params) -> anyhow::Result<()> {
     let mode = Mode::from_bits_truncate(params.mode);
-    mknod(temp, SFlag::S_IFCHR, mode, makedev(major.into(), minor.into()))?;
+    mknod(temp, SFlag::S_IFCHR, mode, makedev(number.major.into(), number.minor.into()))?;
     // mknod's mode went through our umask.
     fs::set_permissions(temp, Permissions::from_mode(params.mode))?;
     chown(temp, Some(Uid::from_raw(params.uid)), Some(Gid::from_raw(params.gid)))?;

@@ -3,7 +3,7 @@
 //! only when a name in the assignment needs it.
 
 use super::gpus::Inventory;
-use super::pci::PciAddress;
+use crate::device::pci::PciAddress;
 use crate::sys::process::Cmd;
 use crate::sys::time::Deadline;
 use anyhow::{Context as _, bail};

@@ -1,12 +1,13 @@
 //! The whole of it, as pre-start and a call by hand want it: look, choose,
 //! make the nodes that are missing, choose again.
 
-use super::assignment::{Assignment, GpuName};
 use super::choose::{Capabilities, Choice, choose, keep};
 use super::diagnose;
-use super::gpus::{Gpu, Inventory, MODESET};
+use super::gpus::{Gpu, Inventory};
 use super::nodes::prepare;
 use super::resolve::Missing;
+use crate::device::DevicePath;
+use crate::device::assignment::{Assignment, GpuName};
 use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -31,7 +32,7 @@ pub struct Provided {
     /// The devices that are there, and what is missing. Nothing is left to make.
     pub choice: Choice,
     /// Nodes that this call made.
-    pub made: Vec<String>,
+    pub made: Vec<DevicePath>,
     /// What went wrong on the way, and what could not be looked at.
     pub warnings: Vec<String>,
 }
@@ -57,8 +58,8 @@ pub fn provide<'a>(view: impl Into<View<'a>>, request: &Request, deadline: &Dead
 
 /// The same for what a conf names already, by the paths of the devices, where
 /// its settings can't be read: nothing is added, and nothing is missing.
-pub fn provide_named<'a>(view: impl Into<View<'a>>, named: &[String], deadline: &Deadline) -> Provided {
-    let display = named.iter().any(|path| path == MODESET || path.starts_with("/dev/dri/"));
+pub fn provide_named<'a>(view: impl Into<View<'a>>, named: &[DevicePath], deadline: &Deadline) -> Provided {
+    let display = named.iter().any(|path| path.is_display());
     let choose = |inventory: &Inventory| keep(inventory, named);
     Wish { view: view.into(), display, exclusive: None, names: &[], choose: &choose }.grant(deadline)
 }

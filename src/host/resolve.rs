@@ -1,9 +1,9 @@
 //! From the names in `GPU_ASSIGNMENT` to the cards and MIG instances of this
 //! host. Pure.
 
-use super::assignment::{Assignment, GpuName};
 use super::gpus::{Gpu, Inventory};
 use super::mig::MigInstance;
+use crate::device::assignment::{Assignment, GpuName};
 use crate::pve::sharing::Claim;
 use crate::types::Ctid;
 use std::collections::BTreeSet;

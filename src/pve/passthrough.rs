@@ -3,6 +3,7 @@
 //! (`PVE::LXC::Config::parse_device`).
 
 use super::{pending, property};
+use crate::device::DevicePath;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Entry;
 use anyhow::{Context as _, bail};
@@ -81,6 +82,11 @@ impl DevLine {
     /// The path of its device.
     pub fn path(&self) -> Option<&str> {
         self.device.as_ref().ok().map(|device| device.path.as_str())
+    }
+
+    /// The NVIDIA device that it passes.
+    pub fn device(&self) -> Option<DevicePath> {
+        self.path()?.parse().ok()
     }
 }
 

@@ -1,10 +1,9 @@
 //! Who else has a card: the other running containers, by their confs.
 
-use crate::pve::conf::devices::DevicePath;
-use crate::pve::conf::devices::Kind;
+use crate::device::DevicePath;
 use crate::pve::conf::devices::passed_by_entries;
 use crate::pve::conf::document::Document;
-use crate::pve::passthrough;
+use crate::pve::passthrough::{self, DevLine};
 use crate::sys::lock;
 use crate::sys::look::Look;
 use crate::types::Ctid;
@@ -25,12 +24,12 @@ pub struct Claim {
 /// not count yet.
 pub fn claim(conf: &Document) -> Claim {
     let lines = passthrough::now(conf);
-    let by_lines = lines.iter().filter_map(|line| line.path()?.parse::<DevicePath>().ok());
+    let by_lines = lines.iter().filter_map(DevLine::device);
     let mut claim = Claim::default();
     for device in by_lines.chain(passed_by_entries(conf)) {
-        match device.kind() {
-            Kind::Gpu => claim.gpus.insert(device.number()),
-            Kind::CapFile => claim.caps.insert(device.number()),
+        match device {
+            DevicePath::Gpu(minor) => claim.gpus.insert(minor),
+            DevicePath::CapFile(minor) => claim.caps.insert(minor),
             _ => false,
         };
     }

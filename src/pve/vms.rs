@@ -1,6 +1,6 @@
 //! Which VM is to have which card, by the `hostpci` lines of the VMs' confs.
 
-use crate::host::pci::PciAddress;
+use crate::device::pci::PciAddress;
 use crate::pve::property;
 use crate::sys::look::Look;
 use std::collections::BTreeMap;

@@ -5,9 +5,9 @@ use super::values::{
     AfterInstall, DriverVersion, Read, StartPolicy, after_install, count, list, mebibytes, optional, parsed,
     script, seconds, start_policy, switch,
 };
+use crate::device::assignment::Assignment;
 use crate::driver::desired::{CudaPackages, Sha256};
 use crate::driver::template::{PackageTemplate, Template};
-use crate::host::assignment::Assignment;
 use crate::host::choose::Capabilities;
 use std::marker::PhantomData;
 use std::ops::Deref;

@@ -5,17 +5,18 @@
 use crate::conf_support;
 
 use conf_support::{lines, ours_and_theirs, rewritten_by_proxmox, wanted};
+use phoenix_nvidia::device::Device;
 use phoenix_nvidia::host::masks;
-use phoenix_nvidia::pve::conf::devices::{Edit, Wanted, reconcile};
 use phoenix_nvidia::pve::conf::document::{Document, Form};
 use phoenix_nvidia::pve::conf::mounts::Mount;
+use phoenix_nvidia::pve::conf::reconcile::{Edit, reconcile};
 use std::path::{Path, PathBuf};
 
 struct Case {
     name: String,
     directory: PathBuf,
     conf: Document,
-    wanted: Vec<Wanted>,
+    wanted: Vec<Device>,
     mounts: Vec<Mount>,
     form: Form,
 }

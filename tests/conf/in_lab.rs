@@ -133,7 +133,7 @@ fn lxc_takes_the_order_of_options_by_which_drm_nodes_are_known() {
     host.lab.sh("mkdir -p /dev/dri; test -e /dev/dri/card7 || mknod /dev/dri/card7 c 226 7").ok();
     let wanted = [conf_support::wanted("/dev/dri/card7", 226, 7)];
     let conf = Document::parse(host.lab.read(CONF).as_bytes());
-    let edit = phoenix_nvidia::pve::conf::devices::reconcile(&conf, &wanted, &[], Form::Pve).unwrap();
+    let edit = phoenix_nvidia::pve::conf::reconcile::reconcile(&conf, &wanted, &[], Form::Pve).unwrap();
     host.lab.write(CONF, edit.document.as_bytes());
     host.lab.run(["pct", "start", "101"]).ok();
     let ct = host.lab.container(101);

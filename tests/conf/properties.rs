@@ -7,10 +7,12 @@ use crate::conf_support;
 use conf_support::{
     ends_in_ours, lines, ours_and_theirs, pairs, pairs_and_mounts, rewritten_by_proxmox, wanted,
 };
+use phoenix_nvidia::device::Device;
 use phoenix_nvidia::host::masks;
-use phoenix_nvidia::pve::conf::devices::{Edit, Wanted, present, reconcile};
+use phoenix_nvidia::pve::conf::devices::present;
 use phoenix_nvidia::pve::conf::document::{ConfValue, Document, EnvKey, Form};
 use phoenix_nvidia::pve::conf::mounts::Mount;
+use phoenix_nvidia::pve::conf::reconcile::{Edit, reconcile};
 use proptest::prelude::*;
 
 /// Sources that are ours, nearly ours, and other people's.
@@ -129,14 +131,14 @@ fn conf(headers: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What is to be ours.
-type Ours = (Vec<Wanted>, Vec<Mount>);
+type Ours = (Vec<Device>, Vec<Mount>);
 
 fn assignment() -> impl Strategy<Value = Ours> {
     let mounts = masks::mounts("101".parse().unwrap());
     (devices(), prop::sample::subsequence(mounts, 0..=2))
 }
 
-fn devices() -> impl Strategy<Value = Vec<Wanted>> {
+fn devices() -> impl Strategy<Value = Vec<Device>> {
     let all = vec![
         wanted("/dev/nvidia0", 195, 0),
         wanted("/dev/nvidia1", 195, 1),

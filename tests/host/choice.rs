@@ -5,6 +5,7 @@
 use crate::shown;
 
 use expect_test::expect;
+use phoenix_nvidia::device::DevicePath;
 use phoenix_nvidia::host::choose::{Capabilities, choose};
 use shown::{chosen, gives, inventory, lacks, sees};
 
@@ -140,9 +141,9 @@ fn mig_instances_bring_their_capability_nodes_instead_of_the_directory() {
 fn all_on_a_mig_host_is_every_card_and_every_instance() {
     let Some(inventory) = inventory("mig") else { return };
     let choice = choose(&inventory, &"all".parse().unwrap(), &Capabilities::default());
-    let count = |prefix: &str| choice.devices.iter().filter(|d| d.path.starts_with(prefix)).count();
-    assert_eq!((count("/dev/nvidia-caps/nvidia-cap"), choice.gpus.len(), choice.missing.len()), (14, 2, 0));
-    assert!(!choice.devices.iter().any(|d| d.path == "/dev/nvidia-caps"));
+    let capabilities = choice.devices.iter().filter(|d| matches!(d.path, DevicePath::CapFile(_))).count();
+    assert_eq!((capabilities, choice.gpus.len(), choice.missing.len()), (14, 2, 0));
+    assert!(!choice.devices.iter().any(|d| d.path == DevicePath::Caps));
 }
 
 #[test]

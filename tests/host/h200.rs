@@ -6,10 +6,11 @@
 use crate::hosts;
 
 use hosts::{FixtureHost, fixtures};
+use phoenix_nvidia::device::DevicePath;
+use phoenix_nvidia::device::pci::PciAddress;
 use phoenix_nvidia::guest::smi;
 use phoenix_nvidia::host::choose::{Capabilities, choose};
 use phoenix_nvidia::host::gpus::Inventory;
-use phoenix_nvidia::host::pci::PciAddress;
 
 /// A recorded output of the host with one card, and its exit code.
 fn recorded(name: &str) -> (i32, String) {
@@ -63,7 +64,7 @@ fn the_inventory_of_two_cards_is_what_nvidia_smi_lists_and_each_is_found_by_ever
             let choice = choose(&inventory, &name.parse().unwrap(), &Capabilities::default());
             let cards: Vec<_> = choice.gpus.iter().map(|gpu| gpu.minor).collect();
             assert_eq!(cards, [Some(minor)], "{name}");
-            assert_eq!(choice.devices[0].path, format!("/dev/nvidia{minor}"), "{name}");
+            assert_eq!(choice.devices[0].path, DevicePath::Gpu(minor), "{name}");
         }
     }
     let all = choose(&inventory, &"all".parse().unwrap(), &Capabilities::default());
@@ -91,7 +92,7 @@ fn its_devices_are_chosen_by_the_majors_it_had() {
     // nvidia-modeset isn't loaded there, and /proc/devices says so.
     let graphics = "graphics".parse().unwrap();
     let choice = choose(&Inventory::read(host.root()), &"0".parse().unwrap(), &graphics);
-    assert_eq!(choice.to_make.iter().map(|n| n.path.as_str()).collect::<Vec<_>>(), ["/dev/nvidia-modeset"]);
+    assert_eq!(choice.to_make.iter().map(|n| n.path).collect::<Vec<_>>(), [DevicePath::Modeset]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use crate::hosts;
 
 use hosts::FixtureHost;
+use phoenix_nvidia::device::DevicePath;
 use phoenix_nvidia::host::device_node::DeviceNode;
 use phoenix_nvidia::host::gpus::Inventory;
 use phoenix_nvidia::host::provide::{Provided, Request, provide, provide_named};
@@ -78,8 +79,8 @@ impl Host {
     }
 }
 
-fn paths(provided: &Provided) -> Vec<&str> {
-    provided.choice.devices.iter().map(|d| d.path.as_str()).collect()
+fn paths(provided: &Provided) -> Vec<String> {
+    provided.choice.devices.iter().map(|d| d.path.to_string()).collect()
 }
 
 const ALL_OF_ONE: [&str; 5] =
@@ -323,7 +324,7 @@ fn a_mig_uuid_is_resolved_through_nvidia_smi() {
     host.program("/usr/bin/nvidia-smi", &body);
     let given = host.give("MIG-bbbb1111-2222-5333-8444-555566667777");
     let devices = paths(&given);
-    assert_eq!(devices.last(), Some(&"/dev/nvidia-caps/nvidia-cap85"), "{given:?}");
+    assert_eq!(devices.last().map(String::as_str), Some("/dev/nvidia-caps/nvidia-cap85"), "{given:?}");
     assert_eq!(devices[0], "/dev/nvidia0");
 }
 
@@ -370,25 +371,25 @@ fn two_at_once_make_the_nodes_once_and_right() {
             scope.spawn(|| assert!(host.give("0").choice.missing.is_empty()));
         }
     });
-    assert!(Inventory::read(host.0.root()).node("/dev/nvidia-uvm").is(509, 0));
+    assert!(Inventory::read(host.0.root()).node(DevicePath::Uvm).is(509, 0));
     assert!(!host.dev().iter().any(|name| name.contains("phoenix")), "{:?}", host.dev());
-    assert!(!matches!(Inventory::read(host.0.root()).node("/dev/nvidia0"), DeviceNode::Absent));
+    assert!(!matches!(Inventory::read(host.0.root()).node(DevicePath::Gpu(0)), DeviceNode::Absent));
 }
 
 #[test]
 fn what_a_conf_names_is_kept_with_its_nodes_and_nothing_is_added() {
     let Some(host) = Host::unpack("after-boot") else { return };
     host.program("/usr/sbin/modprobe", LOAD_UVM);
-    let named = ["/dev/nvidia0", "/dev/nvidia7", "/dev/nvidia-uvm", "/dev/nvidia-caps"].map(String::from);
+    let named = [DevicePath::Gpu(0), DevicePath::Gpu(7), DevicePath::Uvm, DevicePath::Caps];
     let given = provide_named(host.0.root(), &named, &Deadline::secs(30));
     assert_eq!(paths(&given), ["/dev/nvidia0", "/dev/nvidia-uvm", "/dev/nvidia-caps"], "{given:?}");
     assert!(given.choice.missing.is_empty());
     assert_eq!(host.node("/dev/nvidiactl"), "absent");
     // On a host split by MIG, both what is passed whole and an instance.
     let Some(host) = Host::unpack("mig") else { return };
-    for named in ["/dev/nvidia-caps", "/dev/nvidia-caps/nvidia-cap84"] {
-        let given = provide_named(host.0.root(), &[named.to_owned()], &Deadline::secs(30));
-        assert_eq!(paths(&given), [named]);
+    for named in [DevicePath::Caps, DevicePath::CapFile(84)] {
+        let given = provide_named(host.0.root(), &[named], &Deadline::secs(30));
+        assert_eq!(paths(&given), [named.to_string()]);
     }
 }
 

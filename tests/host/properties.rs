@@ -1,10 +1,10 @@
 //! Whatever text stands in the files, the readers return; whatever a user
 //! writes as an assignment, what is accepted means the same when shown.
 
-use phoenix_nvidia::host::assignment::Assignment;
+use phoenix_nvidia::device::assignment::Assignment;
+use phoenix_nvidia::device::pci::PciAddress;
 use phoenix_nvidia::host::choose::{Capabilities, choose};
 use phoenix_nvidia::host::gpus::{Gpu, Inventory};
-use phoenix_nvidia::host::pci::PciAddress;
 use phoenix_nvidia::host::{facts, kernel_driver};
 use phoenix_nvidia::pve::conf::document::Document;
 use phoenix_nvidia::pve::{sharing, vms};

@@ -1,8 +1,8 @@
 //! Which settings `attach` writes into a conf, and how they are put back.
 
 use crate::cli::Attach;
+use crate::device::assignment::{Assignment, GpuName};
 use crate::exit::{Code, Context as _, Fault};
-use crate::host::assignment::{Assignment, GpuName};
 use crate::host::gpus::Inventory;
 use crate::pve::conf::document::ConfValue;
 use crate::pve::conf::document::Document;

@@ -2,14 +2,14 @@
 
 use super::finding::Finding;
 use crate::commands::level::Level;
+use crate::device::{self, Device, DevicePath};
 use crate::exit;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::job::chain::Lacks;
 use crate::plan;
-use crate::pve::conf::devices::DevicePath;
 use crate::pve::conf::devices::Flaw;
-use crate::pve::conf::devices::Wanted;
+use crate::pve::conf::devices::Present;
 use crate::pve::conf::devices::present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Entry;
@@ -132,7 +132,7 @@ pub fn absolute_targets(ctid: Ctid, conf: &Document) -> Vec<Finding> {
         .filter(|p| matches!(p.flaw, Some(Flaw::AbsoluteTarget | Flaw::OtherTarget)));
     let wrong = wrong
         .map(|p| {
-            Finding::failure("target", format!("line {}: the entry of {} has no effect", p.line, p.source.as_str()))
+            Finding::failure("target", format!("line {}: the entry of {} has no effect", p.line, p.path))
                 .cause("its target must be relative (dev/nvidia0): LXC ignores an absolute one; an older script wrote it so")
                 .mend(format!("phoenix-nvidia {ctid}"))
         })
@@ -170,9 +170,9 @@ pub fn in_snapshots(ctid: Ctid, conf: &Document) -> Option<Finding> {
 /// The same node by a `devN:` line and by an entry: LXC fails on the second.
 pub fn double_pass(ctid: Ctid, conf: &Document) -> Vec<Finding> {
     let lines = passthrough::next(conf);
-    let twice = |pair: crate::pve::conf::devices::Present| {
-        let path = pair.source.as_str();
-        let key = &lines.iter().find(|line| line.path() == Some(path))?.key;
+    let twice = |pair: Present| {
+        let path = pair.path;
+        let key = &lines.iter().find(|line| line.device() == Some(path))?.key;
         let what = format!(
             "{path} is passed by {key} and by the entry in line {}: the container does not start",
             pair.line
@@ -188,7 +188,7 @@ pub fn double_pass(ctid: Ctid, conf: &Document) -> Vec<Finding> {
 
 /// What is wrong with the `devN:` lines themselves: one that Proxmox cannot
 /// read, one that lets a GPU only be read, one whose GPU goes with it.
-pub fn dev_lines(ctid: Ctid, conf: &Document, wanted: &[Wanted]) -> Vec<Finding> {
+pub fn dev_lines(ctid: Ctid, conf: &Document, wanted: &[Device]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for passthrough::DevLine { key, line, device } in passthrough::next(conf) {
         match device {
@@ -301,12 +301,15 @@ pub fn restart_due(ctid: Ctid, due: bool) -> Option<Finding> {
 /// Node modes that keep an unprivileged container's root out.
 pub fn modes(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Finding> {
     let closed = plan::closed(conf, inventory, choice);
-    let (caps, nodes): (Vec<&str>, Vec<&str>) =
-        closed.into_iter().partition(|path| path.starts_with(crate::host::gpus::CAPS_DIR));
-    let finding = |paths: &[&str], what: &str| {
+    let (caps, nodes): (Vec<DevicePath>, Vec<DevicePath>) =
+        closed.into_iter().partition(|path| matches!(path, DevicePath::CapFile(_)));
+    let finding = |paths: &[DevicePath], what: &str| {
         Finding::failure(
             "modes",
-            format!("the container is unprivileged and may not open {}{what} (EACCES)", paths.join(", ")),
+            format!(
+                "the container is unprivileged and may not open {}{what} (EACCES)",
+                device::joined(paths, ", ")
+            ),
         )
     };
     let mut findings = Vec::new();
@@ -316,7 +319,7 @@ pub fn modes(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Fin
                 .cause("to the host it is nobody: the nodes' mode must let everybody read and write")
                 .mend(format!(
                     "chmod 666 {}; for good: options nvidia NVreg_DeviceFileMode=0666 in /etc/modprobe.d/nvidia.conf",
-                    nodes.join(" ")
+                    device::joined(&nodes, " ")
                 )),
         );
     }
@@ -327,7 +330,7 @@ pub fn modes(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<Fin
                     "the driver gives these nodes to root alone (mode 0400), anew for each new instance; to the host \
                      the container's root is nobody",
                 )
-                .mend(format!("chmod 444 {}", caps.join(" "))),
+                .mend(format!("chmod 444 {}", device::joined(&caps, " "))),
         );
     }
     findings

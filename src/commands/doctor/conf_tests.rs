@@ -3,7 +3,7 @@
 use super::conf::*;
 use super::finding::Finding;
 use crate::commands::level::Level;
-use crate::pve::conf::devices::Wanted;
+use crate::device::Device;
 use crate::pve::conf::document::Document;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::hookscript::Place;
@@ -17,8 +17,8 @@ fn conf(text: &str) -> Document {
     Document::parse(text.as_bytes())
 }
 
-fn gpu() -> Wanted {
-    Wanted { source: "/dev/nvidia0".parse().unwrap(), major: 195, minor: 0 }
+fn gpu() -> Device {
+    Device { path: "/dev/nvidia0".parse().unwrap(), major: 195, minor: 0 }
 }
 
 /// All findings of a conf whose settings assign GPU 0.

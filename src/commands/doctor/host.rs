@@ -1,7 +1,7 @@
 //! The host's findings. Each is a pure function of what was read.
 
 use super::finding::Finding;
-use crate::host::assignment::Assignment;
+use crate::device::assignment::Assignment;
 use crate::host::choose::{Capabilities, choose};
 use crate::host::diagnose::Diagnosis;
 use crate::host::gpus::Inventory;

@@ -2,11 +2,11 @@
 //! mislead its own report, and no more.
 
 use super::finding::Finding;
+use crate::device::CAPS_DIR;
 use crate::guest::exec::Guest;
 use crate::guest::install::steps::{Step, Steps};
 use crate::guest::probe::{Check, DriverState};
 use crate::guest::verify::Opened;
-use crate::host::gpus::CAPS_DIR;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 use std::collections::BTreeSet;

@@ -1,6 +1,7 @@
 //! pre-start: the device nodes are there, the conf is right for good, and the
 //! config that Proxmox generated for this start is right too.
 
+use crate::device::{self, Device};
 use crate::exit::{self, Code};
 use crate::host::choose::Choice;
 use crate::host::masks;
@@ -8,13 +9,10 @@ use crate::host::provide::{Provided, provide, provide_named};
 use crate::job::chain;
 use crate::job::locks;
 use crate::plan::{self, Intent};
-use crate::pve::conf::devices::Change;
-use crate::pve::conf::devices::Wanted;
-use crate::pve::conf::devices::reconcile;
-use crate::pve::conf::devices::without_passed;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::mounts::Mount;
+use crate::pve::conf::reconcile::{Change, reconcile, without_passed};
 use crate::pve::conf::store::Caller;
 use crate::pve::conf::store::Conf;
 use crate::settings::load;
@@ -121,7 +119,7 @@ fn configure(
     for missing in text::few(choice.missing.iter().map(ToString::to_string).collect(), plan::MOST_LINES) {
         log::warn!("{missing}; left out of this start");
     }
-    let wanted = plan::wanted(choice);
+    let wanted = choice.devices.clone();
     let mounts = mounts(ctid, &intent, document, &provided);
     let changed = apply(conf, Caller::Hook, &wanted, &mounts)?;
     mirror(conf, &wanted, &mounts)?;
@@ -155,7 +153,7 @@ pub fn devices(
         log::warn!("{warning}");
     }
     if !provided.made.is_empty() {
-        log::info!("made the missing device nodes {}", provided.made.join(", "));
+        log::info!("made the missing device nodes {}", device::joined(&provided.made, ", "));
     }
     for note in &provided.choice.notes {
         log::info!("{note}");
@@ -165,7 +163,7 @@ pub fn devices(
         log::warn!(
             "the container is unprivileged, and the mode of {} keeps it out: `phoenix-nvidia doctor {ctid}` \
              says what mends that",
-            closed.join(", ")
+            device::joined(&closed, ", ")
         );
     }
     Ok(provided)
@@ -196,7 +194,7 @@ pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provi
 ///
 /// # Errors
 /// [`Code::Passthrough`].
-pub fn apply(conf: &Conf, who: Caller, wanted: &[Wanted], mounts: &[Mount]) -> anyhow::Result<bool> {
+pub fn apply(conf: &Conf, who: Caller, wanted: &[Device], mounts: &[Mount]) -> anyhow::Result<bool> {
     let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, mounts, Form::Pve))? else {
         return Ok(false);
     };
@@ -219,7 +217,7 @@ fn in_few_lines(changes: &[Change]) -> Vec<String> {
 
 /// The same for this start: Proxmox generated its config from the conf
 /// before it called us.
-fn mirror(conf: &Conf, wanted: &[Wanted], mounts: &[Mount]) -> anyhow::Result<()> {
+fn mirror(conf: &Conf, wanted: &[Device], mounts: &[Mount]) -> anyhow::Result<()> {
     // What a devN: line passes on stands in the conf alone.
     let wanted = without_passed(&conf.read()?.document, wanted);
     let edit = conf.edit_generated(|document| reconcile(document, &wanted, mounts, Form::Lxc))?;

@@ -10,7 +10,7 @@ mod faults;
 mod line;
 pub mod mounts;
 mod open;
-mod reconcile;
+pub mod reconcile;
 pub mod store;
 
 #[cfg(test)]

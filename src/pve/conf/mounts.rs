@@ -138,8 +138,10 @@ pub(super) fn settle(
 
 #[cfg(test)]
 mod tests {
-    use super::super::devices::{Wanted, present, reconcile};
     use super::*;
+    use crate::device::Device;
+    use crate::pve::conf::devices::present;
+    use crate::pve::conf::reconcile::reconcile;
 
     const PAIR: &str = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
         lxc.cgroup2.devices.allow: c 195:0 rwm\n";
@@ -158,11 +160,11 @@ mod tests {
         [mount("a"), mount("b")]
     }
 
-    fn gpu() -> [Wanted; 1] {
-        [Wanted { source: "/dev/nvidia0".parse().unwrap(), major: 195, minor: 0 }]
+    fn gpu() -> [Device; 1] {
+        [Device { path: "/dev/nvidia0".parse().unwrap(), major: 195, minor: 0 }]
     }
 
-    fn after(text: &str, wanted: &[Wanted], mounts: &[Mount]) -> String {
+    fn after(text: &str, wanted: &[Device], mounts: &[Mount]) -> String {
         let document = Document::parse(text.as_bytes());
         let edit = reconcile(&document, wanted, mounts, Form::Pve);
         let after = edit.map_or(document, |edit| edit.document);

@@ -1,13 +1,13 @@
 //! Wanted devices against the pairs that are there. Pure.
 
-use crate::pve::conf::devices::DevicePath;
+use crate::device::Device;
+use crate::device::DevicePath;
+use crate::device::Number;
 use crate::pve::conf::devices::ENTRY;
 use crate::pve::conf::devices::Flaw;
-use crate::pve::conf::devices::Kind;
-use crate::pve::conf::devices::Number;
 use crate::pve::conf::devices::Present;
 use crate::pve::conf::devices::RULE;
-use crate::pve::conf::devices::Wanted;
+use crate::pve::conf::devices::entry_value;
 use crate::pve::conf::devices::find;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
@@ -15,6 +15,7 @@ use crate::pve::conf::document::Patch;
 use crate::pve::conf::mounts;
 use crate::pve::conf::mounts::Mount;
 use crate::pve::passthrough;
+use crate::pve::passthrough::DevLine;
 use std::fmt;
 
 /// What a document becomes, and what was done to it.
@@ -81,17 +82,17 @@ impl fmt::Display for Change {
 /// the mounts of ours those of `mounts`; `None` when they are already so.
 /// Devices that a `devN:` line of this document passes on get no pair: both
 /// at once make LXC fail.
-pub fn reconcile(document: &Document, wanted: &[Wanted], mounts: &[Mount], form: Form) -> Option<Edit> {
+pub fn reconcile(document: &Document, wanted: &[Device], mounts: &[Mount], form: Form) -> Option<Edit> {
     let wanted = in_order(without_passed(document, wanted));
     let there = find(document, &wanted, form);
     if are_right(&there, &wanted) && mounts::are_right(document, mounts, form) {
         return None;
     }
     let mut work = Work { patch: Patch::of(document), kept: Vec::new(), changes: Vec::new(), form };
-    let moved: Vec<&DevicePath> = there.iter().filter_map(|p| work.settle(p, &wanted)).collect();
+    let moved: Vec<DevicePath> = there.iter().filter_map(|p| work.settle(p, &wanted)).collect();
     for (n, new) in wanted.iter().enumerate() {
         if !work.kept.iter().any(|(kept, _)| *kept == n) {
-            let is_moved = moved.contains(&&new.source);
+            let is_moved = moved.contains(&new.path);
             work.add(document, &wanted, n, is_moved);
         }
     }
@@ -104,14 +105,14 @@ pub fn reconcile(document: &Document, wanted: &[Wanted], mounts: &[Mount], form:
 
 /// Whether the pairs of the main section are those of `wanted`, whatever the
 /// mounts are: exactly when [`reconcile`] would change no pair.
-pub fn pairs_are_right(document: &Document, wanted: &[Wanted], form: Form) -> bool {
+pub fn pairs_are_right(document: &Document, wanted: &[Device], form: Form) -> bool {
     let wanted = in_order(without_passed(document, wanted));
     are_right(&find(document, &wanted, form), &wanted)
 }
 
-fn are_right(there: &[Present], wanted: &[Wanted]) -> bool {
-    let right = |(present, wanted): (&Present, &Wanted)| {
-        present.source == wanted.source && present.rule == Some(wanted.number()) && present.flaw.is_none()
+fn are_right(there: &[Present], wanted: &[Device]) -> bool {
+    let right = |(present, wanted): (&Present, &Device)| {
+        present.path == wanted.path && present.rule == Some(wanted.number()) && present.flaw.is_none()
     };
     there.len() == wanted.len() && there.iter().zip(wanted).all(right)
 }
@@ -119,19 +120,19 @@ fn are_right(there: &[Present], wanted: &[Wanted]) -> bool {
 /// Those of `wanted` that no `devN:` line of `conf` passes on from the next
 /// start on. The generated config has no such lines: what it is to have is
 /// worked out with the conf's.
-pub fn without_passed(conf: &Document, wanted: &[Wanted]) -> Vec<Wanted> {
+pub fn without_passed(conf: &Document, wanted: &[Device]) -> Vec<Device> {
     let passed = passthrough::next(conf);
-    let is_passed = |source: &DevicePath| {
-        let below = |path: &str| source.kind() == Kind::Caps && path.starts_with("/dev/nvidia-caps/");
-        passed.iter().filter_map(|line| line.path()).any(|path| path == source.as_str() || below(path))
+    let is_passed = |wanted: DevicePath| {
+        let below = |path: DevicePath| wanted == DevicePath::Caps && matches!(path, DevicePath::CapFile(_));
+        passed.iter().filter_map(DevLine::device).any(|path| path == wanted || below(path))
     };
-    wanted.iter().filter(|w| !is_passed(&w.source)).cloned().collect()
+    wanted.iter().filter(|w| !is_passed(w.path)).copied().collect()
 }
 
 /// In the order of the pairs, each device once.
-fn in_order(mut wanted: Vec<Wanted>) -> Vec<Wanted> {
-    wanted.sort_by_key(|w| w.source.rank());
-    wanted.dedup_by(|later, first| later.source == first.source);
+fn in_order(mut wanted: Vec<Device>) -> Vec<Device> {
+    wanted.sort_by_key(|w| w.path);
+    wanted.dedup_by(|later, first| later.path == first.path);
     wanted
 }
 
@@ -148,8 +149,8 @@ struct Work<'a> {
 impl Work<'_> {
     /// Keeps (and repairs) or removes what is there; returns the device when
     /// it has to come back in another place.
-    fn settle<'p>(&mut self, present: &'p Present, wanted: &[Wanted]) -> Option<&'p DevicePath> {
-        let place = wanted.iter().position(|w| w.source == present.source);
+    fn settle(&mut self, present: &Present, wanted: &[Device]) -> Option<DevicePath> {
+        let place = wanted.iter().position(|w| w.path == present.path);
         let last = self.kept.last().map(|(n, _)| *n);
         match place {
             Some(n) if last.is_none_or(|last| n > last) => {
@@ -157,14 +158,14 @@ impl Work<'_> {
                 return None;
             }
             Some(n) if self.kept.iter().any(|(kept, _)| *kept == n) => {
-                self.changes.push(Change::Doubled(present.source.clone()));
+                self.changes.push(Change::Doubled(present.path));
             }
             Some(_) => {
                 self.remove(present);
-                return Some(&present.source);
+                return Some(present.path);
             }
             None => {
-                let change = Change::Removed(present.source.clone(), present.rule);
+                let change = Change::Removed(present.path, present.rule);
                 self.changes.push(change);
             }
         }
@@ -179,12 +180,12 @@ impl Work<'_> {
         }
     }
 
-    fn keep(&mut self, present: &Present, n: usize, wanted: &Wanted) {
+    fn keep(&mut self, present: &Present, n: usize, wanted: &Device) {
         let index = present.index();
-        let source = || present.source.clone();
+        let path = present.path;
         if let Some(flaw) = present.flaw {
             self.patch.replace(index, self.entry(wanted));
-            self.changes.push(Change::Entry(source(), flaw));
+            self.changes.push(Change::Entry(path, flaw));
         }
         let number = wanted.number();
         if present.rule != Some(number) {
@@ -192,7 +193,7 @@ impl Work<'_> {
                 Some(_) => self.patch.replace(index + 1, self.rule(wanted)),
                 None => self.patch.insert(index + 1, vec![self.rule(wanted)]),
             }
-            self.changes.push(Change::Rule(source(), present.rule, number));
+            self.changes.push(Change::Rule(path, present.rule, number));
         }
         let end = index + 1 + usize::from(present.rule.is_some());
         self.kept.push((n, (index, end)));
@@ -200,7 +201,7 @@ impl Work<'_> {
 
     /// Puts a pair behind the last kept one that comes before it, or else
     /// before the first that comes after it, or else where new lines go.
-    fn add(&mut self, document: &Document, wanted: &[Wanted], n: usize, moved: bool) {
+    fn add(&mut self, document: &Document, wanted: &[Device], n: usize, moved: bool) {
         let before = self.kept.iter().rev().find(|(kept, _)| *kept < n);
         let after = self.kept.iter().find(|(kept, _)| *kept > n);
         let place = match (before, after) {
@@ -210,16 +211,15 @@ impl Work<'_> {
         };
         let new = &wanted[n];
         self.patch.insert(place, vec![self.entry(new), self.rule(new)]);
-        let source = new.source.clone();
-        let change = if moved { Change::Moved(source) } else { Change::Added(source, new.number()) };
+        let change = if moved { Change::Moved(new.path) } else { Change::Added(new.path, new.number()) };
         self.changes.push(change);
     }
 
-    fn entry(&self, wanted: &Wanted) -> String {
-        self.form.write(ENTRY, &wanted.source.entry_value())
+    fn entry(&self, wanted: &Device) -> String {
+        self.form.write(ENTRY, &entry_value(wanted.path))
     }
 
-    fn rule(&self, wanted: &Wanted) -> String {
+    fn rule(&self, wanted: &Device) -> String {
         self.form.write(RULE, &format!("{} rwm", wanted.number()))
     }
 }

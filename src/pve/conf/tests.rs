@@ -1,19 +1,17 @@
 //! Small cases of document and devices; the corpus and the properties are in
 //! the tests directory.
 
-use crate::pve::conf::devices::Change;
-use crate::pve::conf::devices::DevicePath;
-use crate::pve::conf::devices::Kind;
-use crate::pve::conf::devices::Number;
-use crate::pve::conf::devices::Wanted;
+use crate::device::Device;
+use crate::device::Number;
 use crate::pve::conf::devices::present;
-use crate::pve::conf::devices::reconcile;
-use crate::pve::conf::devices::without_passed;
 use crate::pve::conf::document::ConfValue;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::EnvKey;
 use crate::pve::conf::document::EnvLine;
 use crate::pve::conf::document::Form;
+use crate::pve::conf::reconcile::Change;
+use crate::pve::conf::reconcile::reconcile;
+use crate::pve::conf::reconcile::without_passed;
 
 fn document(text: &str) -> Document {
     Document::parse(text.as_bytes())
@@ -23,8 +21,8 @@ fn text(document: &Document) -> String {
     String::from_utf8(document.to_bytes()).unwrap()
 }
 
-fn wanted(source: &str, major: u32, minor: u32) -> Wanted {
-    Wanted { source: source.parse().unwrap(), major, minor }
+fn wanted(path: &str, major: u32, minor: u32) -> Device {
+    Device { path: path.parse().unwrap(), major, minor }
 }
 
 #[test]
@@ -86,30 +84,6 @@ fn entries_of_all_sections_can_be_looked_at() {
     let found: Vec<_> = conf.entries().into_iter().map(|e| (e.section, e.key, e.line)).collect();
     let snap = (Some("snap".to_owned()), "lxc.mount.entry".to_owned(), 4);
     assert_eq!(found, [(None, "memory".to_owned(), 1), snap]);
-}
-
-#[test]
-fn only_devices_of_nvidia_gpus_have_a_path() {
-    let kind = |text: &str| text.parse::<DevicePath>().ok().map(|path| path.kind());
-    assert_eq!(kind("/dev/nvidia0"), Some(Kind::Gpu));
-    assert_eq!(kind("/dev/nvidia15"), Some(Kind::Gpu));
-    assert_eq!(kind("/dev/nvidia-caps"), Some(Kind::Caps));
-    assert_eq!(kind("/dev/nvidia-caps/nvidia-cap31"), Some(Kind::CapFile));
-    assert_eq!(kind("/dev/dri/renderD128"), Some(Kind::Dri));
-    for no in [
-        "/dev/nvidia",
-        "/dev/nvidia01",
-        "/dev/nvidia0x",
-        "/dev/nvidia-nvswitch0",
-        "dev/nvidia0",
-        "/dev/nvidia0/../sda",
-        "/dev/nvidia99999999999",
-        "/dev/nvidia+1",
-        "/dev/dri/cardx",
-        "",
-    ] {
-        assert_eq!(kind(no), None, "{no:?}");
-    }
 }
 
 #[test]

@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(dead_code)] // each test file uses a part
 
-use phoenix_nvidia::pve::conf::devices::{Kind, Wanted, present};
+use phoenix_nvidia::device::{Device, DevicePath};
+use phoenix_nvidia::pve::conf::devices::present;
 use phoenix_nvidia::pve::conf::document::Document;
 use phoenix_nvidia::pve::conf::mounts::{mount_lines, mounts};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A wanted device: `wanted("/dev/nvidia0", 195, 0)`.
-pub fn wanted(source: &str, major: u32, minor: u32) -> Wanted {
-    Wanted { source: source.parse().unwrap(), major, minor }
+pub fn wanted(path: &str, major: u32, minor: u32) -> Device {
+    Device { path: path.parse().unwrap(), major, minor }
 }
 
 /// The lines of `bytes` without their endings: a last line may gain one.
@@ -56,15 +57,15 @@ pub fn pairs_and_mounts(document: &Document) -> Vec<String> {
 /// Device and rule of each pair, in order.
 pub fn pairs(document: &Document) -> Vec<String> {
     let rule = |p: &phoenix_nvidia::pve::conf::devices::Present| match p.rule {
-        Some(number) => format!("{} {number}", p.source),
-        None => format!("{} no rule", p.source),
+        Some(number) => format!("{} {number}", p.path),
+        None => format!("{} no rule", p.path),
     };
     present(document).iter().map(rule).collect()
 }
 
 /// The kinds that a document holds, for tests that only count.
-pub fn kinds(document: &Document) -> Vec<Kind> {
-    present(document).iter().map(|p| p.source.kind()).collect()
+pub fn devices(document: &Document) -> Vec<DevicePath> {
+    present(document).iter().map(|p| p.path).collect()
 }
 
 /// Proxmox's rewriting, as recorded: comments of a section go to its top,

@@ -1,5 +1,5 @@
 //! `GPU_ASSIGNMENT`: which GPUs a container is to have. Syntax only; whether
-//! this host has them is [`super::choose`]'s question.
+//! this host has them is [`crate::host::choose`]'s question.
 
 use super::pci::PciAddress;
 use anyhow::{Context as _, bail};
