@@ -279,8 +279,7 @@ impl Hand {
     /// What the hook of a start of ours is to find: the orchestrator's
     /// settings, and that they are.
     fn environment(&self) -> Vec<(String, String)> {
-        let ours = load::environment().into_iter().filter(|(key, _)| keys::by_name(key).is_some());
-        ours.chain([(MARK.to_owned(), self.ctid.to_string())]).collect()
+        load::ours().into_iter().chain([(MARK.to_owned(), self.ctid.to_string())]).collect()
     }
 
     fn record(&self, result: &anyhow::Result<()>, driver: Option<Version>, begun: Instant) {

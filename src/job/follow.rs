@@ -6,17 +6,14 @@
 //! that its death is noticed without its help.
 
 use crate::exit::{Code, Fault};
+use crate::job::handover;
 use crate::job::locks;
-use crate::settings::keys;
-use crate::settings::load;
 use crate::state::Outcome;
 use crate::state::Record;
 use crate::sys::process::{self, Cmd};
-use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
-use crate::sys::{file, signal, spawn, text};
+use crate::sys::{file, log as messages, signal, spawn, text};
 use crate::types::Ctid;
-use serde::{Deserialize, Serialize};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,46 +30,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Lines that are shown in a task log at the most.
 const MOST_LINES: usize = 60;
 
-/// The suffix of the file with the [`Job`], beside the state.
-const JOB: &str = "job";
-
-/// What the hook passes on to the install process: the settings in its
-/// environment, which a unit of systemd's does not inherit.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Job {
-    /// Names and values, only those of our settings.
-    pub environment: Vec<(String, String)>,
-    /// Which container that was for, where its number may be another's now.
-    #[serde(default)]
-    pub whom: Option<String>,
-}
-
-impl Job {
-    /// The last hook's for the container that is known by `whom`; nothing if
-    /// there is none that can be read.
-    pub fn load(ctid: Ctid, whom: &str) -> Job {
-        let bytes = Record::of(ctid).read_beside(JOB);
-        let job: Option<Job> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        job.filter(|job| job.whom.as_deref().is_none_or(|w| w == whom)).unwrap_or_default()
-    }
-
-    /// Leaves this process's settings to the install process of the container.
-    pub fn leave(ctid: Ctid, whom: &str) {
-        let known = |(key, _): &(String, String)| keys::by_name(key).is_some();
-        let environment = load::environment().into_iter().filter(known).collect();
-        if let Err(error) = (Job { environment, whom: Some(whom.to_owned()) }).save(ctid) {
-            log::warn!("settings of the environment are not passed on: {error:#}");
-        }
-    }
-
-    fn save(&self, ctid: Ctid) -> anyhow::Result<()> {
-        let path = Record::of(ctid).beside(JOB)?;
-        // Settings may be secret (a URL with a password): root's alone.
-        replace_own(&path, &serde_json::to_vec(self)?, 0o600)?;
-        Ok(())
-    }
-}
-
 /// The log of a container's install processes.
 pub fn log_path(ctid: Ctid) -> PathBuf {
     PathBuf::from(LOGS).join(format!("{ctid}.log"))
@@ -88,8 +45,8 @@ pub fn log_length(ctid: Ctid) -> u64 {
 ///
 /// # Errors
 /// [`Code::Software`].
-pub fn start(ctid: Ctid, whom: &str, deadline: &Deadline) -> anyhow::Result<bool> {
-    Job::leave(ctid, whom);
+pub fn start(ctid: Ctid, identity: &str, deadline: &Deadline) -> anyhow::Result<bool> {
+    handover::leave(ctid, identity);
     if std::path::Path::new(SYSTEMD).is_dir() && process::installed(SYSTEMCTL) {
         match by_systemd(ctid, deadline) {
             Ok(()) => return Ok(true),
@@ -262,24 +219,17 @@ impl Tail {
     fn end(&self) {
         if let Some(more) = self.shown.checked_sub(MOST_LINES).filter(|more| *more > 0) {
             let path = self.path.display();
-            log::info!(target: crate::sys::log::RELAY, "{more} more lines are in {path}");
+            log::info!(target: messages::RELAY, "{more} more lines are in {path}");
         }
     }
 
-    /// One line of the log, without its time and name: those stand before
-    /// every line of ours.
+    /// One line of the log; those of our own get their time and name anew.
     fn relay(&mut self, line: &[u8]) {
         self.shown += 1;
-        if self.shown > MOST_LINES {
-            return;
+        if self.shown <= MOST_LINES {
+            let line = text::line(line);
+            let (level, message) = messages::parse(&line);
+            log::log!(target: messages::RELAY, level, "{message}");
         }
-        let line = text::line(line);
-        let message = line.split_once(": ").map_or(line.as_str(), |(_, message)| message);
-        let (level, message) = match (message.strip_prefix("WARNING: "), message.strip_prefix("ERROR: ")) {
-            (Some(message), _) => (log::Level::Warn, message),
-            (_, Some(message)) => (log::Level::Error, message),
-            _ => (log::Level::Info, message),
-        };
-        log::log!(target: crate::sys::log::RELAY, level, "{message}");
     }
 }

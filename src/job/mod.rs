@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod desired;
 pub mod follow;
+pub mod handover;
 pub mod identity;
 pub mod install;
 pub mod locks;

@@ -235,7 +235,7 @@ impl Reboot<'_> {
                     return Ok(());
                 }
                 // The hook's task still holds the lock on the conf.
-                Err(error) if exit::one_line(&error).contains("got timeout") => {
+                Err(error) if pct::is_locked(&error) => {
                     log::debug!("{}", exit::one_line(&error));
                     // Whoever holds it may be stopping or restarting the container.
                     if pct::init(ctid)? != now {

@@ -13,7 +13,7 @@ use crate::host::kernel_driver;
 use crate::job::desired;
 use crate::job::desired::Software;
 use crate::job::follow;
-use crate::job::follow::Job;
+use crate::job::handover;
 use crate::job::identity::{self, Identity};
 use crate::job::install::{Install, Progress};
 use crate::job::locks;
@@ -186,7 +186,7 @@ fn bring(ctid: Ctid) -> Done {
         state.message = String::new();
         state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
     });
-    let environment = Job::load(ctid, &whom).environment;
+    let environment = handover::load(ctid, &whom);
     let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (intent, _) = Intent::of(&settings);
     let inventory = Inventory::read_for(View::host(), intent.display(&document));

@@ -182,9 +182,8 @@ pub fn start(ctid: Ctid, timeouts: &RestartTimeouts, env: &[(String, String)]) -
         if out.success() || status(ctid).is_ok_and(|s| s == Status::Running) {
             break;
         }
-        let why = said(&out);
-        if !why.contains("got timeout") || deadline.passed() {
-            return Err(anyhow!(why).context(fault()));
+        if !was_locked(&out) || deadline.passed() {
+            return Err(anyhow!(said(&out)).context(fault()));
         }
         log::info!("container {ctid} is locked by another operation; trying again");
     }
@@ -332,7 +331,7 @@ pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
 /// signal counts when it has ended.
 ///
 /// # Errors
-/// [`Code::Restart`]; the container may be down then.
+/// [`Code::Restart`]; the container may be down then, unless it [`is_locked`].
 pub fn reboot(may: Startable, timeouts: &RestartTimeouts) -> anyhow::Result<()> {
     let ctid = may.ctid();
     let fault = || {
@@ -344,7 +343,29 @@ pub fn reboot(may: Startable, timeouts: &RestartTimeouts) -> anyhow::Result<()> 
     signal::check()?;
     let _put_off = signal::put_off(limit);
     let out = pct(&["reboot", &ctid.to_string(), "--timeout", &seconds], limit).fault(fault)?;
-    if out.success() { Ok(()) } else { Err(anyhow!(text::line(said(&out).as_bytes())).context(fault())) }
+    let said = || text::line(said(&out).as_bytes());
+    match out.success() {
+        true => Ok(()),
+        false if was_locked(&out) => Err(anyhow::Error::new(Locked(said())).context(fault())),
+        false => Err(anyhow!(said()).context(fault())),
+    }
+}
+
+/// Somebody held Proxmox's lock on the conf; what `pct` said.
+#[derive(Debug)]
+struct Locked(String);
+
+impl std::fmt::Display for Locked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Locked {}
+
+/// Whether nothing was done since somebody held Proxmox's lock on the conf.
+pub fn is_locked(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<Locked>())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A container's settings, read from all their places.
 
+use super::keys;
 use super::{CLUSTER_FILE, Call, Content, Given, NODE_FILE, Origin, Places, Settings};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -55,6 +56,11 @@ fn read(file: &str) -> Content {
         Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(Vec::new()),
         read => read,
     }
+}
+
+/// Our settings in the environment of this process.
+pub fn ours() -> Vec<(String, String)> {
+    environment().into_iter().filter(|(key, _)| keys::by_name(key).is_some()).collect()
 }
 
 /// The environment of this process; a variable that is not UTF-8 is none of ours.

@@ -134,14 +134,21 @@ impl Log for Sink {
     }
 }
 
+/// What a message begins with that is wrong, in the log and on stderr.
+const MARKS: [(Level, &str); 2] = [(Level::Error, "ERROR: "), (Level::Warn, "WARNING: ")];
+
+/// The level and the message of a line that a process of ours wrote into a
+/// [file](Options::file): what stands before the first `: ` is time and name.
+pub fn parse(line: &str) -> (Level, &str) {
+    let message = line.split_once(": ").map_or(line, |(_, message)| message);
+    let marked = MARKS.iter().find_map(|(level, mark)| Some((*level, message.strip_prefix(mark)?)));
+    marked.unwrap_or((Level::Info, message))
+}
+
 impl Sink {
     /// ` 101: WARNING: text`, one line whatever the text holds.
     fn line(&self, level: Level, message: &str) -> String {
-        let mark = match level {
-            Level::Error => "ERROR: ",
-            Level::Warn => "WARNING: ",
-            _ => "",
-        };
+        let mark = MARKS.iter().find(|(marked, _)| *marked == level).map_or("", |(_, mark)| mark);
         let message = text::message(&text::without_secrets(message));
         match &self.subject {
             Some(subject) => format!(" {subject}: {mark}{message}"),
@@ -178,11 +185,16 @@ impl State {
 
     fn append(&mut self, line: &str) {
         let Some(file) = &mut self.file else { return };
-        let now = time::OffsetDateTime::now_utc();
-        let when = now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
-        let when = when.split(['.', 'Z']).next().unwrap_or_default();
-        let _ = file.write_all(format!("{when}Z phoenix-nvidia{line}\n").as_bytes());
+        let _ = file.write_all(format!("{}\n", dated(line)).as_bytes());
     }
+}
+
+/// The line as it stands in a file.
+fn dated(line: &str) -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let when = now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+    let when = when.split(['.', 'Z']).next().unwrap_or_default();
+    format!("{when}Z phoenix-nvidia{line}")
 }
 
 /// Whether a line can be written now: a pipe that says so takes 4096 bytes
@@ -207,5 +219,15 @@ mod tests {
         assert_eq!(sink(Some("101")).line(Level::Info, "done"), " 101: done");
         assert_eq!(sink(Some("101")).line(Level::Warn, "x\u{1b}y"), " 101: WARNING: x\\u{1b}y");
         assert_eq!(sink(None).line(Level::Error, "no"), ": ERROR: no");
+    }
+
+    #[test]
+    fn a_line_of_a_file_is_read_as_it_was_logged() {
+        for level in [Level::Error, Level::Warn, Level::Info] {
+            for (subject, message) in [(Some("101"), "apt: no: such"), (None, "done")] {
+                assert_eq!(parse(&dated(&sink(subject).line(level, message))), (level, message));
+            }
+        }
+        assert_eq!(parse("no line of ours"), (Level::Info, "no line of ours"));
     }
 }

@@ -12,6 +12,7 @@ use crate::job::desired;
 use crate::job::desired::Software;
 use crate::job::follow;
 use crate::job::follow::Followed;
+use crate::job::handover;
 use crate::job::install::cuda_failed_before;
 use crate::job::locks;
 use crate::job::startable;
@@ -120,7 +121,7 @@ fn bring(
         log::info!("an install that began earlier is still under way");
         say_why_not(settings, document);
         // It may have begun in another container of this number.
-        follow::Job::leave(ctid, &net::identity(document));
+        handover::leave(ctid, &net::identity(document));
         let mut earlier = follow::Follow::new(ctid, follow::log_length(ctid)).born();
         if earlier.until(&until)? == Followed::GoesOn {
             return Ok(());
