@@ -191,7 +191,7 @@ impl Job {
         if let Err(error) = Record::of(ctid).forget() {
             log::warn!("what was recorded of container {ctid} stays: {error}");
         }
-        if let Err(error) = masks::forget(View::host().root(), ctid) {
+        if let Err(error) = masks::remove(View::host(), ctid) {
             log::warn!(
                 "what container {ctid} was shown of /proc/driver/nvidia stays until the next boot: {error}"
             );

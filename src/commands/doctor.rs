@@ -140,9 +140,8 @@ impl Doctor {
 
     fn host(&self) -> Vec<Finding> {
         let inventory = &self.inventory;
-        let mut findings = vec![host::driver(inventory, || diagnose::no_driver(View::host().root()))];
-        let next =
-            kernel_driver::installed(View::host().root(), &Deadline::secs(10)).map_err(|e| one_line(&e));
+        let mut findings = vec![host::driver(inventory, || diagnose::no_driver(View::host()))];
+        let next = kernel_driver::installed(View::host(), &Deadline::secs(10)).map_err(|e| one_line(&e));
         findings.extend(host::next_boot(inventory, next));
         findings.extend(host::nodes(inventory));
         findings.extend(host::boot_unit(boot_unit(&self.look)));
@@ -182,7 +181,7 @@ impl Doctor {
         findings.extend(conf::modes(conf, &self.inventory, &choice));
         if self.inventory.shown.params.is_some() {
             let mounts = plan::mounts(ctid, &intent, conf);
-            findings.extend(conf::masks(ctid, conf, &mounts, masks::are_there(View::host().root(), ctid)));
+            findings.extend(conf::masks(ctid, conf, &mounts, masks::exist(View::host(), ctid)));
         }
         let mut now = Now {
             running: is_running,

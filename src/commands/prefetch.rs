@@ -59,8 +59,8 @@ fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
     match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
         DriverVersion::Exact(version) => Ok(vec![version]),
         DriverVersion::Host => {
-            let installed = kernel_driver::installed(View::host().root(), &Deadline::secs(15))
-                .unwrap_or_else(|error| {
+            let installed =
+                kernel_driver::installed(View::host(), &Deadline::secs(15)).unwrap_or_else(|error| {
                     log::warn!("which driver is installed for the next boot is not known: {error:#}");
                     None
                 });

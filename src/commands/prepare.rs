@@ -8,7 +8,7 @@ use crate::device::assignment::Assignment;
 use crate::device::{self, DevicePath};
 use crate::exit::Code;
 use crate::host::choose::{Capabilities, choose};
-use crate::host::diagnose;
+use crate::host::diagnose::{self, Diagnosis};
 use crate::host::gpus::Inventory;
 use crate::host::masks;
 use crate::host::nodes;
@@ -30,9 +30,9 @@ pub const LIMIT: u64 = 100;
 pub fn run() -> anyhow::Result<Code> {
     let deadline = Deadline::secs(LIMIT);
     let host = View::host_until(&deadline);
-    masks::sweep(host.root());
+    masks::sweep(host);
     if let Some(why) = nothing_to_prepare(host) {
-        log::info!("nothing to prepare: the NVIDIA driver {why}");
+        log::info!("nothing to prepare: {why}");
         return Ok(Code::Success);
     }
     let request =
@@ -54,7 +54,7 @@ pub fn run() -> anyhow::Result<Code> {
 
 /// Why there is nothing to prepare: no card that this host keeps for itself,
 /// and no driver that thinks otherwise.
-fn nothing_to_prepare(host: View<'_>) -> Option<String> {
+fn nothing_to_prepare(host: View<'_>) -> Option<Diagnosis> {
     let mut inventory = Inventory::read_for(host, false);
     if inventory.driver.is_some() {
         return None;
@@ -62,11 +62,7 @@ fn nothing_to_prepare(host: View<'_>) -> Option<String> {
     inventory.add_other_cards(host.root());
     let given = |driver: &str| driver != "nvidia" && driver != "nouveau";
     let all_given = inventory.gpus.iter().all(|gpu| gpu.bound_to.as_deref().is_some_and(given));
-    if all_given && inventory.problems.is_empty() {
-        Some(diagnose::no_driver(host.root()).message)
-    } else {
-        None
-    }
+    if all_given && inventory.problems.is_empty() { Some(diagnose::no_driver(host)) } else { None }
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on

@@ -1,93 +1,124 @@
-//! Why no NVIDIA driver is loaded: one message that names the likeliest cause,
-//! found by looking, not by guessing.
+//! Why no NVIDIA kernel driver is loaded: the likeliest cause, from facts of
+//! the host.
 
 use super::gpus::Inventory;
 use super::resolve::held_by;
-use crate::sys::look::Look;
-use std::path::Path;
+use crate::sys::look::{Look, View};
+use crate::sys::text::word;
+use std::fmt;
 
-/// The cause, and what mends it or shows more.
+/// The beginning of every message about it.
+pub const NOT_LOADED: &str = "no NVIDIA kernel driver loaded";
+
+/// Why no NVIDIA kernel driver is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnosis {
-    /// A sentence without its subject, "the NVIDIA driver".
-    pub message: String,
-    /// A command.
-    pub remedy: Option<String>,
+pub enum Cause {
+    /// No NVIDIA card.
+    NoCard,
+    /// Every card is bound to another kernel driver.
+    CardsTaken,
+    /// The running kernel has no module.
+    NoModule {
+        /// The release of the running kernel.
+        kernel: String,
+        /// The kernels that have one.
+        others: Vec<String>,
+    },
+    /// A file of modprobe.d keeps the module from being loaded.
+    Blacklisted(String),
+    /// Secure Boot is on, which rejects an unsigned module.
+    SecureBoot,
+    /// None of these.
+    Unknown,
 }
 
-/// Looks for the cause: cards given to another driver (and for which VM), no
-/// module for this kernel, Secure Boot, a blacklist, no card at all.
-pub fn no_driver(root: &Path) -> Diagnosis {
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::NoCard => f.write_str("no NVIDIA card on the PCI bus"),
+            Cause::CardsTaken => f.write_str("every card is bound to another driver"),
+            Cause::NoModule { kernel, others } => {
+                write!(f, "no module installed for the running kernel {kernel}")?;
+                if others.is_empty() { Ok(()) } else { write!(f, " (only for {})", others.join(", ")) }
+            }
+            Cause::Blacklisted(file) => write!(f, "module blacklisted in {file}"),
+            Cause::SecureBoot => {
+                f.write_str("Secure Boot is on and rejects a module not signed with an enrolled key")
+            }
+            Cause::Unknown => f.write_str("module installed for the running kernel, but not loaded"),
+        }
+    }
+}
+
+impl Cause {
+    /// The command that repairs it or shows more.
+    pub fn remedy(&self) -> String {
+        match self {
+            Cause::NoCard | Cause::CardsTaken => "lspci -nnk -d 10de:".to_owned(),
+            Cause::NoModule { kernel, .. } => {
+                format!("apt install proxmox-headers-{kernel} && dkms autoinstall && phoenix-nvidia prepare")
+            }
+            Cause::Blacklisted(file) => format!(
+                r"sed -i -E 's/^\s*(blacklist|install)\s+nvidia(\s|$)/#&/' {} && modprobe nvidia && phoenix-nvidia prepare",
+                word(file)
+            ),
+            Cause::SecureBoot => {
+                "mokutil --sb-state; modprobe nvidia; dmesg | grep -i -e nvidia -e signature".to_owned()
+            }
+            Cause::Unknown => "modprobe nvidia; dmesg | grep -i nvidia | tail".to_owned(),
+        }
+    }
+}
+
+/// The cause, and the cards that other kernel drivers have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Why no driver is loaded.
+    pub cause: Cause,
+    /// The cards bound to another driver, each with that driver and its VMs.
+    pub taken: Vec<String>,
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)?;
+        self.taken.iter().try_for_each(|card| write!(f, "; {card}"))
+    }
+}
+
+/// Reads the host and finds the cause.
+pub fn no_driver<'a>(host: impl Into<View<'a>>) -> Diagnosis {
+    let root = host.into().root();
     let mut cards = Inventory::default();
     cards.add_other_cards(root);
     cards.add_vms(root);
     let mut look = Look::new(root);
     let module = module(&mut look);
-    explain(&cards, &module, secure_boot(&mut look), blacklist(&mut look).as_deref())
+    explain(&cards, module, blacklist(&mut look), secure_boot(&mut look))
 }
 
 /// Where the kernel module is installed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Module {
     kernel: String,
     here: bool,
     elsewhere: Vec<String>,
 }
 
-fn explain(cards: &Inventory, module: &Module, secure_boot: bool, blacklist: Option<&str>) -> Diagnosis {
-    let bus_seen = cards.problems.is_empty();
-    if cards.gpus.is_empty() && bus_seen {
-        return diagnosis(
-            "is not loaded: this host has no NVIDIA card on its PCI bus",
-            "lspci -nnk -d 10de:",
-        );
-    }
-    let others: Vec<String> = cards
-        .gpus
-        .iter()
-        .filter_map(|gpu| Some(format!("{} {}", gpu.pci?, held_by(cards, gpu))))
-        .filter(|text| !text.contains("bound to no driver"))
-        .collect();
-    let all_given = !cards.gpus.is_empty() && others.len() == cards.gpus.len();
-    let given = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
-    if all_given {
-        return diagnosis(&format!("is not loaded{given}"), "lspci -nnk -d 10de:");
-    }
-    if !module.here {
-        let elsewhere = match module.elsewhere.as_slice() {
-            [] => String::new(),
-            kernels => format!(" (it is for {})", kernels.join(", ")),
-        };
-        let kernel = &module.kernel;
-        return diagnosis(
-            &format!(
-                "is not loaded: its module is not installed for the running kernel {kernel}{elsewhere}{given}"
-            ),
-            &format!("apt install proxmox-headers-{kernel} && dkms autoinstall && phoenix-nvidia prepare"),
-        );
-    }
-    if let Some(file) = blacklist {
-        return diagnosis(
-            &format!("is not loaded: {file} blacklists it{given}"),
-            &format!("remove the line from {file}, then modprobe nvidia && phoenix-nvidia prepare"),
-        );
-    }
-    if secure_boot {
-        return diagnosis(
-            &format!(
-                "is not loaded: its module is installed and Secure Boot is on, which refuses it unless it is signed with an enrolled key{given}"
-            ),
-            "mokutil --sb-state; modprobe nvidia; dmesg | grep -i -e nvidia -e signature",
-        );
-    }
-    diagnosis(
-        &format!("is not loaded, though its module is installed for this kernel{given}"),
-        "modprobe nvidia; dmesg | grep -i nvidia | tail",
-    )
-}
-
-fn diagnosis(message: &str, remedy: &str) -> Diagnosis {
-    Diagnosis { message: message.to_owned(), remedy: Some(remedy.to_owned()) }
+fn explain(cards: &Inventory, module: Module, blacklist: Option<String>, secure_boot: bool) -> Diagnosis {
+    let is_taken = |driver: &str| driver != "nvidia";
+    let taken = cards.gpus.iter().filter(|gpu| gpu.bound_to.as_deref().is_some_and(is_taken));
+    let taken: Vec<String> =
+        taken.filter_map(|gpu| Some(format!("{} {}", gpu.pci?, held_by(cards, gpu)))).collect();
+    let cause = match (cards.gpus.len(), blacklist) {
+        (0, _) if cards.problems.is_empty() => Cause::NoCard,
+        (1.., _) if taken.len() == cards.gpus.len() => Cause::CardsTaken,
+        _ if !module.here => Cause::NoModule { kernel: module.kernel, others: module.elsewhere },
+        (_, Some(file)) => Cause::Blacklisted(file),
+        _ if secure_boot => Cause::SecureBoot,
+        _ => Cause::Unknown,
+    };
+    Diagnosis { cause, taken }
 }
 
 fn module(look: &mut Look) -> Module {
@@ -112,14 +143,14 @@ pub fn lists_nvidia(modules_dep: &str) -> bool {
     })
 }
 
-/// The UEFI variable; its value follows four bytes of attributes.
+/// Reads the UEFI variable; its value follows four bytes of attributes.
 fn secure_boot(look: &mut Look) -> bool {
     let variable = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
     look.bytes(variable).is_some_and(|bytes| bytes.get(4) == Some(&1))
 }
 
-/// The file that blacklists the module: the usual recipe for passing a card
-/// to a VM writes one.
+/// The file that blacklists the module, as the usual guide to PCI passthrough
+/// makes one.
 fn blacklist(look: &mut Look) -> Option<String> {
     for directory in ["/etc/modprobe.d", "/usr/lib/modprobe.d"] {
         for name in look.names(directory).unwrap_or_default() {
@@ -164,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_its_own_sentence() {
+    fn each_cause_is_found_from_its_facts() {
         let card = |bound: Option<&str>| {
             let mut cards = Inventory::default();
             let mut gpu = crate::host::gpus::Gpu::unknown();
@@ -173,22 +204,26 @@ mod tests {
             cards.gpus.push(gpu);
             cards
         };
-        let here = Module { kernel: "6.14.8-2-pve".into(), here: true, elsewhere: vec![] };
-        let gone =
-            Module { kernel: "6.14.8-2-pve".into(), here: false, elsewhere: vec!["6.8.12-1-pve".into()] };
-        let say = |cards: &Inventory, module: &Module, sb, bl| explain(cards, module, sb, bl).message;
-        assert!(say(&Inventory::default(), &here, false, None).contains("no NVIDIA card"));
-        assert!(
-            say(&card(Some("vfio-pci")), &here, false, None).ends_with("; 0000:01:00.0 bound to vfio-pci")
+        let kernel = "6.14.8-2-pve".to_owned();
+        let here = Module { kernel: kernel.clone(), here: true, elsewhere: vec![] };
+        let others = vec!["6.8.12-1-pve".to_owned()];
+        let gone = Module { kernel: kernel.clone(), here: false, elsewhere: others.clone() };
+        let cause = |cards: &Inventory, module: &Module, file: Option<&str>, secure_boot| {
+            explain(cards, module.clone(), file.map(String::from), secure_boot).cause
+        };
+        let file = "/etc/modprobe.d/x.conf";
+        assert_eq!(cause(&Inventory::default(), &here, None, false), Cause::NoCard);
+        assert_eq!(cause(&card(Some("vfio-pci")), &gone, Some(file), true), Cause::CardsTaken);
+        assert_eq!(cause(&card(None), &gone, Some(file), true), Cause::NoModule { kernel, others });
+        assert_eq!(cause(&card(None), &here, Some(file), true), Cause::Blacklisted(file.into()));
+        assert_eq!(cause(&card(None), &here, None, true), Cause::SecureBoot);
+        assert_eq!(cause(&card(None), &here, None, false), Cause::Unknown);
+        let mut both = card(Some("vfio-pci"));
+        both.gpus.extend(card(None).gpus);
+        let taken = explain(&both, gone, None, false).to_string();
+        assert_eq!(
+            taken,
+            "no module installed for the running kernel 6.14.8-2-pve (only for 6.8.12-1-pve); 0000:01:00.0 bound to vfio-pci"
         );
-        assert!(
-            say(&card(None), &gone, true, None)
-                .contains("running kernel 6.14.8-2-pve (it is for 6.8.12-1-pve)")
-        );
-        assert!(
-            say(&card(None), &here, true, Some("/etc/modprobe.d/x.conf")).contains("x.conf blacklists it")
-        );
-        assert!(say(&card(None), &here, true, None).contains("Secure Boot is on"));
-        assert!(say(&card(None), &here, false, None).contains("though its module is installed"));
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel driver: what is loaded, and what is installed but not loaded.
+//! The kernel driver: the loaded one, and the one the next boot loads.
 
 use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::process::{self, Cmd};
@@ -6,10 +6,9 @@ use crate::sys::time::Deadline;
 use crate::types::Version;
 use anyhow::Context as _;
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
-/// Which of NVIDIA's two kernel modules it is.
+/// NVIDIA's two kinds of kernel module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleKind {
     /// The open GPU kernel module.
@@ -30,21 +29,21 @@ impl fmt::Display for ModuleKind {
 /// The kernel driver that is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelDriver {
-    /// Its version, to the last digit.
+    /// Its full version.
     pub version: Version,
-    /// Open or proprietary; not known when only `/sys/module/nvidia/version` could be read.
+    /// Open or proprietary; `None` if only `/sys/module/nvidia/version` is readable.
     pub kind: Option<ModuleKind>,
 }
 
-/// Reads `/proc/driver/nvidia/version`. The two modules put the version into
-/// different fields, so it is looked for.
+/// Parses `/proc/driver/nvidia/version`. The field of the version differs
+/// between the two kinds, so this searches for it.
 pub fn parse_version(text: &str) -> Option<KernelDriver> {
     let line = text.lines().find(|line| line.starts_with("NVRM version:"))?;
     let kind = if line.contains("Open Kernel Module") { ModuleKind::Open } else { ModuleKind::Proprietary };
     Some(KernelDriver { version: Version::find(line)?, kind: Some(kind) })
 }
 
-/// The driver that is loaded, by what it shows of itself.
+/// The loaded driver.
 pub fn loaded(look: &mut Look) -> Option<KernelDriver> {
     if let Some(text) = look.text(VERSION) {
         let driver = parse_version(&text);
@@ -56,37 +55,38 @@ pub fn loaded(look: &mut Look) -> Option<KernelDriver> {
     Some(KernelDriver { version, kind: None })
 }
 
-/// The version of the driver that is loaded. The kernel itself tells it, so
-/// that mostly no other process has to look.
-pub fn version<'a>(view: impl Into<View<'a>>) -> Option<Version> {
-    let view = view.into();
-    let mut look = Look::new(view.root());
+/// The version of the loaded driver. Asks the driver itself, through another
+/// process, only if the kernel does not have it.
+pub fn version<'a>(host: impl Into<View<'a>>) -> Option<Version> {
+    let host = host.into();
+    let mut look = Look::new(host.root());
     let version = look.text(MODULE_VERSION).and_then(|text| text.trim().parse().ok());
     if version.is_some() || !look.exists("/proc/driver/nvidia") {
         return version;
     }
     let questions = vec![Question::new(Op::Read, VERSION), Question::new(Op::Read, MODULE_VERSION)];
-    loaded(&mut Look::at_files(view, questions)).map(|driver| driver.version)
+    loaded(&mut Look::at_files(host, questions)).map(|driver| driver.version)
 }
 
-/// What the driver says of itself.
+/// From the driver.
 const VERSION: &str = "/proc/driver/nvidia/version";
-/// What the kernel says of it.
+/// From the kernel.
 const MODULE_VERSION: &str = "/sys/module/nvidia/version";
 
-/// The version of the module that is installed for the running kernel, be it
-/// loaded or not: what the host will have after its next boot.
+/// The version of the module installed for the running kernel, loaded or not:
+/// the driver after the next boot. `None` if no module is installed.
 ///
 /// # Errors
-/// When modinfo could not be run; a module that isn't installed is none.
-pub fn installed(root: &Path, deadline: &Deadline) -> anyhow::Result<Option<Version>> {
+/// modinfo did not run.
+pub fn installed<'a>(host: impl Into<View<'a>>, deadline: &Deadline) -> anyhow::Result<Option<Version>> {
+    let root = host.into().root();
     let places = ["usr/sbin/modinfo", "sbin/modinfo"].map(|path| root.join(path));
     let modinfo = places.iter().find(|path| process::installed(path)).context("modinfo is not installed")?;
     let output = Cmd::new(modinfo).args(["-F", "version", "nvidia"]).run(&deadline.at_most(LIMIT))?;
     Ok(if output.success() { Version::find(&output.text()) } else { None })
 }
 
-/// modinfo reads one file.
+/// The timeout of modinfo, which reads one file.
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_of_version_line_are_read() {
+    fn both_forms_of_the_version_line_are_read() {
         let table = [
             (
                 "NVRM version: NVIDIA UNIX x86_64 Kernel Module  590.48.01  Mon Dec  8 13:05:00 UTC 2025\nGCC version:  gcc 14.2.0\n",

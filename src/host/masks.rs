@@ -1,18 +1,17 @@
-//! What a container sees of the host's `/proc/driver/nvidia`: copies that are
-//! bound over its `params` and its `gpus`.
+//! Masks: copies of `params` and `gpus` of the host's `/proc/driver/nvidia`,
+//! bound over the originals in a container.
 //!
-//! NVML that runs as root in a privileged container makes the nodes of every
-//! card that the driver shows, the others' too. With `ModifyDeviceFiles: 0`
-//! and the container's own cards alone it makes none and names no other.
-//! That is hygiene and no boundary: root inside can unmount the copies. The
-//! device rule is the boundary.
+//! NVML, run as root in a privileged container, creates the nodes of every card
+//! that the driver lists, also of cards not assigned. With `ModifyDeviceFiles:
+//! 0` and only the assigned cards it creates none and names no other card.
+//! This is hygiene, not a security boundary: root inside can unmount the
+//! copies. The boundary is the device rule.
 
 use super::gpus::Inventory;
-use crate::pve::conf::mounts::Mount;
-use crate::pve::conf::mounts::RUN;
+use crate::pve::conf::mounts::{Mount, RUN};
 use crate::pve::sharing;
 use crate::sys::lock;
-use crate::sys::look::Look;
+use crate::sys::look::{Look, View};
 use crate::sys::mount;
 use crate::sys::private;
 use crate::sys::replace::replace_own;
@@ -25,50 +24,51 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Applied as written, measured under every profile of Proxmox. Optional:
-/// without a driver on the host there is nothing to bind over, and on a node
-/// without the package nothing to bind.
+/// Applied as written under every AppArmor profile of Proxmox (measured).
+/// Optional: without a driver on the host there is nothing to bind over, and on
+/// a node without the package nothing to bind.
 const OPTIONS: &str = "bind,ro,nosuid,nodev,noexec,optional";
 
-/// How long others have for theirs, a few small files each.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The timeout of the lock: others write a few small files under it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The texts for one container.
+/// The masks of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Masks {
-    /// The driver's parameters, to make no nodes; `None` where the host shows
-    /// none.
+    /// The driver's parameters, changed to create no nodes; `None` if the host
+    /// has none.
     params: Option<String>,
-    /// The cards' `information`, by the names of their directories.
+    /// The `information` of each card, by the name of its directory.
     cards: BTreeMap<String, String>,
 }
 
 impl Masks {
-    /// Those for a container with the cards of these minors.
+    /// The masks for a container with the cards of these minors.
     pub fn of(inventory: &Inventory, minors: &BTreeSet<u32>) -> Masks {
         let shown = &inventory.shown;
         let its = |card: &&super::gpus::Shown| card.minor.is_some_and(|minor| minors.contains(&minor));
         Masks {
-            params: shown.params.as_deref().map(without_making),
+            params: shown.params.as_deref().map(without_creating),
             cards: shown.cards.iter().filter(its).map(|c| (c.name.clone(), c.text.clone())).collect(),
         }
     }
 
-    /// Has the container's copies be these; true if they were made anew. A
-    /// container that runs keeps those of its start.
+    /// Writes and mounts the container's copies if they differ; true if it did.
+    /// A running container keeps the copies of its start.
     ///
     /// # Errors
     /// What could not be written or mounted. There are no copies then, or
     /// those from before.
-    pub fn write(&self, root: &Path, ctid: Ctid) -> io::Result<bool> {
-        let at = shown_at(root, ctid);
-        // A driver that shows nothing has nothing to be covered.
+    pub fn write<'a>(&self, host: impl Into<View<'a>>, ctid: Ctid) -> io::Result<bool> {
+        let root = host.into().root();
+        let at = mount_point(root, ctid);
+        // No params: the driver is not loaded or does not answer.
         if self.params.is_none() || (mount::is_mounted(&at) && self.is(&at)) {
             return Ok(false);
         }
-        // Copies that are made and not shown yet look like left ones.
+        // Without the lock, sweep() takes copies that are not mounted yet for leftovers.
         let _lock =
-            lock::take(&lock_file(root), &Deadline::after(PATIENCE), |_| ()).map_err(io::Error::other)?;
+            lock::take(&lock_file(root), &Deadline::after(LOCK_TIMEOUT), |_| ()).map_err(io::Error::other)?;
         let (above, empty) = (sources(root), sources(root).join("empty"));
         let directories = [
             (below_run(root, ""), 0o755),
@@ -88,9 +88,8 @@ impl Masks {
         shown.map(|()| true)
     }
 
-    /// Makes the copies in a directory of their own, which nobody has seen
-    /// before: below one that is root's alone, since what is shown lies there
-    /// unprotected.
+    /// Writes the copies to a new directory, never mounted before. Its parent
+    /// is accessible to root only, since the files in it are not read-only.
     fn make(&self, root: &Path, ctid: Ctid) -> io::Result<PathBuf> {
         let above = sources(root);
         private::directory(&below_run(root, ""), 0o755).map_err(io::Error::other)?;
@@ -110,7 +109,7 @@ impl Masks {
         Ok(own)
     }
 
-    /// Whether a directory has just these copies.
+    /// Whether a directory has exactly these copies.
     fn is(&self, at: &Path) -> bool {
         let gpus = at.join("gpus");
         let there = names(&gpus).unwrap_or_default();
@@ -120,8 +119,8 @@ impl Masks {
     }
 }
 
-/// The entries that bind them. They name the container and nothing that
-/// changes with a boot, a driver or an assignment.
+/// The mount entries that bind the masks. They depend on the CTID only, not on
+/// boot, driver or assignment.
 pub fn mounts(ctid: Ctid) -> Vec<Mount> {
     let over = |name: &str| Mount {
         source: format!("{RUN}/proc/{ctid}/{name}"),
@@ -131,86 +130,87 @@ pub fn mounts(ctid: Ctid) -> Vec<Mount> {
     vec![over("params"), over("gpus")]
 }
 
-/// Whether the container's copies are there.
-pub fn are_there(root: &Path, ctid: Ctid) -> bool {
-    let own = shown_at(root, ctid);
+/// Whether the container's copies exist.
+pub fn exist<'a>(host: impl Into<View<'a>>, ctid: Ctid) -> bool {
+    let own = mount_point(host.into().root(), ctid);
     own.join("params").is_file() && own.join("gpus").is_dir()
 }
 
-/// Takes a container's copies away. One that runs keeps what it has; what that
-/// lies on goes with [`sweep`] once it does not.
+/// Removes a container's copies. A running container keeps its own; [`sweep`]
+/// removes their source once it has stopped.
 ///
 /// # Errors
 /// What could not be removed.
-pub fn forget(root: &Path, ctid: Ctid) -> io::Result<()> {
-    let at = shown_at(root, ctid);
+pub fn remove<'a>(host: impl Into<View<'a>>, ctid: Ctid) -> io::Result<()> {
+    let root = host.into().root();
+    let at = mount_point(root, ctid);
     mount::hide(&at)?;
-    gone(fs::remove_dir_all(&at))?;
+    unless_absent(fs::remove_dir_all(&at))?;
     sweep(root);
     Ok(())
 }
 
-/// Removes what no container is shown any more: the copies of those that are
-/// no longer on this node, and older ones. What lies below a running one stays.
+/// Removes unused copies: those of containers that are no longer on this node,
+/// and replaced ones. Copies that a running container uses stay.
 ///
-/// Containers start side by side: while one is given its copies, nothing is
-/// removed. Whoever comes next does it.
-pub fn sweep(root: &Path) {
+/// Does nothing while another process writes masks; the next call removes them.
+pub fn sweep<'a>(host: impl Into<View<'a>>) {
+    let root = host.into().root();
     let Ok(Some(_lock)) = lock::try_take(&lock_file(root)) else { return };
     let mut look = Look::new(root);
-    // Without /etc/pve nobody knows which containers there are.
+    // Without /etc/pve the containers of this node are unknown.
     let Some(confs) = look.names("/etc/pve/lxc") else { return };
     let number = |name: &str| name.split('.').next()?.parse::<Ctid>().ok();
     for ctid in names(&below_run(root, "proc")).iter().flatten().filter_map(|name| number(name)) {
         if confs.contains(&format!("{ctid}.conf")) || sharing::is_running(&mut look, ctid) {
             continue;
         }
-        let at = shown_at(root, ctid);
-        match mount::hide(&at).and_then(|()| gone(fs::remove_dir_all(&at))) {
+        let at = mount_point(root, ctid);
+        match mount::hide(&at).and_then(|()| unless_absent(fs::remove_dir_all(&at))) {
             Ok(()) => {
-                log::info!("removed what container {ctid} was shown of /proc/driver/nvidia: it is gone")
+                log::info!("removed the masks of container {ctid}: no such container on this node")
             }
-            Err(error) => log::debug!("the copies for container {ctid}: {error}"),
+            Err(error) => log::debug!("cannot remove the masks of container {ctid}: {error}"),
         }
     }
     for name in names(&sources(root)).iter().flatten() {
         let Some(ctid) = number(name) else { continue };
         let own = sources(root).join(name);
-        if lies_below(&own, &shown_at(root, ctid)) || sharing::is_running(&mut look, ctid) {
+        if lies_below(&own, &mount_point(root, ctid)) || sharing::is_running(&mut look, ctid) {
             continue;
         }
-        if let Err(error) = gone(fs::remove_dir_all(&own)) {
-            log::debug!("{}: {error}", own.display());
+        if let Err(error) = unless_absent(fs::remove_dir_all(&own)) {
+            log::debug!("cannot remove {}: {error}", own.display());
         }
     }
 }
 
-/// Whether the copies in `own` are those that are shown at `at`: an overlay
-/// gives the numbers of the files that lie below it.
+/// Whether the copies in `own` are those mounted at `at`: an overlay passes
+/// through the inode numbers of its lower layer.
 fn lies_below(own: &Path, at: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let number = |path: &Path| fs::metadata(path.join("params")).ok().map(|meta| meta.ino());
     number(own).is_some_and(|inode| number(at) == Some(inode))
 }
 
-fn gone(removed: io::Result<()>) -> io::Result<()> {
+fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-/// Where a container's copies are bound from.
-fn shown_at(root: &Path, ctid: Ctid) -> PathBuf {
+/// Where a container's copies are mounted on the host.
+fn mount_point(root: &Path, ctid: Ctid) -> PathBuf {
     below_run(root, "proc").join(ctid.to_string())
 }
 
-/// Where they really lie.
+/// The parent of the directories that hold the copies.
 fn sources(root: &Path) -> PathBuf {
     below_run(root, "masks")
 }
 
-/// What is held while copies are made and shown, or removed.
+/// The lock held while masks are written and mounted, or removed.
 fn lock_file(root: &Path) -> PathBuf {
     root.join("run/lock/phoenix-nvidia/masks.lock")
 }
@@ -219,9 +219,8 @@ fn below_run(root: &Path, name: &str) -> PathBuf {
     root.join(RUN.trim_start_matches('/')).join(name)
 }
 
-/// Whether a file has this content. Read through `take`: `fs::read` asks for
-/// the size first, which is one call more. Nothing but a file of ours is to
-/// stand there; nobody is waited for all the same.
+/// Whether a file has this content. Never blocks, whatever the file is. Read
+/// through `take`, since `fs::read` asks for the size first, one call more.
 fn is(path: &Path, text: &str) -> bool {
     let mut old = Vec::new();
     let most = text.len() as u64 + 1;
@@ -230,15 +229,15 @@ fn is(path: &Path, text: &str) -> bool {
     read.is_ok() && old == text.as_bytes()
 }
 
-/// The names in a directory; none if there is no directory.
+/// The names in a directory; `None` if there is none.
 fn names(path: &Path) -> Option<Vec<String>> {
     let entries = fs::read_dir(path).ok()?;
     Some(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
-/// The driver's parameters with `ModifyDeviceFiles: 0`, by which its user
-/// space makes no device nodes.
-fn without_making(params: &str) -> String {
+/// The driver's parameters with `ModifyDeviceFiles: 0`: its user space then
+/// creates no device nodes.
+fn without_creating(params: &str) -> String {
     const KEY: &str = "ModifyDeviceFiles:";
     let mut lines: Vec<&str> = params.lines().filter(|line| !line.trim_start().starts_with(KEY)).collect();
     let place = params.lines().position(|line| line.trim_start().starts_with(KEY)).unwrap_or(lines.len());
@@ -281,17 +280,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_making_of_nodes_is_taken_from_the_parameters() {
-        assert_eq!(without_making(PARAMS), PARAMS.replace("Files: 1", "Files: 0"));
+    fn only_the_parameter_that_creates_nodes_is_changed() {
+        assert_eq!(without_creating(PARAMS), PARAMS.replace("Files: 1", "Files: 0"));
         for text in [PARAMS, "", "DeviceFileMode: 432\n", "ModifyDeviceFiles: 1\nModifyDeviceFiles: 1"] {
-            let now = facts::params(&without_making(text));
+            let now = facts::params(&without_creating(text));
             assert!(!now.modify, "{text:?}");
             assert_eq!(now, facts::Params { modify: false, ..facts::params(text) }, "{text:?}");
         }
     }
 
     #[test]
-    fn the_copies_are_those_of_the_assigned_cards_and_readable_by_all() {
+    fn masks_hold_the_assigned_cards_and_are_readable_by_all() {
         let dir = tempfile::tempdir().unwrap();
         let own = make(dir.path(), &host("a"), &[0]);
         assert_eq!(shown(&own), ["0000:01:00.0"]);
@@ -305,21 +304,21 @@ mod tests {
     }
 
     #[test]
-    fn other_copies_are_made_only_when_the_driver_says_more() {
+    fn masks_are_rewritten_only_when_the_driver_shows_other_text() {
         let dir = tempfile::tempdir().unwrap();
         let own = make(dir.path(), &host("????"), &[0]);
         assert!(masks(&host("????"), &[0]).is(&own));
         for other in [masks(&host("5f2c"), &[0]), masks(&host("????"), &[0, 1]), masks(&host("????"), &[])] {
             assert!(!other.is(&own), "{other:?}");
         }
-        // A driver that does not answer takes nothing away.
+        // A driver that does not answer removes nothing.
         assert!(!masks(&Inventory::default(), &[]).write(dir.path(), "101".parse().unwrap()).unwrap());
         assert!(own.exists());
-        assert_ne!(make(dir.path(), &host("5f2c"), &[0]), own, "what was shown is not written to again");
+        assert_ne!(make(dir.path(), &host("5f2c"), &[0]), own, "mounted files are not written again");
     }
 
     #[test]
-    fn copies_that_are_just_being_made_are_not_taken_for_left_ones() {
+    fn masks_being_written_are_not_swept() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("etc/pve/lxc")).unwrap();
         let held = lock::try_take(&lock_file(dir.path())).unwrap();
@@ -332,13 +331,13 @@ mod tests {
     }
 
     #[test]
-    fn what_no_container_is_shown_goes() {
+    fn unused_masks_are_swept() {
         let dir = tempfile::tempdir().unwrap();
         let own = make(dir.path(), &host("a"), &[0]);
-        let at = shown_at(dir.path(), "101".parse().unwrap());
+        let at = mount_point(dir.path(), "101".parse().unwrap());
         fs::create_dir_all(&at).unwrap();
         sweep(dir.path());
-        assert!(own.exists() && at.exists(), "/etc/pve is not served");
+        assert!(own.exists() && at.exists(), "/etc/pve is not mounted");
         fs::create_dir_all(dir.path().join("etc/pve/lxc")).unwrap();
         sweep(dir.path());
         assert!(!own.exists() && !at.exists());

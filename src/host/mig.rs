@@ -1,4 +1,4 @@
-//! MIG: parts of a card, and the capability nodes that give access to them.
+//! MIG instances, and the capability nodes that give access to them.
 
 use super::facts::capability_minor;
 use crate::sys::look::Look;
@@ -9,15 +9,15 @@ use std::fmt;
 pub struct MigInstance {
     /// Minor of its card.
     pub gpu: u32,
-    /// The GPU instance's id.
+    /// Id of the GPU instance.
     pub gi: u32,
-    /// The compute instance's id in it.
+    /// Id of the compute instance in it.
     pub ci: u32,
-    /// Minor of the GPU instance's capability.
+    /// Minor of the capability of the GPU instance.
     pub gi_minor: u32,
-    /// Minor of the compute instance's capability.
+    /// Minor of the capability of the compute instance.
     pub ci_minor: u32,
-    /// Known only when the driver was asked (see [`super::nvidia_smi`]).
+    /// `None` unless nvidia-smi was asked ([`super::nvidia_smi`]).
     pub uuid: Option<String>,
 }
 

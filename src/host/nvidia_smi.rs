@@ -1,6 +1,6 @@
-//! What only the driver's library can tell: the UUIDs of cards that were not
-//! used since the boot, and those of MIG instances. Asked of nvidia-smi, and
-//! only when a name in the assignment needs it.
+//! UUIDs from nvidia-smi: those of cards not used since boot, and those of MIG
+//! instances. Only the driver's library has them; it runs only if a name in the
+//! assignment needs them.
 
 use super::gpus::Inventory;
 use crate::device::pci::PciAddress;
@@ -11,14 +11,14 @@ use std::path::Path;
 use std::time::Duration;
 
 const NVIDIA_SMI: &str = "usr/bin/nvidia-smi";
-/// Eight cards that sleep take several seconds to wake.
+/// Its timeout: eight sleeping cards take several seconds to wake.
 const LIMIT: Duration = Duration::from_secs(30);
 
 impl Inventory {
-    /// Learns the UUIDs of the cards that the driver does not tell yet.
+    /// Adds the UUIDs of cards that are unknown so far.
     ///
     /// # Errors
-    /// When nvidia-smi isn't there, fails, or does not end in time.
+    /// nvidia-smi is missing, fails, or exceeds its timeout.
     pub fn add_uuids(&mut self, root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
         let text = ask(root, &["--query-gpu=pci.bus_id,uuid", "--format=csv,noheader"], deadline)?;
         for (pci, uuid) in card_uuids(&text) {
@@ -29,11 +29,11 @@ impl Inventory {
         Ok(())
     }
 
-    /// Learns the UUIDs of the MIG instances. `nvidia-smi -L` has them, and
-    /// `-q -x` says which instance it is.
+    /// Adds the UUIDs of MIG instances: `nvidia-smi -L` lists them by index,
+    /// `-q -x` has the ids of each index.
     ///
     /// # Errors
-    /// As above.
+    /// As [`Inventory::add_uuids`].
     pub fn add_mig_uuids(&mut self, root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
         let uuids = mig_uuids(&ask(root, &["-L"], deadline)?);
         let places = mig_places(&ask(root, &["-q", "-x"], deadline)?);
@@ -58,7 +58,7 @@ fn ask(root: &Path, args: &[&str], deadline: &Deadline) -> anyhow::Result<String
     Ok(output.text())
 }
 
-/// `00000000:01:00.0, GPU-…` lines.
+/// Parses lines like `00000000:01:00.0, GPU-…`.
 pub fn card_uuids(text: &str) -> Vec<(PciAddress, String)> {
     let pair = |line: &str| {
         let (pci, uuid) = line.split_once(',')?;
@@ -67,7 +67,7 @@ pub fn card_uuids(text: &str) -> Vec<(PciAddress, String)> {
     text.lines().filter_map(pair).filter(|(_, uuid)| uuid.starts_with("GPU-")).collect()
 }
 
-/// Of `nvidia-smi -L`: the card's UUID, the instance's index on it, its UUID.
+/// Parses `nvidia-smi -L`: UUID of the card, index of the instance, its UUID.
 pub fn mig_uuids(text: &str) -> Vec<(String, u32, String)> {
     let mut card = String::new();
     let mut found = Vec::new();
@@ -91,23 +91,23 @@ fn mig_index(line: &str) -> Option<u32> {
     rest.split_once(':')?.0.trim().parse().ok()
 }
 
-/// Where an instance of `-q -x` is.
+/// A MIG instance in `nvidia-smi -q -x`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The card's UUID.
+    /// UUID of the card.
     pub card: String,
-    /// The card's minor.
+    /// Minor of the card.
     pub minor: u32,
-    /// The instance's index on the card.
+    /// Index on the card.
     pub index: u32,
-    /// The GPU instance's id.
+    /// Id of the GPU instance.
     pub gi: u32,
-    /// The compute instance's id in it.
+    /// Id of the compute instance in it.
     pub ci: u32,
 }
 
-/// Reads the few elements of `nvidia-smi -q -x` that matter here. The text is
-/// generated, one element a line, so that no XML parser is needed.
+/// Parses the needed elements of `nvidia-smi -q -x`: generated text with one
+/// element a line, which needs no XML parser.
 pub fn mig_places(xml: &str) -> Vec<Place> {
     xml.split("<gpu id=").skip(1).flat_map(|gpu| places_of_card(gpu).unwrap_or_default()).collect()
 }

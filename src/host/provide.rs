@@ -138,14 +138,14 @@ impl Wish<'_> {
     fn conclude(&self, provided: &mut Provided) {
         let inventory = &mut provided.inventory;
         if inventory.driver.is_none() && !inventory.majors.has_nvidia() {
-            let diagnosis = diagnose::no_driver(self.view.root());
+            let diagnosis = diagnose::no_driver(self.view);
             // One message that says why, not one for each device.
             provided.choice = Choice::default();
             provided.choice.missing.push(Missing {
-                what: "the NVIDIA driver".into(),
-                why: diagnosis.message,
+                what: diagnose::NOT_LOADED.into(),
+                why: diagnosis.to_string(),
                 has: None,
-                remedy: diagnosis.remedy,
+                remedy: Some(diagnosis.cause.remedy()),
             });
             provided.warnings.clear();
         } else {

@@ -208,7 +208,7 @@ fn no_driver_is_one_warning() {
     lab.write("/etc/pve/nodes/pve1/qemu-server/200.conf", "name: games\nhostpci0: 0000:01:00,pcie=1\n");
     let output = start(&lab).ok();
     let text = format!("{}{}", output.stdout, output.stderr);
-    let warnings = text.lines().filter(|l| l.contains("NVIDIA driver")).count();
+    let warnings = text.lines().filter(|l| l.contains("NVIDIA kernel driver")).count();
     assert_eq!(warnings, 1, "{text}");
     output.says("0000:01:00.0 bound to vfio-pci, for VM 200 by its hostpci line");
     assert!(ct.running());
@@ -280,8 +280,8 @@ fn prepare_without_a_driver_says_why_with_code_4() {
     lab.write("/lib/modules/6.8.12-1-pve/modules.dep", "updates/dkms/nvidia.ko.zst:\n");
     lab.run(["phoenix-nvidia", "prepare"])
         .code(4)
-        .says("the NVIDIA driver: is not loaded: its module is not installed for the running kernel")
-        .says("(it is for 6.8.12-1-pve)")
+        .says("no NVIDIA kernel driver loaded: no module installed for the running kernel")
+        .says("(only for 6.8.12-1-pve)")
         .says("fix: apt install proxmox-headers-");
 }
 

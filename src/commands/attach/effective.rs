@@ -4,6 +4,7 @@
 use super::changes::Changes;
 use crate::driver::template::Template;
 use crate::exit::{self, Code, Fault};
+use crate::host::diagnose;
 use crate::host::gpus::Inventory;
 use crate::job::chain;
 use crate::job::desired;
@@ -83,9 +84,9 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
         Some(fault) if inventory.driver.is_some() => return Err(fault.into()),
         Some(fault) => log::warn!("{fault}"),
         None if inventory.driver.is_none() => {
-            let why = crate::host::diagnose::no_driver(View::host().root());
-            log::warn!("the NVIDIA driver {}", why.message);
-            why.remedy.iter().for_each(|remedy| log::warn!("{}", exit::fix(remedy)));
+            let why = diagnose::no_driver(View::host());
+            log::warn!("{}: {why}", diagnose::NOT_LOADED);
+            log::warn!("{}", exit::fix(&why.cause.remedy()));
         }
         None => {}
     }

@@ -3,7 +3,7 @@
 use super::finding::Finding;
 use crate::device::assignment::Assignment;
 use crate::host::choose::{Capabilities, choose};
-use crate::host::diagnose::Diagnosis;
+use crate::host::diagnose::{Diagnosis, NOT_LOADED};
 use crate::host::gpus::Inventory;
 use crate::types::Version;
 
@@ -14,11 +14,7 @@ pub fn driver(inventory: &Inventory, why: impl FnOnce() -> Diagnosis) -> Finding
         return Finding::ok("driver", format!("the kernel driver {}{kind} is loaded", driver.version));
     }
     let why = why();
-    let finding = Finding::failure("driver", format!("the NVIDIA driver {}", why.message));
-    match why.remedy {
-        Some(remedy) => finding.mend(remedy),
-        None => finding,
-    }
+    Finding::failure("driver", format!("{NOT_LOADED}: {why}")).mend(why.cause.remedy())
 }
 
 /// Whether the next boot brings another driver. `installed` is what modinfo
@@ -105,6 +101,7 @@ pub fn quorum(there: bool) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::commands::level::Level;
+    use crate::host::diagnose::Cause;
     use crate::host::kernel_driver::KernelDriver;
 
     fn loaded() -> Inventory {
@@ -114,9 +111,9 @@ mod tests {
 
     #[test]
     fn a_driver_that_is_not_loaded_has_a_cause_and_a_cure() {
-        let why = || Diagnosis { message: "is not loaded: x".into(), remedy: Some("modprobe nvidia".into()) };
+        let why = || Diagnosis { cause: Cause::NoCard, taken: Vec::new() };
         let finding = driver(&Inventory::default(), why);
-        assert_eq!((finding.level, finding.mend.as_deref()), (Level::Failure, Some("modprobe nvidia")));
+        assert_eq!((finding.level, finding.mend.as_deref()), (Level::Failure, Some("lspci -nnk -d 10de:")));
         assert_eq!(driver(&loaded(), why).level, Level::Ok);
     }
 

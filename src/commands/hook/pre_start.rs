@@ -177,9 +177,9 @@ pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provi
     if mounts.is_empty() {
         return mounts;
     }
-    match plan::masks(document, &provided.inventory, &provided.choice).write(View::host().root(), ctid) {
+    match plan::masks(document, &provided.inventory, &provided.choice).write(View::host(), ctid) {
         // Whoever is new here may have come after another one.
-        Ok(true) => masks::sweep(View::host().root()),
+        Ok(true) => masks::sweep(View::host()),
         Ok(false) => {}
         Err(error) => log::warn!(
             "the container may see all GPUs of the host in /proc/driver/nvidia: {error}. Its device rules still \
