@@ -24,9 +24,8 @@ use std::time::Duration;
 
 /// How long a reboot waits for the hook's task to give the lock back.
 const UNLOCK: Duration = Duration::from_secs(150);
-/// How long a reboot that is due waits for what passes by itself: a backup, a
-/// quorum. An install waits as long for its place.
-const STARTABLE: Duration = Duration::from_secs(2 * 3600);
+/// How long a container that a failed reboot stopped waits for its start.
+const BRING_UP: Duration = Duration::from_secs(2 * 3600);
 /// Between two looks for what is in the way.
 const LOOK_AGAIN: Duration = Duration::from_secs(4);
 /// Between two looks at the container. A start meanwhile ends the wait, and
@@ -52,7 +51,7 @@ pub fn after_install(
         return Ok(());
     }
     let reboot = Reboot { ctid, identity, settings, version: version.map(ToString::to_string) };
-    let until = Deadline::after(STARTABLE);
+    let until = Deadline::after(settings.value(keys::REBOOT_WAIT));
     let mut told = Vec::new();
     let mut look = Deadline::after(Duration::ZERO);
     loop {
@@ -67,7 +66,7 @@ pub fn after_install(
         look = Deadline::after(LOOK_AGAIN);
         match reboot.startable()? {
             Ok(_) => match reboot.now()? {
-                Some(Err(error)) => return reboot.bring_up(error, &until),
+                Some(Err(error)) => return reboot.bring_up(error),
                 Some(Ok(())) => return Ok(()),
                 // Somebody was quicker with a lock: looked at again.
                 None => told.clear(),
@@ -167,7 +166,8 @@ impl Reboot<'_> {
 
     /// The reboot failed. What we took down is started as soon as it can be:
     /// at once, if nothing is in the way any more.
-    fn bring_up(&self, mut error: anyhow::Error, until: &Deadline) -> anyhow::Result<()> {
+    fn bring_up(&self, mut error: anyhow::Error) -> anyhow::Result<()> {
+        let until = Deadline::after(BRING_UP);
         let (ctid, timeouts) = (self.ctid, startable::restart_timeouts(self.settings));
         let settled = Deadline::after(timeouts.timeout + timeouts.start);
         let mut told = false;

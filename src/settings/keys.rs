@@ -168,11 +168,14 @@ settings! {
     INSTALL_WAIT: Duration { read: seconds, default: "60", unit: "seconds", example: "0" }
 
     /// What follows an install that changed the driver: reboot (the container, once, since running services
-    /// keep the old driver) or none. The reboot waits up to two hours while the container is locked (a backup)
-    /// or the node has no quorum.
+    /// keep the old driver) or none.
     AFTER_INSTALL: AfterInstall {
         read: after_install, default: "reboot", unit: "reboot or none", example: "none"
     }
+
+    /// How long that reboot waits while the container is locked (a backup) or the node has no quorum. After
+    /// that it stays due until the next start. An install process runs for at most a day.
+    REBOOT_WAIT: Duration { read: seconds, default: "7200", unit: "seconds", example: "28800" }
 
     /// Absolute path of another hookscript that runs too, with the same arguments, or none. It runs first in
     /// pre-start and last in the other phases. If it fails in pre-start, the start stops.

@@ -261,6 +261,23 @@ fn a_reboot_that_cannot_be_stays_due_and_a_call_by_hand_makes_it() {
     lab.run([PROGRAM, "status", "101"]).ok().says_not("restart due");
 }
 
+/// A node says how long a lock is waited for.
+#[test]
+fn a_reboot_that_meets_a_backup_stays_due_after_reboot_wait() {
+    let Some(lab) = installing() else { return };
+    lab.append("/etc/pve/lxc/101.conf", "lxc.environment: REBOOT_WAIT=2\n");
+    lab.run(["pct", "start", "101"]).ok();
+    let ct = lab.container(101);
+    let init = ct.init_pid();
+    lab.run(["pct", "set", "101", "--lock", "backup"]).ok();
+    wait_for_the_end(&lab);
+    let logged = log(&lab);
+    assert!(logged.contains("the reboot waits") && logged.contains("the reboot stays due"), "{logged}");
+    assert_eq!((ct.init_pid(), calls(&lab, "reboot 101")), (init, 0));
+    lab.run(["pct", "unlock", "101"]).ok();
+    lab.run([PROGRAM, "status", "101"]).ok().says("restart due");
+}
+
 /// A `pct` that sets a lock before it does what it is asked for: what comes
 /// between our look and Proxmox's own.
 fn raced(lab: &Lab, verb: &str) {
