@@ -3,10 +3,11 @@
 
 use phoenix_nvidia::driver::desired::{CudaPackages, Desired, Limits};
 use phoenix_nvidia::driver::template::{Facts, Template};
-use phoenix_nvidia::guest::install::apt::simulate::Plan;
-use phoenix_nvidia::guest::install::apt::trouble::{Trouble, reasons};
-use phoenix_nvidia::guest::os::{Os, state_version};
-use phoenix_nvidia::guest::probe::{DriverState, understand};
+use phoenix_nvidia::guest::driver_state::DriverState;
+use phoenix_nvidia::guest::install::apt::failure::{Cause, reasons};
+use phoenix_nvidia::guest::install::apt::simulate::Simulation;
+use phoenix_nvidia::guest::os::Os;
+use phoenix_nvidia::guest::probe::{state_version, understand};
 use phoenix_nvidia::sys::armour::public_key;
 use phoenix_nvidia::sys::process::{Ended, Output};
 use std::time::Duration;
@@ -21,11 +22,11 @@ const SHOWN: usize = 64 * 1024;
 pub fn holds(data: &[u8]) {
     let desired = desired();
     if let Ok(Some(check)) = understand(data, &desired) {
-        clean(&check.found.to_string());
-        match &check.found {
+        clean(&check.driver.to_string());
+        match &check.driver {
             DriverState::Packaged { packages, .. } => {
-                clean(&check.found.owners());
-                let remove = check.found.remove("101".parse().expect("a number"));
+                clean(&check.driver.owners());
+                let remove = check.driver.remove("101".parse().expect("a number"));
                 assert_eq!(remove.is_some(), !packages.is_empty());
                 let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b" +-.:".contains(&b);
                 let words = remove.as_deref().unwrap_or("pct exec 101 -- ");
@@ -39,8 +40,8 @@ pub fn holds(data: &[u8]) {
         assert!(check.cuda_missing.len() <= 1 && check.utilities_missing.len() <= 1);
         // Only a whole answer counts, whatever follows it.
         let more = [data, b"\nunheard of\n"].concat();
-        let again = understand(&more, &desired).ok().flatten().map(|c| (c.found, c.cuda_missing, c.os));
-        assert_eq!(again, Some((check.found, check.cuda_missing, check.os)));
+        let again = understand(&more, &desired).ok().flatten().map(|c| (c.driver, c.cuda_missing, c.os));
+        assert_eq!(again, Some((check.driver, check.cuda_missing, check.os)));
     }
     let mut os = Os::default();
     String::from_utf8_lossy(data).lines().for_each(|line| os.release_line(line));
@@ -64,7 +65,7 @@ fn system(os: &Os) {
     if let Some(distro) = os.distro() {
         let version = "580.95.05".parse().expect("a version");
         let template: Template = "https://h/{distro}/x".parse().expect("a template");
-        let facts = Facts { version: &version, arch: "x86_64", distro: Some(&distro) };
+        let facts = Facts::repository(&version, Some(&distro));
         let url = template.fill(&facts).unwrap_or_else(|why| panic!("{distro:?}: {why:#}"));
         assert_eq!(url.request().matches('/').count(), 4, "{url:?}");
     }
@@ -74,7 +75,7 @@ fn system(os: &Os) {
 }
 
 fn plan(data: &[u8]) {
-    let plan = Plan::parse(data);
+    let plan = Simulation::parse(data);
     assert!(plan.install.len() + plan.remove.len() + plan.driver.len() + plan.kernel.len() <= 4000);
     if let Some(refusal) = plan.refusal() {
         clean(&format!("{refusal:?}").replace('\\', ""));
@@ -92,7 +93,7 @@ fn words(data: &[u8]) {
         stderr: second.to_vec(),
         took: Duration::ZERO,
     };
-    assert!(Trouble::of(&said(0)).is_none() && Trouble::of(&said(100)).is_some());
+    assert!(Cause::of(&said(0)).is_none() && Cause::of(&said(100)).is_some());
     clean(&reasons(&said(100)));
     if let Some(version) = state_version(&String::from_utf8_lossy(data)) {
         assert!(String::from_utf8_lossy(data).contains(version.as_str()));
@@ -117,6 +118,5 @@ fn desired() -> Desired {
         utilities: vec!["nvtop".parse().expect("a package")],
         limits: Limits::all(std::time::Duration::from_secs(60)),
         gpus: Some(1),
-        check_runs_smi: false,
     }
 }

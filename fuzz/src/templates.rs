@@ -10,8 +10,8 @@ use phoenix_nvidia::sys::url::Url;
 pub fn holds(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let version = "580.95.05".parse().expect("a version");
-    let facts = Facts { version: &version, arch: "x86_64", distro: Some("debian12") };
-    let outside = Facts { distro: None, ..facts };
+    let facts = Facts::repository(&version, Some("debian12"));
+    let outside = Facts::repository(&version, None);
     match text.parse::<Template>() {
         Ok(template) => {
             let shown = template.to_string();

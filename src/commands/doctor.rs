@@ -18,7 +18,7 @@ use crate::exit::{Code, one_line};
 use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::install::steps::Steps;
-use crate::guest::probe;
+use crate::guest::probe::{self, Ask};
 use crate::guest::verify::open_nodes;
 use crate::host::choose::Choice;
 use crate::host::diagnose;
@@ -191,7 +191,7 @@ impl Doctor {
         };
         if let Ok(desired::Software::Desired(desired)) = &software {
             now.asked = Some(desired.fingerprint());
-            findings.extend(conf::driver_version(ctid, desired.fit_the_kernel()));
+            findings.extend(conf::driver_version(ctid, desired.matches_kernel()));
         }
         if now.running {
             let (more, right) = running(ctid, conf, &choice, software.ok(), &settings);
@@ -243,10 +243,9 @@ fn running(
     findings.extend(inside::rules(ctid, &opened));
     let seen = inside::look(ctid);
     let mut right = None;
-    if let Some(desired::Software::Desired(mut desired)) = software {
-        // Here there is time to ask nvidia-smi itself.
-        desired.check_runs_smi = true;
-        match probe::check(&guest, &desired, &deadline) {
+    if let Some(desired::Software::Desired(desired)) = software {
+        // Here there is time for nvidia-smi.
+        match probe::check(&guest, &desired, Ask::NvidiaSmi, &deadline) {
             Ok(check) => {
                 let steps = Steps::of(&check, &desired, true);
                 right = Some(steps.is_empty());

@@ -10,7 +10,7 @@ use crate::exit::Code;
 use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::install::steps::Steps as Install;
-use crate::guest::probe;
+use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::provide::inspect;
@@ -141,7 +141,7 @@ impl Steps {
         let mut desired = desired.clone();
         desired.gpus = Some(choice.gpus.len());
         let deadline = Deadline::after(desired.limits.check);
-        let check = probe::check(&Guest::new(hand.ctid), &desired, &deadline)?;
+        let check = probe::check(&Guest::new(hand.ctid), &desired, Ask::Files, &deadline)?;
         // As a call by hand: what failed before is tried again.
         let install = Install::of(&check, &desired, true);
         self.driver = install.driver();

@@ -138,7 +138,7 @@ impl Hand {
         let software = desired::read(&self.settings, kernel_driver::version(View::host()), None)
             .map_err(|problems| settings::fault(&problems, self.ctid))?;
         if let Software::Desired(desired) = &software {
-            desired.fit_the_kernel()?;
+            desired.matches_kernel()?;
         }
         for (now, later) in &self.settings.overridden {
             log::warn!(

@@ -1,62 +1,58 @@
-//! What the settings ask for inside the container, as plain values that have
-//! passed the door.
+//! The NVIDIA software that the settings ask for in one container.
 
 use crate::driver::template::{PackageTemplate, Template, packages};
 use crate::exit::{Code, Fault};
+use crate::sys::url::hex;
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What one container's NVIDIA software should be.
+/// The NVIDIA software that one container should have.
 #[derive(Clone, Debug)]
 pub struct Desired {
-    /// The driver version, `host` already resolved.
+    /// The driver version, with `host` resolved.
     pub driver: Version,
-    /// The kernel driver that is loaded on the host, if one is. User space of
-    /// another version cannot work, so it is refused before any download.
+    /// The version of the kernel driver that is loaded on the host, if any.
+    /// User space of another version cannot work.
     pub kernel: Option<Version>,
-    /// Where the runfile comes from.
+    /// The URL of the runfile.
     pub runfile_url: Template,
-    /// The runfile's checksum, if the settings name one.
+    /// The checksum of the runfile, if set.
     pub sha256: Option<Sha256>,
     /// NVIDIA's apt repository.
     pub repo_url: Template,
-    /// Its key, if not the one beside it.
+    /// The URL of its key, if not in the repository's directory.
     pub repo_key_url: Option<Template>,
-    /// What the CUDA step installs.
+    /// The packages of the CUDA step.
     pub cuda: CudaPackages,
-    /// Packages that are nice to have; a failure is a warning.
+    /// Optional packages: if one cannot be installed, that is a warning.
     pub utilities: Vec<PackageTemplate>,
-    /// How long each step may take.
+    /// The limits of each step.
     pub limits: Limits,
-    /// How many GPUs nvidia-smi should list; `None` when that is not known.
+    /// The number of GPUs that nvidia-smi should list, if known.
     pub gpus: Option<usize>,
-    /// Whether the check asks nvidia-smi too. Its start of NVML can take
-    /// seconds per GPU without persistence mode; the library's version and the
-    /// installer's state file say the same in milliseconds.
-    pub check_runs_smi: bool,
 }
 
 impl Desired {
-    /// Fails when the wanted user space cannot work with the loaded kernel
-    /// driver.
+    /// Fails if the driver differs from the loaded kernel driver, before any
+    /// download.
     ///
     /// # Errors
     /// [`Code::Software`], with both versions and the remedy.
-    pub fn fit_the_kernel(&self) -> anyhow::Result<()> {
+    pub fn matches_kernel(&self) -> anyhow::Result<()> {
         match &self.kernel {
             Some(kernel) if *kernel != self.driver => Err(Fault::new(
                 Code::Software,
                 format!(
-                    "NVIDIA_DRIVER_VERSION is {}, but the host's kernel driver is {kernel}: user space and \
-                     kernel driver must be the same version to the last digit",
+                    "NVIDIA_DRIVER_VERSION is {}, but the loaded kernel driver is {kernel}: user space and \
+                     kernel driver must have the same version",
                     self.driver
                 ),
             )
             .remedy(format!(
-                "set NVIDIA_DRIVER_VERSION=host (or {kernel}), or install driver {} on the host and reboot it",
+                "set NVIDIA_DRIVER_VERSION=host, or install driver {} on the host and reboot the host",
                 self.driver
             ))
             .into()),
@@ -64,9 +60,9 @@ impl Desired {
         }
     }
 
-    /// Two runs with equal fingerprints would try the same things: a failed
-    /// one need not be repeated in the same boot. A hash, since URLs may hold a
-    /// password and this is recorded.
+    /// Equal for two runs that would install the same: a failed one is not
+    /// repeated in the same boot. A hash, since it is recorded and a URL may
+    /// hold a password.
     pub fn fingerprint(&self) -> String {
         let list = |packages: &[PackageTemplate]| {
             packages.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -89,43 +85,42 @@ impl Desired {
     }
 }
 
-/// How long each step may take, and how much.
+/// The limits of each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The look at what is there.
+    /// Probing the container.
     pub check: Duration,
-    /// Fetching the runfile, all attempts together.
+    /// Downloading the runfile, all attempts together.
     pub download: Duration,
-    /// Reaching a server.
+    /// Connecting to a server.
     pub connect: Duration,
-    /// A download that brings nothing.
+    /// A download without any data.
     pub stall: Duration,
-    /// Streaming the runfile into the container.
+    /// Copying the runfile into the container.
     pub copy: Duration,
-    /// The installer's run.
+    /// Running the installer.
     pub install: Duration,
-    /// The apt steps, together.
+    /// All apt steps together.
     pub apt: Duration,
-    /// Waiting for a network that is not there yet.
+    /// Waiting for the network.
     pub network: Duration,
     /// nvidia-smi after an install.
     pub verify: Duration,
-    /// How large a runfile may be, in bytes.
+    /// The size of a runfile, in bytes.
     pub download_max: u64,
 }
 
 impl Limits {
-    /// Reaching a server.
+    /// Connecting to a server.
     pub const CONNECT: Duration = Duration::from_secs(15);
-    /// A download that brings nothing.
+    /// A download without any data.
     pub const STALL: Duration = Duration::from_secs(30);
-    /// Streaming the runfile, at most; the limit of an install counts too.
+    /// Copying the runfile; the limit of an install applies too.
     pub const COPY: Duration = Duration::from_secs(600);
-    /// nvidia-smi, likewise.
+    /// nvidia-smi; the limit of an install applies too.
     pub const VERIFY: Duration = Duration::from_secs(120);
 
-    /// The same limit for each step, for tests: those of a container are
-    /// settings, whose defaults stand in their table.
+    /// The same limit for each step, for tests: a container's are settings.
     pub fn all(limit: Duration) -> Limits {
         Limits {
             check: limit,
@@ -160,7 +155,7 @@ impl FromStr for CudaPackages {
         }
         let list = packages(text)?;
         if list.is_empty() {
-            bail!("names no package; `none` leaves the CUDA step out");
+            bail!("no package; `none` skips the CUDA step");
         }
         Ok(CudaPackages::List(list))
     }
@@ -171,7 +166,7 @@ impl FromStr for CudaPackages {
 pub struct Sha256(pub [u8; 32]);
 
 impl Sha256 {
-    /// The checksum in a file as `sha256sum` writes it: its first word.
+    /// The first word of a file that `sha256sum` wrote.
     pub fn published(file: &[u8]) -> Option<Sha256> {
         String::from_utf8_lossy(file).split_whitespace().next()?.parse().ok()
     }
@@ -181,20 +176,25 @@ impl FromStr for Sha256 {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            bail!("a SHA-256 checksum is 64 hexadecimal digits");
-        }
-        let mut sum = [0u8; 32];
-        for (n, byte) in sum.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[n * 2..n * 2 + 2], 16).context("not hexadecimal")?;
-        }
-        Ok(Sha256(sum))
+        unhex(text).map(Sha256).context("a SHA-256 checksum is 64 hexadecimal digits")
     }
+}
+
+/// The bytes that hexadecimal digits stand for.
+pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (n, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[n * 2..n * 2 + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -232,15 +232,14 @@ mod tests {
             utilities: Vec::new(),
             limits: Limits::all(std::time::Duration::from_secs(60)),
             gpus: None,
-            check_runs_smi: false,
         };
-        let error = desired.fit_the_kernel().unwrap_err();
+        let error = desired.matches_kernel().unwrap_err();
         assert_eq!(crate::exit::code_of(&error), Code::Software);
         let text = error.to_string();
         assert!(text.contains("580.76.05") && text.contains("580.95.05"), "{text}");
         desired.kernel = None;
-        assert!(desired.fit_the_kernel().is_ok());
-        // Who reads the state reads no password, and a changed one is seen.
+        assert!(desired.matches_kernel().is_ok());
+        // The state holds no password, and a changed one changes it.
         let mut before = desired.fingerprint();
         for url in ["https://me:geheim@h/x?token=geheim", "https://me:geheim2@h/x?token=geheim"] {
             desired.repo_url = url.parse().unwrap();

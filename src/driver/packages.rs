@@ -1,9 +1,47 @@
-//! Which packages belong to a driver: what the runfile owns, apt must not
-//! bring.
+//! Packages of a distribution: their names, and which of them hold a driver.
+//! The runfile owns the driver, so apt must not install one.
 
-/// Names of packages that hold a driver's user space, in Debian, Ubuntu and
-/// NVIDIA's repository; `*` at an end stands for anything.
-pub const DRIVER: [&str; 46] = [
+use anyhow::bail;
+use std::fmt;
+use std::str::FromStr;
+
+/// A package's name: `[a-z0-9][a-z0-9+.-]*`, maybe with `:ARCHITECTURE`. A
+/// container prints it, and it goes into commands to be pasted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageName(String);
+
+impl PackageName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PackageName {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (name, architecture) = text.split_once(':').map_or((text, None), |(n, a)| (n, Some(a)));
+        let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let word = |text: &str, more: &[u8]| {
+            text.bytes().next().is_some_and(alnum) && text.bytes().all(|b| alnum(b) || more.contains(&b))
+        };
+        if text.len() > 100 || !word(name, b"+.-") || architecture.is_some_and(|a| !word(a, b"-")) {
+            bail!("not a package name");
+        }
+        Ok(PackageName(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PackageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Packages of a driver's user space in Debian, Ubuntu and NVIDIA's
+/// repository; `*` stands for any end.
+const DRIVER: [&str; 46] = [
     "firmware-nvidia-gsp*",
     "libcuda1*",
     "libcudadebugger1",
@@ -52,9 +90,8 @@ pub const DRIVER: [&str; 46] = [
     "xserver-xorg-video-nvidia*",
 ];
 
-/// Names of packages that build or hold kernel modules. A container has no
-/// kernel.
-pub const KERNEL: [&str; 9] = [
+/// Packages that build or contain kernel modules. A container has no kernel.
+const KERNEL: [&str; 9] = [
     "dkms",
     "linux-headers-*",
     "linux-image-*",
@@ -66,12 +103,12 @@ pub const KERNEL: [&str; 9] = [
     "nvidia-kmod*",
 ];
 
-/// Whether `name` is one of them.
+/// Whether `name` belongs to a driver's user space.
 pub fn is_driver(name: &str) -> bool {
     one_of(&DRIVER, name)
 }
 
-/// Whether `name` brings kernel modules.
+/// Whether `name` builds or contains kernel modules.
 pub fn is_kernel(name: &str) -> bool {
     one_of(&KERNEL, name) || name.ends_with("-dkms")
 }
@@ -84,13 +121,13 @@ fn one_of(patterns: &[&str], name: &str) -> bool {
     })
 }
 
-/// The preferences file that keeps them out.
+/// The preferences file with which apt installs none of them.
 pub fn preferences() -> String {
     let names: Vec<&str> = DRIVER.iter().chain(&KERNEL[1..]).copied().collect();
     format!(
         "# Written by phoenix-nvidia. The driver in this container comes from NVIDIA's\n\
-         # runfile and must be the version of the host's kernel driver. Packages of\n\
-         # it would overwrite it with another version, at any upgrade.\n\
+         # runfile and must have the version of the host's kernel driver. A package\n\
+         # would overwrite it with another version.\n\
          Package: {} *-dkms\n\
          Pin: version *\n\
          Pin-Priority: -1\n",
@@ -128,5 +165,18 @@ mod tests {
         for name in ["nvidia-kernel-open-dkms", "nvidia-dkms-580", "dkms", "zfs-dkms", "linux-image-amd64"] {
             assert!(is_kernel(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_is_nothing_that_a_shell_would_read_otherwise() {
+        for good in ["libc6", "libnvidia-ml1:amd64", "g++", "libstdc++6", "python3.11", "0ad"] {
+            assert!(good.parse::<PackageName>().is_ok(), "{good}");
+        }
+        for bad in
+            ["", "-y", "--force", "A", "a b", "a;b", "$(id)", "a*", "a:", ":a", "a:b:c", "a:-b", "a\n", "é"]
+        {
+            assert!(bad.parse::<PackageName>().is_err(), "{bad:?}");
+        }
+        assert!("a".repeat(101).parse::<PackageName>().is_err());
     }
 }

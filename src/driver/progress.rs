@@ -1,19 +1,18 @@
-//! The progress of a long transfer: a bar on a terminal, plain lines in a
-//! log.
+//! The progress of a download: a bar on a terminal, plain lines in a log.
 
 use crate::sys::fetch::size;
 use crate::sys::text;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-/// In a log, a line at most so often, however fast it goes.
+/// In a log: the shortest time between two lines.
 const APART: Duration = Duration::from_secs(3);
-/// In a log, a line at least so often, however slow it goes.
+/// In a log: the longest time between two lines.
 const AT_LEAST: Duration = Duration::from_secs(10);
-/// On a terminal, so often.
+/// On a terminal: the time between two updates.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// One transfer's progress.
+/// The progress of one download.
 pub struct Progress {
     what: String,
     terminal: bool,
@@ -23,14 +22,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of something that starts now.
+    /// Starts now.
     pub fn new(what: impl Into<String>) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
         Progress { what: text::shown(&what.into()), terminal, started: now, shown: now, percent: 0 }
     }
 
-    /// So much is there, of so much.
+    /// Shows that `got` bytes have arrived.
     pub fn at(&mut self, got: u64, of: Option<u64>) {
         let percent = of.filter(|of| *of > 0).map(|of| got.saturating_mul(100) / of);
         let since = self.shown.elapsed();
@@ -75,6 +74,6 @@ fn bar(percent: u64) -> String {
 }
 
 fn draw(text: &str) {
-    // A terminal that went away is no reason to stop.
+    // A closed terminal does not stop the download.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -1,13 +1,11 @@
-//! NVIDIA's apt repository, as the host sees it: where its index is, and its
-//! key. Containers often lack the means to fetch either.
+//! NVIDIA's apt repository: its layout and its signing key, fetched from the
+//! host, since a container often has no program to fetch them with.
 
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::driver::packages;
 use crate::driver::template::Facts;
 use crate::exit::{Code, Context as _, Fault};
-use crate::guest::os::Os;
-use crate::guest::os::repo_arch;
 use crate::sys::armour;
 use crate::sys::fetch::{self, Client, FetchError, Way};
 use crate::sys::file;
@@ -24,31 +22,41 @@ const KEY: &str = "/usr/share/keyrings/phoenix-nvidia.asc";
 /// Name and password for the repository, for root alone: apt_auth.conf(5).
 pub const AUTH: &str = "/etc/apt/auth.conf.d/phoenix-nvidia.conf";
 const PREFERENCES: &str = "/etc/apt/preferences.d/phoenix-nvidia";
-/// NVIDIA's keys: the newer one first used with Debian 13, whose apt rejects
-/// the older.
+/// NVIDIA's signing keys. Debian 13's apt rejects the first, which is older.
 const KEYS: [&str; 2] = ["3bf863cc.pub", "8793F200.pub"];
-/// A key is smaller than this, in bytes.
+/// The size limit of a key, in bytes.
 const KEY_LIMIT: usize = 64 * 1024;
-/// An index (Debian's largest has 250 kB) is smaller than this, in bytes.
+/// The size limit of an index, in bytes; Debian's largest has 250 kB.
 const INDEX_LIMIT: usize = 1 << 20;
 
-/// A repository that answers.
+/// The distribution of a container.
+#[derive(Clone, Debug, Default)]
+pub struct Distribution {
+    /// Its name for messages.
+    pub name: String,
+    /// Its name in NVIDIA's repositories (debian12), if it has one.
+    pub id: Option<String>,
+    /// Its codename, empty if unknown.
+    pub codename: String,
+}
+
+/// A repository whose index and key were found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Repository {
-    /// Its address, with a slash at the end and without a login.
+    /// Its URL, with a slash at the end and without a login.
     pub uri: Url,
-    /// What apt's auth file is to say, where it wants a login.
+    /// The text of apt's auth file, if the URL has a login.
     pub auth: Option<String>,
-    /// How it is laid out.
+    /// Its layout.
     pub layout: Layout,
     /// Its key, armoured.
     pub key: String,
 }
 
-/// The two kinds of repository.
+/// The layout of a repository.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// NVIDIA's: the index lies beside the packages.
+    /// NVIDIA's: index and packages in one directory.
     Flat,
     /// A distribution's: `dists/SUITE/`.
     Dists {
@@ -60,25 +68,24 @@ pub enum Layout {
 }
 
 impl Repository {
-    /// Looks for it, from the host.
+    /// Finds its index and its key, from the host.
     ///
     /// # Errors
-    /// [`Code::Software`], naming what did not answer.
-    pub fn find(cache: &Cache, desired: &Desired, os: &Os) -> anyhow::Result<Repository> {
-        let distro = os.distro();
-        let facts = Facts { version: &desired.driver, arch: repo_arch(), distro: distro.as_deref() };
+    /// [`Code::Software`], with the URL that failed.
+    pub fn find(cache: &Cache, desired: &Desired, os: &Distribution) -> anyhow::Result<Repository> {
+        let facts = Facts::repository(&desired.driver, os.id.as_deref());
         let fault = || {
-            Fault::new(Code::Software, format!("repository: not usable for {}", os.shown()))
-                .remedy("check NVIDIA_REPO_URL; CUDA_PACKAGES=none does without a repository")
+            Fault::new(Code::Software, format!("repository: cannot use NVIDIA_REPO_URL for {}", os.name))
+                .remedy("correct NVIDIA_REPO_URL or set CUDA_PACKAGES=none")
         };
         let url = desired.repo_url.fill(&facts).fault(fault)?;
         let (uri, auth) = for_apt(&url).fault(fault)?;
         let asked = url.directory();
-        let patient = Patient {
+        let server = Server {
             client: cache.client(&desired.limits),
             deadline: Deadline::after(desired.limits.network.max(Duration::from_secs(1))),
         };
-        let layout = patient.layout(&asked, os).fault(fault)?;
+        let layout = server.layout(&asked, os).fault(fault)?;
         let keys: Vec<Url> = match &desired.repo_key_url {
             Some(template) => {
                 let url = template.fill(&facts).fault(fault)?;
@@ -86,14 +93,14 @@ impl Repository {
             }
             None => beside(&asked, os),
         };
-        let key = patient.key(cache, &keys).fault(|| {
-            Fault::new(Code::Software, format!("repository: the key of {uri} cannot be had"))
-                .remedy("set NVIDIA_REPO_KEY_URL to an https URL, or to a file on this host")
+        let key = server.key(cache, &keys).fault(|| {
+            Fault::new(Code::Software, format!("repository: cannot download signing key of {uri}"))
+                .remedy("set NVIDIA_REPO_KEY_URL to an https URL or a file on this host")
         })?;
         Ok(Repository { uri, auth, layout, key })
     }
 
-    /// The source in apt's newer form, correct to the last slash.
+    /// The source, in apt's deb822 format.
     pub fn source(&self) -> String {
         let place = match &self.layout {
             Layout::Flat => "Suites: /".to_owned(),
@@ -105,9 +112,8 @@ impl Repository {
         )
     }
 
-    /// The files for the container, in the order in which they are to be
-    /// written: each a path, its mode and its text; an empty one is to go.
-    /// **Secret**: a password may be in them.
+    /// The files for the container, in the order of writing: path, mode and
+    /// text; an empty text removes the file. **Secret**: may hold a password.
     pub fn files(&self) -> [(&'static str, u32, String); 4] {
         [
             (PREFERENCES, 0o644, packages::preferences()),
@@ -118,58 +124,56 @@ impl Repository {
     }
 }
 
-/// A repository's URL as apt takes it: what its source says, which everybody
-/// in the container can read, and what its auth file says.
+/// A repository's URL for apt: the URL for the source, which everybody in the
+/// container can read, and the text of the auth file.
 ///
 /// # Errors
-/// A URL that apt cannot use.
+/// A URL that apt does not support.
 pub fn for_apt(url: &Url) -> anyhow::Result<(Url, Option<String>)> {
     let uri = url.bare().directory();
     let Some(machine) = uri.machine() else {
-        anyhow::bail!("{url}: apt in the container needs a URL of http or https");
+        anyhow::bail!("{url}: apt needs an http or https URL");
     };
     if url.has_query() {
-        anyhow::bail!(
-            "{url}: apt cannot send a query (?...) to a repository; it can send a name and a password"
-        );
+        anyhow::bail!("{url}: apt supports no query (?...); use a user name and a password");
     }
     let Some(Login { user, password }) = url.login() else { return Ok((uri, None)) };
-    // Words between blanks, without any quoting.
+    // Words separated by blanks; the format has no quoting.
     let word = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     if !word(&user) || !word(&password) {
-        anyhow::bail!("{url}: apt takes no name or password that is empty or has a blank in it");
+        anyhow::bail!("{url}: user name or password is empty or has a blank, which apt does not support");
     }
     let mut auth = format!("machine {machine} login {user} password {password}\n");
-    // Since 2.1.9 an entry without a scheme is for https alone, and until then
-    // none could have one: for http both.
+    // From apt 2.1.9 an entry without a scheme applies to https only; before
+    // that, a scheme was not supported. For http write both.
     if !url.is_https() {
         auth.insert_str(0, &format!("machine http://{machine} login {user} password {password}\n"));
     }
     Ok((uri, Some(auth)))
 }
 
-/// The keys that may lie in a directory, the likelier first.
-fn beside(directory: &Url, os: &Os) -> Vec<Url> {
-    let newer =
-        os.id == "debian" && os.version.split('.').next().and_then(|v| v.parse().ok()).unwrap_or(0) >= 13;
+/// The keys in a repository's directory, the likelier first.
+fn beside(directory: &Url, os: &Distribution) -> Vec<Url> {
+    let debian = os.id.as_ref().and_then(|id| id.strip_prefix("debian")?.parse::<u32>().ok());
+    let newer = debian.is_some_and(|version| version >= 13);
     let names = if newer { [KEYS[1], KEYS[0]] } else { KEYS };
     names.iter().map(|name| directory.with_suffix(name)).collect()
 }
 
-/// Asks a server for small files, and again while the network comes up.
-struct Patient {
+/// The server of a repository: requests are retried while the network comes up.
+struct Server {
     client: Client,
     deadline: Deadline,
 }
 
-impl Patient {
+impl Server {
     fn get(&self, url: &Url, way: Way, most: usize) -> Result<Vec<u8>, FetchError> {
         loop {
             let limit =
                 self.deadline.at_most(Duration::from_secs(60)).remaining().max(Duration::from_secs(5));
             match fetch::small(&self.client, url, way, most, &Deadline::after(limit)) {
                 Err(FetchError::Unreachable(url, why)) if !self.deadline.passed() => {
-                    log::debug!("repository: {url}: {why}; trying again");
+                    log::debug!("repository: {url}: {why}; retrying");
                     signal::sleep(Duration::from_secs(1)).map_err(FetchError::Interrupted)?;
                 }
                 other => return other,
@@ -177,12 +181,12 @@ impl Patient {
         }
     }
 
-    /// The index, or `None` where there is none. apt looks at its signature.
+    /// The index, `None` if there is none. apt verifies its signature.
     fn index(&self, url: &Url) -> anyhow::Result<Option<String>> {
         match self.get(url, Way::Any, INDEX_LIMIT) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
-                // A login page answers to everything.
+                // A login page answers every request.
                 Ok(text.lines().any(|l| l.starts_with("SHA256:") || l.starts_with("Date:")).then_some(text))
             }
             Err(error) if error.is_missing() => Ok(None),
@@ -190,8 +194,8 @@ impl Patient {
         }
     }
 
-    /// Which kind it is: the index that answers tells.
-    fn layout(&self, uri: &Url, os: &Os) -> anyhow::Result<Layout> {
+    /// The layout, from the place of its index.
+    fn layout(&self, uri: &Url, os: &Distribution) -> anyhow::Result<Layout> {
         for name in ["InRelease", "Release"] {
             if self.index(&uri.with_suffix(name))?.is_some() {
                 return Ok(Layout::Flat);
@@ -205,14 +209,14 @@ impl Patient {
                 }
             }
         }
-        anyhow::bail!("no index answers at {uri} (neither InRelease nor Release, nor dists/{suite}/)")
+        anyhow::bail!("no index at {uri} (no InRelease, no Release, no dists/{suite}/)")
     }
 
     fn key(&self, cache: &Cache, urls: &[Url]) -> anyhow::Result<String> {
         let mut missing = String::new();
         for url in urls {
             if !url.is_trusted_way() {
-                anyhow::bail!("{url}: a key that came over http could be anybody's");
+                anyhow::bail!("{url}: a key downloaded over http is not trusted");
             }
             match self.get(url, Way::Trusted, KEY_LIMIT) {
                 Ok(bytes) => {
@@ -224,18 +228,18 @@ impl Patient {
                 Err(error) if error.is_missing() => missing = error.to_string(),
                 Err(error) => match kept(cache, url) {
                     Some(key) => {
-                        log::warn!("repository: {error}; using the key that was fetched before");
+                        log::warn!("repository: {error}; using the key downloaded earlier");
                         return Ok(key);
                     }
                     None => return Err(error.into()),
                 },
             }
         }
-        anyhow::bail!("it is not there: {missing}")
+        anyhow::bail!("not found: {missing}")
     }
 }
 
-/// `Components:` of a Release file; main where it names none that is a word.
+/// `Components:` of a Release file; main if it has none.
 fn components(release: &str) -> String {
     let line = release.lines().find_map(|l| l.strip_prefix("Components:")).unwrap_or_default();
     let word =
@@ -265,8 +269,8 @@ fn kept(cache: &Cache, url: &Url) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn debian(version: &str) -> Os {
-        Os { id: "debian".into(), version: version.into(), ..Os::default() }
+    fn debian(version: &str) -> Distribution {
+        Distribution { id: Some(format!("debian{version}")), ..Distribution::default() }
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! NVIDIA's runfile: its header, its sums, and the options that its installer
-//! knows. Nothing here runs it.
+//! NVIDIA's runfile: its header, its checksum, and the options of its
+//! installer. Nothing here runs it.
 
-use crate::driver::desired::Sha256;
+use crate::driver::desired::{Sha256, unhex};
 use crate::sys::fetch::BEGINNING;
 use crate::sys::sums::Sums;
 use crate::sys::text;
@@ -10,18 +10,16 @@ use anyhow::{Context as _, bail};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
-/// A header is a shell script of some 50 kB, with a decompressor of 120 kB
-/// behind it; this much is looked at.
+/// How much of a file is read for its header: a shell script of some 50 kB and
+/// a decompressor of 120 kB.
 const HEADER: u64 = BEGINNING as u64;
 
-/// What a runfile's header says about it.
+/// The header of a runfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Where the part starts that both sums cover: behind the third newline.
+    /// Where the bytes start that `MD5` covers: after the third newline.
     pub covered: u64,
-    /// `CRCsum`, as cksum prints it.
-    pub crc: u32,
-    /// `MD5`.
+    /// `MD5`. `CRCsum` covers the same bytes and says less.
     pub md5: [u8; 16],
     /// `version_string`.
     pub version: Version,
@@ -30,53 +28,50 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the beginning of a file.
+    /// Parses the beginning of a file.
     ///
     /// # Errors
-    /// What it lacks to be a runfile.
+    /// Why it is not a runfile.
     pub fn parse(bytes: &[u8]) -> anyhow::Result<Header> {
         if bytes.is_empty() {
-            bail!("it is empty");
+            bail!("empty file");
         }
         if !bytes.starts_with(b"#!") {
             let page = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'<');
-            bail!("it is no runfile{}", if page { " but a web page" } else { "" });
+            bail!("not a runfile{}", if page { " (a web page)" } else { "" });
         }
         let lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
-        let skip: usize =
-            value(&lines, 3, "skip").context("its header is no runfile's: line 4 is no skip=")?.parse()?;
-        // The last piece has no newline and may be cut anywhere.
+        let skip: usize = value(&lines, 3, "skip").context("not a runfile: no skip= in line 4")?.parse()?;
+        // The last piece has no newline and may be incomplete.
         if !(5..100_000).contains(&skip) || lines.len() <= skip.saturating_sub(1) {
-            bail!("its header is cut off: {} of {skip} lines", lines.len() - 1);
+            bail!("header truncated: {} of {skip} lines", lines.len() - 1);
         }
         let header = &lines[..skip - 1];
         let named = |name: &str| header.iter().enumerate().find_map(|(n, _)| value(header, n, name));
-        let crc = value(header, 1, "CRCsum").context("its header has no CRCsum in line 2")?;
-        let md5 = value(header, 2, "MD5").context("its header has no MD5 in line 3")?;
+        let md5 = value(header, 2, "MD5").context("no MD5 in line 3 of the header")?;
         Ok(Header {
             covered: lines[..3].iter().map(|line| line.len() as u64 + 1).sum(),
-            crc: crc.parse().context("its header's CRCsum is no number")?,
-            md5: digest(md5).context("its header's MD5 is no checksum")?,
+            md5: unhex(md5).context("the MD5 in the header is not a checksum")?,
             version: named("version_string")
                 .and_then(|v| v.parse().ok())
-                .context("its header names no driver version")?,
+                .context("no driver version in the header")?,
             arch: named("TARGET_ARCH")
                 .filter(|arch| is_word(arch))
-                .context("its header names no architecture")?
+                .context("no architecture in the header")?
                 .to_owned(),
         })
     }
 
-    /// Whether it is that of the driver that is wanted.
+    /// Fails for another driver.
     ///
     /// # Errors
     /// What it is instead.
     fn is_for(&self, version: &Version, arch: &str) -> anyhow::Result<()> {
         if self.arch != arch {
-            bail!("it is for {}, this host is {arch}", text::line(self.arch.as_bytes()));
+            bail!("built for {}, this host is {arch}", text::line(self.arch.as_bytes()));
         }
         if self.version != *version {
-            bail!("it is driver {}, wanted is {version}", self.version);
+            bail!("contains driver {}, expected {version}", self.version);
         }
         Ok(())
     }
@@ -84,7 +79,7 @@ impl Header {
     /// The header of a file.
     ///
     /// # Errors
-    /// As [`Header::parse`], or what reading says.
+    /// As [`Header::parse`], or the file cannot be read.
     pub fn read(file: &mut File) -> anyhow::Result<Header> {
         file.seek(SeekFrom::Start(0))?;
         let mut bytes = Vec::new();
@@ -93,11 +88,11 @@ impl Header {
     }
 }
 
-/// Whether a file that begins so is the driver that is wanted; false while
-/// more of it has to be seen.
+/// Whether a file that begins so is the expected driver; false while more of
+/// it is needed to tell.
 ///
 /// # Errors
-/// What it is instead: the rest need not be fetched.
+/// What it is instead: the download can end.
 pub fn begins(bytes: &[u8], version: &Version, arch: &str) -> anyhow::Result<bool> {
     match Header::parse(bytes) {
         Ok(header) => header.is_for(version, arch).map(|()| true),
@@ -106,7 +101,7 @@ pub fn begins(bytes: &[u8], version: &Version, arch: &str) -> anyhow::Result<boo
     }
 }
 
-/// Whether these may be the first bytes of a header that goes on.
+/// Whether these may be the first bytes of a header.
 fn is_cut(bytes: &[u8]) -> bool {
     if bytes.len() < 2 {
         return b"#!".starts_with(bytes);
@@ -114,7 +109,7 @@ fn is_cut(bytes: &[u8]) -> bool {
     let lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
     let skip = value(&lines, 3, "skip").and_then(|skip| skip.parse::<usize>().ok());
     match skip {
-        // Four lines come first; the last piece may be cut.
+        // skip= is in line 4; the last piece may be incomplete.
         _ if lines.len() < 5 => bytes.starts_with(b"#!"),
         Some(skip) => (5..100_000).contains(&skip) && lines.len() < skip,
         None => false,
@@ -128,49 +123,35 @@ fn value<'a>(lines: &[&'a [u8]], n: usize, name: &str) -> Option<&'a str> {
     (value.len() < 100).then_some(value)
 }
 
-/// A name of the kind that architectures have: it goes into a message.
+/// Whether it can be an architecture: it goes into a message.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-fn digest(hex: &str) -> Option<[u8; 16]> {
-    let mut bytes = [0; 16];
-    if hex.len() != 32 || !hex.is_ascii() {
-        return None;
-    }
-    for (n, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[n * 2..n * 2 + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
-/// Checks a file against its own header and against what is wanted, without
+/// Verifies a file against its own header and the expected driver, without
 /// running it. Returns its SHA-256.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is rejected.
 pub fn check(file: &mut File, version: &Version, arch: &str) -> anyhow::Result<Sha256> {
     let header = Header::read(file)?;
     header.is_for(version, arch)?;
     let sums = Sums::of(file, header.covered)?;
     if sums.md5 != header.md5 {
-        bail!("its contents do not have the MD5 that its header names: it is damaged or cut off");
-    }
-    if sums.cksum != header.crc {
-        bail!("its contents have the CRC {}, its header says {}: it is damaged", sums.cksum, header.crc);
+        bail!("its MD5 differs from its header: damaged or truncated");
     }
     Ok(Sha256(sums.sha256))
 }
 
-/// The installer's options. One that it does not know makes it install
-/// nothing, so they go by version.
+/// The installer's options. With an unknown one it installs nothing, so they
+/// depend on the version.
 pub fn options(version: &Version, directory: &str, log: &str) -> Vec<String> {
     let mut options = vec![
         "--silent",
-        // The plural form is known since 515 only.
+        // The plural form needs 515.
         "--no-kernel-module",
         "--no-x-check",
-        // It would look at the host's PCI devices.
+        // It would check the host's PCI devices.
         "--no-nouveau-check",
         "--no-distro-scripts",
     ];
@@ -181,7 +162,7 @@ pub fn options(version: &Version, directory: &str, log: &str) -> Vec<String> {
         options.push("--no-install-compat32-libs");
     }
     if version.at_least(&[361, 16]) {
-        // Without the choice, a partly present libglvnd aborts a silent run.
+        // Without this, an incomplete libglvnd aborts a silent run.
         options.push("--install-libglvnd");
     }
     let mut options: Vec<String> = options.into_iter().map(Into::into).collect();
@@ -202,7 +183,7 @@ mod tests {
     fn the_header_is_read_to_its_last_line_and_no_further() {
         let header = Header::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(header.covered, 11 + 10 + 37);
-        assert_eq!((header.crc, header.version.as_str(), header.arch.as_str()), (12, "580.95.05", "x86_64"));
+        assert_eq!((header.version.as_str(), header.arch.as_str()), ("580.95.05", "x86_64"));
         let behind = GOOD.replace("skip=8", "skip=6");
         assert!(Header::parse(behind.as_bytes()).unwrap_err().to_string().contains("no driver version"));
     }
@@ -217,31 +198,30 @@ mod tests {
         assert_eq!(begins(GOOD.as_bytes()), Ok(true));
         for (bytes, why) in [
             (&b"<html>"[..], "a web page"),
-            (b"\0\0\0", "no runfile"),
+            (b"\0\0\0", "not a runfile"),
             (b"#!/bin/sh\necho\necho\necho\necho\n", "skip="),
-            (GOOD.replace("580.95", "570.95").as_bytes(), "it is driver 570.95.05"),
-            (GOOD.replace("x86_64", "riscv64").as_bytes(), "it is for riscv64"),
+            (GOOD.replace("580.95", "570.95").as_bytes(), "contains driver 570.95.05"),
+            (GOOD.replace("x86_64", "riscv64").as_bytes(), "built for riscv64"),
             ([&b"#!"[..], &[b'x'; BEGINNING]].concat().as_slice(), "skip="),
         ] {
             assert!(begins(bytes).unwrap_err().contains(why), "{bytes:?}");
         }
         // A header that never ends is one that is too long.
         let long = [GOOD.replace("skip=8", "skip=99999").as_bytes(), &vec![b'x'; BEGINNING]].concat();
-        assert!(begins(&long[..BEGINNING]).unwrap_err().contains("cut off"));
+        assert!(begins(&long[..BEGINNING]).unwrap_err().contains("truncated"));
     }
 
     #[test]
     fn what_is_no_runfile_is_named() {
         let says = |text: &str| Header::parse(text.as_bytes()).unwrap_err().to_string();
-        assert_eq!(says(""), "it is empty");
-        assert_eq!(says("\n<!doctype html>"), "it is no runfile but a web page");
-        assert_eq!(says("\x7fELF"), "it is no runfile");
+        assert_eq!(says(""), "empty file");
+        assert_eq!(says("\n<!doctype html>"), "not a runfile (a web page)");
+        assert_eq!(says("\x7fELF"), "not a runfile");
         assert!(says("#!/bin/sh\necho\n").contains("skip="));
-        assert!(says(&GOOD[..80]).contains("cut off"), "{}", says(&GOOD[..80]));
+        assert!(says(&GOOD[..80]).contains("truncated"), "{}", says(&GOOD[..80]));
         assert!(says(&GOOD.replace("00112233", "0x")).contains("MD5"));
-        assert!(says(&GOOD.replace("CRCsum=12", "CRCsum=x")).contains("CRCsum"));
         assert!(says(&GOOD.replace("x86_64", "x86\u{1b}[2J")).contains("no architecture"));
-        assert!(says(&GOOD.replace("skip=8", "skip=99999999999")).contains("cut off"));
+        assert!(says(&GOOD.replace("skip=8", "skip=99999999999")).contains("truncated"));
     }
 
     #[test]

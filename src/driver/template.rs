@@ -8,15 +8,32 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::str::FromStr;
 
-/// What placeholders stand for.
+/// `{arch}` in runfile names.
+pub const RUNFILE_ARCH: &str = std::env::consts::ARCH;
+/// `{arch}` in NVIDIA's repositories.
+const REPOSITORY_ARCH: &str = if cfg!(target_arch = "aarch64") { "sbsa" } else { std::env::consts::ARCH };
+
+/// The values of the placeholders.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// `{version}`, `{branch}` and, by a table, `{cuda}`.
-    pub version: &'a Version,
+    version: &'a Version,
     /// `{arch}`: x86_64, or aarch64 in runfile names and sbsa in repositories.
-    pub arch: &'a str,
+    arch: &'a str,
     /// `{distro}`: the container's, like debian12; unknown outside one.
-    pub distro: Option<&'a str>,
+    distro: Option<&'a str>,
+}
+
+impl<'a> Facts<'a> {
+    /// For a runfile's URL.
+    pub fn runfile(version: &'a Version) -> Self {
+        Facts { version, arch: RUNFILE_ARCH, distro: None }
+    }
+
+    /// For a repository's URL and its packages.
+    pub fn repository(version: &'a Version, distro: Option<&'a str>) -> Self {
+        Facts { version, arch: REPOSITORY_ARCH, distro }
+    }
 }
 
 /// A URL (https, http, file) or absolute path with placeholders. `Display` and
@@ -28,28 +45,28 @@ impl Template {
     /// The URL or path with every placeholder filled in.
     ///
     /// # Errors
-    /// When a placeholder has no value here, or what comes out is no URL.
+    /// A placeholder without a value, or the result is not a URL.
     pub fn fill(&self, facts: &Facts<'_>) -> anyhow::Result<Url> {
         fill(&self.0, facts)?.parse().with_context(|| self.to_string())
     }
 
-    /// Whether a user's name stands in it.
+    /// Whether it has a user name.
     pub fn has_login(&self) -> bool {
         self.example().is_some_and(|url| url.login().is_some())
     }
 
-    /// Whether something of it is not for everybody.
+    /// Whether it has something secret.
     pub fn has_secret(&self) -> bool {
         self.example().is_some_and(|url| url.has_secret())
     }
 
-    /// With something for each placeholder.
+    /// The URL with a word for each placeholder.
     fn example(&self) -> Option<Url> {
         let filled = pieces(&self.0).filter_map(Result::ok).map(|p| if p.name { "x" } else { p.text });
         filled.collect::<String>().parse().ok()
     }
 
-    /// Tells it from others without holding it.
+    /// A hash of it, to tell it from others.
     pub fn identity(&self) -> String {
         url::hex(&Sha256::digest(self.0.as_bytes()))
     }
@@ -65,7 +82,7 @@ impl FromStr for Template {
         }
         url::check(text)?;
         pieces(text).try_for_each(|piece| piece.map(drop))?;
-        // A host is a host whatever the placeholders stand for.
+        // It must be a URL with any values.
         let filled = pieces(text).map(|piece| piece.map(|p| if p.name { "x" } else { p.text }));
         filled.collect::<anyhow::Result<String>>()?.parse::<Url>()?;
         Ok(Template(text.to_owned()))
@@ -92,7 +109,7 @@ impl PackageTemplate {
     /// The name with every placeholder filled in.
     ///
     /// # Errors
-    /// When a placeholder has no value here.
+    /// A placeholder without a value.
     pub fn fill(&self, facts: &Facts<'_>) -> anyhow::Result<String> {
         fill(&self.0, facts)
     }
@@ -103,13 +120,13 @@ impl FromStr for PackageTemplate {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if text.len() > LONGEST_NAME {
-            bail!("a package name of more than {LONGEST_NAME} characters");
+            bail!("package name longer than {LONGEST_NAME} characters");
         }
         let filled = pieces(text).map(|piece| piece.map(|p| if p.name { "x" } else { p.text }));
         let plain = filled.collect::<anyhow::Result<String>>()?;
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.');
         if plain.is_empty() || !plain.bytes().all(good) || !plain.as_bytes()[0].is_ascii_alphanumeric() {
-            bail!("{text:?} is no package name");
+            bail!("{text:?} is not a package name");
         }
         Ok(PackageTemplate(text.to_owned()))
     }
@@ -121,17 +138,17 @@ impl fmt::Display for PackageTemplate {
     }
 }
 
-/// More packages than this are no list that anybody wrote.
+/// The most packages in a list.
 const MOST_PACKAGES: usize = 100;
-/// No URL that somebody writes is longer than this.
+/// The longest URL, in characters.
 const LONGEST_URL: usize = 4096;
-/// A package's name is no longer than this.
+/// The longest package name, in characters.
 const LONGEST_NAME: usize = 200;
 
-/// Package names between commas or blanks; empty for none.
+/// A list of package names, separated by commas or blanks.
 ///
 /// # Errors
-/// When one of them is no package name, or there are too many.
+/// One is not a package name, or there are too many.
 pub fn packages(text: &str) -> anyhow::Result<Vec<PackageTemplate>> {
     let words = || text.split([',', ' ', '\t']).filter(|word| !word.is_empty());
     if words().nth(MOST_PACKAGES).is_some() {
@@ -140,7 +157,7 @@ pub fn packages(text: &str) -> anyhow::Result<Vec<PackageTemplate>> {
     words().map(str::parse).collect()
 }
 
-/// The placeholders there are.
+/// The known placeholders.
 const PLACEHOLDERS: [&str; 5] = ["version", "branch", "cuda", "arch", "distro"];
 
 /// A piece of a template: a placeholder's name, or the text between two.
@@ -149,11 +166,11 @@ struct Piece<'a> {
     text: &'a str,
 }
 
-/// The pieces of `text`, from its beginning to its end, each looked at once;
-/// an unknown or unclosed placeholder is an error, and the last piece.
+/// The pieces of `text` in one pass; an unknown or unclosed placeholder is an
+/// error and the last piece.
 fn pieces(text: &str) -> impl Iterator<Item = anyhow::Result<Piece<'_>>> {
     let mut rest = text;
-    // A password with braces in it is not repeated.
+    // Never show a password with braces in it.
     let plain = !text.contains(['@', '?']);
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -164,7 +181,7 @@ fn pieces(text: &str) -> impl Iterator<Item = anyhow::Result<Piece<'_>>> {
             rest = after;
             return Some(Ok(Piece { name: false, text }));
         }
-        // A placeholder's name is short: no search to the end for a brace.
+        // A name is short: don't search the whole text for the brace.
         let longest = rest.len().min(16);
         let close =
             rest.as_bytes()[..longest].iter().position(|b| *b == b'}').filter(|_| rest.starts_with('{'));
@@ -172,27 +189,19 @@ fn pieces(text: &str) -> impl Iterator<Item = anyhow::Result<Piece<'_>>> {
         let known = name.filter(|name| PLACEHOLDERS.contains(name));
         let Some(text) = known else {
             rest = "";
-            return Some(Err(match name {
-                Some(name) if plain => {
-                    let name = text::line(name.as_bytes());
-                    anyhow::anyhow!(
-                        "{{{name}}} is no placeholder; known are {{{}}}",
-                        PLACEHOLDERS.join("}, {")
-                    )
-                }
-                _ => anyhow::anyhow!(
-                    "a brace that belongs to no placeholder; known are {{{}}}",
-                    PLACEHOLDERS.join("}, {")
-                ),
-            }));
+            let what = match name {
+                Some(name) if plain => format!("unknown placeholder {{{}}}", text::line(name.as_bytes())),
+                _ => "a brace outside a placeholder".to_owned(),
+            };
+            return Some(Err(anyhow::anyhow!("{what}; known: {{{}}}", PLACEHOLDERS.join("}, {"))));
         };
         rest = &rest[text.len() + 2..];
         Some(Ok(Piece { name: true, text }))
     })
 }
 
-/// The text with every placeholder filled in, in one pass: what a value holds
-/// is not looked at again.
+/// The text with every placeholder filled in, in one pass: values are not
+/// filled in again.
 fn fill(text: &str, facts: &Facts<'_>) -> anyhow::Result<String> {
     let shown = || text::hidden(text);
     let mut filled = String::with_capacity(text.len() + 64);
@@ -203,18 +212,17 @@ fn fill(text: &str, facts: &Facts<'_>) -> anyhow::Result<String> {
             (_, "version") => filled.push_str(facts.version.as_str()),
             (_, "branch") => filled.push_str(&facts.version.branch().to_string()),
             (_, "arch") => filled.push_str(facts.arch),
-            (_, "distro") => filled.push_str(
-                facts.distro.with_context(|| format!("{{distro}} has no value here: {}", shown()))?,
-            ),
+            (_, "distro") => filled
+                .push_str(facts.distro.with_context(|| format!("no value for {{distro}}: {}", shown()))?),
             _ => filled.push_str(newest_cuda(facts.version.branch()).with_context(|| {
-                format!("no CUDA version is known for driver branch {}: {}", facts.version.branch(), shown())
+                format!("no CUDA version known for driver branch {}: {}", facts.version.branch(), shown())
             })?),
         }
     }
     Ok(filled)
 }
 
-/// The newest CUDA that a driver branch runs, as package names have it.
+/// The newest CUDA version of a driver branch, as in package names.
 pub fn newest_cuda(branch: u32) -> Option<&'static str> {
     Some(match branch {
         525..=529 => "12-0",
@@ -251,7 +259,7 @@ mod tests {
         let filled = template.fill(&facts(&version, Some("debian12"))).unwrap();
         assert_eq!(filled.request(), "https://h/debian12/x86_64/580/13-0/580.95.05.run");
         let error = template.fill(&facts(&version, None)).unwrap_err();
-        assert!(error.to_string().contains("{distro} has no value"), "{error}");
+        assert!(error.to_string().contains("no value for {distro}"), "{error}");
     }
 
     #[test]

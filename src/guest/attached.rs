@@ -1,5 +1,5 @@
-//! Which NVIDIA devices a running container has, as the kernel says: not what
-//! its conf says, nor what this run wrote.
+//! The NVIDIA devices that a running container has, from its mount table: its
+//! conf may have changed since its start.
 
 use crate::pve::pct::Init;
 use crate::sys::look::{Look, Op, Question, Seen, View};
@@ -7,23 +7,23 @@ use crate::sys::time::Deadline;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A container's mount table is not trusted to be short, in bytes.
+/// The limit of a mount table, which the container can grow, in bytes.
 const MAX: u64 = 4 << 20;
-/// Nor to name few of our paths.
+/// The limit of our paths in it.
 const MOST: usize = 512;
 
 /// The NVIDIA devices of a running container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attached {
-    /// Device nodes mounted from the host: path in the container to device
-    /// number; for a directory the number is that of nothing, `(0, 0)`.
+    /// Device nodes mounted from the host: path in the container and device
+    /// number; `(0, 0)` for a directory.
     pub nodes: BTreeMap<String, (u32, u32)>,
-    /// Paths that could not be looked at, and why.
+    /// Paths that could not be checked, and why.
     pub unseen: BTreeMap<String, String>,
 }
 
 impl Attached {
-    /// One sentence for each path that could not be looked at.
+    /// One line for each path that could not be checked.
     pub fn unseen(&self) -> Vec<String> {
         let line =
             |(path, why): (&String, &String)| format!("cannot check {path} in the running container: {why}");
@@ -31,9 +31,8 @@ impl Attached {
     }
 }
 
-/// Looks at the mount table of the container's first process, which is the
-/// kernel's, and at the nodes' numbers, where the container may have mounted
-/// something that never answers.
+/// Reads the mount table of the container's first process and the numbers of
+/// the nodes; the container may have mounted something there that never answers.
 ///
 /// # Errors
 /// The process is gone, or /proc cannot be read.
@@ -42,10 +41,10 @@ pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
     let process = Path::new("/proc").join(init.pid.to_string());
     let mut table = Vec::new();
     std::fs::File::open(process.join("mountinfo"))?.take(MAX).read_to_end(&mut table)?;
-    // The container may name its own mounts in any bytes it likes.
+    // Any bytes: the container can choose the names of its mounts.
     let table = String::from_utf8_lossy(&table);
     let points = points(&table);
-    // Never followed: the container may put a link anywhere.
+    // Never follow: the container can put a link anywhere.
     let question = |path: &String| Question::new(Op::StatLink, format!("/proc/{}/root{path}", init.pid));
     let questions: Vec<Question> = points.iter().map(question).collect();
     let look = Look::at_files(View::apart(Path::new("/"), deadline), questions.clone());
@@ -61,7 +60,7 @@ pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
     Ok(attached)
 }
 
-/// The mount points below /dev that are NVIDIA's or a GPU's, in the text of
+/// The mount points of NVIDIA and DRM devices in the text of
 /// /proc/PID/mountinfo (proc(5)): the fifth field.
 pub fn points(table: &str) -> Vec<String> {
     let point = |line: &str| {

@@ -1,40 +1,33 @@
-//! Why work that was begun in a container must not go on in it.
+//! Why an install that began in a container must end.
 
 use crate::types::{Ctid, Version};
 use std::fmt;
-use std::rc::Rc;
 
-use super::exec::ExecError;
-
-/// What is asked before each command of a work: whether the container is still
-/// the one that it was begun in, and still asks for it.
-pub type Guard = Rc<dyn Fn() -> Result<(), ExecError>>;
-
-/// What is not any more as it was when the work began.
+/// What has changed since the install began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Another container has its number.
     Replaced {
         /// The number.
         ctid: Ctid,
-        /// What told the former one from others.
+        /// The identity of the former one.
         was: String,
-        /// The same of the present one.
+        /// The identity of the present one.
         is: String,
     },
-    /// This node has none of its number: destroyed, or migrated.
+    /// It is not on this node: destroyed, or migrated.
     NotHere(Ctid),
-    /// Whether it is the same cannot be seen, and why.
+    /// Whether it is the same is unknown, and why.
     Unseen(Ctid, String),
-    /// Its hookscript is not ours any more: detached, or rolled back.
+    /// Its hookscript is no longer ours: detached, or rolled back.
     Detached(Ctid),
-    /// `GPU_ASSIGNMENT` is set nowhere any more.
+    /// `GPU_ASSIGNMENT` is no longer set.
     Unassigned(Ctid),
-    /// `INSTALL` is off now.
+    /// `INSTALL` is now off.
     Off(Ctid),
-    /// Its settings want another driver now.
+    /// Its settings now ask for another driver.
     OtherDriver(Ctid, Version),
-    /// No kernel driver is loaded any more, whose version was wanted.
+    /// `NVIDIA_DRIVER_VERSION` is `host`, and no kernel driver is loaded.
     NoDriver,
 }
 
@@ -42,19 +35,19 @@ impl fmt::Display for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Changed::Replaced { ctid, was, is } => {
-                write!(f, "container {ctid} is another one now ({is}, not {was})")
+                write!(f, "container {ctid} was replaced by another one ({is}, was {was})")
             }
-            Changed::NotHere(ctid) => write!(f, "container {ctid} is not on this node any more"),
+            Changed::NotHere(ctid) => write!(f, "container {ctid} is no longer on this node"),
             Changed::Unseen(ctid, why) => {
-                write!(f, "cannot tell whether container {ctid} is the same: {why}")
+                write!(f, "cannot verify that container {ctid} is still the same: {why}")
             }
             Changed::Detached(ctid) => write!(f, "container {ctid} no longer has the hookscript"),
             Changed::Unassigned(ctid) => write!(f, "GPU_ASSIGNMENT of container {ctid} is no longer set"),
-            Changed::Off(ctid) => write!(f, "INSTALL of container {ctid} is off now"),
+            Changed::Off(ctid) => write!(f, "INSTALL of container {ctid} is now off"),
             Changed::OtherDriver(ctid, version) => {
-                write!(f, "the settings of container {ctid} want driver {version} now")
+                write!(f, "the settings of container {ctid} now ask for driver {version}")
             }
-            Changed::NoDriver => f.write_str("no NVIDIA kernel driver is loaded any more"),
+            Changed::NoDriver => f.write_str("the NVIDIA kernel driver is no longer loaded"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Running commands in the container.
 
-use super::changed::{Changed, Guard};
+use super::changed::Changed;
 use super::leftovers;
 use crate::sys::process::{Cmd, Ended, Failure, Output};
 use crate::sys::time::Deadline;
@@ -8,18 +8,22 @@ use crate::sys::{signal, text};
 use crate::types::Ctid;
 use std::fmt;
 use std::io::Read;
+use std::rc::Rc;
 use std::time::Duration;
 
 const LXC_ATTACH: &str = "/usr/bin/lxc-attach";
 const LXC_INFO: &str = "/usr/bin/lxc-info";
 const PCT: &str = "/usr/sbin/pct";
-/// How long a killed command's container may take to be seen as stopped.
-const GOING_DOWN: Duration = Duration::from_secs(1);
+/// How long LXC may need to notice that the container of a killed command stops.
+const STOPPING: Duration = Duration::from_secs(1);
 const SH: &str = "/bin/sh";
 
-/// What a command in the container finds in its environment when it comes by
-/// lxc-attach; by pct it is what [`Cmd`] gives, since pct keeps it.
+/// The environment of a command by lxc-attach; pct keeps that of [`Cmd`].
 const ENVIRONMENT: [&str; 3] = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root"];
+
+/// Asked before each command: whether the container is still the same one and
+/// still asks for this work.
+pub type Guard = Rc<dyn Fn() -> Result<(), ExecError>>;
 
 /// A running container.
 #[derive(Clone)]
@@ -36,32 +40,31 @@ impl fmt::Debug for Guest {
 }
 
 impl Guest {
-    /// The container of this number; nothing is looked at yet.
+    /// The container of this number; nothing is checked yet.
     pub fn new(ctid: Ctid) -> Self {
         Guest { ctid, until: None, guard: None }
     }
 
-    /// No command in it outlasts this deadline, that of the whole work.
+    /// No command in it outlasts this deadline.
     #[must_use]
     pub fn until(mut self, deadline: Deadline) -> Self {
         self.until = Some(deadline);
         self
     }
 
-    /// Each command in it is preceded by this question, and is not run where
-    /// the answer is no. The steps of a work are given such a container, so that
-    /// none of them can forget to ask.
+    /// Each command in it asks the guard first, and does not run if the answer
+    /// is no.
     #[must_use]
     pub fn guarded(mut self, guard: Guard) -> Self {
         self.guard = Some(guard);
         self
     }
 
-    /// The same question for what is not a command.
+    /// Asks the guard.
     ///
     /// # Errors
     /// [`ExecError::Gone`], [`ExecError::Changed`].
-    pub fn still(&self) -> Result<(), ExecError> {
+    pub fn check_guard(&self) -> Result<(), ExecError> {
         self.guard.as_ref().map_or(Ok(()), |guard| guard())
     }
 
@@ -70,35 +73,35 @@ impl Guest {
         self.ctid
     }
 
-    /// A command by `lxc-attach`, 10 ms: for the check at every start.
-    pub fn attach<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> Inside {
+    /// A command by `lxc-attach`, which takes 10 ms: for every start.
+    pub fn attach<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> GuestCommand {
         let mut cmd = Cmd::new(LXC_ATTACH).args(["-n", &self.ctid.to_string(), "--clear-env"]);
         for variable in ENVIRONMENT {
             cmd = cmd.args(["--set-var", variable]);
         }
-        Inside { guest: self.clone(), cmd: cmd.arg("--").args(argv) }
+        GuestCommand { guest: self.clone(), cmd: cmd.arg("--").args(argv) }
     }
 
-    /// A command by `pct exec`, as the requirements ask for every install
-    /// step.
-    pub fn pct<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> Inside {
+    /// A command by `pct exec`: for the steps of an install, as the requirements
+    /// ask.
+    pub fn pct<'a>(&self, argv: impl IntoIterator<Item = &'a str>) -> GuestCommand {
         let (key, value) = leftovers::mark(self.ctid);
         let cmd = Cmd::new(PCT).args(["exec", &self.ctid.to_string(), "--"]).args(argv).env(key, value);
-        Inside { guest: self.clone(), cmd }
+        GuestCommand { guest: self.clone(), cmd }
     }
 
     /// A fixed shell script by `lxc-attach`. Values are arguments (`"$1"`),
     /// never part of the script.
-    pub fn attach_sh<'a>(&self, script: &'a str, args: impl IntoIterator<Item = &'a str>) -> Inside {
+    pub fn attach_sh<'a>(&self, script: &'a str, args: impl IntoIterator<Item = &'a str>) -> GuestCommand {
         self.attach([SH, "-c", script, "phoenix-nvidia"].into_iter().chain(args))
     }
 
-    /// A fixed shell script by `pct exec`, likewise.
-    pub fn pct_sh<'a>(&self, script: &'a str, args: impl IntoIterator<Item = &'a str>) -> Inside {
+    /// A fixed shell script by `pct exec`; values as above.
+    pub fn pct_sh<'a>(&self, script: &'a str, args: impl IntoIterator<Item = &'a str>) -> GuestCommand {
         self.pct([SH, "-c", script, "phoenix-nvidia"].into_iter().chain(args))
     }
 
-    /// Whether it runs, as LXC says; `None` when LXC could not be asked.
+    /// Whether it runs, according to LXC; `None` if LXC gave no answer.
     pub fn runs(&self) -> Option<bool> {
         self.runs_now(&Deadline::secs(5))
     }
@@ -108,43 +111,36 @@ impl Guest {
         let output = cmd.run(deadline).ok()?;
         match output.text().trim() {
             "RUNNING" | "FROZEN" => Some(true),
-            // lxc-info of a container that LXC has never heard of: exit 1.
+            // For an unknown container lxc-info exits with 1.
             "STOPPED" | "STOPPING" | "ABORTING" | "STARTING" => Some(false),
             _ => None,
         }
     }
 }
 
-/// A command that is going to run in the container.
-pub struct Inside {
+/// A command for the container.
+pub struct GuestCommand {
     guest: Guest,
     cmd: Cmd,
 }
 
-impl Inside {
-    /// What it reads on stdin; nothing otherwise.
+impl GuestCommand {
+    /// Its stdin; empty without.
     #[must_use]
     pub fn stdin(mut self, reader: impl Read + 'static) -> Self {
         self.cmd = self.cmd.stdin(reader);
         self
     }
 
-    /// How much of each stream is kept, in bytes.
+    /// How many bytes of each stream are kept.
     #[must_use]
     pub fn keep(mut self, bytes: usize) -> Self {
         self.cmd = self.cmd.keep(bytes);
         self
     }
 
-    /// One more variable (by pct; lxc-attach clears them).
-    #[must_use]
-    pub fn env(mut self, key: &str, value: &str) -> Self {
-        self.cmd = self.cmd.env(key, value);
-        self
-    }
-
-    /// Runs it also after a signal has asked us to leave, or the time of the
-    /// whole is over: for clean-up, with a short deadline.
+    /// Runs it even after a signal or the guest's deadline: for clean-up, with a
+    /// short deadline.
     #[must_use]
     pub fn even_when_stopping(mut self) -> Self {
         self.cmd = self.cmd.even_when_stopping();
@@ -152,41 +148,40 @@ impl Inside {
         self
     }
 
-    /// Runs it. A failing command is looked into: if the container is not
-    /// there any more, that is the reason, whatever the exit code was.
+    /// Runs it. If it fails and the container no longer runs, that is the
+    /// error, whatever the exit code.
     ///
     /// # Errors
-    /// [`ExecError`]; an exit code other than 0 is none.
+    /// [`ExecError`]; an exit code other than 0 is not an error.
     pub fn run(self, deadline: &Deadline) -> Result<Output, ExecError> {
-        let Inside { guest, cmd } = self;
-        guest.still()?;
+        let GuestCommand { guest, cmd } = self;
+        guest.check_guard()?;
         let deadline =
             &guest.until.filter(|until| until.remaining() < deadline.remaining()).unwrap_or(*deadline);
         let output = cmd.run(deadline).map_err(ExecError::Failed)?;
         if output.success() {
             return Ok(output);
         }
-        // What is killed in a container that is going down may end before LXC
-        // says so.
+        // A command in a stopping container may be killed before LXC notices.
         let killed = matches!(output.ended, Ended::Signal(_) | Ended::Code(129 | 137 | 143));
-        let patience = Deadline::after(if killed { GOING_DOWN } else { Duration::ZERO });
+        let grace = Deadline::after(if killed { STOPPING } else { Duration::ZERO });
         loop {
-            // lxc-info takes 4 ms; it may not outstay what the whole was given.
+            // lxc-info takes 4 ms.
             if guest.runs_now(&deadline.at_most(Duration::from_secs(5))) == Some(false) {
                 return Err(ExecError::Gone(guest.ctid));
             }
-            if patience.passed() || deadline.passed() || signal::check().is_err() {
+            if grace.passed() || deadline.passed() || signal::check().is_err() {
                 return Ok(output);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Runs it and wants exit code 0.
+    /// Runs it; an exit code other than 0 is an error.
     ///
     /// # Errors
-    /// [`ExecError`]; another exit code is [`ExecError::Exit`], with the last
-    /// lines that were printed.
+    /// [`ExecError`]; for an exit code [`ExecError::Exit`], with the last lines
+    /// of output.
     pub fn must(self, deadline: &Deadline) -> Result<Output, ExecError> {
         let output = self.run(deadline)?;
         match output.ended {
@@ -196,30 +191,30 @@ impl Inside {
     }
 }
 
-/// Why a command in the container gave no result.
+/// Why a command in the container failed.
 #[derive(Debug)]
 pub enum ExecError {
-    /// The container stopped, was destroyed or migrated in the meantime.
+    /// The container stopped, was destroyed or migrated.
     Gone(Ctid),
-    /// It is not the one any more, or does not ask any more for what was begun.
+    /// It is another container, or no longer asks for this work.
     Changed(Changed),
     /// The command's own failure.
     Exit {
         /// How it ended.
         ended: Ended,
-        /// What it last printed, safe to show.
+        /// Its last lines of output, safe to show.
         last: Vec<String>,
     },
-    /// It could not be run to its end.
+    /// It could not be run, or did not end.
     Failed(Failure),
 }
 
 impl fmt::Display for ExecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ExecError::Gone(ctid) => write!(f, "container {ctid} is not running any more"),
+            ExecError::Gone(ctid) => write!(f, "container {ctid} is no longer running"),
             ExecError::Changed(changed) => changed.fmt(f),
-            ExecError::Exit { ended, last } if last.is_empty() => write!(f, "{ended}, nothing printed"),
+            ExecError::Exit { ended, last } if last.is_empty() => write!(f, "{ended}, no output"),
             ExecError::Exit { ended, last } => write!(f, "{ended}: {}", last.join(" | ")),
             ExecError::Failed(failure) => failure.fmt(f),
         }
@@ -235,13 +230,12 @@ impl std::error::Error for ExecError {
     }
 }
 
-/// Whether this error is that there is nothing more to do in the container: it
-/// went away, or is not the one any more.
+/// Whether the error is that the container is gone, or no longer the same one.
 pub fn is_gone(error: &anyhow::Error) -> bool {
     error.chain().any(|e| matches!(e.downcast_ref(), Some(ExecError::Gone(_) | ExecError::Changed(_))))
 }
 
-/// What has changed, if this error is that.
+/// What has changed, if the error is that.
 pub fn changed(error: &anyhow::Error) -> Option<&Changed> {
     error.chain().find_map(|e| match e.downcast_ref() {
         Some(ExecError::Changed(changed)) => Some(changed),
@@ -249,19 +243,14 @@ pub fn changed(error: &anyhow::Error) -> Option<&Changed> {
     })
 }
 
-/// Whether this error is that a command was not over in its time: on a busy
-/// node it may be the next time.
-pub fn is_late(error: &anyhow::Error) -> bool {
+/// Whether the error is that a command did not end in time: on a busy node it
+/// may the next time.
+pub fn timed_out(error: &anyhow::Error) -> bool {
     let late = |e: &ExecError| matches!(e, ExecError::Failed(Failure::TimedOut { .. }));
     error.chain().any(|e| e.downcast_ref().is_some_and(late))
 }
 
-/// Whether this error is that we were told to stop.
-pub fn is_interrupted(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.is::<crate::sys::signal::Interrupted>())
-}
-
-/// `key value` lines that a script of ours printed; what else is there is
+/// The `key value` lines that one of our scripts printed; other lines are
 /// skipped, since the container may print anything.
 pub(super) fn fields(bytes: &[u8]) -> impl Iterator<Item = (String, String)> + '_ {
     bytes.split(|b| *b == b'\n').take(2000).filter_map(|raw| {
@@ -276,9 +265,8 @@ mod tests {
     use super::*;
     use std::rc::Rc;
 
-    /// Whatever a step runs, by either way, and also while we are stopped.
     #[test]
-    fn no_command_is_run_in_a_container_that_is_another_one() {
+    fn no_command_runs_in_a_container_that_was_replaced() {
         let ctid: Ctid = "101".parse().unwrap();
         let no: Guard = Rc::new(move || Err(ExecError::Changed(Changed::Detached(ctid))));
         let guest = Guest::new(ctid).guarded(no).until(Deadline::secs(5));
@@ -293,6 +281,6 @@ mod tests {
             let error = anyhow::Error::from(command.run(&deadline).unwrap_err()).context("a step");
             assert!(is_gone(&error) && changed(&error) == Some(&Changed::Detached(ctid)), "{error:#}");
         }
-        assert!(guest.still().is_err() && Guest::new(ctid).still().is_ok());
+        assert!(guest.check_guard().is_err() && Guest::new(ctid).check_guard().is_ok());
     }
 }

@@ -1,70 +1,52 @@
-//! The order of the steps: driver first and alone, then repository, CUDA,
-//! utilities.
+//! An install in the container: the driver first and alone, then repository,
+//! CUDA packages and utilities.
 
 pub mod apt;
 mod runfile;
 pub mod steps;
 
+use super::exec::{self, Guest};
+use super::probe::Check;
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
-use crate::guest::exec::Guest;
-use crate::guest::probe::Check;
+use crate::exit;
 use crate::types::Version;
 use steps::Steps;
 
 /// What an install did.
 #[derive(Clone, Debug, Default)]
 pub struct Installed {
-    /// The driver was changed: from (if there was one) to.
+    /// The driver changed: from (if there was one) to.
     pub driver_changed: Option<(Option<Version>, Version)>,
-    /// The packages that the CUDA step installed.
-    pub cuda: Vec<String>,
-    /// The utilities that were installed.
-    pub utilities: Vec<String>,
-    /// What did not work and is no failure (utilities).
+    /// The utilities that could not be installed, and why.
     pub warnings: Vec<String>,
 }
 
-impl Installed {
-    /// Whether anything was changed.
-    pub fn changed(&self) -> bool {
-        self.driver_changed.is_some() || !self.cuda.is_empty() || !self.utilities.is_empty()
-    }
-}
-
-/// What an install came to. The driver stands alone: it may have changed
-/// although a later step failed.
-#[derive(Debug)]
-pub struct Outcome {
-    /// What was done.
-    pub installed: Installed,
-    /// The step that failed, if one did.
-    pub result: anyhow::Result<()>,
-}
-
-/// Carries out the steps that follow from the look. Each logs one line with
-/// its duration.
-pub fn install(guest: &Guest, desired: &Desired, check: &Check, steps: &Steps, cache: &Cache) -> Outcome {
-    let mut installed = Installed::default();
-    let result = carry_out(guest, desired, check, steps, cache, &mut installed);
-    Outcome { installed, result }
-}
-
-fn carry_out(
+/// Carries out the steps; each logs one line with its duration. The driver may
+/// have changed although a later step failed.
+pub fn install(
     guest: &Guest,
     desired: &Desired,
     check: &Check,
     steps: &Steps,
     cache: &Cache,
-    installed: &mut Installed,
-) -> anyhow::Result<()> {
+) -> (Installed, anyhow::Result<()>) {
+    let mut installed = Installed::default();
     if steps.driver() {
-        runfile::install(guest, desired, check, cache)?;
-        let before = check.found.version(&desired.driver).cloned();
+        if let Err(error) = runfile::install(guest, desired, check, cache) {
+            return (installed, Err(error));
+        }
+        let before = check.driver.version(&desired.driver).cloned();
         installed.driver_changed = Some((before, desired.driver.clone()));
         let mut keep = vec![&desired.driver];
         keep.extend(&desired.kernel);
         cache.prune(&keep);
     }
-    apt::software(guest, desired, check, steps, cache, installed)
+    let apt = apt::Apt::new(guest, desired, &check.os);
+    let cuda = if steps.cuda() { apt.cuda(check, cache) } else { Ok(()) };
+    let ended = |error: &anyhow::Error| exec::is_gone(error) || exit::interrupted(error);
+    if !cuda.as_ref().is_err_and(ended) {
+        installed.warnings = apt.utilities(steps.utilities());
+    }
+    (installed, cuda)
 }

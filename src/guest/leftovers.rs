@@ -1,19 +1,19 @@
-//! What an install that was killed left at work in the container.
+//! Processes that a killed install left in the container.
 //!
 //! A killed process of ours takes its children with it, but not what those
-//! started inside: an installer goes on, and would work against the next one.
-//! Such a process is known by three things:
+//! started inside: an installer would go on and disturb the next one. Such a
+//! process is recognized by three things:
 //!
-//! 1. It is in the container's control group. Nobody else's is looked at.
-//! 2. Its session began outside of the container: it came in from the host,
-//!    and the container's init did not start it. A service that an install
-//!    merely started is in a session of its own.
-//! 3. Its environment has our mark, by which it is told from a command that
-//!    an administrator runs inside.
+//! 1. It is in the container's control group.
+//! 2. Its session began outside of the container: it came from the host, and
+//!    the container's init did not start it. A service that an install started
+//!    is in a session of its own.
+//! 3. Its environment has our mark, unlike a command that an administrator
+//!    runs inside.
 //!
-//! The first two are the kernel's word, which a container cannot forge. The
-//! third is read from the process's memory, which may never answer: by another
-//! process, and not at all where the first two don't hold.
+//! The kernel tells the first two, so a container cannot forge them. The third
+//! is read from the process's memory, which may never answer: in a process
+//! apart, and only if the first two hold.
 
 mod search;
 
@@ -21,26 +21,20 @@ use crate::sys::look::{Look, Seen, View, Walk as _};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
-pub use search::{Entered, Marked};
+pub use search::{Entered, Marked, mark};
 use std::path::Path;
 use std::time::Duration;
 
-const MARK: &str = "PHOENIX_NVIDIA_INSTALL";
-/// The time for all of it.
+/// The limit for the whole.
 const LIMIT: Duration = Duration::from_secs(5);
-/// A process that does not answer in this time is left out.
+/// The limit for one search.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// So many processes at most are held at once.
+/// The most processes held at once.
 const MOST: usize = 500;
 
-/// The variable that marks what an install starts in a container.
-pub(super) fn mark(ctid: Ctid) -> (&'static str, String) {
-    (MARK, ctid.to_string())
-}
-
-/// Ends what a killed install left at work in the container. To be called
-/// under the lock that makes installs in it happen one at a time.
+/// Kills the processes that a killed install left in the container. The caller
+/// holds the lock of installs in it.
 pub fn end(ctid: Ctid) {
     let deadline = Deadline::after(LIMIT);
     let mut left = find(ctid, &deadline);
@@ -50,14 +44,10 @@ pub fn end(ctid: Ctid) {
     if left.found.is_empty() {
         return;
     }
-    log::warn!(
-        "{} processes of an install that was cut off are still at work: ending them",
-        left.found.len()
-    );
+    log::warn!("killing {} processes of an interrupted install", left.found.len());
     let mut quiet = 0;
-    // What they start between a look and its kill is found by the next look;
-    // one in the middle of exec has no environment, so one empty look is not
-    // enough.
+    // What they start before the kill is found by the next search. A process in
+    // the middle of exec has no environment, so one empty search is not enough.
     while quiet < 3 && !deadline.passed() {
         for process in &left.found {
             process.kill();
@@ -68,11 +58,11 @@ pub fn end(ctid: Ctid) {
     }
 }
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Default)]
 struct Left {
     found: Vec<Pidfd>,
-    /// What could not be looked at.
+    /// Why some of it failed.
     unseen: Vec<String>,
 }
 
@@ -82,8 +72,8 @@ fn find(ctid: Ctid, deadline: &Deadline) -> Left {
     let mut look = Look::of(host, &[entered.asked()]);
     let pids = entered.find(&mut look);
     let mut left = Left { unseen: look.problems, ..Left::default() };
-    // They are held before the look that decides: a number alone may be
-    // another process's by the time of the kill.
+    // Hold them before the search that decides: a number may belong to another
+    // process by the time of the kill.
     let mut held: Vec<(i32, Pidfd)> = Vec::new();
     for pid in pids.into_iter().take(MOST) {
         match Pidfd::open(pid) {
@@ -104,7 +94,7 @@ fn find(ctid: Ctid, deadline: &Deadline) -> Left {
             Seen::Is(false) | Seen::Absent => {}
         }
     }
-    // One line for the lot: a container can have as many as it likes.
+    // One line in all: a container can have any number.
     if left.unseen.len() > 1 {
         let more = left.unseen.len() - 1;
         left.unseen.truncate(1);

@@ -1,19 +1,18 @@
 //! The container: running commands in it, and its NVIDIA user space.
 //!
-//! [`probe::check`] looks, [`install::install`] brings the container to what
-//! is [`Desired`](crate::driver::desired::Desired), [`verify::verify`] has nvidia-smi confirm it. All that
-//! comes out of a container is untrusted text: the worst it can do here is to
-//! have its own container reinstalled, or the step fail.
+//! [`probe::check`] finds what is installed, [`install::install`] installs what
+//! is [`Desired`](crate::driver::desired::Desired), [`verify::verify`] has
+//! nvidia-smi confirm it. All output of a container is untrusted text: at worst
+//! its own install is repeated or fails.
 
 pub mod attached;
 pub mod boot;
 pub mod changed;
+pub mod driver_state;
 pub mod exec;
 pub mod install;
 pub mod leftovers;
-
 pub mod os;
-pub mod package;
 pub mod probe;
 pub mod smi;
 pub mod verify;

@@ -1,14 +1,13 @@
-//! What the container is: its distribution and C library, from what it says
-//! of itself.
+//! The container's distribution and C library, as the container says.
 
-use crate::types::Version;
+use crate::driver::repo::Distribution;
 
 /// The C library that the container's programs use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Libc {
-    /// glibc, which NVIDIA's libraries are built for.
+    /// glibc, which NVIDIA's libraries need.
     Glibc,
-    /// musl: NVIDIA's libraries cannot be loaded.
+    /// musl, which cannot load NVIDIA's libraries.
     Musl,
     /// No dynamic loader found.
     #[default]
@@ -20,11 +19,11 @@ pub enum Libc {
 pub struct Os {
     /// `ID` of os-release, like debian.
     pub id: String,
-    /// `ID_LIKE`, in its order.
+    /// `ID_LIKE`.
     pub like: Vec<String>,
     /// `VERSION_ID`, like 12 or 24.04.
     pub version: String,
-    /// `VERSION_CODENAME`, or `UBUNTU_CODENAME` for its derivatives.
+    /// `UBUNTU_CODENAME` (of derivatives), or `VERSION_CODENAME`.
     pub codename: String,
     /// `PRETTY_NAME`, for messages.
     pub name: String,
@@ -36,23 +35,23 @@ pub struct Os {
     pub init: bool,
     /// Whether it has apt-get.
     pub apt: bool,
-    /// Whether it has modprobe, which the installer insists on.
+    /// Whether it has modprobe, which the installer needs.
     pub modprobe: bool,
     /// Whether systemd runs it.
     pub systemd: bool,
 }
 
-/// Ubuntu's releases, for derivatives that name only the codename.
+/// Ubuntu's releases, for derivatives: they have version numbers of their own.
 const UBUNTU: [(&str, &str); 4] =
     [("focal", "2004"), ("jammy", "2204"), ("noble", "2404"), ("resolute", "2604")];
-/// Debian's, likewise, and for testing, which has no `VERSION_ID`.
+/// Debian's releases, for derivatives and for testing, which has no `VERSION_ID`.
 const DEBIAN: [(&str, &str); 4] = [("bullseye", "11"), ("bookworm", "12"), ("trixie", "13"), ("forky", "14")];
 
 impl Os {
-    /// Takes one line of os-release.
+    /// Reads one line of os-release.
     pub fn release_line(&mut self, line: &str) {
         let Some((key, value)) = line.split_once('=') else { return };
-        // Names go into URLs and messages: nothing but what names are made of.
+        // Values go into URLs and messages: only characters of names.
         let value = value.trim().trim_matches(['"', '\'']);
         let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ' ');
         let clean: String = value.chars().filter(|c| word(*c)).take(64).collect();
@@ -68,7 +67,7 @@ impl Os {
         }
     }
 
-    /// Takes the path of a dynamic loader that exists.
+    /// Reads the path of an existing dynamic loader.
     pub fn loader(&mut self, path: &str) {
         let file = path.rsplit('/').next().unwrap_or_default();
         if file.starts_with("ld-linux") {
@@ -80,7 +79,7 @@ impl Os {
         }
     }
 
-    /// What NVIDIA's repositories call it: debian12, ubuntu2404, rhel9.
+    /// Its name in NVIDIA's apt repositories: debian12, ubuntu2404.
     pub fn distro(&self) -> Option<String> {
         let named = |table: &[(&str, &str)], os: &str| {
             table.iter().find(|(name, _)| *name == self.codename).map(|(_, number)| format!("{os}{number}"))
@@ -90,15 +89,15 @@ impl Os {
         match self.id.as_str() {
             "debian" if !major.is_empty() => Some(format!("debian{major}")),
             "ubuntu" if !self.version.is_empty() => Some(format!("ubuntu{}", self.version.replace('.', ""))),
-            "fedora" | "rhel" | "sles" if !major.is_empty() => Some(format!("{}{major}", self.id)),
-            "rocky" | "almalinux" | "centos" | "ol" if !major.is_empty() => Some(format!("rhel{major}")),
-            "opensuse-leap" if !major.is_empty() => Some(format!("opensuse{major}")),
-            // Mint and the like have numbers of their own and Ubuntu's or
-            // Debian's codename.
             _ => named(&UBUNTU, "ubuntu").or_else(|| {
                 (self.id == "debian" || like("debian")).then(|| named(&DEBIAN, "debian")).flatten()
             }),
         }
+    }
+
+    /// The distribution, for the repository.
+    pub fn distribution(&self) -> Distribution {
+        Distribution { name: self.shown().to_owned(), id: self.distro(), codename: self.codename.clone() }
     }
 
     /// Its name for messages.
@@ -110,43 +109,20 @@ impl Os {
         }
     }
 
-    /// Why NVIDIA's driver cannot be put into it at all, if that is so.
+    /// Why NVIDIA's driver cannot work in it, if so.
     pub fn unsupported(&self) -> Option<String> {
         if !self.init {
-            return Some(
-                "it has no init (an application container): nothing in it could install or keep a driver"
-                    .into(),
-            );
+            return Some("it has no init (an application container)".into());
         }
         match self.libc {
-            Libc::Musl => Some(format!(
-                "{} uses musl, and NVIDIA's libraries need glibc; use Debian or Ubuntu",
-                self.shown()
-            )),
+            Libc::Musl => Some(format!("{} uses musl, and NVIDIA's libraries need glibc", self.shown())),
             Libc::Glibc if !self.native => {
                 Some(format!("{} has no {} C library", self.shown(), std::env::consts::ARCH))
             }
             Libc::Glibc => None,
-            Libc::Unknown => Some("it has no C library that NVIDIA's could be loaded with".into()),
+            Libc::Unknown => Some("it has no glibc".into()),
         }
     }
-}
-
-/// `{arch}` in runfile names.
-pub const fn runfile_arch() -> &'static str {
-    std::env::consts::ARCH
-}
-
-/// `{arch}` in NVIDIA's repositories.
-pub const fn repo_arch() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "sbsa" } else { std::env::consts::ARCH }
-}
-
-/// The version in the first line of the installer's state file, like
-/// `1.0-5904801 (590.48.01)`.
-pub fn state_version(line: &str) -> Option<Version> {
-    let (_, rest) = line.split_once('(')?;
-    rest.split_once(')')?.0.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -169,8 +145,7 @@ mod tests {
                 "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\nVERSION_ID=22\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble",
                 Some("ubuntu2404"),
             ),
-            ("ID=\"rocky\"\nVERSION_ID=\"9.5\"", Some("rhel9")),
-            ("ID=fedora\nVERSION_ID=42", Some("fedora42")),
+            ("ID=\"rocky\"\nVERSION_ID=\"9.5\"", None),
             ("ID=arch", None),
             ("", None),
         ];
@@ -197,11 +172,5 @@ mod tests {
         let mut debian = Os { init: true, ..Os::default() };
         debian.loader("/lib64/ld-linux-x86-64.so.2");
         assert_eq!(debian.unsupported().is_none(), cfg!(target_arch = "x86_64"));
-    }
-
-    #[test]
-    fn the_state_files_first_line_names_the_version() {
-        assert_eq!(state_version("1.0-5904801 (590.48.01)").unwrap().as_str(), "590.48.01");
-        assert!(state_version("1.0-5904801").is_none() && state_version("(x)").is_none());
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::driver::desired::Limits;
 
 fn desired(cuda: &str) -> Desired {
     Desired {
@@ -10,9 +11,8 @@ fn desired(cuda: &str) -> Desired {
         repo_key_url: None,
         cuda: cuda.parse().unwrap(),
         utilities: vec!["nvtop".parse().unwrap()],
-        limits: crate::driver::desired::Limits::all(std::time::Duration::from_secs(60)),
+        limits: Limits::all(std::time::Duration::from_secs(60)),
         gpus: None,
-        check_runs_smi: false,
     }
 }
 
@@ -30,43 +30,48 @@ fn look(text: &str, cuda: &str) -> Check {
 }
 
 #[test]
-fn right_includes_the_cuda_step_but_not_the_utilities() {
+fn up_to_date_includes_the_cuda_step_but_not_the_utilities() {
     let check = look(RIGHT, "cuda-toolkit-{cuda}");
-    assert_eq!(check.found, DriverState::Matching);
-    assert!(!check.right() && check.driver_right());
+    assert_eq!(check.driver, DriverState::Matching);
+    assert!(!check.up_to_date() && check.driver_matches());
     assert_eq!(check.cuda_missing.len(), 1);
-    assert!(look(RIGHT, "none").right());
+    assert!(look(RIGHT, "none").up_to_date());
     let check = look(&format!("{RIGHT}toolkit /usr/local/cuda-12.8/version.json\n"), "cuda-toolkit-{cuda}");
-    assert!(check.right() && check.utilities_missing.len() == 1);
+    assert!(check.up_to_date() && check.utilities_missing.len() == 1);
     let check = look(&format!("{RIGHT}have cuda-drivers-580\nhave nvtop\n"), "cuda-drivers-{branch}");
-    assert!(check.right() && check.utilities_missing.is_empty());
+    assert!(check.up_to_date() && check.utilities_missing.is_empty());
     let check = look(&format!("{RIGHT}toolkit /usr/local/cuda/version.json\n"), "cuda-drivers-{branch}");
-    assert!(!check.right(), "a toolkit is not what cuda-drivers stands for");
+    assert!(!check.up_to_date(), "a toolkit is not what cuda-drivers stands for");
 }
 
 #[test]
-fn missing_wrong_and_half_are_told_apart() {
-    assert_eq!(look("", "none").found, DriverState::Missing);
+fn missing_other_and_incomplete_are_told_apart() {
+    assert_eq!(look("", "none").driver, DriverState::Missing);
     let old = RIGHT.replace("580.95.05", "580.76.05");
-    assert_eq!(look(&old, "none").found, DriverState::Other { version: "580.76.05".parse().unwrap() });
-    let half = |text: &str| match look(text, "none").found {
+    assert_eq!(look(&old, "none").driver, DriverState::Other { version: "580.76.05".parse().unwrap() });
+    let incomplete = |text: &str| match look(text, "none").driver {
         DriverState::Incomplete { why, .. } => why,
         other => panic!("{other}: {text}"),
     };
-    assert!(half(&RIGHT.replace("smi /usr/bin/nvidia-smi\n", "")).contains("nvidia-smi is missing"));
-    assert!(half(&RIGHT.replace("link libcuda 580.95.05\n", "")).contains("libcuda.so.1 is missing"));
+    assert!(incomplete(&RIGHT.replace("smi /usr/bin/nvidia-smi\n", "")).contains("nvidia-smi missing"));
+    assert!(incomplete(&RIGHT.replace("link libcuda 580.95.05\n", "")).contains("libcuda.so.1 missing"));
     assert!(
-        half(&RIGHT.replace("link libnvidia-ml 580.95.05\n", "")).contains("libnvidia-ml.so.1 is missing")
+        incomplete(&RIGHT.replace("link libnvidia-ml 580.95.05\n", "")).contains("libnvidia-ml.so.1 missing")
     );
     assert!(
-        half(&RIGHT.replace("link libcuda 580.95.05", "link libcuda 580.76.05"))
+        incomplete(&RIGHT.replace("link libcuda 580.95.05", "link libcuda 580.76.05"))
             .contains("libcuda is 580.76.05")
     );
-    assert!(half(&RIGHT.replace("(580.95.05)", "(580.76.05)")).contains("installer's state is 580.76.05"));
-    assert!(half(&format!("{RIGHT}cut driver 580.95.05\n")).contains("580.95.05 was cut off"));
-    assert!(half("smi /usr/bin/nvidia-smi\n").contains("libnvidia-ml.so.1 is missing"));
     assert!(
-        half(&format!("{RIGHT}says NVIDIA-SMI version  : 580.76.05\n")).contains("nvidia-smi is 580.76.05")
+        incomplete(&RIGHT.replace("(580.95.05)", "(580.76.05)")).contains("installer's state is 580.76.05")
+    );
+    assert!(
+        incomplete(&format!("{RIGHT}cut driver 580.95.05\n")).contains("install of 580.95.05 interrupted")
+    );
+    assert!(incomplete("smi /usr/bin/nvidia-smi\n").contains("libnvidia-ml.so.1 missing"));
+    assert!(
+        incomplete(&format!("{RIGHT}says NVIDIA-SMI version  : 580.76.05\n"))
+            .contains("nvidia-smi is 580.76.05")
     );
 }
 
@@ -77,20 +82,20 @@ fn packages_that_own_the_driver_are_named_with_the_command_that_removes_them() {
         "none",
     );
     let ctid = "101".parse().unwrap();
-    assert_eq!(check.found.owners(), "libcuda1:amd64, nvidia-smi");
-    let remove = check.found.remove(ctid).unwrap();
+    assert_eq!(check.driver.owners(), "libcuda1:amd64, nvidia-smi");
+    let remove = check.driver.remove(ctid).unwrap();
     assert_eq!(remove, "pct exec 101 -- apt-get purge libcuda1:amd64 nvidia-smi");
-    // What has no name that can be shown is owned all the same.
+    // A package with an invalid name counts too.
     let check = look(&format!("{RIGHT}owner rpm -y;reboot\n"), "none");
-    assert!(matches!(check.found, DriverState::Packaged { .. }));
-    assert_eq!(check.found.remove(ctid), None);
+    assert!(matches!(check.driver, DriverState::Packaged { .. }));
+    assert_eq!(check.driver.remove(ctid), None);
 }
 
 #[test]
 fn an_interrupted_software_step_is_pending_unless_none_is_asked_for() {
     let text = format!("{RIGHT}toolkit /usr/local/cuda-13.0/version.json\ncut software cuda-toolkit-13-0\n");
-    assert!(look(&text, "cuda-toolkit-{cuda}").software_pending());
-    assert!(!look(&text, "none").software_pending());
+    assert!(look(&text, "cuda-toolkit-{cuda}").cuda_pending());
+    assert!(!look(&text, "none").cuda_pending());
 }
 
 #[test]
@@ -102,15 +107,15 @@ fn a_source_of_another_release_is_out_of_date() {
         let names: Vec<_> = packages(&desired).map(|p| (p.clone(), pattern(p, &desired).unwrap())).collect();
         judge(Raw::parse(text.as_bytes()), &desired, &names)
     };
-    let arch = repo_arch();
+    let arch = if cfg!(target_arch = "aarch64") { "sbsa" } else { std::env::consts::ARCH };
     let same = text(&format!("https://h/debian12/{arch}/"));
-    assert!(!same.source_outdated && same.right());
+    assert!(!same.source_outdated && same.up_to_date());
     let older = text(&format!("https://h/debian11/{arch}/"));
-    assert!(older.source_outdated && older.driver_right() && !older.right());
+    assert!(older.source_outdated && older.driver_matches() && !older.up_to_date());
 }
 
 #[test]
-fn a_login_that_changes_is_brought_into_the_auth_file() {
+fn a_changed_login_makes_the_source_outdated() {
     let mut desired = desired("cuda-toolkit-{cuda}");
     let mut outdated = |url: &str, auth: &str| {
         desired.repo_url = url.parse().unwrap();
@@ -121,7 +126,7 @@ fn a_login_that_changes_is_brought_into_the_auth_file() {
     };
     let auth = format!("auth {}\n", hex(&Sha256::digest(b"machine h/x/ login me password one\n")));
     assert!(!outdated("https://h/x", ""));
-    assert!(outdated("https://h/x", &auth), "it is to go");
+    assert!(outdated("https://h/x", &auth), "it must go");
     assert!(!outdated("https://me:one@h/x", &auth));
     assert!(outdated("https://me:two@h/x", &auth) && outdated("https://me:one@h/x", ""));
     assert!(!outdated("https://me:two@h/x", "auth unknown\n"));
@@ -136,7 +141,7 @@ fn a_container_may_print_anything() {
     }
     assert!(!Raw::parse(b"begin 1\n").complete);
     let check = judge(Raw::parse(b"end 1\n"), &desired("none"), &[]);
-    assert!(matches!(check.found, DriverState::Unsupported { .. }));
+    assert!(matches!(check.driver, DriverState::Unsupported { .. }));
 }
 
 proptest::proptest! {
@@ -144,4 +149,10 @@ proptest::proptest! {
     fn no_output_makes_the_parser_panic(bytes: Vec<u8>) {
         let _ = judge(Raw::parse(&bytes), &desired("none"), &[]);
     }
+}
+
+#[test]
+fn the_state_files_first_line_names_the_version() {
+    assert_eq!(state_version("1.0-5904801 (590.48.01)").unwrap().as_str(), "590.48.01");
+    assert!(state_version("1.0-5904801").is_none() && state_version("(x)").is_none());
 }

@@ -8,11 +8,11 @@ use crate::types::Version;
 pub struct Versions {
     /// nvidia-smi's own version, which is that of the user space.
     pub tool: Option<Version>,
-    /// The kernel driver's, where one answers.
+    /// The kernel driver's, if it answers.
     pub kernel: Option<Version>,
 }
 
-/// Reads either form.
+/// Reads both forms.
 pub fn version(text: &str) -> Versions {
     let mut versions = Versions::default();
     for line in text.lines().take(40) {
@@ -20,7 +20,7 @@ pub fn version(text: &str) -> Versions {
             versions.tool = rest.split_whitespace().next().and_then(|v| v.parse().ok());
         }
         let Some((key, value)) = line.split_once(':') else { continue };
-        // From 610 on `DRIVER version` says only where to look instead.
+        // From 610 on `DRIVER version` only refers to `KMD version`.
         match key.trim().to_ascii_lowercase().as_str() {
             "nvidia-smi version" => versions.tool = value.trim().parse().ok(),
             "driver version" | "kmd version" => {
@@ -42,11 +42,11 @@ pub struct Gpu {
     pub uuid: String,
     /// With nvidia-smi's domain of eight digits.
     pub pci: String,
-    /// The driver that answers.
+    /// The version of the kernel driver.
     pub driver: Option<Version>,
 }
 
-/// The GPUs in the list; lines that are none are skipped.
+/// The GPUs in the list; other lines are skipped.
 pub fn gpus(text: &str) -> Vec<Gpu> {
     text.lines().take(256).filter_map(gpu).collect()
 }
@@ -68,25 +68,25 @@ fn gpu(line: &str) -> Option<Gpu> {
 pub fn meaning(code: i32) -> &'static str {
     match code {
         0 => "success",
-        2 => "an argument it does not know",
+        2 => "unknown argument",
         3 => "not supported on this GPU",
         4 => "insufficient permissions for a device node",
-        6 => "no devices were found",
-        8 => "a GPU's external power is not connected",
-        9 => "no driver answers: kernel driver not loaded, or no device nodes",
-        10 => "a GPU's interrupt does not work",
-        12 => "libnvidia-ml.so.1 was not found",
-        13 => "libnvidia-ml.so.1 lacks a function: it is of another version",
-        14 => "a GPU's infoROM is corrupted",
+        6 => "no devices found",
+        8 => "external power of a GPU not connected",
+        9 => "no kernel driver: not loaded, or no device nodes",
+        10 => "interrupt problem of a GPU",
+        12 => "libnvidia-ml.so.1 not found",
+        13 => "libnvidia-ml.so.1 lacks a function: another version",
+        14 => "infoROM of a GPU corrupted",
         15 => "a GPU has fallen off the bus or is not accessible",
-        18 => "user space and kernel driver are of different versions",
+        18 => "user space and kernel driver have different versions",
         255 => "unknown error",
-        _ => "an error that is not documented",
+        _ => "undocumented error",
     }
 }
 
-/// Whether the output says that user space and kernel driver differ (255 on
-/// 470, 18 later).
+/// Whether the output says that user space and kernel driver differ (exit code
+/// 255 on 470, 18 later).
 pub fn is_mismatch(text: &str) -> bool {
     text.contains("Driver/library version mismatch")
 }

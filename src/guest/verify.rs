@@ -1,4 +1,4 @@
-//! nvidia-smi's word that driver, libraries and nodes fit together.
+//! nvidia-smi in the container: driver, libraries and device nodes work together.
 
 use super::exec::{ExecError, Guest, fields};
 use super::smi::{self, Gpu};
@@ -12,46 +12,33 @@ use std::fmt;
 
 const SMI: &str = include_str!("scripts/smi.sh");
 const OPEN_NODES: &str = include_str!("scripts/open-nodes.sh");
-/// Of nvidia-smi's table, so many lines at most are logged.
+/// How many lines of nvidia-smi's table are logged.
 const SHOWN: usize = 60;
 
-/// What nvidia-smi confirmed.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// The driver that answers; `None` when no GPU was asked for.
-    pub version: Option<Version>,
-    /// The GPUs that it lists.
-    pub gpus: Vec<Gpu>,
-}
-
-/// Runs nvidia-smi in the container and logs what it prints. `nodes` are the
-/// device paths that the container should have; they are opened inside only
-/// to name a reason after nvidia-smi has failed.
+/// Runs nvidia-smi in the container and logs its output. `nodes` are the device
+/// paths that the container should have; they are opened inside only after
+/// nvidia-smi failed, to find the reason.
 ///
 /// # Errors
-/// [`Code::Software`] when it fails although GPUs are assigned, or lists
-/// another number of them.
-pub fn verify(
-    guest: &Guest,
-    desired: &Desired,
-    nodes: &[String],
-    deadline: &Deadline,
-) -> anyhow::Result<Report> {
+/// [`Code::Software`]: it fails although GPUs are assigned, or lists another
+/// number of GPUs.
+pub fn verify(guest: &Guest, desired: &Desired, nodes: &[String], deadline: &Deadline) -> anyhow::Result<()> {
     let deadline = deadline.at_most(desired.limits.verify);
-    let what = || Fault::new(Code::Software, format!("verify: nvidia-smi in container {}", guest.ctid()));
-    let output = guest.pct_sh(SMI, []).keep(64 * 1024).must(&deadline).fault(what)?;
+    let fault =
+        || Fault::new(Code::Software, format!("verify: cannot run nvidia-smi in container {}", guest.ctid()));
+    let output = guest.pct_sh(SMI, []).keep(64 * 1024).must(&deadline).fault(fault)?;
     let answer = Answer::parse(&output.text());
     for line in text::last_lines(answer.shown.as_bytes(), SHOWN) {
         log::debug!("nvidia-smi: {line}");
     }
     match judge(&answer, desired) {
-        Verdict::Good(report) => {
-            log::info!("{}, {}", report.line(), human(output.took));
-            Ok(report)
+        Verdict::Good { version, gpus } => {
+            log::info!("{}, {}", line(version.as_ref(), &gpus), human(output.took));
+            Ok(())
         }
-        Verdict::NoGpuAskedFor(why) => {
-            log::info!("verify: no GPU is assigned, nvidia-smi says: {why}");
-            Ok(Report::default())
+        Verdict::NoGpuAssigned(says) => {
+            log::info!("verify: no GPU assigned; nvidia-smi: {says}");
+            Ok(())
         }
         Verdict::Bad(why) => {
             for line in text::last_lines(answer.shown.as_bytes(), 5) {
@@ -63,20 +50,17 @@ pub fn verify(
     }
 }
 
-impl Report {
-    fn line(&self) -> String {
-        let version = self.version.as_ref().map_or("driver", Version::as_str);
-        let list: Vec<String> =
-            self.gpus.iter().map(|gpu| format!("{} {} at {}", gpu.index, gpu.uuid, gpu.pci)).collect();
-        match list.len() {
-            0 => format!("verify: {version} answers"),
-            n if n > 4 => format!("verify: {version} answers, nvidia-smi lists {n} GPUs"),
-            _ => format!("verify: {version} answers, GPU {}", list.join(", GPU ")),
-        }
+/// The line of a success.
+fn line(version: Option<&Version>, gpus: &[Gpu]) -> String {
+    let version = version.map_or("driver", Version::as_str);
+    let list = || gpus.iter().map(|gpu| format!(", GPU {} {} at {}", gpu.index, gpu.uuid, gpu.pci));
+    match gpus.len() {
+        n if n > 4 => format!("verify: {version} works, {n} GPUs"),
+        _ => format!("verify: {version} works{}", list().collect::<String>()),
     }
 }
 
-/// What the script printed.
+/// The script's output.
 #[derive(Debug, Default)]
 struct Answer {
     shown: String,
@@ -103,12 +87,12 @@ impl Answer {
 }
 
 enum Verdict {
-    Good(Report),
-    NoGpuAskedFor(String),
+    Good { version: Option<Version>, gpus: Vec<Gpu> },
+    NoGpuAssigned(String),
     Bad(String),
 }
 
-/// What nvidia-smi's answer means for this assignment.
+/// Compares nvidia-smi's answer with the assignment.
 fn judge(answer: &Answer, desired: &Desired) -> Verdict {
     let gpus = smi::gpus(&answer.list);
     let code = answer.code.unwrap_or(-1);
@@ -116,37 +100,34 @@ fn judge(answer: &Answer, desired: &Desired) -> Verdict {
         let version = gpus.iter().find_map(|gpu| gpu.driver.clone());
         return match &version {
             Some(driver) if *driver != desired.driver => {
-                Verdict::Bad(format!("the driver that answers is {driver}, wanted is {}", desired.driver))
+                Verdict::Bad(format!("driver is {driver}, expected {}", desired.driver))
             }
-            _ => Verdict::Good(Report { version, gpus }),
+            _ => Verdict::Good { version, gpus },
         };
     }
-    // Without a GPU: no devices (6), or not even a node that the kernel
-    // driver would answer at (9).
+    // Without a GPU: no devices (6), or no device node at all (9).
     if desired.gpus == Some(0) && matches!(code, 0 | 6 | 9) && gpus.is_empty() {
         let line = text::last_lines(answer.shown.as_bytes(), 1).pop().unwrap_or_default();
-        return Verdict::NoGpuAskedFor(line);
+        return Verdict::NoGpuAssigned(line);
     }
     match desired.gpus {
-        Some(wanted) if code == 0 => {
-            Verdict::Bad(format!("it lists {} GPUs, assigned are {wanted}", gpus.len()))
-        }
+        Some(wanted) if code == 0 => Verdict::Bad(format!("lists {} GPUs, {wanted} assigned", gpus.len())),
         _ => Verdict::Bad(format!("exit code {code}, {}", smi::meaning(code))),
     }
 }
 
-/// What opening a node from inside came to.
+/// The result of opening a device node in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// It opens, or fails behind the container's rules (ENXIO): they allow it.
+    /// It opens, or fails after the device rules (ENXIO): they allow it.
     Allowed,
     /// EPERM: the device rule is missing.
     NoRule,
-    /// EACCES: the node's mode does not let the container's root in.
+    /// EACCES: the node's mode does not allow the container's root.
     Mode,
-    /// There is nothing at its path.
+    /// It does not exist.
     Absent,
-    /// An empty file: an entry whose source was missing at the start.
+    /// An empty file: the node was missing on the host when the container started.
     File,
     /// Something else.
     Other(String),
@@ -161,7 +142,7 @@ impl Opened {
             "Permission denied" => Opened::Mode,
             "absent" => Opened::Absent,
             "file" => Opened::File,
-            // Some shells have words of their own for ENOENT.
+            // Some shells have their own words for ENOENT.
             w if w.contains("No such file") => Opened::Absent,
             w if w.contains("No such device") => Opened::Allowed,
             w => Opened::Other(w.to_owned()),
@@ -172,20 +153,18 @@ impl Opened {
 impl fmt::Display for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Opened::Allowed => "may be opened",
-            Opened::NoRule => "is not allowed by the container's device rules (EPERM)",
-            Opened::Mode => "is closed by its mode (EACCES)",
-            Opened::Absent => "is not in the container (ENOENT): no mount entry when it was started",
-            Opened::File => {
-                "is an empty file: the node was missing on the host when the container was started"
-            }
+            Opened::Allowed => "can be opened",
+            Opened::NoRule => "denied by the container's device rules (EPERM)",
+            Opened::Mode => "denied by its mode (EACCES)",
+            Opened::Absent => "missing (ENOENT): no mount entry when the container started",
+            Opened::File => "an empty file: missing on the host when the container started",
             Opened::Other(why) => return write!(f, "cannot be opened: {why}"),
         })
     }
 }
 
-/// Opens the nodes inside; an empty list when that could not be done. One that
-/// does not answer is the last of those tried.
+/// Opens the nodes in the container; empty if that failed. A node that does
+/// not answer is the last one.
 pub fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(String, Opened)> {
     let args = nodes.iter().map(String::as_str);
     match guest.attach_sh(OPEN_NODES, args).run(&deadline.at_most(std::time::Duration::from_secs(30))) {
@@ -198,13 +177,13 @@ pub fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(
             tried
         }
         Err(error) => {
-            log::debug!("verify: the nodes could not be tried: {error}");
+            log::debug!("verify: cannot open the nodes: {error}");
             Vec::new()
         }
     }
 }
 
-/// What the script printed of these nodes.
+/// The script's output for these nodes.
 fn opened(stdout: &[u8], nodes: &[String]) -> Vec<(String, Opened)> {
     fields(stdout)
         .filter(|(key, _)| key == "node")
@@ -213,7 +192,7 @@ fn opened(stdout: &[u8], nodes: &[String]) -> Vec<(String, Opened)> {
         .collect()
 }
 
-/// The fault, with the reason that the nodes give.
+/// The fault, with the reason from the nodes.
 fn explain(
     guest: &Guest,
     desired: &Desired,
@@ -224,7 +203,7 @@ fn explain(
     let ctid = guest.ctid();
     let mut message = format!("verify: nvidia-smi in container {ctid}: {why}");
     if smi::is_mismatch(&answer.shown) {
-        let kernel = desired.kernel.as_ref().map_or("not known".to_owned(), ToString::to_string);
+        let kernel = desired.kernel.as_ref().map_or("unknown", Version::as_str);
         message.push_str(&format!("; the container has {}, the kernel driver is {kernel}", desired.driver));
     }
     let bad: Vec<&(String, Opened)> = nodes.iter().filter(|(_, o)| *o != Opened::Allowed).collect();
@@ -232,12 +211,12 @@ fn explain(
         message.push_str(&format!("; {node} {opened}"));
     }
     if bad.is_empty() && !nodes.is_empty() {
-        message.push_str("; its device rules allow every node, so the host's driver does not answer");
+        message.push_str("; all nodes are allowed, so the kernel driver does not answer");
     }
     let remedy = match bad.first() {
-        None => "run nvidia-smi on the host".to_owned(),
+        None => "nvidia-smi".to_owned(),
         Some((_, Opened::Absent | Opened::File | Opened::NoRule)) => format!("pct reboot {ctid}"),
-        Some((node, _)) => format!("ls -l {node} on the host, and phoenix-nvidia doctor {ctid}"),
+        Some(_) => format!("phoenix-nvidia doctor {ctid}"),
     };
     Fault::new(Code::Software, message).remedy(remedy).into()
 }

@@ -13,7 +13,6 @@ fn desired(gpus: Option<usize>) -> Desired {
         utilities: Vec::new(),
         limits: Limits::all(std::time::Duration::from_secs(60)),
         gpus,
-        check_runs_smi: false,
     }
 }
 
@@ -33,10 +32,10 @@ fn bad(answer: &Answer, gpus: Option<usize>) -> String {
 #[test]
 fn the_number_of_gpus_must_be_the_assigned_one() {
     let two = answer("+---+", 0, TWO);
-    assert!(matches!(judge(&two, &desired(Some(2))), Verdict::Good(r) if r.gpus.len() == 2));
-    assert!(matches!(judge(&two, &desired(None)), Verdict::Good(_)));
-    assert_eq!(bad(&two, Some(1)), "it lists 2 GPUs, assigned are 1");
-    assert_eq!(bad(&two, Some(0)), "it lists 2 GPUs, assigned are 0");
+    assert!(matches!(judge(&two, &desired(Some(2))), Verdict::Good { gpus, .. } if gpus.len() == 2));
+    assert!(matches!(judge(&two, &desired(None)), Verdict::Good { .. }));
+    assert_eq!(bad(&two, Some(1)), "lists 2 GPUs, 1 assigned");
+    assert_eq!(bad(&two, Some(0)), "lists 2 GPUs, 0 assigned");
     let old = answer("+---+", 0, &TWO.replace("580.95.05", "580.76.05"));
     assert!(bad(&old, Some(2)).contains("580.76.05"));
 }
@@ -45,9 +44,9 @@ fn the_number_of_gpus_must_be_the_assigned_one() {
 fn no_gpu_is_a_failure_only_where_one_is_assigned() {
     let none = answer("No devices were found", 6, "No devices were found");
     assert!(
-        matches!(judge(&none, &desired(Some(0))), Verdict::NoGpuAskedFor(line) if line == "No devices were found")
+        matches!(judge(&none, &desired(Some(0))), Verdict::NoGpuAssigned(line) if line == "No devices were found")
     );
-    assert!(bad(&none, Some(1)).contains("no devices were found"));
+    assert!(bad(&none, Some(1)).contains("no devices found"));
     let mismatch = answer("Failed to initialize NVML: Driver/library version mismatch", 18, "");
     assert!(
         bad(&mismatch, Some(0)).contains("different versions"),
@@ -73,10 +72,8 @@ fn the_reason_is_the_nodes() {
     assert!(error.to_string().contains("the container has 580.95.05"), "{error}");
     let nodes = [("/dev/nvidiactl".to_owned(), Opened::Allowed), ("/dev/nvidia0".to_owned(), Opened::NoRule)];
     let error = explain(&guest, &desired(Some(1)), &answer("", 255, ""), "exit code 255".into(), &nodes);
-    assert!(
-        error.to_string().contains("/dev/nvidia0 is not allowed by the container's device rules (EPERM)")
-    );
+    assert!(error.to_string().contains("/dev/nvidia0 denied by the container's device rules (EPERM)"));
     assert_eq!(crate::exit::remedy_of(&error), Some("pct reboot 101"));
     let error = explain(&guest, &desired(Some(1)), &answer("", 9, ""), "exit code 9".into(), &nodes[..1]);
-    assert!(error.to_string().contains("the host's driver does not answer"), "{error}");
+    assert!(error.to_string().contains("the kernel driver does not answer"), "{error}");
 }

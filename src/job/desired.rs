@@ -63,10 +63,6 @@ pub fn read(
         utilities: settings.get(keys::UTILITY_PACKAGES).unwrap_or_default(),
         limits: limits(settings),
         gpus,
-        // Measured on an H200 with persistence mode on: 32 ms to 65 ms for
-        // `nvidia-smi --version`, 0.01 ms for the library's link, which says
-        // the same. Without persistence mode it is said to take longer (not measured).
-        check_runs_smi: false,
     })))
 }
 

@@ -10,8 +10,8 @@
 //! [`Guest`]: crate::guest::exec::Guest
 
 use crate::exit::{self, Code};
-use crate::guest::changed::{Changed, Guard};
-use crate::guest::exec::ExecError;
+use crate::guest::changed::Changed;
+use crate::guest::exec::{ExecError, Guard};
 use crate::host::kernel_driver;
 use crate::job::desired;
 use crate::job::desired::Software;

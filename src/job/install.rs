@@ -9,7 +9,7 @@ use crate::guest::exec::{self, ExecError, Guest};
 use crate::guest::install;
 use crate::guest::install::steps::Steps;
 use crate::guest::leftovers;
-use crate::guest::probe::{self, Check};
+use crate::guest::probe::{self, Ask, Check};
 use crate::guest::verify;
 use crate::job::identity::Identity;
 use crate::job::locks;
@@ -112,27 +112,28 @@ impl Install<'_> {
         let places = self.settings.value(keys::MAX_INSTALLS);
         let there = || match guest.runs() {
             Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
-            _ => Ok(guest.still()?),
+            _ => Ok(guest.check_guard()?),
         };
         let _place = locks::place(places, PLACE_WAIT.max(limits.install), there)
             .fault(|| Fault::new(exit::Code::Software, "the install did not begin"))?;
-        guest.still()?;
+        guest.check_guard()?;
         leftovers::end(self.ctid);
-        boot::boot(&guest, self.settings.value(keys::READY_TIMEOUT))?;
+        boot::wait_until_booted(&guest, self.settings.value(keys::READY_TIMEOUT))?;
         // The services of this start keep the old driver until the next one.
         let init = pct::init(self.ctid).ok().flatten();
         let guest = guest.until(Deadline::after(limits.install + limits.download));
-        let outcome = install::install(&guest, self.desired, &check, &steps, &Cache::system());
-        self.record(&check, &outcome, init.as_ref());
-        for warning in &outcome.installed.warnings {
+        let (installed, result) = install::install(&guest, self.desired, &check, &steps, &Cache::system());
+        let changed = installed.driver_changed.is_some();
+        self.record(&check, changed, result.is_err(), init.as_ref());
+        for warning in &installed.warnings {
             log::warn!("{warning}");
         }
-        if outcome.installed.driver_changed.is_some() {
+        if changed {
             progress.version = Some(self.desired.driver.clone());
         }
-        progress.driver_changed = outcome.installed.driver_changed;
+        progress.driver_changed = installed.driver_changed;
         let guest = self.guest();
-        match outcome.result {
+        match result {
             Ok(()) => self.verify_in(&guest),
             Err(error) => {
                 // The driver stands alone: whether it works is worth knowing.
@@ -151,12 +152,12 @@ impl Install<'_> {
     /// the time, as long as an install waits for its container at all.
     fn look(&self, guest: &Guest) -> anyhow::Result<Check> {
         let patience = self.settings.value(keys::READY_TIMEOUT);
-        boot::commands(guest, patience)?;
+        boot::wait_for_shell(guest, patience)?;
         let mut desired = self.desired.clone();
         let until = Deadline::after(patience.max(desired.limits.check));
         loop {
-            match probe::check(guest, &desired, &until) {
-                Err(error) if exec::is_late(&error) && !until.passed() => {
+            match probe::check(guest, &desired, Ask::Files, &until) {
+                Err(error) if exec::timed_out(&error) && !until.passed() => {
                     log::info!("{}; trying again", exit::one_line(&error));
                     desired.limits.check *= 2;
                 }
@@ -169,15 +170,14 @@ impl Install<'_> {
     fn software_is_due(&self, check: &Check) -> bool {
         // With another driver to install, what failed before may work now.
         self.insist
-            || !check.software_pending()
-            || !check.driver_right()
+            || !check.cuda_pending()
+            || !check.driver_matches()
             || !cuda_failed_before(self.ctid, self.desired)
     }
 
-    fn record(&self, check: &Check, outcome: &install::Outcome, init: Option<&pct::Init>) {
-        let changed = outcome.installed.driver_changed.is_some();
+    fn record(&self, check: &Check, changed: bool, failed: bool, init: Option<&pct::Init>) {
         // With the driver in place, what failed is what comes after it.
-        let cuda_failed = outcome.result.is_err() && (changed || check.driver_right());
+        let cuda_failed = failed && (changed || check.driver_matches());
         let fingerprint = self.desired.fingerprint();
         self.identity.update(|state| {
             if changed {

@@ -121,7 +121,7 @@ impl Done {
     }
 
     fn record(&self, ctid: Ctid, begun: Instant) {
-        let gone = |error: &anyhow::Error| exec::is_gone(error) || exec::is_interrupted(error);
+        let gone = |error: &anyhow::Error| exec::is_gone(error) || exit::interrupted(error);
         let unseen = self.progress.unseen && !self.result.as_ref().is_err_and(gone);
         self.update(ctid, |state| {
             state.ended("install", &self.result, begun);
@@ -213,7 +213,7 @@ fn again_if_rebooted(install: &Install<'_>) -> (Progress, anyhow::Result<()>) {
         let before = pct::init(install.ctid).ok().flatten();
         let (progress, result) = install.run();
         let Err(error) = result else { return (progress, Ok(())) };
-        let over = exec::is_interrupted(&error) || exec::changed(&error).is_some();
+        let over = exit::interrupted(&error) || exec::changed(&error).is_some();
         if over || attempt == ATTEMPTS || !came_back(install, before.as_ref(), &error) {
             return (progress, Err(error));
         }
@@ -231,7 +231,7 @@ fn again_if_rebooted(install: &Install<'_>) -> (Progress, anyhow::Result<()>) {
 /// ends the other processes first: one that was killed may be its beginning.
 fn came_back(install: &Install<'_>, before: Option<&pct::Init>, error: &anyhow::Error) -> bool {
     let Some(before) = before else { return false };
-    let going = exec::is_gone(error) || boot::going_down(&Guest::new(install.ctid));
+    let going = exec::is_gone(error) || boot::shutting_down(&Guest::new(install.ctid));
     let deadline = Deadline::after(if going { COME_BACK } else { LOOK_AGAIN });
     while !deadline.passed() {
         if pct::init(install.ctid).is_ok_and(|now| now.is_some_and(|now| now != *before)) {

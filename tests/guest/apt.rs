@@ -48,7 +48,7 @@ fn the_first_start_brings_cuda_and_nvtop(rootfs: Spec) {
     let Some(lab) = ready(rootfs, "") else { return };
     let first = start(&lab).ok();
     let first = first.says("driver: installed 580.95.05").says("cuda: installed cuda-toolkit-13-0");
-    let first = first.says("utility: installed nvtop").says_not("WARNING");
+    let first = first.says("utilities: installed nvtop").says_not("WARNING");
     let lines = first.stdout.lines().count();
     assert!(lines <= 14, "{lines} lines:\n{first}");
     let ct = lab.container(101);
@@ -142,7 +142,7 @@ fn the_full_driver_of_a_newer_build_is_refused_with_its_packages() {
     let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "CUDA_PACKAGES=cuda-drivers-{branch}") else {
         return;
     };
-    refused(&lab, &["would bring kernel modules", "nvidia-kernel", "cuda-toolkit-{cuda}"]);
+    refused(&lab, &["would install kernel modules", "nvidia-kernel", "cuda-toolkit-{cuda}"]);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn driver_libraries_of_a_newer_build_are_refused() {
     let (kind, names) = (catalogue::Drivers::Libraries, catalogue::Names::Debian);
     lab.web()
         .cuda_repo("debian12", &Repo::flat().packages(catalogue::cuda_drivers("580.126.09", kind, names)));
-    refused(&lab, &["would put a driver by apt", "580.126.09", "over the runfile's 580.95.05"]);
+    refused(&lab, &["would install another driver", "580.126.09", "over the runfile's 580.95.05"]);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_package_that_pulls_a_dkms_is_refused() {
     let dkms = Package::new("something-dkms", "1.0");
     let tools = Package::new("gpu-tools", "1.0").depends("something-dkms");
     lab.web().cuda_repo("debian12", &Repo::flat().package(dkms).package(tools));
-    refused(&lab, &["gpu-tools is refused", "something-dkms"]);
+    refused(&lab, &["gpu-tools refused", "something-dkms"]);
 }
 
 #[test]
@@ -195,8 +195,7 @@ fn a_repository_that_is_not_rightly_signed_is_refused_and_taken_away_again() {
                 0 => start(&lab).ok(),
                 _ => lab.run(["phoenix-nvidia", "101"]).code(5),
             };
-            let output =
-                output.says("repository: http://mirror.lab/compute/cuda/repos/").says("cannot be used");
+            let output = output.says("repository: cannot use http://mirror.lab/compute/cuda/repos/");
             let ct = lab.container(101);
             sound(&ct);
             assert!(!ct.exists(SOURCE), "{signing:?}: {output}");
@@ -225,7 +224,7 @@ fn a_repository_with_dists_is_found_by_its_index() {
 fn a_missing_repository_costs_only_the_cuda_step_and_is_not_tried_at_every_start() {
     let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "UTILITY_PACKAGES=none") else { return };
     lab.web().fail("/compute/*", Fault::Status(404));
-    refused(&lab, &["no index answers at http://mirror.lab/compute/cuda/repos/debian12/"]);
+    refused(&lab, &["no index at http://mirror.lab/compute/cuda/repos/debian12/"]);
     let asked = lab.web().requests().ending("InRelease").len();
     again(&lab).ok().says("WARNING");
     assert_eq!(lab.web().requests().ending("InRelease").len(), asked, "once a boot with the same inputs");
@@ -237,14 +236,14 @@ fn a_missing_repository_costs_only_the_cuda_step_and_is_not_tried_at_every_start
 #[test]
 fn a_package_that_is_not_there_is_named() {
     let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "CUDA_PACKAGES=cuda-toolkit-99-0") else { return };
-    refused(&lab, &["cuda-toolkit-99-0: not in http://mirror.lab/"]);
+    refused(&lab, &["cuda-toolkit-99-0 not found in http://mirror.lab/"]);
 }
 
 #[test]
 fn a_key_over_plain_http_is_refused() {
     let Some(lab) = ready(Rootfs::Debian12.unprivileged(), "UTILITY_PACKAGES=none") else { return };
     node(&lab, "NVIDIA_REPO_KEY_URL=http://mirror.lab/compute/cuda/repos/{distro}/{arch}/");
-    refused(&lab, &["could be anybody's", "NVIDIA_REPO_KEY_URL"]);
+    refused(&lab, &["is not trusted", "NVIDIA_REPO_KEY_URL"]);
 }
 
 #[test]
@@ -253,7 +252,10 @@ fn a_failed_utility_is_a_warning() {
         return;
     };
     let output = start(&lab).ok();
-    output.says("WARNING: utility nosuchtool").says("utility: installed nvtop").says_not("exit code 5");
+    output
+        .says("WARNING: cannot install nosuchtool")
+        .says("utilities: installed nvtop")
+        .says_not("exit code 5");
     sound(&lab.container(101));
     again(&lab).ok().says("installed and right");
 }
@@ -270,7 +272,7 @@ fn nvtop_that_wants_apts_own_driver_library_is_left_out() {
         .key_file("archive.asc");
     lab.web().repo("/debian", &repo);
     lab.web().use_distribution(&lab.container(101));
-    start(&lab).ok().says("it would bring a driver by apt (libnvidia-ml1");
+    start(&lab).ok().says("would install a driver (libnvidia-ml1");
     sound(&lab.container(101));
 }
 
@@ -295,7 +297,7 @@ fn the_older_scripts_wrong_sources_are_moved_aside_and_an_interrupted_dpkg_compl
     let output = output.says("/etc/apt/sources.list.d/nvidia.conf, now");
     let output =
         output.says("/etc/apt/sources.list.d/nvidia.list, now /etc/apt/sources.list.d/nvidia.list.disabled");
-    output.says("an interrupted dpkg run was completed").says("cuda: installed");
+    output.says("completed an interrupted dpkg run").says("cuda: installed");
     assert!(ct.exists("/etc/apt/sources.list.d/other.list"));
     for name in ["nvidia.conf", "nvidia.list"] {
         assert!(!ct.exists(format!("/etc/apt/sources.list.d/{name}")));
@@ -333,7 +335,7 @@ fn a_valid_source_of_the_owners_stays_however_it_is_written() {
         with_own_source(&lab, "nvidia.list", &line);
         ct.sh("apt-get update -o APT::Update::Error-Mode=any").ok();
         let run = lab.run(["phoenix-nvidia", "101"]).ok();
-        run.says("nvidia.list names it already").says("cuda: installed").says_not("aside");
+        run.says("already in /etc/apt/sources.list.d/nvidia.list").says("cuda: installed").says_not("aside");
         assert_eq!(ct.read(own), line);
         assert_eq!(ct.files().list("/etc/apt/sources.list.d"), ["nvidia.list"], "{line}");
         ct.sh("apt-get -y purge 'cuda-*'").ok();
@@ -355,7 +357,7 @@ fn a_source_that_apt_cannot_read_is_moved_aside_and_nothing_is_overwritten() {
     ct.write(own, line);
     ct.write(format!("{own}.disabled"), "an older one\n");
     // What is not under that name is not touched, though it breaks apt too.
-    start(&lab).ok().says("moved aside what apt cannot read").says("cuda: installed");
+    start(&lab).ok().says("moved aside, since apt cannot read it").says("cuda: installed");
     assert_eq!(ct.read(format!("{own}.disabled")), "an older one\n");
     assert_eq!(ct.read(format!("{own}.1.disabled")), line);
     assert!(!ct.exists(own));
@@ -371,7 +373,7 @@ fn a_repository_that_is_there_under_another_name_is_not_added_twice() {
     ct.write("/usr/share/keyrings/cuda.asc", key.unwrap());
     let line = "deb [signed-by=/usr/share/keyrings/cuda.asc] http://mirror.lab/compute/cuda/repos/debian12/x86_64/ /\n";
     ct.write("/etc/apt/sources.list.d/cuda.list", line);
-    start(&lab).ok().says("/etc/apt/sources.list.d/cuda.list names it already").says("cuda: installed");
+    start(&lab).ok().says("already in /etc/apt/sources.list.d/cuda.list").says("cuda: installed");
     assert!(!ct.exists(SOURCE));
     sound(&ct);
 }
@@ -425,7 +427,7 @@ fn a_dpkg_that_is_stopped_in_the_middle_dies_with_us_and_is_completed_by_the_nex
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_ne!(ct.sh("dpkg --audit").stdout, "");
-    lab.run(["phoenix-nvidia", "101"]).ok().says("an interrupted dpkg run was completed");
+    lab.run(["phoenix-nvidia", "101"]).ok().says("completed an interrupted dpkg run");
     sound(&ct);
     ct.exec(["nvidia-smi"]).ok();
 }

@@ -127,10 +127,10 @@ fn a_container_that_stops_in_the_middle_is_said_to_be_gone() {
     let run = lab.command("phoenix-nvidia").arg("101").spawn();
     wait_for("the installer does not run", || installer_runs(&ct));
     lab.run(["pct", "stop", "101"]).ok();
-    run.wait().says("container 101 is not running any more");
+    run.wait().says("container 101 is no longer running");
     lab.sh("rm -rf /var/cache/phoenix-nvidia");
     lab.web().runfile(&Runfile::new(V));
-    start(&lab).ok().says("the installation of 580.95.05 was cut off").says("driver: installed 580.95.05");
+    start(&lab).ok().says("install of 580.95.05 interrupted").says("driver: installed 580.95.05");
     right(&ct);
 }
 
@@ -140,7 +140,7 @@ fn a_disk_that_is_too_small_is_found_out_before_anything_is_written() {
     lab.sh("mkdir -p /run/lab/disks/101 && mount -t tmpfs -o size=24m tmpfs /run/lab/disks/101").ok();
     want(&lab, 101, Rootfs::Debian12.privileged());
     lab.web().runfile(&Runfile::new(V).size(6_000_000));
-    start(&lab).ok().says("on a disk to unpack the driver").says("/tmp has").says("exit code 5");
+    start(&lab).ok().says("on a disk").says("/tmp has").says("exit code 5");
     let ct = lab.container(101);
     nothing_in_tmp(&ct);
     assert!(!ct.exists("/var/lib/phoenix-nvidia"));
@@ -165,7 +165,7 @@ fn a_disk_that_fills_up_under_the_installer_is_said_and_the_next_start_completes
     lab.run(["pct", "stop", "101"]).ok();
     lab.sh("rm -rf /var/cache/phoenix-nvidia");
     lab.web().runfile(&Runfile::new(V));
-    start(&lab).ok().says("was cut off").says("driver: installed 580.95.05");
+    start(&lab).ok().says("interrupted").says("driver: installed 580.95.05");
     right(&ct);
 }
 
@@ -243,7 +243,7 @@ fn a_node_that_the_running_containers_rules_refuse_is_named_and_a_restart_mends_
     lab.run(["lxc-cgroup", "-n", "101", "devices.deny", "c 195:0 rwm"]).ok();
     // A look while it is so, as an install process has it, names the node.
     let verified = lab.run(["phoenix-nvidia", "doctor", "101"]).code(1);
-    verified.says("/dev/nvidia0 is not allowed by the container's device rules (EPERM)");
+    verified.says("/dev/nvidia0 denied by the container's device rules (EPERM)");
     by_hand(&lab).ok().says("the running container has no device rule for /dev/nvidia0");
     assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::ENXIO));
 }
@@ -256,7 +256,7 @@ fn a_node_whose_mode_keeps_the_container_out_is_named() {
     lab.sh("chmod 600 /dev/nvidia0").ok();
     let output = lab.container(101).sh("nvidia-smi");
     assert_ne!(output.exit(), Some(0), "{output}");
-    by_hand(&lab).code(5).says("/dev/nvidia0 is closed by its mode (EACCES)");
+    by_hand(&lab).code(5).says("/dev/nvidia0 denied by its mode (EACCES)");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn without_a_gpu_the_verification_asks_for_none() {
     setting(&lab, 101, "GPU_ASSIGNMENT=none");
     lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
     lab.web().runfile(&Runfile::new(V));
-    start(&lab).ok().says("driver: installed 580.95.05").says("verify: no GPU is assigned");
+    start(&lab).ok().says("driver: installed 580.95.05").says("verify: no GPU assigned");
     right(&lab.container(101));
 }
 
@@ -278,7 +278,10 @@ fn a_host_without_space_for_the_download_is_told_before_it() {
         "mkdir -p /var/cache/phoenix-nvidia && mount -t tmpfs -o size=64m tmpfs /var/cache/phoenix-nvidia",
     )
     .ok();
-    start(&lab).ok().says("are free in /var/cache/phoenix-nvidia").says("exit code 5");
+    start(&lab)
+        .ok()
+        .says("not enough space for the runfile in /var/cache/phoenix-nvidia")
+        .says("exit code 5");
     lab.sh("ls /var/cache/phoenix-nvidia | grep run$").code(1);
     lab.sh("umount /var/cache/phoenix-nvidia").ok();
     by_hand(&lab).ok().says("driver: installed");
@@ -309,14 +312,14 @@ fn a_full_disk_is_said_so_and_heals_by_itself() {
     let free = || lab.sh("df -k --output=avail /var/cache/phoenix-nvidia | tail -n 1").ok().stdout;
     let before = free();
     let run = by_hand(&lab).code(5);
-    run.says("no room for the runfile").says("only").says("du -xh");
+    run.says("not enough space for the runfile").says("needed").says("du -xh");
     assert_eq!(free(), before, "the part takes the room that is missing");
     // Full by somebody else's doing, with what an earlier call left.
     lab.web().heal();
     lab.web().fail_times(&path, 3, Fault::Cut(100_000));
     by_hand(&lab).code(5).says("cut off");
     lab.sh("head -c 40M /dev/zero >/var/cache/phoenix-nvidia/other").ok();
-    by_hand(&lab).code(5).says("no room for the runfile");
+    by_hand(&lab).code(5).says("not enough space for the runfile");
     lab.sh("rm /var/cache/phoenix-nvidia/other").ok();
     by_hand(&lab).ok().says("driver: installed 580.95.05");
 }
@@ -329,7 +332,7 @@ fn a_server_that_never_ends_is_left_at_download_max() {
     for fault in [Fault::Endless, Fault::Length(u64::MAX)] {
         lab.web().heal();
         lab.web().fail(&path, fault);
-        by_hand(&lab).code(5).says("DOWNLOAD_MAX is 20 MiB").says_not("panicked");
+        by_hand(&lab).code(5).says("exceeds DOWNLOAD_MAX (20 MiB)").says_not("panicked");
         assert!(!lab.sh("ls /var/cache/phoenix-nvidia").ok().stdout.contains(".run"));
     }
     lab.web().heal();
@@ -344,7 +347,7 @@ fn a_redirect_from_this_machine_to_another_needs_a_checksum() {
     lab.web().fail("/start.run", Fault::Redirect(lab.web().url(&path)));
     let run =
         by_hand(&lab).code(5).says("the server leads to http://mirror.lab/").says("NVIDIA_RUNFILE_SHA256");
-    run.says_not("was deleted");
+    run.says_not("rejected and deleted");
     assert_eq!(lab.web().requests().of(&path).len(), 0, "the other server was asked");
     let sum = lab.sh(&format!("sha256sum /run/lab/web/www{path}")).ok().stdout;
     node(&lab, &format!("NVIDIA_RUNFILE_SHA256={}", sum.split(' ').next().unwrap_or_default()));

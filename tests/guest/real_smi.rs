@@ -69,8 +69,8 @@ fn without_a_gpu(suite: &str) {
     let output = lab.run(["phoenix-nvidia", "101"]).code(5);
     output
         .says(&format!("driver {version}: installed and right"))
-        .says("exit code 9, no driver answers")
-        .says("the host's driver does not answer");
+        .says("exit code 9, no kernel driver")
+        .says("the kernel driver does not answer");
 }
 
 #[test]

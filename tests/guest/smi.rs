@@ -50,8 +50,8 @@ fn every_branch_names_its_version() {
 #[test]
 fn every_failure_has_a_meaning() {
     let meant = |kind: &str| match kind {
-        "no-driver" => "no driver answers",
-        "no-library" => "libnvidia-ml.so.1 was not found",
+        "no-driver" => "no kernel driver",
+        "no-library" => "libnvidia-ml.so.1 not found",
         "permissions" => "insufficient permissions",
         "no-devices" => "no devices",
         "denied" => "unknown error",

@@ -69,7 +69,7 @@ fn has_no_driver(lab: &Lab) {
 fn another_container_of_the_number_gets_neither_driver_nor_reboot_nor_state() {
     let Some(lab) = under_way(3) else { return };
     replaced_by(&lab, "");
-    untouched(&lab, "container 101 is another one now (heir");
+    untouched(&lab, "container 101 is replaced by another one (heir");
     has_no_driver(&lab);
     let status = lab.run([PROGRAM, "status", "101", "--json"]).stdout;
     let row = &serde_json::from_str::<serde_json::Value>(&status).unwrap()["containers"][0];
@@ -105,7 +105,10 @@ fn another_container_of_the_number_that_asks_gets_its_own_install() {
     let Some(lab) = under_way(3) else { return };
     replaced_by(&lab, "lxc.environment: GPU_ASSIGNMENT=0\n");
     let logged = lab.read(LOG);
-    assert!(logged.contains("another one now") && logged.contains("what that one asks for"), "{logged}");
+    assert!(
+        logged.contains("replaced by another one") && logged.contains("what that one asks for"),
+        "{logged}"
+    );
     let ct = lab.container(101);
     ct.exec(["nvidia-smi", "--version"]).ok().says(DRIVER);
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENXIO));
@@ -127,10 +130,10 @@ fn a_container_that_is_detached_under_its_install_is_left_and_not_recorded_again
 fn a_container_whose_settings_ask_no_more_is_left() {
     for (line, said) in [
         ("/GPU_ASSIGNMENT/d", "GPU_ASSIGNMENT of container 101 is no longer set"),
-        ("s/GPU_ASSIGNMENT=0/&\\nlxc.environment: INSTALL=off/", "INSTALL of container 101 is off now"),
+        ("s/GPU_ASSIGNMENT=0/&\\nlxc.environment: INSTALL=off/", "INSTALL of container 101 is now off"),
         (
             "s/GPU_ASSIGNMENT=0/&\\nlxc.environment: NVIDIA_DRIVER_VERSION=580.76.05/",
-            "the settings of container 101 want driver 580.76.05 now",
+            "the settings of container 101 now ask for driver 580.76.05",
         ),
     ] {
         let Some(lab) = under_way(2) else { return };
@@ -215,7 +218,7 @@ fn a_look_that_was_not_over_in_time_is_repeated_and_the_driver_installed() {
     let begun = Instant::now();
     let start = lab.run(["pct", "start", "101"]).ok();
     assert!(begun.elapsed() < Duration::from_secs(10), "the start waits for none of it: {start}");
-    start.says("could not look into container 101").says("looks again").says_not("driver: installed");
+    start.says("cannot probe container 101").says("looks again").says_not("driver: installed");
     wait_until("the driver", || lab.exists(LOG) && lab.read(LOG).contains("driver: installed"));
     busy(&lab, "0");
     wait_for_the_end(&lab);

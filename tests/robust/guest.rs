@@ -41,7 +41,7 @@ fn whatever_a_container_prints_is_bounded_and_harmless() {
         hostile(&lab, script);
         // Much less memory than the container prints.
         let line = format!("ulimit -v 300000; exec {PROGRAM} 101 post-start");
-        let output = lab.run(["bash", "-c", &line]).ok().says("could not look into container 101");
+        let output = lab.run(["bash", "-c", &line]).ok().says("cannot probe container 101");
         assert!(output.took < Duration::from_secs(2 + 3), "{what}: {output}");
         assert!(output.stderr.len() < 4000 && output.stderr.lines().count() <= 4, "{what}: {output}");
         // A look that was not over in time is repeated in the background: that one is ended here.

@@ -88,7 +88,7 @@ fn a_container_stopped_under_an_install_leaves_nothing_and_the_next_start_comple
     lab.run(["pct", "stop", "101"]).ok();
     wait_for_the_end(&lab);
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
-    assert!(logged.contains("container 101 is not running any more"), "{logged}");
+    assert!(logged.contains("container 101 is no longer running"), "{logged}");
     assert_eq!((says(&lab, 101, "outcome"), says(&lab, 101, "code")), ("failed".into(), "5".into()));
     assert_eq!(calls(&lab, "reboot 101"), 0);
     let mut left = lab.leftovers().since(&before);
@@ -228,7 +228,7 @@ fn a_container_that_waits_for_a_place_and_is_stopped_waits_no_longer() {
     lab.run(["pct", "start", "102"]).ok().says("waiting for a place");
     lab.run(["pct", "stop", "102"]).ok();
     wait_until("the end of the one that waits", || pids(&lab, "install 102").is_empty());
-    assert!(says(&lab, 102, "message").contains("not running any more"), "{}", state(&lab, 102));
+    assert!(says(&lab, 102, "message").contains("no longer running"), "{}", state(&lab, 102));
     assert_eq!(pids(&lab, "install 101").len(), 1);
 }
 
@@ -302,7 +302,7 @@ fn what_a_killed_install_left_at_work_is_ended_by_the_next() {
     wait_until("it goes on inside", || !pids(&lab, "sleep 600").is_empty());
     lab.write("/srv/driver.run", std::fs::read(Runfile::new(DRIVER).build().unwrap()).unwrap());
     lab.sh("rm -r /var/cache/phoenix-nvidia").ok();
-    lab.run([PROGRAM, "101"]).ok().says("still at work: ending them").says("driver: installed");
+    lab.run([PROGRAM, "101"]).ok().says("of an interrupted install").says("driver: installed");
     assert!(pids(&lab, "sleep 600").is_empty());
     // The program itself, beside what brings it into the container.
     for other in ["sleep 601", "sleep 602"] {

@@ -98,7 +98,7 @@ fn a_check_that_cannot_look_is_a_warning_in_time() {
             replace(&lab, "/usr/bin/lxc-info", info);
             let before = lab.leftovers();
             let output = in_time(lab.run([PROGRAM, "101", "post-start"]), LIMIT, 0);
-            output.says("could not look into container 101").says(said).says("WARNING");
+            output.says("cannot probe container 101").says(said).says("WARNING");
             // What was not over in time is looked at again in the background.
             // With an lxc-info that hangs as well, that takes its own time.
             if !info.is_empty() {
@@ -130,7 +130,7 @@ fn a_systemctl_that_misbehaves_keeps_no_install_from_running() {
     for (name, script, said) in MISBEHAVES.into_iter().chain([believed]) {
         replace(&lab, "/usr/bin/systemctl", script);
         let output = lab.run([PROGRAM, "101", "post-start"]).code(5);
-        output.says(said).says("no NVIDIA driver can be installed in container 101");
+        output.says(said).says("cannot install a driver in container 101");
         wait_for_the_end(&lab);
         assert!(pids(&lab, "sleep 1000").is_empty(), "{name}");
         assert_eq!(says(&lab, 101, "outcome"), "failed", "{name}");
@@ -151,7 +151,7 @@ fn an_install_ends_in_time_whatever_pct_does() {
         replace(&lab, "/usr/sbin/pct", script);
         let before = lab.leftovers();
         let output = in_time(lab.run([PROGRAM, "101", "post-start"]), LIMIT + 2, 5);
-        output.says("container 101 cannot take the runfile").says(said);
+        output.says("cannot copy the runfile into container 101").says(said);
         wait_for_the_end(&lab);
         let left = lab.leftovers().since(&before);
         assert!(left.processes.is_empty(), "{name}: {left:?}");
@@ -178,7 +178,7 @@ fn an_install_ends_in_time_whatever_runs_inside() {
         (Flaw::LeavesChild, "exit code 3"),
         (Flaw::Endless, "it last printed: "),
         (Flaw::HalfInstalled, "(SIGBUS: the container's disk is full)"),
-        (Flaw::NothingInstalled, "ended with exit code 0, but the container's driver is"),
+        (Flaw::NothingInstalled, "ended with exit code 0, but the driver in the container is"),
     ];
     for (flaw, said) in flaws {
         let file = Runfile::new(DRIVER).flaw(flaw.clone()).build().expect("a runfile");

@@ -85,7 +85,7 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
     for _ in 0..6 {
         ct.exec([PROGRAM, "101", "post-start"])
             .code(5)
-            .says("cannot take the runfile")
+            .says("cannot copy the runfile")
             .says_not("systemd did not");
     }
     ct.exec(["systemctl", "is-failed", unit]).ok();

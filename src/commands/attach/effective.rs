@@ -74,7 +74,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
     }
     let kernel = inventory.driver.as_ref().map(|driver| driver.version.clone());
     match desired::read(&settings, kernel, None) {
-        Ok(desired::Software::Desired(desired)) => desired.fit_the_kernel()?,
+        Ok(desired::Software::Desired(desired)) => desired.matches_kernel()?,
         Ok(_) => {}
         Err(problems) => return Err(settings::fault(&problems, ctid)),
     }

@@ -3,9 +3,10 @@
 
 use super::finding::Finding;
 use crate::device::CAPS_DIR;
+use crate::guest::driver_state::DriverState;
 use crate::guest::exec::Guest;
 use crate::guest::install::steps::{Step, Steps};
-use crate::guest::probe::{Check, DriverState};
+use crate::guest::probe::Check;
 use crate::guest::verify::Opened;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
@@ -83,7 +84,7 @@ pub fn docker(ctid: Ctid, seen: &Seen) -> Option<Finding> {
 /// The driver inside against the kernel's.
 pub fn version(ctid: Ctid, check: &Check, seen: Option<&Seen>, wanted: &Version) -> Finding {
     let mend = format!("phoenix-nvidia {ctid}");
-    match &check.found {
+    match &check.driver {
         DriverState::Matching => {
             Finding::ok("version", format!("the driver in the container is {wanted}, as the kernel's"))
         }
@@ -107,8 +108,8 @@ pub fn version(ctid: Ctid, check: &Check, seen: Option<&Seen>, wanted: &Version)
             } else {
                 "the driver is apt's, not the host's"
             };
-            let remove = check.found.remove(ctid).map_or_else(String::new, |remove| format!("{remove}; "));
-            Finding::failure("mixed-driver", format!("{what}: {}", check.found.owners()))
+            let remove = check.driver.remove(ctid).map_or_else(String::new, |remove| format!("{remove}; "));
+            Finding::failure("mixed-driver", format!("{what}: {}", check.driver.owners()))
                 .cause(
                     "either breaks the other at its next upgrade; phoenix-nvidia installs none beside apt's",
                 )

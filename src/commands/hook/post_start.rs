@@ -2,10 +2,9 @@
 //! an install process is started, followed for a while, and left to go on.
 
 use crate::driver::desired::Desired;
-use crate::exit;
-use crate::exit::Code;
+use crate::exit::{self, Code};
 use crate::guest::exec::{self, Guest};
-use crate::guest::probe::{self, Check};
+use crate::guest::probe::{self, Ask, Check};
 use crate::host::kernel_driver;
 use crate::job::chain;
 use crate::job::desired;
@@ -82,7 +81,7 @@ fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::R
         Err(problems) => return Err(desired::fault(&problems)),
     };
     Record::of(ctid).take_over(&net::identity(document));
-    let result = desired.fit_the_kernel().and_then(|()| bring(ctid, settings, document, &desired, begun));
+    let result = desired.matches_kernel().and_then(|()| bring(ctid, settings, document, &desired, begun));
     if let Err(error) = &result {
         // An install process has written its own, more exact, result.
         if !follow::is_told(error) {
@@ -130,12 +129,12 @@ fn bring(
     let guest = Guest::new(ctid);
     // For the look and for what follows from it, together.
     let deadline = Deadline::after(desired.limits.check);
-    let check = match probe::check(&guest, desired, &deadline) {
+    let check = match probe::check(&guest, desired, Ask::Files, &deadline) {
         Ok(check) => check,
-        Err(error) if exec::is_gone(&error) || exec::is_interrupted(&error) => return Err(error),
+        Err(error) if exec::is_gone(&error) || exit::interrupted(&error) => return Err(error),
         Err(error) => {
             // "Could not look" is not "not installed".
-            if exec::is_late(&error) {
+            if exec::timed_out(&error) {
                 log::warn!("{error:#}");
                 match look_later(ctid, document) {
                     Ok(()) => return Ok(()),
@@ -232,11 +231,11 @@ fn begins(ctid: Ctid) {
 /// Whether the container is as wanted, or what is missing failed already in
 /// this boot with the same inputs.
 fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> bool {
-    if check.right() {
+    if check.up_to_date() {
         log::info!("driver {}: installed and right", desired.driver);
         return true;
     }
-    check.driver_right() && cuda_failed_before(ctid, desired)
+    check.driver_matches() && cuda_failed_before(ctid, desired)
 }
 
 /// How long an install is followed. While a hook runs, Proxmox refuses to

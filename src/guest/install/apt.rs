@@ -1,28 +1,24 @@
-//! apt in the container: never at the driver's expense, never a package that
-//! brings another driver.
+//! apt in the container: never at the driver's expense, and never a package of
+//! another driver.
 
+pub mod failure;
 pub mod simulate;
-pub mod trouble;
 
-use super::Installed;
-use super::steps::{Steps, no_apt};
+use super::steps::no_apt;
 use crate::driver::cache::Cache;
-use crate::driver::desired::CudaPackages;
-use crate::driver::desired::Desired;
-use crate::driver::repo::Repository;
-use crate::driver::repo::SOURCE;
-use crate::driver::template::Facts;
-use crate::driver::template::PackageTemplate;
+use crate::driver::desired::{CudaPackages, Desired};
+use crate::driver::repo::{Repository, SOURCE};
+use crate::driver::template::{Facts, PackageTemplate};
 use crate::exit::{self, Code, Context as _, Fault};
-use crate::guest::exec::{ExecError, Guest, fields};
-use crate::guest::os::{Os, repo_arch};
-use crate::guest::probe::Check;
+use crate::guest::exec::{self, ExecError, Guest, fields};
+use crate::guest::os::Os;
+use crate::guest::probe::{Check, unfilled};
 use crate::sys::fetch::size;
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
-use simulate::{Plan, Refusal};
+use failure::{Cause, UpdateError, reasons};
+use simulate::{Refusal, Simulation};
 use std::time::{Duration, Instant};
-use trouble::{NoUpdate, Trouble, reasons};
 
 const KMOD: &str = include_str!("../scripts/kmod.sh");
 const PREPARE: &str =
@@ -33,133 +29,101 @@ const INSTALL: &str = include_str!("../scripts/apt-install.sh");
 const ASIDE: &str = concat!(include_str!("../scripts/apt-aside.sh"), "aside \"$1\"\n");
 const UNDO: &str = include_str!("../scripts/apt-undo.sh");
 
-/// The source that the older script of this purpose wrote.
+/// The source that the script before this program wrote.
 const OLD_SOURCE: &str = "/etc/apt/sources.list.d/nvidia.list";
-/// How long dpkg's lock is waited for, in seconds: a fresh container may run
+/// How long to wait for dpkg's lock, in seconds: a new container may run
 /// unattended-upgrades.
 const LOCK_SECONDS: &str = "300";
 
-/// Installs modprobe, which NVIDIA's installer insists on even without
-/// kernel modules.
+/// Installs modprobe, which NVIDIA's installer needs even without kernel
+/// modules.
 pub(super) fn install_kmod(guest: &Guest, os: &Os, desired: &Desired) -> anyhow::Result<()> {
     let what = || {
         Fault::new(
             Code::Software,
-            format!("NVIDIA's installer needs modprobe, and kmod could not be installed in {}", os.shown()),
+            format!("cannot install kmod in {}: NVIDIA's installer needs its modprobe", os.shown()),
         )
         .remedy(if os.apt {
             format!("pct exec {} -- apt-get install -y kmod", guest.ctid())
         } else {
-            format!("install the package kmod: pct enter {}", guest.ctid())
+            format!("pct enter {}, and install the package kmod", guest.ctid())
         })
     };
     let deadline = Deadline::after(desired.limits.apt);
     let output = guest.pct_sh(KMOD, [LOCK_SECONDS]).must(&deadline).fault(what)?;
-    log::info!("driver: installed kmod, which the installer needs, in {}", human(output.took));
+    log::info!("driver: installed kmod for the installer in {}", human(output.took));
     Ok(())
 }
 
-/// The CUDA packages and the utilities, after the driver.
-///
-/// # Errors
-/// [`Code::Software`] when the CUDA packages could not be installed; the
-/// utilities only warn.
-pub(super) fn software(
-    guest: &Guest,
-    desired: &Desired,
-    check: &Check,
-    steps: &Steps,
-    cache: &Cache,
-    installed: &mut Installed,
-) -> anyhow::Result<()> {
-    let apt = Apt { guest, desired, os: &check.os, deadline: Deadline::after(desired.limits.apt) };
-    let cuda = if steps.software() { apt.cuda(check, cache) } else { Ok(Vec::new()) };
-    let failed = match cuda {
-        Ok(names) => {
-            installed.cuda = names;
-            None
-        }
-        Err(error) => Some(error),
-    };
-    let stop = failed
-        .as_ref()
-        .is_some_and(|e| crate::guest::exec::is_gone(e) || crate::guest::exec::is_interrupted(e));
-    if !stop {
-        apt.utilities(steps.utilities(), installed);
-    }
-    failed.map_or(Ok(()), Err)
-}
-
 /// apt in one container, for one install.
-struct Apt<'a> {
+pub(super) struct Apt<'a> {
     guest: &'a Guest,
     desired: &'a Desired,
     os: &'a Os,
     deadline: Deadline,
 }
 
-impl Apt<'_> {
-    fn cuda(&self, check: &Check, cache: &Cache) -> anyhow::Result<Vec<String>> {
-        let CudaPackages::List(all) = &self.desired.cuda else { return Ok(Vec::new()) };
+impl<'a> Apt<'a> {
+    pub(super) fn new(guest: &'a Guest, desired: &'a Desired, os: &'a Os) -> Self {
+        Apt { guest, desired, os, deadline: Deadline::after(desired.limits.apt) }
+    }
+
+    /// Installs the CUDA packages.
+    ///
+    /// # Errors
+    /// [`Code::Software`].
+    pub(super) fn cuda(&self, check: &Check, cache: &Cache) -> anyhow::Result<()> {
+        let CudaPackages::List(all) = &self.desired.cuda else { return Ok(()) };
         if !self.os.apt {
             return Err(no_apt(self.guest.ctid(), check).into());
         }
-        // After an interrupted run all are asked for: apt knows what is there.
-        let wanted = if check.software_cut { all } else { &check.cuda_missing };
+        // After an interrupted run ask for all: apt knows what is installed.
+        let wanted = if check.cuda_interrupted { all } else { &check.cuda_missing };
         let names = self.names(wanted)?;
-        let repository = Repository::find(cache, self.desired, self.os)?;
-        self.offer(&repository)?;
+        let repository = Repository::find(cache, self.desired, &self.os.distribution())?;
+        self.set_up(&repository)?;
         if names.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let started = Instant::now();
-        let plan = self.plan(&names)?;
-        if let Some(refusal) = plan.refusal() {
+        let simulation = self.simulate(&names)?;
+        if let Some(refusal) = simulation.refusal() {
             return Err(self.refused(&names, refusal, &repository));
         }
-        if plan.install.is_empty() && !check.software_cut {
-            return Ok(Vec::new());
+        let count = simulation.install.len();
+        if count > 0 || check.cuda_interrupted {
+            self.install(&names, "cuda")?;
+            let (names, size) = (names.join(", "), size(simulation.need.0));
+            let took = human(started.elapsed());
+            log::info!("cuda: installed {names} ({count} packages, {size} to download) in {took}");
         }
-        self.install(&names, "CUDA packages")?;
-        log::info!(
-            "cuda: installed {} ({} packages, {} to download) in {}",
-            names.join(", "),
-            plan.install.len(),
-            size(plan.need.0),
-            human(started.elapsed())
-        );
-        Ok(plan.names())
+        Ok(())
     }
 
     fn names(&self, templates: &[PackageTemplate]) -> anyhow::Result<Vec<String>> {
         let distro = self.os.distro();
-        let facts = Facts { version: &self.desired.driver, arch: repo_arch(), distro: distro.as_deref() };
-        templates.iter().map(|t| t.fill(&facts)).collect::<anyhow::Result<_>>().fault(|| {
-            Fault::new(Code::Software, "CUDA_PACKAGES cannot be filled in")
-                .remedy("name the packages, like CUDA_PACKAGES=cuda-toolkit-12-8, or CUDA_PACKAGES=none")
-        })
+        let facts = Facts::repository(&self.desired.driver, distro.as_deref());
+        templates.iter().map(|t| t.fill(&facts)).collect::<anyhow::Result<_>>().fault(unfilled)
     }
 
-    /// Puts source, key and preferences in place and fetches the index. When
-    /// that fails, the source is taken away again: apt must go on working for
-    /// the container's owner.
-    fn offer(&self, repository: &Repository) -> anyhow::Result<()> {
+    /// Writes source, key and preferences and fetches the index. If that fails,
+    /// removes the source: apt must keep working for the container's owner.
+    fn set_up(&self, repository: &Repository) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut prepared = self.prepare(repository)?;
         let mut done = self.update(Some(prepared.file()));
-        // What the older script of this purpose wrote: a suite that a flat
-        // repository does not have.
+        // The script before this program wrote a suite, which a flat repository
+        // does not have.
         if prepared.elsewhere.as_deref() == Some(OLD_SOURCE) && done.as_ref().is_err_and(|e| e.no_release) {
             self.aside(OLD_SOURCE)?;
             prepared = self.prepare(repository)?;
             done = self.update(Some(prepared.file()));
         }
         let done = done.map_err(anyhow::Error::from);
-        // Without the distribution's lists nothing can be resolved; one that
-        // fails need not matter.
+        // Packages need the distribution's lists; one that fails may not matter.
         if done.is_ok() && !prepared.lists {
             if let Err(error) = self.update(None) {
-                log::warn!("repository: the container's other sources: {error}");
+                log::warn!("repository: cannot update the other sources: {error}");
             }
         }
         if let Err(error) = done {
@@ -167,90 +131,88 @@ impl Apt<'_> {
                 self.undo();
             }
             return Err(error).fault(|| {
-                Fault::new(Code::Software, format!("repository: {} cannot be used", repository.uri)).remedy(
-                    "check NVIDIA_REPO_URL and NVIDIA_REPO_KEY_URL; CUDA_PACKAGES=none does without it",
-                )
+                Fault::new(Code::Software, format!("repository: cannot use {}", repository.uri))
+                    .remedy("correct NVIDIA_REPO_URL and NVIDIA_REPO_KEY_URL, or set CUDA_PACKAGES=none")
             });
         }
         if prepared.changed {
-            log::info!("repository: {} in place in {}", repository.uri, human(started.elapsed()));
+            log::info!("repository: set up {} in {}", repository.uri, human(started.elapsed()));
         }
         Ok(())
     }
 
     fn prepare(&self, repository: &Repository) -> anyhow::Result<Prepared> {
-        // By stdin, since what stands in a command line is for everybody.
+        // By stdin, since everybody can read a command line.
         let mut input = format!("{}\n", repository.uri.request());
         for (path, mode, text) in repository.files() {
             input.push_str(&format!("{path} {mode:o} {}\n{text}", text.lines().count()));
         }
         let cmd = self.guest.pct_sh(PREPARE, []).stdin(std::io::Cursor::new(input));
         let result = cmd.must(&self.deadline);
-        // One that ended has been stopped by dpkg. The other command shows why
-        // one does not end, or names dpkg's.
-        let mends = match &result {
+        // If it ended, dpkg failed. If it did not, the other command shows why.
+        let command = match &result {
             Err(ExecError::Failed(_)) => "apt-get check",
             _ => "dpkg --configure -a",
         };
         let output = result.fault(|| {
-            Fault::new(Code::Software, format!("apt in container {} cannot be prepared", self.guest.ctid()))
-                .remedy(format!("pct exec {} -- {mends}", self.guest.ctid()))
+            Fault::new(Code::Software, format!("cannot prepare apt in container {}", self.guest.ctid()))
+                .remedy(format!("pct exec {} -- {command}", self.guest.ctid()))
         })?;
         Ok(Prepared::parse(&output.stdout))
     }
 
-    /// Moves a source aside that apt cannot use; nothing is ever deleted.
+    /// Moves a source aside that apt cannot use; never deletes one.
     fn aside(&self, file: &str) -> anyhow::Result<()> {
-        let what = || Fault::new(Code::Software, format!("repository: {file} cannot be moved aside"));
+        let what = || Fault::new(Code::Software, format!("repository: cannot move {file} aside"));
         let output = self.guest.pct_sh(ASIDE, [file]).must(&self.deadline).fault(what)?;
-        log::info!("repository: apt finds nothing where {file} leads");
+        log::info!("repository: {file} leads to no repository");
         Prepared::parse(&output.stdout);
         Ok(())
     }
 
-    /// `apt-get update`, of one source or of all; repeated while somebody
-    /// holds the lock or the network is not up yet.
-    fn update(&self, file: Option<&str>) -> Result<(), NoUpdate> {
+    /// `apt-get update`, of one source or of all; retried while another process
+    /// holds the lock or the network is down.
+    fn update(&self, file: Option<&str>) -> Result<(), UpdateError> {
         let network = Deadline::after(self.desired.limits.network);
         loop {
             let output = self.guest.pct_sh(UPDATE, [file.unwrap_or_default()]).run(&self.deadline);
-            let output = output.map_err(|error| NoUpdate::from(anyhow::Error::new(error)))?;
-            let trouble = Trouble::of(&output);
-            let until = match trouble {
+            let output = output.map_err(|error| UpdateError::from(anyhow::Error::new(error)))?;
+            let until = match Cause::of(&output) {
                 None => return Ok(()),
-                Some(Trouble::Locked) => &self.deadline,
-                Some(Trouble::Network) => &network,
-                Some(Trouble::Final) => return Err(NoUpdate::of(&output)),
+                Some(Cause::Locked) => &self.deadline,
+                Some(Cause::Network) => &network,
+                Some(Cause::Other) => return Err(UpdateError::of(&output)),
             };
             if until.remaining() < Duration::from_secs(3) {
-                return Err(NoUpdate::of(&output));
+                return Err(UpdateError::of(&output));
             }
-            log::debug!("apt-get update: {}; trying again", reasons(&output));
+            log::debug!("apt-get update: {}; retrying", reasons(&output));
             signal::sleep(Duration::from_secs(3))
-                .map_err(|signal| NoUpdate::from(anyhow::Error::new(signal)))?;
+                .map_err(|signal| UpdateError::from(anyhow::Error::new(signal)))?;
         }
     }
 
     fn undo(&self) {
-        // A stopped task has five seconds for all that it still does.
+        // After a signal there are five seconds for all that is left.
         let deadline = Deadline::secs(if signal::check().is_err() { 1 } else { 30 });
         if let Err(error) = self.guest.attach_sh(UNDO, []).even_when_stopping().run(&deadline) {
-            log::warn!("repository: {SOURCE} may be left in the container: {error}");
+            log::warn!("repository: cannot remove {SOURCE} from the container: {error}");
         }
     }
 
-    fn plan(&self, names: &[String]) -> anyhow::Result<Plan> {
-        let what = || Fault::new(Code::Software, format!("apt cannot plan {}", names.join(", ")));
+    fn simulate(&self, names: &[String]) -> anyhow::Result<Simulation> {
+        let what =
+            || Fault::new(Code::Software, format!("cannot simulate the install of {}", names.join(", ")));
         let args = names.iter().map(String::as_str);
         let output = self.guest.pct_sh(PLAN, args).keep(1 << 20).must(&self.deadline).fault(what)?;
-        Ok(Plan::parse(&output.stdout))
+        Ok(Simulation::parse(&output.stdout))
     }
 
     fn install(&self, names: &[String], what: &str) -> anyhow::Result<()> {
         let args = std::iter::once(LOCK_SECONDS).chain(names.iter().map(String::as_str));
         let output =
             self.guest.pct_sh(INSTALL, args).run(&self.deadline).fault(|| {
-                Fault::new(Code::Software, format!("{what}: {} not installed", names.join(", ")))
+                Fault::new(Code::Software, format!("{what}: cannot install {}", names.join(", ")))
             })?;
         if output.success() {
             return Ok(());
@@ -263,82 +225,73 @@ impl Apt<'_> {
     }
 
     fn refused(&self, names: &[String], refusal: Refusal, repository: &Repository) -> anyhow::Error {
-        let what = names.join(", ");
-        let driver = &self.desired.driver;
+        let (what, ctid) = (names.join(", "), self.guest.ctid());
+        let by_hand = || format!("pct exec {ctid} -- apt-get install {}", names.join(" "));
+        let toolkit = || "set CUDA_PACKAGES=cuda-toolkit-{cuda}, which has no driver".to_owned();
         let (why, remedy) = match refusal {
             Refusal::Unknown(said) => (
-                format!("{what}: not in {} ({said})", repository.uri),
-                "set CUDA_PACKAGES to what is there, or to none".to_owned(),
+                format!("{what} not found in {} ({said})", repository.uri),
+                "set CUDA_PACKAGES to packages of the repository, or to none".to_owned(),
             ),
             Refusal::Kernel(packages) => (
-                format!(
-                    "{what} is refused: it would bring kernel modules ({packages}), and a container has no kernel"
-                ),
-                "set CUDA_PACKAGES=cuda-toolkit-{cuda}, which holds no driver".to_owned(),
+                format!("{what} refused: would install kernel modules ({packages}) in a container"),
+                toolkit(),
             ),
             Refusal::Driver(packages) => (
                 format!(
-                    "{what} is refused: it would put a driver by apt ({packages}) over the runfile's {driver}"
+                    "{what} refused: would install another driver ({packages}) over the runfile's {}",
+                    self.desired.driver
                 ),
-                "set CUDA_PACKAGES=cuda-toolkit-{cuda}, which holds no driver".to_owned(),
+                toolkit(),
             ),
-            Refusal::Removes(packages) => (
-                format!("{what} is refused: it would remove {packages}"),
-                format!("pct exec {} -- apt-get install {}", self.guest.ctid(), names.join(" ")),
-            ),
+            Refusal::Removes(packages) => (format!("{what} refused: would remove {packages}"), by_hand()),
             Refusal::Space(short) => (
-                format!("{what}: {short} in container {}", self.guest.ctid()),
-                format!("pct resize {} rootfs +10G", self.guest.ctid()),
+                format!("not enough space for {what} in container {ctid}: {short}"),
+                format!("pct resize {ctid} rootfs +10G"),
             ),
-            Refusal::Impossible(said) => (
-                format!("{what} cannot be installed: {said}"),
-                format!("pct exec {} -- apt-get install {}", self.guest.ctid(), names.join(" ")),
-            ),
+            Refusal::Impossible(said) => (format!("cannot install {what}: {said}"), by_hand()),
         };
         Fault::new(Code::Software, format!("cuda: {why}")).remedy(remedy).into()
     }
 
-    /// One by one, since one that cannot be had must not cost the others.
-    fn utilities(&self, missing: &[PackageTemplate], installed: &mut Installed) {
+    /// Installs the utilities, each by itself, since one may fail. Returns the
+    /// failures.
+    pub(super) fn utilities(&self, missing: &[PackageTemplate]) -> Vec<String> {
+        let mut warnings = Vec::new();
         for package in missing {
             match self.utility(package) {
-                Ok(name) => installed.utilities.push(name),
-                Err(error)
-                    if crate::guest::exec::is_gone(&error) || crate::guest::exec::is_interrupted(&error) =>
-                {
-                    return;
-                }
+                Ok(()) => {}
+                Err(error) if exec::is_gone(&error) || exit::interrupted(&error) => break,
                 Err(error) => {
-                    installed.warnings.push(format!("utility {package}: {}", exit::one_line(&error)))
+                    warnings.push(format!("cannot install {package}: {}", exit::one_line(&error)));
                 }
             }
         }
+        warnings
     }
 
-    fn utility(&self, package: &PackageTemplate) -> anyhow::Result<String> {
+    fn utility(&self, package: &PackageTemplate) -> anyhow::Result<()> {
         let started = Instant::now();
         let names = self.names(std::slice::from_ref(package))?;
-        let mut plan = self.plan(&names)?;
-        if matches!(plan.refusal(), Some(Refusal::Unknown(_))) {
+        let mut simulation = self.simulate(&names)?;
+        if matches!(simulation.refusal(), Some(Refusal::Unknown(_))) {
             self.update(None)?;
-            plan = self.plan(&names)?;
+            simulation = self.simulate(&names)?;
         }
-        match plan.refusal() {
+        match simulation.refusal() {
             None => {}
-            Some(Refusal::Unknown(_)) => anyhow::bail!("{} does not have it in its sources", self.os.shown()),
-            Some(Refusal::Driver(p) | Refusal::Kernel(p)) => {
-                anyhow::bail!("it would bring a driver by apt ({p})")
-            }
-            Some(Refusal::Removes(p)) => anyhow::bail!("it would remove {p}"),
+            Some(Refusal::Unknown(_)) => anyhow::bail!("not in the sources of {}", self.os.shown()),
+            Some(Refusal::Driver(p) | Refusal::Kernel(p)) => anyhow::bail!("would install a driver ({p})"),
+            Some(Refusal::Removes(p)) => anyhow::bail!("would remove {p}"),
             Some(Refusal::Space(why) | Refusal::Impossible(why)) => anyhow::bail!(why),
         }
         self.install(&names, "utilities")?;
-        log::info!("utility: installed {} in {}", names.join(", "), human(started.elapsed()));
-        Ok(names.join(", "))
+        log::info!("utilities: installed {} in {}", names.join(", "), human(started.elapsed()));
+        Ok(())
     }
 }
 
-/// What the preparation found and did.
+/// The result of the preparation.
 #[derive(Debug, Default)]
 struct Prepared {
     changed: bool,
@@ -347,7 +300,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// The file that names the repository.
+    /// The source file of the repository.
     fn file(&self) -> &str {
         self.elsewhere.as_deref().unwrap_or(SOURCE)
     }
@@ -356,10 +309,10 @@ impl Prepared {
         let mut prepared = Prepared::default();
         for (key, value) in fields(answer) {
             match key.as_str() {
-                "interrupted" => log::info!("apt: an interrupted dpkg run was completed"),
-                "aside" => log::info!("repository: moved aside what apt cannot read: {value}"),
+                "interrupted" => log::info!("apt: completed an interrupted dpkg run"),
+                "aside" => log::info!("repository: moved aside, since apt cannot read it: {value}"),
                 "elsewhere" if value.starts_with("/etc/apt/") && !value.contains("..") => {
-                    log::info!("repository: {value} names it already");
+                    log::info!("repository: already in {value}");
                     prepared.elsewhere = Some(value);
                 }
                 "wrote" => prepared.changed = true,

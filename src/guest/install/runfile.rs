@@ -1,18 +1,20 @@
-//! The driver step: the runfile into the container, its installer run, the
-//! result confirmed.
+//! The driver step: copies the runfile into the container, runs its installer
+//! and confirms the result.
 
+use super::apt;
+use super::steps::refuse;
 use crate::driver::cache::Cache;
-use crate::driver::cache::Order;
-use crate::driver::cache::Runfile;
 use crate::driver::desired::Desired;
+use crate::driver::obtain::{Request, Runfile, obtain};
 use crate::driver::runfile;
-use crate::exit::{Code, Context as _, Fault};
-use crate::guest::exec::{ExecError, Guest, fields};
-use crate::guest::probe::{self, Check, DriverState};
+use crate::exit::{self, Code, Context as _, Fault};
+use crate::guest::driver_state::DriverState;
+use crate::guest::exec::{self, ExecError, Guest, fields};
+use crate::guest::probe::{self, Check};
 use crate::sys::fetch::{self, size};
 use crate::sys::process::{Ended, Output};
 use crate::sys::time::{Deadline, human};
-use crate::types::{Ctid, Version};
+use crate::types::Version;
 use anyhow::Context as _;
 use std::time::{Duration, Instant};
 
@@ -25,15 +27,14 @@ const CONFIRMED: &str = "rm -f /var/lib/phoenix-nvidia/driver.installing";
 
 /// The installer's log in the container.
 const LOG: &str = "/var/log/nvidia-installer.log";
-/// A real runfile unpacks to 1.8 GB; with some air, in bytes.
+/// The most space that a runfile needs to unpack, in bytes: 1.8 GB and some.
 const UNPACKED: u64 = 2_500_000_000;
-/// What ends up below /usr, at most, in bytes.
+/// The most space that a driver needs below /usr, in bytes.
 const INSTALLED: u64 = 1_000_000_000;
-/// Small commands inside may take this long, pct's own start included.
+/// The limit of a small command, with the start of pct.
 const SHORT: Duration = Duration::from_secs(60);
 
-/// The deadline of a small command: a short time limit of the whole is its
-/// too.
+/// The deadline of a small command; the limit of an install applies too.
 fn short(desired: &Desired) -> Deadline {
     Deadline::after(SHORT.min(desired.limits.install))
 }
@@ -42,21 +43,20 @@ fn fault(what: String) -> impl FnOnce() -> Fault {
     move || Fault::new(Code::Software, what)
 }
 
-/// Puts the wanted driver into the container and confirms that it is there.
-/// What it was before is in `check`.
+/// Installs the driver and confirms it.
 ///
 /// # Errors
-/// [`Code::Software`], naming the step that failed.
+/// [`Code::Software`], with the part that failed.
 pub fn install(guest: &Guest, desired: &Desired, check: &Check, cache: &Cache) -> anyhow::Result<()> {
     refuse(guest.ctid(), check)?;
-    desired.fit_the_kernel()?;
-    let order = Order {
+    desired.matches_kernel()?;
+    let request = Request {
         version: &desired.driver,
         url: &desired.runfile_url,
         sha256: desired.sha256.as_ref(),
         limits: &desired.limits,
     };
-    let runfile = cache.obtain(&order)?;
+    let runfile = obtain(cache, &request)?;
     let done = put_and_run(guest, desired, check, &runfile);
     if let Err(error) = &done {
         clean(guest, error);
@@ -64,39 +64,10 @@ pub fn install(guest: &Guest, desired: &Desired, check: &Check, cache: &Cache) -
     done
 }
 
-/// What must not be touched, and why.
-///
-/// # Errors
-/// [`Code::Software`].
-pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
-    match &check.found {
-        DriverState::Unsupported { why } => Err(Fault::new(
-            Code::Software,
-            format!("no NVIDIA driver can be installed in container {}: {why}", ctid),
-        )
-        .into()),
-        DriverState::Packaged { .. } => {
-            let fault = Fault::new(
-                Code::Software,
-                format!(
-                    "container {} has a driver of its distribution's packages ({}); a runfile on top would break both",
-                    ctid,
-                    check.found.owners()
-                ),
-            );
-            Err(match check.found.remove(ctid) {
-                Some(remove) => fault.remedy(remove).into(),
-                None => fault.into(),
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
 fn put_and_run(guest: &Guest, desired: &Desired, check: &Check, runfile: &Runfile) -> anyhow::Result<()> {
     let places = Places::look(guest, desired, runfile.size)?;
     if !places.modprobe {
-        super::apt::install_kmod(guest, &check.os, desired)?;
+        apt::install_kmod(guest, &check.os, desired)?;
     }
     let path = format!("{}/nvidia-driver-installer.run", places.directory);
     copy(guest, desired, runfile, &path)?;
@@ -104,21 +75,19 @@ fn put_and_run(guest: &Guest, desired: &Desired, check: &Check, runfile: &Runfil
     let unpack = format!("{}/phoenix-nvidia.unpack", places.directory);
     let output = run(guest, desired, &path, &unpack)?;
     confirm(guest, desired, &output)?;
-    log::info!("{}", installed_line(&check.found, &desired.driver, started.elapsed()));
+    log::info!("{}", installed_line(&check.driver, &desired.driver, started.elapsed()));
     Ok(())
 }
 
 fn installed_line(before: &DriverState, driver: &Version, took: Duration) -> String {
-    let took = human(took);
-    match before.version(driver) {
-        Some(old) if old != driver => {
-            format!("driver: installed {driver} in {took} (was {old}): {old} → {driver}")
-        }
-        _ => format!("driver: installed {driver} in {took} (was {before})"),
-    }
+    let was = match before.version(driver) {
+        Some(old) if old != driver => old.to_string(),
+        _ => before.to_string(),
+    };
+    format!("driver: installed {driver} in {} (was {was})", human(took))
 }
 
-/// What df says in kB, in bytes; `None` where it did not tell.
+/// The kB of df in bytes; `None` without a number.
 fn bytes(kb: &str) -> Option<u64> {
     kb.parse::<u64>().ok().map(|kb| kb.saturating_mul(1024))
 }
@@ -132,44 +101,28 @@ struct Places {
 
 impl Places {
     fn look(guest: &Guest, desired: &Desired, runfile: u64) -> anyhow::Result<Places> {
-        let what = || fault(format!("container {} cannot take the runfile", guest.ctid()))();
+        let what = || fault(format!("cannot copy the runfile into container {}", guest.ctid()))();
         let output = guest.pct_sh(PLACES, []).must(&short(desired)).fault(what)?;
         Places::choose(&output.stdout, runfile).fault(what)
     }
 
-    /// A tmpfs is never taken: it counts against the container's memory, and
-    /// what it says to be free need not be.
+    /// From the script's answer, for a runfile of this size.
     fn choose(answer: &[u8], runfile: u64) -> anyhow::Result<Places> {
-        let unpacked = UNPACKED.min(runfile.saturating_mul(8));
-        let need = runfile + unpacked;
-        let mut places = Places::default();
-        let mut refused = Vec::new();
-        // df that does not tell is no full disk: second choice, and the
-        // installer's own word decides.
-        let mut untold = None;
+        let need = runfile + UNPACKED.min(runfile.saturating_mul(8));
+        let (mut places, mut refused) = (Places::default(), Vec::new());
+        // Free space unknown: the second choice, and the installer finds out.
+        let mut unknown = None;
         for (key, value) in fields(answer) {
             let words: Vec<&str> = value.split(' ').collect();
             match (key.as_str(), words.as_slice()) {
                 ("place", [directory @ ("/tmp" | "/var/tmp"), kind, free, runs]) => {
                     let free = bytes(free);
-                    let why = match (*kind, *runs) {
-                        ("tmpfs" | "ramfs", _) => "is in memory".to_owned(),
-                        (_, "noexec") => "is mounted noexec".to_owned(),
-                        (_, "readonly") => "cannot be written to".to_owned(),
-                        _ if free.is_some_and(|free| free < need) => {
-                            format!("has {} free", size(free.unwrap_or_default()))
-                        }
-                        _ if free.is_none() => {
-                            untold.get_or_insert_with(|| (*directory).to_owned());
-                            continue;
-                        }
-                        _ if places.directory.is_empty() => {
-                            places.directory = (*directory).to_owned();
-                            continue;
-                        }
-                        _ => continue,
-                    };
-                    refused.push(format!("{directory} {why}"));
+                    match unusable(kind, runs, free, need) {
+                        Some(why) => refused.push(format!("{directory} {why}")),
+                        None if free.is_none() => drop(unknown.get_or_insert((*directory).to_owned())),
+                        None if places.directory.is_empty() => places.directory = (*directory).to_owned(),
+                        None => {}
+                    }
                 }
                 ("usr", [free]) => {
                     let need = INSTALLED.min(runfile.saturating_mul(3));
@@ -177,28 +130,39 @@ impl Places {
                         anyhow::bail!("/usr has {} free, the driver needs {}", size(free), size(need));
                     }
                 }
-                ("readonly", _) => anyhow::bail!("its /usr/bin cannot be written to"),
+                ("readonly", _) => anyhow::bail!("/usr/bin is read-only"),
                 ("modprobe", _) => places.modprobe = true,
                 _ => {}
             }
         }
-        if places.directory.is_empty() {
-            if let Some(directory) = untold {
-                log::warn!("driver: df in the container does not tell how much room {directory} has");
+        match unknown {
+            _ if !places.directory.is_empty() => {}
+            Some(directory) => {
+                log::warn!("driver: free space of {directory} in the container unknown");
                 places.directory = directory;
-                return Ok(places);
             }
-            let refused =
-                if refused.is_empty() { "no /tmp and no /var/tmp".into() } else { refused.join("; ") };
-            anyhow::bail!("it needs {} on a disk to unpack the driver: {refused}", size(need));
+            None if refused.is_empty() => anyhow::bail!("no /tmp and no /var/tmp"),
+            None => anyhow::bail!("unpacking needs {} on a disk: {}", size(need), refused.join("; ")),
         }
         Ok(places)
     }
 }
 
-/// Streams the runfile in, and has its size and checksum confirmed inside.
+/// Why the runfile cannot be unpacked in a directory. A tmpfs uses the
+/// container's memory, and may have less free than it says.
+fn unusable(kind: &str, runs: &str, free: Option<u64>, need: u64) -> Option<String> {
+    match (kind, runs, free) {
+        ("tmpfs" | "ramfs", ..) => Some("is in memory".into()),
+        (_, "noexec", _) => Some("is mounted noexec".into()),
+        (_, "readonly", _) => Some("is read-only".into()),
+        (_, _, Some(free)) if free < need => Some(format!("has {} free", size(free))),
+        _ => None,
+    }
+}
+
+/// Copies the runfile and verifies its size and checksum in the container.
 fn copy(guest: &Guest, desired: &Desired, runfile: &Runfile, path: &str) -> anyhow::Result<()> {
-    let what = || fault(format!("the runfile could not be copied to {path} in container {}", guest.ctid()))();
+    let what = || fault(format!("cannot copy the runfile to {path} in container {}", guest.ctid()))();
     let file =
         fetch::open_regular(&runfile.path).with_context(|| runfile.path.display().to_string()).fault(what)?;
     let output =
@@ -210,19 +174,18 @@ fn copy(guest: &Guest, desired: &Desired, runfile: &Runfile, path: &str) -> anyh
         let said = output.last_lines(2).join(" | ");
         return Err(anyhow::anyhow!("{} of {} arrived: {said}", size(got), size(of))).fault(what);
     }
-    // A container without sha256sum: the size and the installer's own check
-    // have to do.
+    // Without sha256sum the size and the installer's own check must do.
     if arrived.sha256.is_empty() {
         log::debug!("copy: no sha256sum in the container");
     } else if arrived.sha256 != wanted.sha256 {
-        return Err(anyhow::anyhow!("its SHA-256 inside is {}, not {}", arrived.sha256, wanted.sha256))
+        return Err(anyhow::anyhow!("its SHA-256 is {} there, expected {}", arrived.sha256, wanted.sha256))
             .fault(what);
     }
     log::info!("driver: copied {} into the container in {}", size(runfile.size), human(output.took));
     Ok(())
 }
 
-/// What the container says it received.
+/// What arrived, as the container says.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Arrived {
     size: Option<u64>,
@@ -243,7 +206,7 @@ impl Arrived {
     }
 }
 
-/// Runs the installer. Its exit code 0 is not success, another one is failure.
+/// Runs the installer. Exit code 0 alone is not yet success.
 fn run(guest: &Guest, desired: &Desired, path: &str, unpack: &str) -> anyhow::Result<Output> {
     let options = runfile::options(&desired.driver, unpack, LOG);
     let args = [path, unpack, desired.driver.as_str()].into_iter().chain(options.iter().map(String::as_str));
@@ -260,8 +223,7 @@ fn run(guest: &Guest, desired: &Desired, path: &str, unpack: &str) -> anyhow::Re
     Err(anyhow::anyhow!("{ended}: {}", reasons(guest, desired, &output))).fault(what)
 }
 
-/// What the installer gave as its reasons: its log's errors, else what it
-/// printed last.
+/// The errors in the installer's log, else its last lines of output.
 fn reasons(guest: &Guest, desired: &Desired, output: &Output) -> String {
     let log = guest.pct_sh(INSTALLER_LOG, [LOG]).run(&short(desired));
     let mut lines = log.map(|log| log.last_lines(4)).unwrap_or_default();
@@ -269,23 +231,23 @@ fn reasons(guest: &Guest, desired: &Desired, output: &Output) -> String {
         lines = output.last_lines(4);
     }
     match lines.is_empty() {
-        true => "it printed nothing".to_owned(),
+        true => "no output".to_owned(),
         false => lines.join(" | "),
     }
 }
 
-/// Success is the version that answers afterwards.
+/// Success: the desired version answers.
 fn confirm(guest: &Guest, desired: &Desired, output: &Output) -> anyhow::Result<()> {
     let now = probe::confirm(guest, desired)?;
     if now == DriverState::Matching {
         guest
             .pct_sh(CONFIRMED, [])
             .must(&short(desired))
-            .fault(fault("driver: the result could not be noted in the container".to_owned()))?;
+            .fault(fault("driver: cannot record the result in the container".to_owned()))?;
         return Ok(());
     }
     let message = format!(
-        "driver: the installer of {} ended with exit code 0, but the container's driver is {now}: {}",
+        "driver: the installer of {} ended with exit code 0, but the driver in the container is {now}: {}",
         desired.driver,
         reasons(guest, desired, output)
     );
@@ -294,16 +256,16 @@ fn confirm(guest: &Guest, desired: &Desired, output: &Output) -> anyhow::Result<
         .into())
 }
 
-/// Takes the temporary files away after a failure; also when we are being
-/// stopped, which leaves a moment for it.
+/// Removes the temporary files after a failure; also after a signal, which
+/// leaves a moment for it.
 fn clean(guest: &Guest, error: &anyhow::Error) {
-    if crate::guest::exec::is_gone(error) {
+    if exec::is_gone(error) {
         return;
     }
-    let deadline = Deadline::secs(if crate::guest::exec::is_interrupted(error) { 1 } else { 30 });
+    let deadline = Deadline::secs(if exit::interrupted(error) { 1 } else { 30 });
     match guest.attach_sh(CLEAN, []).even_when_stopping().run(&deadline) {
         Ok(_) | Err(ExecError::Gone(_) | ExecError::Changed(_)) => {}
-        Err(why) => log::warn!("driver: temporary files may be left in the container: {why}"),
+        Err(why) => log::warn!("driver: cannot remove the temporary files in the container: {why}"),
     }
 }
 
@@ -336,10 +298,7 @@ mod tests {
         let text =
             format!("place /tmp tmpfs {} exec\nplace /var/tmp zfs {} exec\nusr {}\n", 9 * GB, GB, 5 * GB);
         let error = choose(&text).unwrap_err();
-        assert_eq!(
-            error,
-            "it needs 2900 MB on a disk to unpack the driver: /tmp is in memory; /var/tmp has 1024 MB free"
-        );
+        assert_eq!(error, "unpacking needs 2900 MB on a disk: /tmp is in memory; /var/tmp has 1024 MB free");
         let text = format!("place /tmp zfs {} exec\nusr 1000\n", 9 * GB);
         assert!(choose(&text).unwrap_err().contains("/usr has 1024 kB free"));
         assert!(choose("readonly /usr/bin\n").unwrap_err().contains("/usr/bin"));
@@ -365,7 +324,7 @@ mod tests {
     fn the_line_names_the_change() {
         let (old, new): (Version, Version) = ("580.76.05".parse().unwrap(), "580.95.05".parse().unwrap());
         let line = installed_line(&DriverState::Other { version: old }, &new, Duration::from_secs(41));
-        assert_eq!(line, "driver: installed 580.95.05 in 41 s (was 580.76.05): 580.76.05 → 580.95.05");
+        assert_eq!(line, "driver: installed 580.95.05 in 41 s (was 580.76.05)");
         let line = installed_line(&DriverState::Missing, &new, Duration::from_secs(41));
         assert_eq!(line, "driver: installed 580.95.05 in 41 s (was not installed)");
     }

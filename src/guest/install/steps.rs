@@ -1,33 +1,32 @@
-//! What an install in a container does, as one list: `plan` prints it, a run
-//! carries it out. Pure.
+//! The steps of an install in a container: `plan` prints them, a run carries
+//! them out. Pure.
 
-use super::runfile;
 use crate::driver::desired::Desired;
 use crate::driver::template::Facts;
 use crate::driver::template::PackageTemplate;
 use crate::exit::{Code, Fault};
-use crate::guest::os::repo_arch;
-use crate::guest::probe::{Check, DriverState};
+use crate::guest::driver_state::DriverState;
+use crate::guest::probe::Check;
 use crate::types::{Ctid, Version};
 use std::fmt;
 
-/// One step, in words for a plan.
+/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The driver's user space, by the runfile.
     Driver {
-        /// What is there before.
+        /// The state before.
         found: DriverState,
-        /// What is there afterwards.
+        /// The version after.
         to: Version,
     },
-    /// The apt source of ours names another repository than the settings.
+    /// Our apt source, which has another repository than the settings.
     Source,
-    /// Packages whose installation was cut off.
+    /// Packages whose install was interrupted.
     Complete,
-    /// CUDA packages that are missing, by name.
+    /// The missing CUDA packages, by name.
     Cuda(Vec<String>),
-    /// Utilities that are missing.
+    /// The missing utilities.
     Utilities(Vec<PackageTemplate>),
 }
 
@@ -35,7 +34,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Driver { found: DriverState::Other { version }, to } => {
-                write!(f, "upgrade the driver: {version} → {to}")
+                write!(f, "upgrade driver {version} → {to}")
             }
             Step::Driver { found: DriverState::Missing, to } => write!(f, "install driver {to} (found none)"),
             Step::Driver { found: DriverState::Incomplete { why, .. }, to } => {
@@ -43,7 +42,7 @@ impl fmt::Display for Step {
             }
             Step::Driver { found, to } => write!(f, "install driver {to} (found: {found})"),
             Step::Source => f.write_str("replace the apt source: NVIDIA_REPO_URL or the release changed"),
-            Step::Complete => f.write_str("complete the packages whose installation was interrupted"),
+            Step::Complete => f.write_str("complete the interrupted install of packages"),
             Step::Cuda(names) => write!(f, "install with apt: {}", names.join(", ")),
             Step::Utilities(packages) => write!(f, "install with apt, if available: {}", list(packages)),
         }
@@ -51,13 +50,13 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// Fails with what the step will fail with, as far as the look shows it.
+    /// Fails if the probe shows that the step will.
     ///
     /// # Errors
     /// [`Code::Software`].
     pub fn possible(&self, ctid: Ctid, check: &Check) -> anyhow::Result<()> {
         match self {
-            Step::Driver { .. } => runfile::refuse(ctid, check),
+            Step::Driver { .. } => refuse(ctid, check),
             Step::Source | Step::Complete | Step::Cuda(_) if !check.os.apt => Err(no_apt(ctid, check).into()),
             _ => Ok(()),
         }
@@ -68,32 +67,30 @@ fn list(packages: &[PackageTemplate]) -> String {
     packages.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The missing CUDA packages, filled in as far as that can be.
+/// The missing CUDA packages, filled in if possible.
 fn names(check: &Check, desired: &Desired) -> Vec<String> {
     let distro = check.os.distro();
-    let facts = Facts { version: &desired.driver, arch: repo_arch(), distro: distro.as_deref() };
+    let facts = Facts::repository(&desired.driver, distro.as_deref());
     check.cuda_missing.iter().map(|p| p.fill(&facts).unwrap_or_else(|_| p.to_string())).collect()
 }
 
-/// The steps that lead from what is there to what is wanted; none when
-/// nothing is to be done.
+/// The steps from what is installed to what is desired, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Steps(Vec<Step>);
 
 impl Steps {
-    /// From a look. `cuda` is false where the CUDA step failed already with
-    /// the same inputs and is not tried again. Utilities are best effort:
-    /// missing ones alone are no reason to begin.
+    /// From a probe. `cuda` is false if the CUDA step failed before with the same
+    /// inputs. Utilities are optional: missing ones alone are no step.
     pub fn of(check: &Check, desired: &Desired, cuda: bool) -> Steps {
         let mut steps = Vec::new();
-        if !check.driver_right() {
-            steps.push(Step::Driver { found: check.found.clone(), to: desired.driver.clone() });
+        if !check.driver_matches() {
+            steps.push(Step::Driver { found: check.driver.clone(), to: desired.driver.clone() });
         }
         if cuda {
             if check.source_outdated {
                 steps.push(Step::Source);
             }
-            if check.software_cut {
+            if check.cuda_interrupted {
                 steps.push(Step::Complete);
             }
             if !check.cuda_missing.is_empty() {
@@ -121,12 +118,12 @@ impl Steps {
         self.0.iter().any(|step| matches!(step, Step::Driver { .. }))
     }
 
-    /// Whether the repository is needed.
-    pub fn software(&self) -> bool {
+    /// Whether the CUDA step has something to do.
+    pub fn cuda(&self) -> bool {
         self.0.iter().any(|step| matches!(step, Step::Source | Step::Complete | Step::Cuda(_)))
     }
 
-    /// The utilities to be tried.
+    /// The utilities to install.
     pub fn utilities(&self) -> &[PackageTemplate] {
         let utilities = self.0.iter().find_map(|step| match step {
             Step::Utilities(packages) => Some(packages.as_slice()),
@@ -143,11 +140,34 @@ impl fmt::Display for Steps {
     }
 }
 
-/// CUDA packages are wanted where there is no apt.
+/// Fails if the driver must not be installed by the runfile.
+///
+/// # Errors
+/// [`Code::Software`].
+pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
+    let fault = match &check.driver {
+        DriverState::Unsupported { why } => {
+            Fault::new(Code::Software, format!("cannot install a driver in container {ctid}: {why}"))
+                .remedy("use a Debian or Ubuntu container")
+        }
+        DriverState::Packaged { .. } => {
+            let message = format!(
+                "container {ctid} has a driver from packages ({}); a runfile on top would break both",
+                check.driver.owners()
+            );
+            let fault = Fault::new(Code::Software, message);
+            match check.driver.remove(ctid) {
+                Some(remove) => fault.remedy(remove),
+                None => fault,
+            }
+        }
+        _ => return Ok(()),
+    };
+    Err(fault.into())
+}
+
+/// CUDA packages are desired, but there is no apt.
 pub(super) fn no_apt(ctid: Ctid, check: &Check) -> Fault {
-    Fault::new(
-        Code::Software,
-        format!("{} has no apt-get: CUDA packages cannot be installed in it", check.os.shown()),
-    )
-    .remedy(format!("phoenix-nvidia attach {ctid} --cuda none"))
+    Fault::new(Code::Software, format!("cannot install CUDA packages: {} has no apt-get", check.os.shown()))
+        .remedy(format!("phoenix-nvidia attach {ctid} --cuda none"))
 }

@@ -1,25 +1,30 @@
-//! The two looks for what a killed install left: who came into the container
-//! from the host, and which of them has the mark.
+//! The two searches for processes of a killed install: which came into the
+//! container from the host, and which of them have the mark.
 
-use super::MARK;
 use crate::sys::look::{Look, Seen, Walk};
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};
 
-/// Where the containers' control groups are, in the unified hierarchy and
-/// where it is one beside others.
+/// The variable that marks the processes of an install.
+const MARK: &str = "PHOENIX_NVIDIA_INSTALL";
+/// The containers' control groups, in the unified and in the hybrid hierarchy.
 const GROUPS: [&str; 4] = [
     "/sys/fs/cgroup/lxc",
     "/sys/fs/cgroup/unified/lxc",
     "/sys/fs/cgroup/systemd/lxc",
     "/sys/fs/cgroup/devices/lxc",
 ];
-/// A container can make control groups without end.
+/// A container can create any number of control groups.
 const MOST_GROUPS: usize = 2_000;
-/// And processes.
+/// And of processes.
 const MOST_PROCESSES: usize = 20_000;
 
-/// The processes that came into a container from outside of it.
+/// The variable that marks what an install starts in a container.
+pub fn mark(ctid: Ctid) -> (&'static str, String) {
+    (MARK, ctid.to_string())
+}
+
+/// The processes that came into a container from outside.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entered {
     /// The container.
@@ -45,13 +50,13 @@ impl Entered {
         pids
     }
 
-    /// All processes in the container's control group and those below: LXC
-    /// puts the container's own into `ns`, and who comes in into `.lxc` there.
+    /// All processes in the container's control group and below: LXC puts the
+    /// container's own into `ns`, and those from outside into `.lxc` there.
     fn all(&self, look: &mut Look<'_>) -> Vec<i32> {
         let own = GROUPS.iter().map(|group| format!("{group}/{}", self.ctid));
         let Some(own) = own.into_iter().find(|group| look.exists(group)) else {
             if look.problems.is_empty() {
-                look.problems.push("its control group is not below /sys/fs/cgroup/lxc".to_owned());
+                look.problems.push("no control group below /sys/fs/cgroup/lxc".to_owned());
             }
             return Vec::new();
         };
@@ -59,10 +64,10 @@ impl Entered {
         while let Some(group) = waiting.pop() {
             seen += 1;
             if seen > MOST_GROUPS || pids.len() > MOST_PROCESSES {
-                look.problems.push("it has more control groups or processes than are looked at".to_owned());
+                look.problems.push("too many control groups or processes".to_owned());
                 break;
             }
-            // One that is just going away has none.
+            // A group that is being removed has none.
             let procs = look.head(&format!("{group}/cgroup.procs")).value().unwrap_or_default();
             let numbers = String::from_utf8_lossy(&procs);
             pids.extend(numbers.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
@@ -74,14 +79,14 @@ impl Entered {
 }
 
 /// Whether a process's session began outside of its container, from
-/// /proc/PID/status (proc(5)): `NSsid` has the session's number as the host
-/// sees it, then as the container does, and there 0 is one that it cannot see.
+/// /proc/PID/status (proc(5)): `NSsid` is the session's number on the host, then
+/// in the container, where 0 stands for one outside.
 fn entered(status: &str) -> bool {
     let line = status.lines().find_map(|line| line.strip_prefix("NSsid:"));
     line.and_then(|line| line.split_ascii_whitespace().nth(1)) == Some("0")
 }
 
-/// Which of some processes an install in a container has started.
+/// Which of these processes an install in a container has started.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Marked {
     /// The container.
@@ -101,7 +106,7 @@ impl Walk for Marked {
 }
 
 impl Marked {
-    /// Whether this one is: it still is where it was found, and has the mark.
+    /// Whether this process is: still in the container, and with the mark.
     pub fn of(&self, look: &Look<'_>, pid: i32) -> Seen<bool> {
         let text = |name: &str| {
             let bytes = look.head(&format!("/proc/{pid}/{name}"));
@@ -128,7 +133,7 @@ fn is_of(groups: &str, ctid: Ctid) -> bool {
 fn marked(environ: &[u8], ctid: Ctid) -> bool {
     let mut values = environ.split(|b| *b == 0).filter_map(|variable| {
         let value = variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
-        // Earlier versions have a session behind it.
+        // Earlier versions append a session.
         value.split(|b| *b == b':').next()
     });
     values.any(|value| value == ctid.to_string().as_bytes())
@@ -195,6 +200,6 @@ mod tests {
         let mut look = Look::new(root.path());
         assert_eq!(Entered { ctid: ctid() }.find(&mut look), [8, 9]);
         assert_eq!(Entered { ctid: "103".parse().unwrap() }.find(&mut look), [0; 0]);
-        assert_eq!(look.problems, ["its control group is not below /sys/fs/cgroup/lxc"]);
+        assert_eq!(look.problems, ["no control group below /sys/fs/cgroup/lxc"]);
     }
 }

@@ -1,68 +1,66 @@
-//! What apt says it would do, and whether it may.
+//! A simulated apt install, and whether to carry it out.
 
-use crate::driver::packages::{is_driver, is_kernel};
+use crate::driver::packages::{PackageName, is_driver, is_kernel};
 use crate::guest::exec::fields;
-use crate::guest::package::PackageName;
 use crate::sys::fetch::size;
 
-/// What a simulation said.
+/// The result of a simulated install.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct Simulation {
     /// Packages that would be installed or upgraded, with their versions.
     pub install: Vec<(String, String)>,
     /// Packages that would be removed.
     pub remove: Vec<String>,
-    /// Packages of a driver among those that it would need if they were not
-    /// kept out.
+    /// Packages of a driver among them, without our preferences.
     pub driver: Vec<(String, String)>,
     /// Packages with kernel modules among them.
     pub kernel: Vec<String>,
     /// Whether the simulation succeeded.
     pub possible: bool,
-    /// apt's words, if it did not.
+    /// apt's errors.
     pub errors: Vec<String>,
     /// Bytes to download and to unpack.
     pub need: (u64, u64),
-    /// Bytes free where they go to; `None` where df did not tell.
+    /// Bytes free for them, if known.
     pub free: (Option<u64>, Option<u64>),
 }
 
-/// Why a plan is not carried out.
+/// Why an install is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// apt does not know the package.
     Unknown(String),
-    /// It would bring kernel modules.
+    /// It would install kernel modules.
     Kernel(String),
-    /// It would bring a driver.
+    /// It would install a driver.
     Driver(String),
     /// It would remove packages.
     Removes(String),
-    /// There is no space for it.
+    /// Not enough space.
     Space(String),
     /// apt cannot do it.
     Impossible(String),
 }
 
-impl Plan {
-    /// Reads the script's lines.
-    pub fn parse(answer: &[u8]) -> Plan {
-        let mut plan = Plan::default();
+impl Simulation {
+    /// From the script's output.
+    pub fn parse(answer: &[u8]) -> Simulation {
+        let mut simulation = Simulation::default();
         for (key, value) in fields(answer) {
             let words: Vec<&str> = value.split_ascii_whitespace().collect();
             match key.as_str() {
-                "sim" => plan.simulated(&value, &words),
-                "sim-rc" => plan.possible = value == "0",
-                "open" => plan.unpinned(&words),
-                "size" => plan.sized(&words),
+                "sim" => simulation.simulated(&value, &words),
+                "sim-rc" => simulation.possible = value == "0",
+                "open" => simulation.unpinned(&words),
+                "size" => simulation.sized(&words),
                 "free" => {
                     let kb = |n: usize| words.get(n)?.parse::<u64>().ok().map(|kb| kb.saturating_mul(1024));
-                    plan.free = (kb(0), kb(1));
+                    simulation.free = (kb(0), kb(1));
                 }
                 _ => {}
             }
         }
-        plan
+        simulation
     }
 
     fn simulated(&mut self, line: &str, words: &[&str]) {
@@ -78,8 +76,8 @@ impl Plan {
         }
     }
 
-    /// A line of the simulation without our preferences, which is only made
-    /// to name the reason.
+    /// A line of the simulation without our preferences, which shows the reason
+    /// of a failure.
     fn unpinned(&mut self, words: &[&str]) {
         if let ["Inst", name, rest @ ..] = words {
             self.note_kind(name, rest);
@@ -94,7 +92,7 @@ impl Plan {
         }
     }
 
-    /// The archive's size is in bytes, what it unpacks to in kB.
+    /// The size of an archive is in bytes, the unpacked size in kB.
     fn sized(&mut self, words: &[&str]) {
         let number = |word: &str| word.parse::<u64>().unwrap_or(0);
         match words {
@@ -104,7 +102,7 @@ impl Plan {
         }
     }
 
-    /// Why it must not be done, if so.
+    /// Why the install is refused, if so.
     pub fn refusal(&self) -> Option<Refusal> {
         if !self.kernel.is_empty() {
             return Some(Refusal::Kernel(list(&self.kernel)));
@@ -127,26 +125,26 @@ impl Plan {
         }
         let (archives, unpacked) = self.need;
         // Usually both are on one file system, and the archives stay there
-        // while they are unpacked. Where df did not tell, apt finds out.
+        // during unpacking. If the free space is unknown, apt finds out.
         let all = archives.saturating_add(unpacked);
         let less = |free: Option<u64>, need: u64| free.filter(|free| *free < need);
         let short = less(self.free.0, archives).into_iter().chain(less(self.free.1, all)).min()?;
-        Some(Refusal::Space(format!("{} are needed, {} are free", size(all), size(short))))
+        Some(Refusal::Space(format!("{} needed, {} free", size(all), size(short))))
     }
 
-    /// The names to be installed.
+    /// The names of the packages to install.
     pub fn names(&self) -> Vec<String> {
         self.install.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 
-/// A name as it is shown: the container may call anything a package.
+/// A name for messages: the container may print anything.
 fn shown(name: &str) -> String {
-    name.parse::<PackageName>().map_or_else(|_| "(no name)".to_owned(), |name| name.to_string())
+    name.parse::<PackageName>().map_or_else(|_| "(invalid name)".to_owned(), |name| name.to_string())
 }
 
-/// The new version in `Inst NAME [old] (new origin [arch])`; what is none
-/// (deb-version(7)) is left out.
+/// The new version in `Inst NAME [old] (new origin [arch])`, if it is one
+/// (deb-version(7)).
 fn version(rest: &[&str]) -> String {
     let good = |v: &&str| v.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-:~".contains(&b));
     rest.iter().find_map(|word| word.strip_prefix('(')).filter(good).unwrap_or_default().to_owned()
@@ -171,28 +169,28 @@ mod tests {
         size archive 3000000000\nsize unpacked 7000000\nsize archive 210000000\nsize unpacked 600000\n\
         size archive nonsense\n";
 
-    fn plan(text: &str) -> Plan {
-        Plan::parse(text.as_bytes())
+    fn simulation(text: &str) -> Simulation {
+        Simulation::parse(text.as_bytes())
     }
 
     #[test]
-    fn a_harmless_plan_is_carried_out_if_there_is_space() {
-        let good = plan(&format!("{GOOD}free 20000000 20000000\n"));
+    fn a_harmless_install_is_carried_out_if_there_is_space() {
+        let good = simulation(&format!("{GOOD}free 20000000 20000000\n"));
         assert_eq!(good.refusal(), None);
         assert_eq!(good.install[1], ("libc6".into(), "2.36-10".into()));
         assert_eq!(good.need, (3_210_000_000, 7_600_000 * 1024));
-        let tight = plan(&format!("{GOOD}free 9000000 9000000\n"));
-        assert_eq!(tight.refusal(), Some(Refusal::Space("10 GB are needed, 9216 MB are free".into())));
+        let tight = simulation(&format!("{GOOD}free 9000000 9000000\n"));
+        assert_eq!(tight.refusal(), Some(Refusal::Space("10 GB needed, 9216 MB free".into())));
         for untold in ["free - -\n", "free - 20000000\n", ""] {
-            assert_eq!(plan(&format!("{GOOD}{untold}")).refusal(), None, "{untold}");
+            assert_eq!(simulation(&format!("{GOOD}{untold}")).refusal(), None, "{untold}");
         }
-        let usr = plan(&format!("{GOOD}free - 100\n"));
-        assert_eq!(usr.refusal(), Some(Refusal::Space("10 GB are needed, 102 kB are free".into())));
+        let usr = simulation(&format!("{GOOD}free - 100\n"));
+        assert_eq!(usr.refusal(), Some(Refusal::Space("10 GB needed, 102 kB free".into())));
     }
 
     #[test]
     fn kernel_modules_driver_libraries_and_removals_are_refused_by_name() {
-        let with = |line: &str| plan(&format!("{GOOD}{line}\nfree 99999999 99999999\n")).refusal();
+        let with = |line: &str| simulation(&format!("{GOOD}{line}\nfree 99999999 99999999\n")).refusal();
         assert_eq!(
             with("sim Inst nvidia-kernel-open-dkms (580.126.09-1 NVIDIA [amd64])"),
             Some(Refusal::Kernel("nvidia-kernel-open-dkms".into()))
@@ -202,8 +200,8 @@ mod tests {
             Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into()))
         );
         assert_eq!(with("sim Remv python3 [3.11]"), Some(Refusal::Removes("python3".into())));
-        // What is no name is refused without being repeated.
-        assert_eq!(with("sim Remv $(reboot) [1]"), Some(Refusal::Removes("(no name)".into())));
+        // An invalid name is never shown.
+        assert_eq!(with("sim Remv $(reboot) [1]"), Some(Refusal::Removes("(invalid name)".into())));
         assert_eq!(
             with("sim Inst libnvidia-ml1 (1;reboot x [amd64])"),
             Some(Refusal::Driver("libnvidia-ml1".into()))
@@ -211,16 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_of_an_impossible_plan_is_what_the_pins_keep_out() {
+    fn the_reason_of_an_impossible_install_is_what_our_preferences_refuse() {
         let text = "sim The following packages have unmet dependencies:\n\
             sim  cuda-drivers-580 : Depends: nvidia-open-580 but it is not installable\n\
             sim E: Unable to correct problems, you have held broken packages.\nsim-rc 100\n";
         assert!(
-            matches!(plan(text).refusal(), Some(Refusal::Impossible(said)) if said.contains("nvidia-open-580"))
+            matches!(simulation(text).refusal(), Some(Refusal::Impossible(said)) if said.contains("nvidia-open-580"))
         );
         let text = format!("{text}open Inst libnvidia-ml1 (580.126.09-1 NVIDIA [amd64])\n");
-        assert_eq!(plan(&text).refusal(), Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into())));
+        assert_eq!(simulation(&text).refusal(), Some(Refusal::Driver("libnvidia-ml1 580.126.09-1".into())));
         let text = "sim E: Unable to locate package cuda-toolkit-99-0\nsim-rc 100\n";
-        assert!(matches!(plan(text).refusal(), Some(Refusal::Unknown(_))));
+        assert!(matches!(simulation(text).refusal(), Some(Refusal::Unknown(_))));
     }
 }

@@ -1,4 +1,5 @@
-use crate::driver::cache::*;
+use super::*;
+use crate::driver::cache::version_of;
 use crate::sys::replace::replace_own;
 use phoenix_lab::nvidia::runfile::{Flaw, Runfile as Lab};
 use phoenix_lab::web::{Fault as Ill, Server, Site};
@@ -13,6 +14,10 @@ struct Node {
     limits: Limits,
 }
 
+fn cache_in(directory: &Path) -> Cache {
+    Cache { directory: directory.into(), locks: directory.join("locks"), proxy: None }
+}
+
 fn node() -> Node {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::create(&dir.path().join("site")).unwrap();
@@ -21,7 +26,7 @@ fn node() -> Node {
         "http://{}/XFree86/Linux-{{arch}}/{{version}}/NVIDIA-Linux-{{arch}}-{{version}}.run",
         server.address()
     );
-    let cache = Cache::at(dir.path().join("cache"));
+    let cache = cache_in(&dir.path().join("cache"));
     let limits = Limits {
         download: Duration::from_secs(20),
         stall: Duration::from_millis(300),
@@ -37,7 +42,7 @@ impl Node {
 
     fn obtain_with(&self, version: &str, sha256: Option<&Sha256>) -> anyhow::Result<Runfile> {
         let version = version.parse().unwrap();
-        self.cache.obtain(&Order { version: &version, url: &self.url, sha256, limits: &self.limits })
+        obtain(&self.cache, &Request { version: &version, url: &self.url, sha256, limits: &self.limits })
     }
 
     /// The files in the cache, without locks.
@@ -94,7 +99,7 @@ fn a_download_cut_at_every_tenth_is_never_offered_and_goes_on_later() {
         // A mirror whose own copy is cut: nothing on the way tells.
         node.site.put(&lab.url_path(), &whole[..at]).unwrap();
         let text = node.refused(V);
-        assert!(text.contains("was deleted, it was not run"), "{tenth}: {text}");
+        assert!(text.contains("rejected and deleted, not run"), "{tenth}: {text}");
         assert!(node.files().is_empty(), "{:?}", node.files());
         // A connection that is cut: the rest comes in a second request.
         let path = lab.publish(&node.site).unwrap();
@@ -124,7 +129,7 @@ fn garbage_a_login_page_and_a_damaged_file_are_refused_by_name() {
     let node = node();
     let path = Lab::new(V).publish(&node.site).unwrap();
     node.site.faults().set(&path, Ill::Garbage).unwrap();
-    assert!(node.refused(V).contains("was deleted, it was not run: it is no runfile"));
+    assert!(node.refused(V).contains("rejected and deleted, not run: not a runfile"));
     node.site.faults().clear().unwrap();
     node.site.faults().set(&path, Ill::LoginPage).unwrap();
     assert!(node.refused(V).contains("a web page"));
@@ -145,19 +150,19 @@ fn another_version_another_architecture_and_a_wrong_checksum_are_refused() {
     let path = Lab::new(V).url_path();
     node.site.put(&path, &other).unwrap();
     let text = node.refused(V);
-    assert!(text.contains("it is driver 580.76.05, wanted is 580.95.05"), "{text}");
+    assert!(text.contains("contains driver 580.76.05, expected 580.95.05"), "{text}");
 
-    let arch = runfile_arch();
+    let arch = RUNFILE_ARCH;
     let foreign =
         String::from_utf8_lossy(&other).replace(&format!("TARGET_ARCH={arch}"), "TARGET_ARCH=riscv64");
     node.site.put(&path, foreign.as_bytes()).unwrap();
-    assert!(node.refused(V).contains("it is for riscv64"));
+    assert!(node.refused(V).contains("built for riscv64"));
 
     Lab::new(V).publish(&node.site).unwrap();
     node.site.put(&format!("{path}.sha256sum"), format!("{}  x\n", "ab".repeat(32)).as_bytes()).unwrap();
     assert!(node.refused(V).contains("sha256sum says abab"));
     node.site.put(&format!("{path}.sha256sum"), b"<html>").unwrap();
-    assert!(node.refused(V).contains("holds no SHA-256"));
+    assert!(node.refused(V).contains("has no SHA-256"));
     let error = node.obtain_with(V, Some(&"cd".repeat(32).parse().unwrap())).unwrap_err();
     assert!(crate::exit::one_line(&error).contains("NVIDIA_RUNFILE_SHA256 is cdcd"));
 }
@@ -201,8 +206,8 @@ fn plain_http_to_another_machine_needs_a_checksum() {
     let node = node();
     let version: Version = V.parse().unwrap();
     let url = "http://192.0.2.77/{version}.run".parse().unwrap();
-    let order = Order { version: &version, url: &url, sha256: None, limits: &node.limits };
-    let error = node.cache.obtain(&order).unwrap_err();
+    let request = Request { version: &version, url: &url, sha256: None, limits: &node.limits };
+    let error = obtain(&node.cache, &request).unwrap_err();
     assert!(crate::exit::remedy_of(&error).unwrap().contains("NVIDIA_RUNFILE_SHA256"));
 }
 
@@ -213,8 +218,8 @@ fn a_closed_network_gives_it_as_a_file() {
     let file = Lab::new(V).build().unwrap();
     let url = format!("file://{}/NVIDIA-Linux-{{arch}}-{{version}}.run", file.parent().unwrap().display());
     let url = url.parse().unwrap();
-    let order = Order { version: &version, url: &url, sha256: None, limits: &node.limits };
-    assert!(node.cache.obtain(&order).unwrap().fresh);
+    let request = Request { version: &version, url: &url, sha256: None, limits: &node.limits };
+    assert!(obtain(&node.cache, &request).unwrap().fresh);
     assert!(file.exists());
 }
 
@@ -235,7 +240,7 @@ fn old_versions_go_but_the_newest_two_and_the_used_stay() {
 #[test]
 fn downloads_that_nobody_goes_on_with_are_removed_after_a_day() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::at(dir.path());
+    let cache = cache_in(dir.path());
     let name = |version: &str, end: &str| format!("NVIDIA-Linux-x86_64-{version}.run.part{end}");
     let yesterday = std::time::SystemTime::now() - Duration::from_secs(90_000);
     for (version, at) in [("570.10.01", Some(yesterday)), ("580.76.05", Some(yesterday)), ("580.95.05", None)]
@@ -260,7 +265,7 @@ fn what_is_no_runfile_is_ended_in_its_first_bytes() {
     node.site.faults().set(&path, Ill::Endless).unwrap();
     let begun = std::time::Instant::now();
     let text = node.refused(V);
-    assert!(text.contains("was deleted, it was not run: it is no runfile"), "{text}");
+    assert!(text.contains("rejected and deleted, not run: not a runfile"), "{text}");
     assert!(node.files().is_empty(), "{:?}", node.files());
     // The server notices that nobody listens any more.
     std::thread::sleep(Duration::from_millis(500));
@@ -275,10 +280,10 @@ fn a_good_header_before_a_body_without_an_end_fills_no_disk() {
     node.site.faults().set(&path, Ill::Endless).unwrap();
     let limits = Limits { download_max: 24 << 20, ..node.limits };
     let version = V.parse().unwrap();
-    let order = Order { version: &version, url: &node.url, sha256: None, limits: &limits };
-    let error = node.cache.obtain(&order).unwrap_err();
+    let request = Request { version: &version, url: &node.url, sha256: None, limits: &limits };
+    let error = obtain(&node.cache, &request).unwrap_err();
     let text = crate::exit::one_line(&error);
-    assert!(text.contains("DOWNLOAD_MAX is 24 MiB") && text.contains("larger than 25 MB"), "{text}");
+    assert!(text.contains("exceeds DOWNLOAD_MAX (24 MiB)") && text.contains("larger than 25 MB"), "{text}");
     assert!(crate::exit::remedy_of(&error).unwrap().contains("DOWNLOAD_MAX"));
     assert!(node.files().is_empty(), "{:?}", node.files());
     // Lengths that no disk holds, one of which wraps around.

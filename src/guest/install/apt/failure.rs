@@ -1,29 +1,29 @@
-//! What apt's output says about a failure.
+//! Why apt failed, from its output.
 
 use crate::sys::process::Output;
 use crate::sys::text;
 
-/// What kept `apt-get update` from succeeding.
+/// The cause of a failed `apt-get update`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// Somebody else is at work with apt.
+pub enum Cause {
+    /// Another process uses apt.
     Locked,
-    /// The servers are not reached.
+    /// The servers cannot be reached.
     Network,
-    /// What waiting does not mend.
-    Final,
+    /// Something that does not change by waiting.
+    Other,
 }
 
-impl Trouble {
-    /// What the run says; `None` when it succeeded.
-    pub fn of(output: &Output) -> Option<Trouble> {
-        let said = format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr));
+impl Cause {
+    /// From the output; `None` for a success.
+    pub fn of(output: &Output) -> Option<Cause> {
         if output.success() {
             return None;
         }
+        let said = said(output);
         let any = |words: &[&str]| words.iter().any(|w| said.contains(w));
         Some(if any(&["Could not get lock", "Unable to lock"]) {
-            Trouble::Locked
+            Cause::Locked
         } else if any(&[
             "Could not resolve",
             "Temporary failure",
@@ -33,54 +33,53 @@ impl Trouble {
             "Connection timed out",
             "Network is unreachable",
         ]) {
-            Trouble::Network
+            Cause::Network
         } else {
-            Trouble::Final
+            Cause::Other
         })
     }
 }
 
-/// Why `apt-get update` did not succeed.
+/// A failed `apt-get update`.
 #[derive(Debug)]
-pub struct NoUpdate {
+pub struct UpdateError {
     why: anyhow::Error,
-    /// A repository is there and has no such suite.
+    /// The repository exists, but has no such suite.
     pub no_release: bool,
 }
 
-impl NoUpdate {
-    /// What the run says.
-    pub fn of(output: &Output) -> NoUpdate {
+impl UpdateError {
+    /// From the output.
+    pub fn of(output: &Output) -> UpdateError {
         let why = anyhow::anyhow!("apt-get update: {}", reasons(output));
-        NoUpdate { why, no_release: has_no_release(output) }
+        UpdateError { why, no_release: said(output).contains("does not have a Release file") }
     }
 }
 
-impl From<anyhow::Error> for NoUpdate {
-    fn from(why: anyhow::Error) -> NoUpdate {
-        NoUpdate { why, no_release: false }
+impl From<anyhow::Error> for UpdateError {
+    fn from(why: anyhow::Error) -> UpdateError {
+        UpdateError { why, no_release: false }
     }
 }
 
-impl From<NoUpdate> for anyhow::Error {
-    fn from(no: NoUpdate) -> anyhow::Error {
-        no.why
+impl From<UpdateError> for anyhow::Error {
+    fn from(error: UpdateError) -> anyhow::Error {
+        error.why
     }
 }
 
-impl std::fmt::Display for NoUpdate {
+impl std::fmt::Display for UpdateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&crate::exit::one_line(&self.why))
     }
 }
 
-/// Whether a repository was reached that has no index for the suite.
-fn has_no_release(output: &Output) -> bool {
-    let said = format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr));
-    said.contains("does not have a Release file")
+/// All that apt printed.
+fn said(output: &Output) -> String {
+    format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr))
 }
 
-/// apt's own reasons: its error lines, else what it printed last.
+/// apt's error lines, else its last lines of output.
 pub fn reasons(output: &Output) -> String {
     let all = [output.stdout.as_slice(), b"\n", output.stderr.as_slice()].concat();
     let is_reason =
@@ -91,7 +90,7 @@ pub fn reasons(output: &Output) -> String {
         lines = output.last_lines(4);
     }
     if lines.is_empty() {
-        lines.push(format!("{}, nothing printed", output.ended));
+        lines.push(format!("{}, no output", output.ended));
     }
     lines.join(" | ")
 }
@@ -108,13 +107,13 @@ mod tests {
 
     #[test]
     fn a_lock_and_a_missing_network_are_waited_for_a_bad_signature_is_not() {
-        assert_eq!(Trouble::of(&said("", 0)), None);
+        assert_eq!(Cause::of(&said("", 0)), None);
         let lock = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)";
-        assert_eq!(Trouble::of(&said(lock, 100)), Some(Trouble::Locked));
+        assert_eq!(Cause::of(&said(lock, 100)), Some(Cause::Locked));
         let network = "W: Failed to fetch http://h/  Temporary failure resolving 'h'";
-        assert_eq!(Trouble::of(&said(network, 100)), Some(Trouble::Network));
+        assert_eq!(Cause::of(&said(network, 100)), Some(Cause::Network));
         let key = "Err:1 http://h  InRelease\nW: GPG error: NO_PUBKEY A4B469963BF863CC\nE: The repository is not signed.";
-        assert_eq!(Trouble::of(&said(key, 100)), Some(Trouble::Final));
+        assert_eq!(Cause::of(&said(key, 100)), Some(Cause::Other));
         assert_eq!(
             reasons(&said(key, 100)),
             "W: GPG error: NO_PUBKEY A4B469963BF863CC | E: The repository is not signed."

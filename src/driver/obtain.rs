@@ -1,0 +1,353 @@
+//! A verified runfile: from the cache, or downloaded once for all containers.
+
+use crate::driver::cache::{Cache, record};
+use crate::driver::desired::{Limits, Sha256};
+use crate::driver::progress::Progress;
+use crate::driver::runfile;
+use crate::driver::template::{Facts, RUNFILE_ARCH, Template};
+use crate::exit::{Code, Context as _, Fault};
+use crate::sys::fetch::{self, Client, FetchError, Watch, Way};
+use crate::sys::file;
+use crate::sys::replace::replace_own;
+use crate::sys::time::{Deadline, human};
+use crate::sys::url::Url;
+use crate::types::Version;
+use anyhow::Context as _;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Space that a download leaves free, in bytes.
+const RESERVE: u64 = 128 << 20;
+/// The size limit of a published checksum file, in bytes.
+const SUM_LIMIT: usize = 16 * 1024;
+
+/// The runfile to obtain.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The driver version.
+    pub version: &'a Version,
+    /// Its URL.
+    pub url: &'a Template,
+    /// Its checksum, if set.
+    pub sha256: Option<&'a Sha256>,
+    /// The limits of a download.
+    pub limits: &'a Limits,
+}
+
+/// A verified runfile.
+#[derive(Clone, Debug)]
+pub struct Runfile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its checksum, which the copy in the container must have.
+    pub sha256: Sha256,
+    /// Whether it was downloaded now.
+    pub fresh: bool,
+}
+
+/// The runfile, from the cache or downloaded and verified.
+///
+/// # Errors
+/// [`Code::Software`]: the download failed, or the file is not what was asked
+/// for.
+pub fn obtain(cache: &Cache, request: &Request<'_>) -> anyhow::Result<Runfile> {
+    let fault = || Fault::new(Code::Software, format!("cannot download driver {}", request.version));
+    let deadline = Deadline::after(request.limits.download);
+    std::fs::create_dir_all(cache.directory())
+        .with_context(|| cache.directory().display().to_string())
+        .fault(fault)?;
+    let path = cache.file(request.version);
+    let _lock = cache.lock(request.version, &deadline).fault(fault)?;
+    let entry = Entry { path, cache, request };
+    match entry.cached().fault(fault)? {
+        Some(runfile) => Ok(runfile),
+        None => entry.fetch(&deadline).fault(fault),
+    }
+}
+
+/// One file of the cache, while its lock is held.
+struct Entry<'a> {
+    path: PathBuf,
+    cache: &'a Cache,
+    request: &'a Request<'a>,
+}
+
+impl Entry<'_> {
+    /// The file of an earlier run, if it is good.
+    fn cached(&self) -> anyhow::Result<Option<Runfile>> {
+        let mut file = match fetch::open_regular(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| self.path.display().to_string()),
+        };
+        let sum = self.recorded(&file).map_or_else(|| self.check(&mut file), Ok);
+        match sum.and_then(|sum| self.expected(sum)) {
+            Ok(sha256) => {
+                log::debug!("cache: using {}", self.path.display());
+                self.accept(&file, sha256, false).map(Some)
+            }
+            Err(why) => {
+                log::warn!("cache: removing {}: {why:#}", self.path.display());
+                let _ = std::fs::remove_file(record(&self.path));
+                std::fs::remove_file(&self.path).with_context(|| self.path.display().to_string())?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Verifies a file against its header and the version.
+    fn check(&self, file: &mut File) -> anyhow::Result<Sha256> {
+        runfile::check(file, self.request.version, RUNFILE_ARCH)
+    }
+
+    /// The checksum, if it is the one of the settings.
+    fn expected(&self, sha256: Sha256) -> anyhow::Result<Sha256> {
+        match self.request.sha256 {
+            Some(set) if *set != sha256 => {
+                anyhow::bail!("its SHA-256 is {sha256}, NVIDIA_RUNFILE_SHA256 is {set}")
+            }
+            _ => Ok(sha256),
+        }
+    }
+
+    /// The checksum of an earlier check, if it was of this very file.
+    fn recorded(&self, file: &File) -> Option<Sha256> {
+        let text = file::text(&record(&self.path), 4096).ok()?;
+        let (sum, rest) = text.trim().split_once(' ')?;
+        (rest == identity(file)?).then(|| sum.parse().ok()).flatten()
+    }
+
+    /// Records the check.
+    fn accept(&self, file: &File, sha256: Sha256, fresh: bool) -> anyhow::Result<Runfile> {
+        if let Some(identity) = identity(file) {
+            let text = format!("{sha256} {identity}\n");
+            if let Err(error) = replace_own(&record(&self.path), text.as_bytes(), 0o644) {
+                log::debug!("{}: {error}", record(&self.path).display());
+            }
+        }
+        Ok(Runfile { path: self.path.clone(), size: file.metadata()?.len(), sha256, fresh })
+    }
+
+    fn fetch(&self, deadline: &Deadline) -> anyhow::Result<Runfile> {
+        let url = self.request.url.fill(&Facts::runfile(self.request.version))?;
+        match self.fetch_from(&url, deadline) {
+            Err(error) if is_missing(&error) => match datacenter(&url, self.request.version) {
+                Some(other) => {
+                    log::info!("download: {url} not found, trying {other}");
+                    self.fetch_from(&other, deadline).map_err(|second| {
+                        if is_missing(&second) { error.context(format!("{second:#}")) } else { second }
+                    })
+                }
+                None => Err(error),
+            },
+            other => other,
+        }
+    }
+
+    fn fetch_from(&self, url: &Url, deadline: &Deadline) -> anyhow::Result<Runfile> {
+        let client = self.cache.client(self.request.limits);
+        match self.attempt(url, &client, deadline, false)? {
+            Some(runfile) => Ok(runfile),
+            None => self
+                .attempt(url, &client, deadline, true)?
+                .with_context(|| format!("{url}: two downloads gave no runfile")),
+        }
+    }
+
+    /// One download; `None`: what an earlier one left made it useless, and it
+    /// is worth another one from the start.
+    fn attempt(
+        &self,
+        url: &Url,
+        client: &Client,
+        deadline: &Deadline,
+        last: bool,
+    ) -> anyhow::Result<Option<Runfile>> {
+        let (part, started) = (self.path.with_extension("run.part"), Instant::now());
+        // Without a checksum in the settings only the way vouches for the file.
+        let way = if self.request.sha256.is_some() { Way::Any } else { Way::Trusted };
+        let order = fetch::Order { url, way, part: &part, max: self.request.limits.download_max };
+        let begun = part.exists();
+        let mut watch = Download::new(self.cache, self.request.version);
+        let resumed = match fetch::download(client, &order, deadline, &mut watch) {
+            Ok(resumed) => resumed,
+            Err(FetchError::Refused(..)) if begun && !last => return Ok(None),
+            Err(error) => return Err(self.fault_of(error)),
+        };
+        drop(watch);
+        match self.verify(&part, url, client, deadline) {
+            Ok(runfile) => {
+                let size = fetch::size(runfile.size);
+                log::info!("download: {url}: {size} in {}, verified", human(started.elapsed()));
+                Ok(Some(runfile))
+            }
+            Err(Unaccepted::Local(error)) => Err(error),
+            Err(Unaccepted::Bad(why)) => {
+                let _ = std::fs::remove_file(&part);
+                if !resumed || last {
+                    return Err(rejected(url, &why));
+                }
+                // The bytes of two different files.
+                log::info!("download: {url}: {why:#}; restarting from the beginning");
+                Ok(None)
+            }
+        }
+    }
+
+    /// A failed download, with its remedy.
+    fn fault_of(&self, error: FetchError) -> anyhow::Error {
+        let directory = self.cache.directory().display();
+        let fault = |what: String| Fault::new(Code::Software, format!("{what}: {error}"));
+        match &error {
+            FetchError::Refused(url, why) => rejected(url, &anyhow::anyhow!("{why}")),
+            FetchError::Full(..) => fault(format!("not enough space for the runfile in {directory}"))
+                .remedy(format!("df -h {directory} && du -xh --max-depth=2 /var | sort -h | tail"))
+                .into(),
+            FetchError::TooLarge(..) => {
+                let mib = self.request.limits.download_max >> 20;
+                fault(format!("the runfile exceeds DOWNLOAD_MAX ({mib} MiB)"))
+                    .remedy("correct NVIDIA_RUNFILE_URL, or set a larger DOWNLOAD_MAX in /etc/default/phoenix-nvidia")
+                    .into()
+            }
+            FetchError::Untrusted(..) | FetchError::Redirect(..) => {
+                fault("NVIDIA_RUNFILE_URL is not trusted".into())
+                    .remedy("set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_RUNFILE_SHA256")
+                    .into()
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Verifies a download and moves it into the cache.
+    fn verify(
+        &self,
+        part: &Path,
+        url: &Url,
+        client: &Client,
+        deadline: &Deadline,
+    ) -> Result<Runfile, Unaccepted> {
+        let local = |error: io::Error| {
+            Unaccepted::Local(anyhow::Error::new(error).context(part.display().to_string()))
+        };
+        let mut file = fetch::open_regular(part).map_err(local)?;
+        let sha256 = self.check(&mut file).and_then(|sum| self.expected(sum)).map_err(Unaccepted::Bad)?;
+        if self.request.sha256.is_none() {
+            published(client, url, &sha256, deadline)?;
+        }
+        #[allow(clippy::disallowed_methods)] // the part is whole and synced, its name ours under the lock
+        std::fs::rename(part, &self.path).map_err(local)?;
+        self.accept(&file, sha256, true).map_err(Unaccepted::Local)
+    }
+}
+
+/// Why a download was not accepted.
+enum Unaccepted {
+    /// The file is not what was asked for.
+    Bad(anyhow::Error),
+    /// It could not be verified or kept.
+    Local(anyhow::Error),
+}
+
+fn rejected(url: &dyn std::fmt::Display, why: &anyhow::Error) -> anyhow::Error {
+    Fault::new(Code::Software, format!("{url} rejected and deleted, not run: {why:#}"))
+        .remedy("correct NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if set)")
+        .into()
+}
+
+/// Compares with the checksum that is published beside the file. If it cannot
+/// be read, that is a warning, since mirrors often lack it.
+fn published(client: &Client, url: &Url, sum: &Sha256, deadline: &Deadline) -> Result<(), Unaccepted> {
+    let sum_url = url.with_suffix(".sha256sum");
+    let text = match fetch::small(client, &sum_url, Way::Trusted, SUM_LIMIT, deadline) {
+        Ok(text) => text,
+        Err(FetchError::Interrupted(signal)) => return Err(Unaccepted::Local(anyhow::Error::new(signal))),
+        Err(error) if url.local().is_some() => {
+            log::debug!("download: no published checksum: {error}");
+            return Ok(());
+        }
+        Err(error) => {
+            log::warn!("download: no published checksum ({error}); only the runfile's own MD5 was verified");
+            return Ok(());
+        }
+    };
+    match Sha256::published(&text) {
+        Some(published) if published == *sum => Ok(()),
+        Some(published) => {
+            Err(Unaccepted::Bad(anyhow::anyhow!("its SHA-256 is {sum}, {sum_url} says {published}")))
+        }
+        None => Err(Unaccepted::Bad(anyhow::anyhow!("{sum_url} has no SHA-256 checksum"))),
+    }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref().is_some_and(FetchError::is_missing))
+}
+
+/// The directory of the datacenter branch on the same server: many drivers
+/// for H100 and H200 are published only there.
+fn datacenter(url: &Url, version: &Version) -> Option<Url> {
+    let usual = format!("/XFree86/Linux-{RUNFILE_ARCH}/{version}/");
+    url.map_path(|path| {
+        path.contains(&usual).then(|| path.replacen(&usual, &format!("/tesla/{version}/"), 1))
+    })
+}
+
+/// Tells this file from one that replaced it.
+fn identity(file: &File) -> Option<String> {
+    let meta = file.metadata().ok()?;
+    Some(format!("{} {} {}.{:09}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Watches a download: space, first bytes, progress.
+struct Download<'a> {
+    cache: &'a Cache,
+    version: &'a Version,
+    progress: Progress,
+}
+
+impl<'a> Download<'a> {
+    fn new(cache: &'a Cache, version: &'a Version) -> Self {
+        Download { cache, version, progress: Progress::new(format!("download: driver {version}")) }
+    }
+}
+
+impl Watch for Download<'_> {
+    fn room(&mut self, more: u64) -> io::Result<()> {
+        let directory = self.cache.directory();
+        let need = more.saturating_add(RESERVE);
+        if free_space(directory)? < need {
+            self.cache.make_room(self.version);
+        }
+        let free = free_space(directory)?;
+        if free < need {
+            let why = format!("{} needed, {} free", fetch::size(need), fetch::size(free));
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        Ok(())
+    }
+
+    fn begins(&mut self, bytes: &[u8]) -> Result<bool, String> {
+        runfile::begins(bytes, self.version, RUNFILE_ARCH).map_err(|why| format!("{why:#}"))
+    }
+
+    fn progress(&mut self, got: u64, of: Option<u64>) {
+        self.progress.at(got, of);
+    }
+
+    fn retry(&mut self, trouble: &FetchError) {
+        log::warn!("download: {trouble}; retrying");
+    }
+}
+
+fn free_space(directory: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(directory)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+#[cfg(test)]
+mod tests;
