@@ -132,7 +132,7 @@ fn call(options: &Attach, ctid: Ctid) -> String {
 
 /// Checks one container and works out what is to be done.
 fn job(ctid: Ctid, conf: Conf, options: &Attach, host: &Host) -> anyhow::Result<Job> {
-    let before = conf.read()?.document;
+    let before = conf.read()?;
     if let Some(owner) = before.get("lock") {
         let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
         return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
@@ -231,7 +231,7 @@ impl Job {
         let (old, new) = (self.hookscript.clone(), self.place.volume.clone());
         undo.push(format!("the settings and the hookscript of container {ctid}"), move || {
             let mut taken = false;
-            if old.as_ref() != Some(&new) && conf.read()?.document.get("hookscript") == Some(new) {
+            if old.as_ref() != Some(&new) && conf.read()?.get("hookscript") == Some(new) {
                 match &old {
                     Some(old) => pct::set(ctid, &["--hookscript", old])?,
                     None => pct::set(ctid, &["--delete", "hookscript"])?,

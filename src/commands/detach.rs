@@ -81,7 +81,7 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
 fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job> {
     let keep = if options.keep_driver { " --keep-driver" } else { "" };
     let conf = Conf::of(ctid).called(format!("detach {ctid}{keep}"));
-    let before = conf.read()?.document;
+    let before = conf.read()?;
     if let Some(owner) = before.get("lock") {
         let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
         return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
@@ -147,9 +147,9 @@ impl Job {
             (self.ctid, self.conf.clone(), self.before.clone(), self.ours.clone());
         undo.push(format!("the settings, the devices and the hookscript of container {ctid}"), move || {
             let mut taken = conf.edit(Caller::ByHand, |now| ours_again(now, &before))?.is_some();
-            if let Some(ours) = ours.filter(|ours| {
-                conf.read().is_ok_and(|now| now.document.get("hookscript").as_ref() != Some(ours))
-            }) {
+            if let Some(ours) =
+                ours.filter(|ours| conf.read().is_ok_and(|now| now.get("hookscript").as_ref() != Some(ours)))
+            {
                 pct::set(ctid, &["--hookscript", &ours])?;
                 taken = true;
             }

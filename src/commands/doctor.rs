@@ -120,7 +120,7 @@ impl Doctor {
         let cluster = cluster::Nodes::read(&mut look);
         let mut confs = match only {
             Some(ctid) => {
-                vec![(ctid, Conf::of(ctid).called(format!("doctor {ctid}")).read()?.document)]
+                vec![(ctid, Conf::of(ctid).called(format!("doctor {ctid}")).read()?)]
             }
             None => status::confs(&mut look),
         };

@@ -32,7 +32,7 @@ pub fn run(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
 /// namespace of lxc-start, and a conf that cannot be read there is no fault.
 fn quiet(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
-    let document = conf.read().map(|snapshot| snapshot.document).unwrap_or_else(|error| {
+    let document = conf.read().unwrap_or_else(|error| {
         log::debug!("{}", exit::one_line(&error));
         // The files may name a chained script for all containers.
         Document::parse(b"")

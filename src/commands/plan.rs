@@ -40,7 +40,7 @@ use crate::types::Ctid;
 /// Those of the call by hand, as far as looking shows them.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid).called(format!("plan {ctid}"));
-    let document = conf.read()?.document;
+    let document = conf.read()?;
     let settings = load::of(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
     let (intent, software) = hand.validate()?;

@@ -52,7 +52,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
     // First whether it exists, and here: what is said of its settings would
     // be said of a conf that is not.
-    let document = conf.read()?.document;
+    let document = conf.read()?;
     let settings = load::of(ctid, Call::ByHand, &conf, &document);
     let hand = Hand { ctid, conf, settings };
     let mut driver = None;
@@ -62,7 +62,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let whom = net::identity(&document);
     let heir = |now: &Document| net::identity(now) != whom;
     // A failure is not recorded of another container that has the number now.
-    if result.is_ok() || !hand.conf.read().is_ok_and(|now| heir(&now.document)) {
+    if result.is_ok() || !hand.conf.read().is_ok_and(|now| heir(&now)) {
         hand.record(&result, driver, begun);
     }
     result?;
@@ -86,7 +86,7 @@ impl Hand {
     fn all(&self, intent: &Intent, software: &Software, driver: &mut Option<Version>) -> anyhow::Result<()> {
         pct::check_exists(self.ctid).map_err(|error| self.conf.or_elsewhere(error))?;
         // A conf that vanished, or that another node has, is told here.
-        let document = self.conf.read()?.document;
+        let document = self.conf.read()?;
         let _lock = locks::by_hand(self.ctid, self.longest())?;
         Record::of(self.ctid).take_over(&net::identity(&document));
         let deadline = Deadline::after(self.settings.value(keys::PRE_START_TIMEOUT));
@@ -184,7 +184,7 @@ impl Hand {
         };
         let mut desired = desired.as_ref().clone();
         desired.gpus = Some(choice.gpus.len());
-        let document = self.conf.read()?.document;
+        let document = self.conf.read()?;
         let identity = Identity::of(self.ctid, &document, Call::ByHand, load::environment(), &desired.driver);
         let mut install = Install {
             ctid: self.ctid,
@@ -250,7 +250,7 @@ impl Hand {
     /// Compares what the running container has with what is wanted: also a
     /// run that was killed after its edit of the conf leads to the restart.
     fn devices_changed(&self, wanted: &[Device]) -> anyhow::Result<bool> {
-        let document = self.conf.read()?.document;
+        let document = self.conf.read()?;
         let Some(init) = pct::init(self.ctid)? else { return Ok(false) };
         let limit = self.settings.value(keys::CHECK_TIMEOUT);
         let has = match attached::read(&init, &Deadline::after(limit / 2)) {

@@ -143,7 +143,7 @@ impl Host {
         let storages = storage::read(&mut look);
         let named = |ctid: &Ctid| {
             let conf = Conf::of(*ctid).called(format!("status {ctid}"));
-            Ok((*ctid, conf.read()?.document))
+            Ok((*ctid, conf.read()?))
         };
         let confs = if ctids.is_empty() {
             confs(&mut look)
@@ -243,7 +243,7 @@ fn containers(look: &mut Look) -> Vec<Ctid> {
 /// The same with their confs; one that was destroyed or migrated meanwhile is
 /// none.
 pub fn confs(look: &mut Look) -> Confs {
-    let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?.document));
+    let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?));
     containers(look).into_iter().filter_map(read).collect()
 }
 

@@ -114,7 +114,7 @@ impl Identity {
     fn look(&self, same_start: bool) -> Result<(), ExecError> {
         let changed = |changed| Err(ExecError::Changed(changed));
         let document = match self.conf.read() {
-            Ok(snapshot) => snapshot.document,
+            Ok(document) => document,
             Err(error) if exit::code_of(&error) == Code::NoContainer => {
                 return changed(Changed::NotHere(self.ctid));
             }
@@ -170,8 +170,7 @@ fn hookscript(document: &Document) -> Hookscript {
 /// what an install does: one that was begun in its predecessor had its place.
 pub fn heir_asks(ctid: Ctid) -> bool {
     let conf = Conf::of(ctid);
-    let Ok(snapshot) = conf.read() else { return false };
-    let document = snapshot.document;
+    let Ok(document) = conf.read() else { return false };
     let settings = load::of_next_start(ctid, &conf, &document);
     pct::status(ctid).is_ok_and(|status| status == pct::Status::Running)
         && hookscript(&document).is_meant()

@@ -206,7 +206,7 @@ impl Install<'_> {
         let limit = self.desired.limits.verify.max(Duration::from_secs(1));
         let mut desired = self.desired.clone();
         // As the container runs now: a restart may have applied what was pending.
-        let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf.document, nodes));
+        let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf, nodes));
         desired.gpus = desired.gpus.map(|gpus| gpus + beside);
         verify::verify(guest, &desired, nodes, &Deadline::after(limit))?;
         log::debug!("verified in {}", human(begun.elapsed()));

@@ -121,7 +121,7 @@ impl Reboot<'_> {
 
     fn startable(&self) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
         let conf = Conf::of(self.ctid);
-        let document = conf.read()?.document;
+        let document = conf.read()?;
         // Those of the start that is to come: an install takes minutes.
         let settings = load::of_next_start(self.ctid, &conf, &document);
         let (intent, _) = Intent::of(&settings);

@@ -76,7 +76,7 @@ pub fn look(
     settings: &Settings,
     choice: Option<&Choice>,
 ) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
-    let document = conf.read()?.document;
+    let document = conf.read()?;
     let found = obstacles_of(&document, settings, choice);
     Ok(startable::judge(ctid, found))
 }

@@ -175,7 +175,7 @@ fn bring_whoever(ctid: Ctid) -> Done {
 fn bring(ctid: Ctid) -> Done {
     let conf = Conf::of(ctid);
     let document = match conf.read() {
-        Ok(snapshot) => snapshot.document,
+        Ok(document) => document,
         Err(error) => return Done::early(None, Err(error)),
     };
     let whom = net::identity(&document);

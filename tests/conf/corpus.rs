@@ -140,7 +140,7 @@ fn the_rewriting_of_these_tests_is_the_recorded_one() {
     let of = |name: &str| corpus().into_iter().find(|case| case.name == name).unwrap().conf;
     let input = of("before-that-rewriting");
     // `pct set --memory 257` sets one value and applies what is pending.
-    let set = String::from_utf8(input.to_bytes()).unwrap().replace("memory: 256", "memory: 257");
+    let set = String::from_utf8_lossy(input.as_bytes()).replace("memory: 256", "memory: 257");
     let set = set.replace("[pve:pending]\nmemory: 300\n\n", "");
     let recorded = of("rewritten-by-pct-set");
     let ours = rewritten_by_proxmox(set.as_bytes());

@@ -83,10 +83,10 @@ fn without_quorum_a_start_that_needs_nothing_succeeds_and_another_says_why() {
     let before = host.lab.read(CONF);
     host.lab.write(format!("{CONTROL}/no-quorum"), "");
     pre_start(&host, "0").run().ok();
-    pre_start(&host, "0,1").run().code(4).says("the cluster has no quorum").says("pvecm status");
+    pre_start(&host, "0,1").run().code(4).says("no quorum").says("pvecm status");
     assert_eq!(host.lab.read(CONF), before);
     host.lab.sh(&format!("mv {CONTROL}/no-quorum {CONTROL}/full")).ok();
-    pre_start(&host, "0,1").run().code(4).says("no space is left");
+    pre_start(&host, "0,1").run().code(4).says("no space left");
     assert_eq!((host.lab.read(CONF), host.temp_files()), (before, String::new()));
     host.lab.sh(&format!("rm {CONTROL}/full")).ok();
     pre_start(&host, "0,1").run().ok();

@@ -76,7 +76,7 @@ fn when_the_holder_did_the_work_a_busy_lock_is_no_fault() {
     let host = Host::new();
     let _held = host.hold_proxmox_lock();
     let asked = Cell::new(0);
-    let done = host.conf.edit(Caller::Hook, |document| {
+    let done = host.impatient().edit(Caller::Hook, |document| {
         if asked.replace(asked.get() + 1) == 0 {
             host.replace_as_proxmox("lxc.environment: A=1\n");
         }
@@ -144,7 +144,7 @@ fn a_name_that_is_missing_for_a_moment_is_waited_for() {
         std::thread::sleep(Duration::from_millis(30));
         std::fs::rename(away, path).unwrap();
     });
-    assert_eq!(host.conf.read().unwrap().document.get("memory").as_deref(), Some("512"));
+    assert_eq!(host.conf.read().unwrap().get("memory").as_deref(), Some("512"));
     writer.join().unwrap();
 }
 
@@ -176,7 +176,7 @@ fn a_container_on_another_node_is_named_with_its_node() {
     assert_eq!(code_of(&error), Code::NoContainer);
     assert!(one_line(&error).contains("on node two"), "{error:#}");
     assert_eq!(remedy_of(&error), Some("ssh two phoenix-nvidia 101"));
-    host.refuses(Caller::ByHand, "migrated meanwhile: it is now on node two");
+    host.refuses(Caller::ByHand, "migrated: it is now on node two");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_conf_is_never_made_larger_than_1_mib() {
     let host = Host::new();
     let line = format!("#{}\n", "x".repeat(62));
     std::fs::write(host.conf.path(), line.repeat((1 << 20) / line.len())).unwrap();
-    host.refuses(Caller::ByHand, "over 1 MiB");
+    host.refuses(Caller::ByHand, "exceed 1 MiB");
     let room = line.repeat((1 << 20) / line.len() - 1);
     std::fs::write(host.conf.path(), &room).unwrap();
     assert!(host.set(Caller::ByHand, "1").unwrap());
@@ -270,7 +270,7 @@ fn the_generated_config_is_edited_where_there_is_one() {
 #[test]
 fn threads_that_edit_at_once_lose_nothing() {
     let host = Host::new();
-    let conf = host.conf.clone().waiting(Duration::from_secs(30));
+    let conf = host.conf.clone();
     std::thread::scope(|scope| {
         for number in 0..8 {
             let conf = &conf;
@@ -283,7 +283,7 @@ fn threads_that_edit_at_once_lose_nothing() {
             });
         }
     });
-    assert_eq!(conf.read().unwrap().document.environment().len(), 8);
+    assert_eq!(conf.read().unwrap().environment().len(), 8);
     assert_eq!(host.names(), ["101.conf"]);
 }
 

@@ -99,7 +99,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
 /// # Errors
 /// [`Code::Passthrough`] when somebody changed a setting meanwhile.
 pub fn check_again(ctid: Ctid, conf: &Conf, checked: &Settings) -> anyhow::Result<()> {
-    let now = of_a_hook(ctid, conf, &conf.read()?.document);
+    let now = of_a_hook(ctid, conf, &conf.read()?);
     let value = |settings: &Settings, key| settings.text(key).map(|(text, _)| text.to_owned());
     let changed = keys::ALL.iter().find(|key| value(&now, key) != value(checked, key));
     match changed {

@@ -37,7 +37,7 @@ const HAND_OVER: Duration = Duration::from_secs(3);
 /// [`Code::Software`], or what the chained hookscript failed with.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
-    let document = conf.read()?.document;
+    let document = conf.read()?;
     let settings = load::of(ctid, Call::Hook, &conf, &document);
     let ours = exit::caught(|| look_after(ctid, &settings, &document));
     // Theirs runs whatever became of ours, unless the whole task is stopped.

@@ -31,8 +31,8 @@ use std::time::Instant;
 /// A chained hookscript's failure; with `fail`, the first fault.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
-    let snapshot = match conf.read() {
-        Ok(snapshot) => snapshot,
+    let document = match conf.read() {
+        Ok(document) => document,
         Err(error) => {
             // Node and cluster may have a policy of their own.
             let settings = load::of(ctid, Call::Hook, &conf, &Document::parse(b""));
@@ -43,14 +43,14 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
             return Ok(Code::Success);
         }
     };
-    let settings = load::of(ctid, Call::Hook, &conf, &snapshot.document);
+    let settings = load::of(ctid, Call::Hook, &conf, &document);
     chain::run(&settings, ctid, &Phase::PreStart)?;
     tell_problems(&settings);
     let fail = settings.value(keys::START_POLICY).fails();
     let begun = Instant::now();
     let deadline = Deadline::after(settings.value(keys::PRE_START_TIMEOUT));
     let conf = conf.until(&deadline);
-    match exit::caught(|| configure(ctid, &conf, &settings, &snapshot.document, fail, &deadline)) {
+    match exit::caught(|| configure(ctid, &conf, &settings, &document, fail, &deadline)) {
         Ok(missing) => {
             Record::of(ctid).note_start((!missing.is_empty()).then(|| missing.join("; ")));
             Ok(Code::Success)
@@ -219,7 +219,7 @@ fn in_few_lines(changes: &[Change]) -> Vec<String> {
 /// before it called us.
 fn mirror(conf: &Conf, wanted: &[Device], mounts: &[Mount]) -> anyhow::Result<()> {
     // What a devN: line passes on stands in the conf alone.
-    let wanted = without_passed(&conf.read()?.document, wanted);
+    let wanted = without_passed(&conf.read()?, wanted);
     let edit = conf.edit_generated(|document| reconcile(document, &wanted, mounts, Form::Lxc))?;
     for change in edit.iter().flat_map(|e| &e.changes) {
         log::debug!("this start: {change}");

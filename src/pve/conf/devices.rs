@@ -7,7 +7,6 @@ use crate::device::DevicePath;
 use crate::device::Number;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
-use crate::pve::conf::line::Separator;
 use crate::pve::conf::line::Setting;
 use crate::pve::passthrough::normal;
 use std::fmt;
@@ -54,7 +53,7 @@ impl Present {
     }
 }
 
-/// Why an entry does not do what it should.
+/// What is wrong with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     /// LXC ignores an absolute target.
@@ -63,8 +62,7 @@ pub enum Flaw {
     OtherTarget,
     /// Not `none bind,optional,create=…`.
     Options,
-    /// Written `key = value` where Proxmox writes `key: value`, or the other
-    /// way round in LXC's own config.
+    /// `key = value` in a conf, or `key: value` in a generated config.
     Form,
 }
 
@@ -74,7 +72,7 @@ impl fmt::Display for Flaw {
             Flaw::AbsoluteTarget => "its target was absolute, which LXC ignores",
             Flaw::OtherTarget => "its target was another path",
             Flaw::Options => "its options were not bind,optional,create=…",
-            Flaw::Form => "it was written in the other form",
+            Flaw::Form => "key and value had the wrong separator",
         })
     }
 }
@@ -147,10 +145,6 @@ fn rule_number(setting: &Setting<'_>) -> Option<Number> {
 }
 
 fn flaw_of(setting: &Setting<'_>, path: DevicePath, form: Form) -> Option<Flaw> {
-    let separator = match form {
-        Form::Pve => Separator::Colon,
-        Form::Lxc => Separator::Equals,
-    };
     let mut fields = words(setting.value).skip(1);
     let target = fields.next().unwrap_or_default();
     let kind = fields.next().unwrap_or_default();
@@ -165,7 +159,7 @@ fn flaw_of(setting: &Setting<'_>, path: DevicePath, form: Form) -> Option<Flaw> 
         Some(Flaw::OtherTarget)
     } else if kind != b"none" || options != [&b"bind"[..], create, b"optional"] || !rest_is_zero {
         Some(Flaw::Options)
-    } else if setting.separator != separator {
+    } else if setting.form != form {
         Some(Flaw::Form)
     } else {
         None

@@ -1,18 +1,18 @@
 //! A conf with every byte kept: sections, comments, forms, line endings,
 //! invalid UTF-8, a missing last newline.
 
-use crate::pve::conf::line;
-use crate::pve::conf::line::Setting;
-use crate::pve::conf::line::header;
-use crate::pve::conf::line::setting;
-use crate::pve::conf::line::trim;
+use crate::pve::conf::line::{self, Setting, header, setting, trim};
+use crate::types::Line;
 use anyhow::bail;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// A conf, or a config that Proxmox generated. What was parsed comes out of
-/// [`Document::to_bytes`] byte for byte.
+pub use crate::pve::conf::line::Form;
+
+/// A conf, or a config that Proxmox generated. [`Document::as_bytes`] returns
+/// what was parsed, byte for byte.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document {
     bytes: Vec<u8>,
@@ -22,37 +22,18 @@ pub struct Document {
     main: usize,
 }
 
-/// How settings are written: in Proxmox's conf, or in LXC's config.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// `key: value`
-    Pve,
-    /// `key = value`
-    Lxc,
-}
-
-impl Form {
-    /// The line, without its ending.
-    pub fn write(self, key: &str, value: &str) -> String {
-        match self {
-            Form::Pve => format!("{key}: {value}"),
-            Form::Lxc => format!("{key} = {value}"),
-        }
-    }
-}
-
 /// One `lxc.environment` line of the main section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvLine {
-    /// What stands before the first `=`.
+    /// The text before the first `=`.
     pub key: String,
-    /// What stands behind it; invalid UTF-8 replaced.
+    /// The text after it; invalid UTF-8 replaced.
     pub value: String,
     /// The line in the file, from 1.
     pub line: usize,
 }
 
-/// A line of any section, for those that only look.
+/// A setting of any section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The section's name; `None` in the main section.
@@ -69,11 +50,11 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvKey(String);
 
-/// A value that can stand in one line of a conf and comes back the same.
+/// A value that a conf line can hold unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfValue(String);
 
-/// The key whose lines carry settings. Never `lxc.environment.runtime`, which
+/// The key of the settings' lines. Never `lxc.environment.runtime`, which
 /// Proxmox lets ordinary users set.
 const ENVIRONMENT: &str = "lxc.environment";
 
@@ -84,11 +65,6 @@ impl Document {
     }
 
     /// What was parsed, or what an edit made of it.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.bytes.clone()
-    }
-
-    /// The same, borrowed.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -100,7 +76,7 @@ impl Document {
         found.map(|(_, s)| text(s.value))
     }
 
-    /// The settings that travel with the container.
+    /// The `lxc.environment` assignments of the main section.
     pub fn environment(&self) -> Vec<EnvLine> {
         let assignment = |(index, s): (usize, Setting<'_>)| {
             let (key, value) = split_assignment(s)?;
@@ -109,9 +85,9 @@ impl Document {
         self.main_settings().filter_map(assignment).collect()
     }
 
-    /// Sets or, with `None`, removes a `lxc.environment` assignment of the main
-    /// section; `None` when it is already so. The last of several lines stays
-    /// where it is, since its value is the one that counts.
+    /// Sets an `lxc.environment` assignment of the main section, or removes it
+    /// (`None`). Returns `None` if nothing changes. Of several lines the last
+    /// keeps its place: its value is the one that counts.
     pub fn set_environment(&self, key: &EnvKey, value: Option<&ConfValue>) -> Option<Document> {
         let own = |s: Setting<'_>| split_assignment(s).is_some_and(|(k, _)| k == key.0.as_bytes());
         let there: Vec<usize> =
@@ -136,7 +112,7 @@ impl Document {
             match keep {
                 Some(index) if !right(index) => patch.replace(index, line),
                 Some(_) => {}
-                None => patch.insert(self.end_of_lxc_lines(), vec![line]),
+                None => patch.insert(self.end_of_lxc_lines(), [line]),
             }
         }
         Some(patch.apply())
@@ -158,7 +134,7 @@ impl Document {
         found
     }
 
-    /// How many lines the main section has.
+    /// The number of lines in the main section.
     pub(super) fn main_len(&self) -> usize {
         self.main
     }
@@ -177,8 +153,8 @@ impl Document {
         (0..self.main).filter_map(|index| Some((index, self.setting(index)?)))
     }
 
-    /// The line before which a new `lxc.*` line goes: behind the last one of
-    /// the main section, or else behind its last line that is not blank.
+    /// Where a new `lxc.*` line goes: after the last one of the main section, or
+    /// else after its last line that is not blank.
     pub(super) fn end_of_lxc_lines(&self) -> usize {
         let lxc = |index: &usize| self.setting(*index).is_some_and(|s| s.key.starts_with("lxc."));
         let filled = |index: &usize| !trim(self.line(*index)).is_empty();
@@ -213,8 +189,8 @@ impl fmt::Debug for Document {
     }
 }
 
-/// Key and value of an `lxc.environment` line. One without `=` makes LXC pass
-/// on a variable of its own environment and is no setting.
+/// Key and value of an `lxc.environment` line. A line without `=` is not a
+/// setting: it makes LXC pass on a variable of its own environment.
 fn split_assignment(s: Setting<'_>) -> Option<(&[u8], &[u8])> {
     if s.key != ENVIRONMENT {
         return None;
@@ -227,13 +203,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Changes to single lines; all others come out byte for byte.
+/// Changes to single lines; all others stay byte for byte.
 pub(super) struct Patch<'a> {
     document: &'a Document,
-    /// What a line becomes; an empty list removes it.
-    instead: std::collections::BTreeMap<usize, Vec<String>>,
-    /// What comes before a line.
-    before: std::collections::BTreeMap<usize, Vec<String>>,
+    /// The new text of a line; `None` removes it.
+    instead: BTreeMap<usize, Option<String>>,
+    /// New lines before a line.
+    before: BTreeMap<usize, Vec<String>>,
 }
 
 impl<'a> Patch<'a> {
@@ -242,20 +218,20 @@ impl<'a> Patch<'a> {
     }
 
     pub(super) fn remove(&mut self, index: usize) {
-        self.instead.insert(index, Vec::new());
+        self.instead.insert(index, None);
     }
 
     pub(super) fn replace(&mut self, index: usize, line: String) {
-        self.instead.insert(index, vec![line]);
+        self.instead.insert(index, Some(line));
     }
 
-    /// Puts lines before the one at `index`, behind those already put there.
-    pub(super) fn insert(&mut self, index: usize, lines: Vec<String>) {
+    /// Puts lines before the one at `index`, after those already put there.
+    pub(super) fn insert(&mut self, index: usize, lines: impl IntoIterator<Item = String>) {
         self.before.entry(index).or_default().extend(lines);
     }
 
-    /// A line that ends without a newline gets one as soon as another follows.
-    /// New lines end as the line before them does, or else the one after.
+    /// A last line without a newline gets one if another line follows. New lines
+    /// end as the line before them does, or else as the one after.
     pub(super) fn apply(&self) -> Document {
         let document = self.document;
         let mut out: Vec<u8> = Vec::with_capacity(document.bytes.len() + 1024);
@@ -276,10 +252,11 @@ impl<'a> Patch<'a> {
             let old = document.line(index);
             current = ending(old).unwrap_or(current);
             match self.instead.get(&index) {
-                Some(new) => new.iter().for_each(|line| {
-                    push(&mut out, line.as_bytes(), current);
+                Some(Some(new)) => {
+                    push(&mut out, new.as_bytes(), current);
                     out.extend_from_slice(current);
-                }),
+                }
+                Some(None) => {}
                 None => push(&mut out, old, current),
             }
         }
@@ -302,7 +279,7 @@ impl FromStr for EnvKey {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let first = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         if !first || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            bail!("{text:?} is no name of a variable: letters, digits and _ only");
+            bail!("{text:?} is not a variable name: use letters, digits and _");
         }
         Ok(EnvKey(text.to_owned()))
     }
@@ -318,11 +295,9 @@ impl FromStr for ConfValue {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        if let Some(bad) = text.chars().find(|c| c.is_control()) {
-            bail!("contains the control character {}", bad.escape_default());
-        }
+        text.parse::<Line>()?;
         if text.bytes().next_back().is_some_and(line::is_blank) {
-            bail!("ends in a blank, which Proxmox cuts off");
+            bail!("ends with a blank, which Proxmox removes");
         }
         Ok(ConfValue(text.to_owned()))
     }

@@ -1,32 +1,26 @@
-//! What the store's failures are called: what failed, on what, why, and the
-//! command that shows or mends it.
+//! The faults of a conf: what failed, why, and the remedy.
 
 use crate::exit::{Code, Fault};
-use crate::pve::conf::open::OpenError;
-use crate::pve::conf::open::TakeError;
-use crate::pve::conf::store::Conf;
+use crate::pve::conf::files::Conf;
+use crate::pve::conf::open::{OpenError, TakeError};
 use crate::sys::lock::LockError;
 use nix::libc;
 use std::io;
 use std::path::Path;
 
+/// Shows whether /etc/pve is mounted.
+const PVE_CLUSTER: &str = "systemctl status pve-cluster";
+
 impl Conf {
-    /// Adds to an error about a missing container where it is, if that is
-    /// another node.
+    /// Adds to an error about a missing container which node has it.
     pub fn or_elsewhere(&self, error: anyhow::Error) -> anyhow::Error {
         let Some(node) = self.other_node() else { return error };
         let fault = Fault::new(Code::NoContainer, format!("container {} is on node {node}", self.ctid));
-        error.context(fault.remedy(self.there(&node)))
+        error.context(fault.remedy(self.call_on(&node)))
     }
 
-    /// The same call on the node that has the container.
-    fn there(&self, node: &str) -> String {
-        format!("ssh {node} phoenix-nvidia {}", self.call.clone().unwrap_or_else(|| self.ctid.to_string()))
-    }
-
-    /// A fault of the host's side.
     pub(super) fn fault_at(&self, path: &Path, message: String) -> anyhow::Error {
-        Fault::new(Code::Passthrough, message).remedy(format!("look at `ls -l {}`", path.display())).into()
+        Fault::new(Code::Passthrough, message).remedy(format!("ls -l {}", path.display())).into()
     }
 
     pub(super) fn unreadable(&self, error: OpenError, missing: Code) -> anyhow::Error {
@@ -35,8 +29,7 @@ impl Conf {
             OpenError::Missing => self.missing(missing),
             OpenError::Io(error) => {
                 let message = format!("cannot read {}: {error}", path.display());
-                let remedy = "`systemctl status pve-cluster` shows whether /etc/pve is served";
-                Fault::new(Code::Passthrough, message).remedy(remedy).into()
+                Fault::new(Code::Passthrough, message).remedy(PVE_CLUSTER).into()
             }
             other => self.fault_at(path, format!("container {ctid}: {}", describe(&other, path))),
         }
@@ -46,9 +39,9 @@ impl Conf {
         let ctid = self.ctid;
         let vanished = code != Code::NoContainer;
         if let Some(node) = self.other_node() {
-            let what = if vanished { "was migrated meanwhile: it is now" } else { "is" };
+            let what = if vanished { "was migrated: it is now" } else { "is" };
             let message = format!("container {ctid} {what} on node {node}");
-            return Fault::new(code, message).remedy(self.there(&node)).into();
+            return Fault::new(code, message).remedy(self.call_on(&node)).into();
         }
         if let Some(node) = self.machine_on() {
             let message = format!("{ctid} is a virtual machine (on node {node}), not a container");
@@ -57,14 +50,11 @@ impl Conf {
         let path = self.conf.display();
         let served = self.conf.parent().is_some_and(Path::is_dir);
         let (message, remedy) = if !served {
-            let what = format!("{path} does not exist, and neither does its directory");
-            (what, "`systemctl status pve-cluster` shows whether /etc/pve is served")
+            (format!("{path} does not exist: /etc/pve is not mounted"), PVE_CLUSTER)
         } else if vanished {
-            let what = format!("{path} has vanished: container {ctid} was destroyed or migrated meanwhile");
-            (what, "`pct list` shows the containers of this node")
+            (format!("{path} is gone: container {ctid} was destroyed or migrated"), "pct list")
         } else {
-            let what = format!("container {ctid} does not exist: there is no {path}");
-            (what, "`pct list` shows the containers of this node")
+            (format!("container {ctid} does not exist: no {path}"), "pct list")
         };
         Fault::new(code, message).remedy(remedy).into()
     }
@@ -76,41 +66,37 @@ impl Conf {
         };
         let remedy = match &error {
             LockError::Busy { holder: Some(holder), .. } => {
-                format!("wait until it has ended; `ps -fp {}` shows it", holder.pid)
+                format!("wait for process {pid} to end (ps -fp {pid})", pid = holder.pid)
             }
-            _ => "run it again; `lslocks` shows who holds what".to_owned(),
+            _ => "lslocks".to_owned(),
         };
-        let message = format!("the conf of container {} was not changed", self.ctid);
+        let message = format!("conf of container {} not changed", self.ctid);
         anyhow::Error::new(error).context(Fault::new(Code::Passthrough, message).remedy(remedy))
     }
 
     pub(super) fn not_written(&self, error: io::Error) -> anyhow::Error {
         let path = self.conf.display();
         let (why, remedy) = match error.raw_os_error() {
-            Some(libc::EACCES | libc::EROFS | libc::EIO) => (
-                "the cluster has no quorum, and without it nothing under /etc/pve can be changed",
-                "`pvecm status` shows the quorum",
-            ),
-            Some(libc::ENOSPC | libc::EDQUOT) => ("no space is left there", "`df /etc/pve` shows it"),
-            Some(libc::EFBIG) => ("it would be too large", "`ls -l /etc/pve/lxc` shows its size"),
-            None | Some(libc::ENOENT) => (
-                "somebody else replaced it again and again, or it vanished",
-                "`ls -l /etc/pve/lxc` shows what is there; then run it again",
-            ),
-            _ => ("nothing was changed", "`systemctl status pve-cluster` shows whether /etc/pve is served"),
+            Some(libc::EACCES | libc::EROFS | libc::EIO) => {
+                ("no quorum: /etc/pve is read-only", "pvecm status")
+            }
+            Some(libc::ENOSPC | libc::EDQUOT) => ("no space left in /etc/pve", "df /etc/pve"),
+            Some(libc::EFBIG) => ("too large for /etc/pve", "ls -l /etc/pve/lxc"),
+            None | Some(libc::ENOENT) => ("another program keeps replacing it", "ls -l /etc/pve/lxc"),
+            _ => ("nothing changed", PVE_CLUSTER),
         };
         let message = format!("cannot write {path}: {why}");
         anyhow::Error::new(error).context(Fault::new(Code::Passthrough, message).remedy(remedy))
     }
 }
 
-/// What is wrong with a file, in one sentence.
+/// What is wrong with a file.
 pub(super) fn describe(error: &OpenError, path: &Path) -> String {
     let path = path.display();
     match error {
         OpenError::Missing => format!("{path} does not exist"),
-        OpenError::NotAFile(what) => format!("{path} is {what}, so it is left alone"),
-        OpenError::TooLarge => format!("{path} is larger than 1 MiB, so it is left alone"),
+        OpenError::NotAFile(what) => format!("{path} is {what}, not a regular file"),
+        OpenError::TooLarge => format!("{path} is larger than 1 MiB"),
         OpenError::Io(error) => format!("cannot read {path}: {error}"),
     }
 }

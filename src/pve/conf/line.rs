@@ -1,12 +1,22 @@
 //! One line of a conf, read as Proxmox's parser reads it.
 
-/// What stands between key and value.
+/// How a setting is written: as in Proxmox's conf, or as in LXC's config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Separator {
+pub enum Form {
     /// `key: value`
-    Colon,
+    Pve,
     /// `lxc.key = value`
-    Equals,
+    Lxc,
+}
+
+impl Form {
+    /// The line, without its ending.
+    pub fn write(self, key: &str, value: &str) -> String {
+        match self {
+            Form::Pve => format!("{key}: {value}"),
+            Form::Lxc => format!("{key} = {value}"),
+        }
+    }
 }
 
 /// A line that sets something.
@@ -14,19 +24,19 @@ pub enum Separator {
 pub struct Setting<'a> {
     /// The key, always ASCII.
     pub key: &'a str,
-    /// What stands behind it.
-    pub separator: Separator,
-    /// The value without the blanks around it.
+    /// How the line is written.
+    pub form: Form,
+    /// The value, trimmed.
     pub value: &'a [u8],
 }
 
-/// Blanks as Perl's `\s` has them; a carriage return is one of them, which is
-/// why Proxmox reads CRLF files.
+/// A blank as in Perl's `\s`, a carriage return included: Proxmox reads CRLF
+/// files.
 pub fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
-/// Without the blanks on either side.
+/// The text without leading and trailing blanks.
 pub fn trim(text: &[u8]) -> &[u8] {
     let Some(start) = text.iter().position(|b| !is_blank(*b)) else { return &[] };
     let end = text.iter().rposition(|b| !is_blank(*b)).map_or(start, |last| last + 1);
@@ -35,24 +45,22 @@ pub fn trim(text: &[u8]) -> &[u8] {
 
 /// The name of a section, if the line is a header.
 ///
-/// Proxmox knows `[pve:pending]` and snapshot names. Any other `[…]` may be
-/// what a newer version knows: taking it for a header too means that nothing
-/// below it is ever edited.
+/// Proxmox knows `[pve:pending]` and snapshot names. A newer version may know
+/// other headers: whatever is in brackets counts, so that nothing below is ever
+/// edited.
 pub fn header(line: &[u8]) -> Option<&[u8]> {
     let text = line.strip_prefix(b"[")?;
     let end = text.iter().rposition(|b| !is_blank(*b))?;
     (text[end] == b']').then(|| &text[..end])
 }
 
-/// The setting of a line: `None` for comments, blank lines, headers, and all
-/// that Proxmox's parser does not take (a leading blank, a blank before the
-/// colon).
+/// The setting of a line: `None` for comments, blank lines, headers, and
+/// whatever Proxmox's parser rejects (a leading blank, a blank before the colon).
 pub fn setting(line: &[u8]) -> Option<Setting<'_>> {
     if line.starts_with(b"lxc.") { raw_lxc(line) } else { plain(line) }
 }
 
-/// `lxc.key: value` and `lxc.key = value`; the blank before the sign is
-/// allowed for `=` only.
+/// `lxc.key: value` and `lxc.key = value`; only `=` may have a blank before it.
 fn raw_lxc(line: &[u8]) -> Option<Setting<'_>> {
     let in_key = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
     let length = line.iter().position(|b| !in_key(b))?;
@@ -60,11 +68,11 @@ fn raw_lxc(line: &[u8]) -> Option<Setting<'_>> {
         return None;
     }
     let (key, rest) = line.split_at(length);
-    let (separator, value) = match rest.strip_prefix(b":") {
-        Some(value) => (Separator::Colon, value),
-        None => (Separator::Equals, trim(rest).strip_prefix(b"=")?),
+    let (form, value) = match rest.strip_prefix(b":") {
+        Some(value) => (Form::Pve, value),
+        None => (Form::Lxc, trim(rest).strip_prefix(b"=")?),
     };
-    Some(Setting { key: std::str::from_utf8(key).ok()?, separator, value: trim(value) })
+    Some(Setting { key: std::str::from_utf8(key).ok()?, form, value: trim(value) })
 }
 
 /// `key: value`, where a key is letters and an optional number.
@@ -75,7 +83,7 @@ fn plain(line: &[u8]) -> Option<Setting<'_>> {
     let shaped = letters.starts_with(|c: char| c.is_ascii_lowercase())
         && letters.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let value = trim(&line[colon + 1..]);
-    (shaped && !value.is_empty()).then_some(Setting { key, separator: Separator::Colon, value })
+    (shaped && !value.is_empty()).then_some(Setting { key, form: Form::Pve, value })
 }
 
 #[cfg(test)]

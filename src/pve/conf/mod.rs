@@ -1,12 +1,14 @@
 //! The container's conf: lossless, semantic, atomic, and right beside
 //! Proxmox's own writers.
 //!
-//! [`document`] keeps every byte, [`devices`] works out the wanted pairs
-//! (pure) and [`mounts`] the other entries of ours, [`store`] locks, reads and replaces the file.
+//! [`document`] keeps every byte, [`devices`] and [`mounts`] find our entries,
+//! [`reconcile`] edits them (all pure), [`store`] locks, reads and replaces the
+//! file.
 
 pub mod devices;
 pub mod document;
 mod faults;
+mod files;
 mod line;
 pub mod mounts;
 mod open;

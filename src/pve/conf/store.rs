@@ -4,23 +4,17 @@
 use crate::exit::{Code, Fault};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::faults::describe;
-use crate::pve::conf::open;
-use crate::pve::conf::open::MAX_SIZE;
-use crate::pve::conf::open::OpenError;
-use crate::pve::conf::open::TakeError;
+use crate::pve::conf::open::{self, MAX_SIZE, OpenError, TakeError};
 use crate::sys::lock;
 use crate::sys::replace::{Attributes, replace_if};
 use crate::sys::time::Deadline;
-use crate::types::Ctid;
 use anyhow::Result;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// As long as Proxmox itself waits for its lock.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
+pub use crate::pve::conf::files::Conf;
 
 /// What Proxmox's temp files and ours are told apart by.
 const MARK: &str = ".phoenix-nvidia.";
@@ -37,105 +31,20 @@ pub enum Caller {
     ByHand,
 }
 
-/// A conf as it was at one moment.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Its contents.
-    pub document: Document,
-    /// Device and inode of the file.
-    pub inode: (u64, u64),
-}
-
-/// The files of one container.
-#[derive(Clone, Debug)]
-pub struct Conf {
-    pub(super) ctid: Ctid,
-    pub(super) conf: PathBuf,
-    generated: PathBuf,
-    pve_lock: PathBuf,
-    nodes: PathBuf,
-    wait: Duration,
-    until: Option<Deadline>,
-    /// The words of the present call, to be told for another node.
-    pub(super) call: Option<String>,
-}
-
 impl Conf {
-    /// Those of this host.
-    pub fn of(ctid: Ctid) -> Conf {
-        Conf::under(Path::new("/"), ctid)
-    }
-
-    /// Those of the host whose root directory is `root`.
-    pub fn under(root: &Path, ctid: Ctid) -> Conf {
-        Conf {
-            ctid,
-            conf: root.join(format!("etc/pve/lxc/{ctid}.conf")),
-            generated: root.join(format!("var/lib/lxc/{ctid}/config")),
-            pve_lock: root.join(format!("run/lock/lxc/pve-config-{ctid}.lock")),
-            nodes: root.join("etc/pve/nodes"),
-            wait: LOCK_WAIT,
-            until: None,
-            call: None,
-        }
-    }
-
-    /// Says what this call is (`plan 101`), so that a container of another
-    /// node can be told with the command that does the same there.
-    #[must_use]
-    pub fn called(mut self, words: impl Into<String>) -> Conf {
-        self.call = Some(words.into());
-        self
-    }
-
-    /// Waits this long for each lock instead of 10 s.
-    #[must_use]
-    pub fn waiting(mut self, wait: Duration) -> Conf {
-        self.wait = wait;
-        self
-    }
-
-    /// Waits for no lock beyond this deadline, that of the whole phase.
-    #[must_use]
-    pub fn until(mut self, deadline: &Deadline) -> Conf {
-        self.until = Some(*deadline);
-        self
-    }
-
-    fn deadline(&self) -> Deadline {
-        self.until.map_or_else(|| Deadline::after(self.wait), |until| until.at_most(self.wait))
-    }
-
-    /// Where the conf lies.
-    pub fn path(&self) -> &Path {
-        &self.conf
-    }
-
-    /// The node that has the container, if it is not this one.
-    pub fn other_node(&self) -> Option<String> {
-        self.node_with("lxc")
-    }
-
-    /// The node that has a virtual machine of this number.
-    pub(super) fn machine_on(&self) -> Option<String> {
-        self.node_with("qemu-server")
-    }
-
-    fn node_with(&self, kind: &str) -> Option<String> {
-        let name = self.conf.file_name()?;
-        let mut nodes = std::fs::read_dir(&self.nodes).ok()?.flatten();
-        let there = nodes.find(|node| node.path().join(kind).join(name).exists())?;
-        Some(there.file_name().to_string_lossy().into_owned())
-    }
-
     /// Reads the conf, without any lock.
     ///
     /// # Errors
-    /// A [`Fault`] with code 3 when there is no conf on this node, and 4 when
-    /// what is there can't be read.
-    pub fn read(&self) -> Result<Snapshot> {
+    /// A [`Fault`] with code 3 if this node has no such conf, 4 if it cannot be
+    /// read.
+    pub fn read(&self) -> Result<Document> {
+        self.read_or(Code::NoContainer)
+    }
+
+    /// `missing`: the code if there is no conf.
+    fn read_or(&self, missing: Code) -> Result<Document> {
         let (file, meta) =
-            open::open(&self.conf, RETRIES).map_err(|error| self.unreadable(error, Code::NoContainer))?;
+            open::open(&self.conf, RETRIES).map_err(|error| self.unreadable(error, missing))?;
         self.contents(&file, &meta)
     }
 
@@ -152,12 +61,12 @@ impl Conf {
         who: Caller,
         edit: impl Fn(&Document) -> Option<E>,
     ) -> Result<Option<E>> {
-        let first = self.read_to_edit()?;
-        if edit(&first.document).is_none() {
+        let first = self.read_or(Code::Passthrough)?;
+        if edit(&first).is_none() {
             self.clear_unlocked();
             return Ok(None);
         }
-        self.may_edit(who, &first.document)?;
+        self.may_edit(who, &first)?;
         // Order: Proxmox's lock, then ours; never the other way round.
         let taken = open::lock_at(&self.pve_lock, &self.deadline(), || {
             lock::open_theirs(&self.pve_lock).map_err(TakeError::Lock)
@@ -166,7 +75,7 @@ impl Conf {
             Ok(held) => held,
             Err(error) => {
                 // Whoever held it may have done the work.
-                if edit(&self.read_to_edit()?.document).is_none() {
+                if edit(&self.read_or(Code::Passthrough)?).is_none() {
                     return Ok(None);
                 }
                 return Err(self.not_locked(error));
@@ -185,9 +94,9 @@ impl Conf {
         loop {
             let (file, meta) = self.lock_conf(&deadline)?;
             let now = self.contents(&file, &meta)?;
-            let done = edit(&now.document);
+            let done = edit(&now);
             if let Some(new) = &done {
-                self.may_edit(who, &now.document)?;
+                self.may_edit(who, &now)?;
                 self.fits(new.as_ref())?;
             }
             // Created exclusively and only under this lock: what is there now
@@ -257,15 +166,9 @@ impl Conf {
         })
     }
 
-    fn read_to_edit(&self) -> Result<Snapshot> {
-        let (file, meta) =
-            open::open(&self.conf, RETRIES).map_err(|error| self.unreadable(error, Code::Passthrough))?;
-        self.contents(&file, &meta)
-    }
-
-    fn contents(&self, file: &File, meta: &Metadata) -> Result<Snapshot> {
+    fn contents(&self, file: &File, meta: &Metadata) -> Result<Document> {
         let bytes = open::read(file, meta).map_err(|e| self.unreadable(e, Code::Passthrough))?;
-        Ok(Snapshot { document: Document::from(bytes), inode: (meta.dev(), meta.ino()) })
+        Ok(Document::from(bytes))
     }
 
     /// A leftover of a killed run goes even when there is nothing else to do,
@@ -293,8 +196,7 @@ impl Conf {
         };
         let Some(owner) = owner else { return Ok(()) };
         let message = format!("container {} is locked by another operation ({owner})", self.ctid);
-        let remedy =
-            format!("wait until it has ended; if it died, `pct unlock {}` takes its lock away", self.ctid);
+        let remedy = format!("wait for that operation to end; if it died: pct unlock {}", self.ctid);
         Err(Fault::new(Code::Passthrough, message).remedy(remedy).into())
     }
 
@@ -302,8 +204,7 @@ impl Conf {
         if document.as_bytes().len() <= MAX_SIZE {
             return Ok(());
         }
-        let path = self.conf.display();
-        let message = format!("{path} would grow over 1 MiB, the most that /etc/pve takes");
+        let message = format!("{} would exceed 1 MiB, the limit of /etc/pve", self.conf.display());
         Err(self.fault_at(&self.conf, message))
     }
 }

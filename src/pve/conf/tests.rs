@@ -18,7 +18,7 @@ fn document(text: &str) -> Document {
 }
 
 fn text(document: &Document) -> String {
-    String::from_utf8(document.to_bytes()).unwrap()
+    String::from_utf8_lossy(document.as_bytes()).into_owned()
 }
 
 fn wanted(path: &str, major: u32, minor: u32) -> Device {

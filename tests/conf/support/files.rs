@@ -5,6 +5,7 @@
 use phoenix_nvidia::exit::{Code, code_of, one_line, remedy_of};
 use phoenix_nvidia::pve::conf::document::Document;
 use phoenix_nvidia::pve::conf::store::{Caller, Conf};
+use phoenix_nvidia::sys::time::Deadline;
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ impl Host {
                 None
             }
         };
-        let conf = Conf::under(root.path(), "101".parse().unwrap()).waiting(Duration::from_millis(400));
+        let conf = Conf::under(root.path(), "101".parse().unwrap());
         let host = Host { pmxcfs, root, conf };
         std::fs::write(host.conf.path(), TEXT).unwrap();
         host
@@ -50,6 +51,11 @@ impl Host {
     /// Has each write on pmxcfs fail: `no-quorum`, `full` or `eio`.
     pub fn writes_meet(&self, what: &str) {
         std::fs::write(self.path("control").join(what), "").unwrap();
+    }
+
+    /// The conf, with little patience for each lock.
+    pub fn impatient(&self) -> Conf {
+        self.conf.clone().until(&Deadline::after(Duration::from_millis(400)))
     }
 
     pub fn path(&self, inside: &str) -> PathBuf {
@@ -91,7 +97,7 @@ impl Host {
     }
 
     pub fn set(&self, who: Caller, value: &str) -> anyhow::Result<bool> {
-        self.conf.edit(who, |document| set(document, value)).map(|done| done.is_some())
+        self.impatient().edit(who, |document| set(document, value)).map(|done| done.is_some())
     }
 
     /// That an edit fails with code 4, says `what`, and leaves all as it was.
