@@ -102,7 +102,7 @@ impl Host {
         let cluster = Cluster::read(&mut look);
         let mut inventory = Inventory::read(View::host());
         if options.by_uuid && inventory.gpus.iter().any(|gpu| gpu.minor.is_some() && gpu.uuid.is_none()) {
-            if let Err(error) = inventory.add_uuids(View::host().root(), &Deadline::secs(60)) {
+            if let Err(error) = inventory.add_uuids(View::host(), &Deadline::secs(60)) {
                 log::warn!("the UUIDs of the GPUs are not known: {error:#}");
             }
         }

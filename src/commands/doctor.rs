@@ -132,8 +132,8 @@ impl Doctor {
         let questions = Questions::asked_once(asked);
         let mut files = Look::of(View::host(), &[scope.asked(), questions]);
         let mut inventory = Inventory::seen(&mut files, &scope);
-        inventory.add_other_cards(View::host().root());
-        inventory.add_vms(View::host().root());
+        inventory.add_other_cards(View::host());
+        inventory.add_vms(View::host());
         confs.retain(|(_, conf)| only.is_some() || status::concerns_us(&files, &storages, conf));
         Ok((Doctor { look, files, inventory, storages, cluster }, confs))
     }

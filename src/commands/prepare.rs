@@ -59,7 +59,7 @@ fn nothing_to_prepare(host: View<'_>) -> Option<Diagnosis> {
     if inventory.driver.is_some() {
         return None;
     }
-    inventory.add_other_cards(host.root());
+    inventory.add_other_cards(host);
     let given = |driver: &str| driver != "nvidia" && driver != "nouveau";
     let all_given = inventory.gpus.iter().all(|gpu| gpu.bound_to.as_deref().is_some_and(given));
     if all_given && inventory.problems.is_empty() { Some(diagnose::no_driver(host)) } else { None }

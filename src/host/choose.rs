@@ -1,5 +1,5 @@
-//! Choosing: from what the settings ask for and what the host has to the
-//! devices that the container gets. Pure.
+//! Chooses the devices of a container, from its settings and what the host
+//! has. Pure.
 
 use super::device_node::DeviceNode;
 use super::gpus::{Gpu, Inventory};
@@ -10,12 +10,12 @@ use anyhow::bail;
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-/// `GPU_CAPABILITIES`: what the container is to do with its GPUs.
+/// `GPU_CAPABILITIES`: what the container uses its GPUs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// CUDA; always served.
+    /// CUDA; always given.
     pub compute: bool,
-    /// nvidia-smi; always served.
+    /// nvidia-smi; always given.
     pub utility: bool,
     /// OpenGL and Vulkan: nvidia-modeset and the card's DRM nodes.
     pub graphics: bool,
@@ -30,7 +30,7 @@ impl Default for Capabilities {
 }
 
 impl Capabilities {
-    /// Whether mode setting and DRM nodes are wanted.
+    /// Whether mode setting and DRM nodes are needed.
     pub fn wants_display(self) -> bool {
         self.graphics || self.display
     }
@@ -49,7 +49,7 @@ impl FromStr for Capabilities {
                 "display" => all.display = true,
                 "all" => all = Capabilities { compute: true, utility: true, graphics: true, display: true },
                 _ => bail!(
-                    "'{}' is no capability; expected a comma list of compute, utility, graphics, display, or all",
+                    "unknown capability '{}': expected a comma list of compute, utility, graphics, display, or all",
                     word.escape_debug()
                 ),
             }
@@ -58,59 +58,55 @@ impl FromStr for Capabilities {
     }
 }
 
-/// A device that is wanted and whose node is not there, or is a stale one.
+/// A chosen device whose node is missing or wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToMake {
-    /// The device that the container gets.
+    /// The device for the container.
     pub path: DevicePath,
-    /// Its node; another path for the caps directory alone: the monitor capability's.
+    /// Its node: the same path, but the monitor capability's for the caps directory.
     pub node: DevicePath,
-    /// The number it ought to have; none while the module that knows it isn't loaded.
+    /// Its right number; `None` while its module is not loaded.
     pub number: Option<Number>,
-    /// What is wrong with it, for messages: `is missing`, `has the stale major 510, not 511`.
+    /// What is wrong, for messages: `is missing`.
     pub why: String,
 }
 
 /// The outcome of choosing.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// The devices that are there, in the order of the conf's pairs.
+    /// The devices whose nodes are right, in the order of the conf's pairs.
     pub devices: Vec<Device>,
-    /// Those that are wanted and whose nodes have to be made first ([`super::nodes::prepare`]).
+    /// Those whose nodes must be made first ([`super::nodes::prepare`]).
     pub to_make: Vec<ToMake>,
-    /// What can't be given.
+    /// What the host cannot give.
     pub missing: Vec<Missing>,
-    /// The cards chosen.
+    /// The chosen cards.
     pub gpus: Vec<Gpu>,
-    /// What the user may want to know, and is no fault.
+    /// Information that is no fault.
     pub notes: Vec<String>,
 }
 
 impl Choice {
-    /// Once nothing more will be made: what still is to be made, is missing.
+    /// Once no more nodes are made: those still to make are missing.
     #[must_use]
     pub fn settled(mut self) -> Choice {
         for node in std::mem::take(&mut self.to_make) {
             if node.path == DevicePath::Caps {
-                // Access to the MIG monitor is a courtesy: nvidia-smi works without it.
+                // Optional: nvidia-smi works without the MIG monitor.
                 self.notes.push(format!("{} {}: left out", node.node, node.why));
                 continue;
             }
-            self.missing.push(Missing {
-                what: node.path.to_string(),
-                why: node.why,
-                has: None,
-                remedy: Some(PREPARE.into()),
-            });
+            let remedy = Some(PREPARE.into());
+            self.missing.push(Missing { remedy, ..Missing::new(node.path, node.why) });
         }
         self
     }
 }
 
-/// What makes the nodes by hand.
+/// The command that makes the nodes.
 const PREPARE: &str = "phoenix-nvidia prepare";
 
-/// Chooses the devices for `assignment` from what the host has.
+/// Chooses the devices for an assignment.
 pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Capabilities) -> Choice {
     let mut choice = Choice::default();
     let loaded = inventory.driver.is_some() || inventory.majors.has_nvidia();
@@ -134,15 +130,14 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     choice
 }
 
-/// Of all that this host has, the devices that are `named`, and nothing else:
-/// for a conf whose settings can't be read, and whose entries stay as far as
-/// they are right.
+/// Chooses the named devices and no other: for a conf with unreadable settings,
+/// whose right entries stay.
 pub fn keep(inventory: &Inventory, named: &[DevicePath]) -> Choice {
     let display = named.iter().any(|path| path.is_display());
     let wanted = Capabilities { graphics: display, ..Capabilities::default() };
     let mut choice = choose(inventory, &Assignment::All, &wanted);
     if !inventory.mig.is_empty() {
-        // With every instance chosen the directory was not; it may be what is named.
+        // The directory may be named too, and is not chosen beside instances.
         choice.want_capabilities(inventory, &Resolved::default());
     }
     choice.devices.retain(|device| named.contains(&device.path));
@@ -154,54 +149,49 @@ pub fn keep(inventory: &Inventory, named: &[DevicePath]) -> Choice {
 }
 
 impl Choice {
-    /// Takes in the node if it is right, puts it among those to be made if
-    /// making it would help, among the missing if not.
+    /// Adds a device: to the devices if its node is right, else to those to
+    /// make, or to the missing if making it does not help.
     fn want(&mut self, inventory: &Inventory, path: DevicePath) {
         self.want_by(inventory, path, path);
     }
 
-    /// The same, for a device whose node has another path.
+    /// The same for a device whose node has another path.
     fn want_by(&mut self, inventory: &Inventory, path: DevicePath, node: DevicePath) {
-        let number = inventory.majors.number_of(node);
-        let why = match (inventory.node(node), number) {
-            (DeviceNode::Device { major, minor, .. }, Some(n)) if (n.major, n.minor) == (*major, *minor) => {
-                if path == DevicePath::Modeset && modeset_is_unloaded(inventory) {
-                    "stands without its module, nvidia-modeset".to_owned()
-                } else {
-                    return self.devices.push(Device { path, major: *major, minor: *minor });
-                }
+        let right = inventory.majors.number_of(node);
+        let why = match (inventory.node(node), right) {
+            (DeviceNode::Device { number, .. }, Some(right)) if *number != right => {
+                format!("is {number} instead of {right}")
             }
-            // /proc/devices could not be read: a node in the dynamic range is believed.
-            (DeviceNode::Device { major, minor, .. }, None)
-                if inventory.majors.is_empty() && is_dynamic(*major) =>
+            (DeviceNode::Device { number, .. }, None)
+                if !inventory.majors.is_empty() || !is_dynamic(number.major) =>
             {
+                format!("exists ({number}), but its module is not loaded")
+            }
+            (DeviceNode::Device { .. }, _)
+                if path == DevicePath::Modeset && modeset_is_unloaded(inventory) =>
+            {
+                "exists, but nvidia-modeset is not loaded".to_owned()
+            }
+            // Without /proc/devices a node in the dynamic range counts as right.
+            (DeviceNode::Device { number: Number { major, minor }, .. }, _) => {
                 return self.devices.push(Device { path, major: *major, minor: *minor });
             }
-            (DeviceNode::Device { major, .. }, None) => {
-                format!("has major {major}, and its module isn't loaded")
-            }
-            (DeviceNode::Device { major, minor, .. }, Some(n)) => {
-                format!("is the device {major}:{minor}, not {}:{}", n.major, n.minor)
-            }
             (DeviceNode::Absent, Some(_)) => "is missing".to_owned(),
-            (DeviceNode::Absent, None) => "is missing, and its module isn't loaded".to_owned(),
+            (DeviceNode::Absent, None) => "is missing, its module is not loaded".to_owned(),
             (DeviceNode::Other(what), _) => {
-                let remedy = format!("ls -l {node}; if nothing needs it: rm -r {node} && {PREPARE}");
-                let why = format!("is {what} on this host, not a device");
-                let what = node.to_string();
-                return self.missing.push(Missing { what, why, has: None, remedy: Some(remedy) });
+                let remedy = Some(format!("rm -r {node} && {PREPARE}"));
+                let why = format!("is {what}, not a device");
+                return self.missing.push(Missing { remedy, ..Missing::new(node, why) });
             }
             (DeviceNode::Unknown, _) => {
-                let why = "could not be looked at".to_owned();
-                let what = node.to_string();
-                return self.missing.push(Missing { what, why, has: None, remedy: None });
+                return self.missing.push(Missing::new(node, "is not readable"));
             }
         };
-        self.to_make.push(ToMake { path, node, number, why });
+        self.to_make.push(ToMake { path, node, number: right, why });
     }
 
-    /// The capability nodes of the chosen MIG instances; without any, the
-    /// directory, with the right to monitor.
+    /// Adds the capability nodes of the chosen MIG instances; without any, the
+    /// directory, with the monitor capability.
     fn want_capabilities(&mut self, inventory: &Inventory, resolved: &Resolved) {
         let chosen = resolved.mig.iter().filter_map(|i| inventory.mig.get(*i));
         let minors: BTreeSet<u32> = chosen.flat_map(|m| [m.gi_minor, m.ci_minor]).collect();
@@ -213,25 +203,22 @@ impl Choice {
         }
     }
 
-    /// The DRM nodes of the chosen cards. The kernel makes them; we can't.
+    /// Adds the DRM nodes of the chosen cards. Only the kernel makes them.
     fn want_dri(&mut self) {
         for gpu in &self.gpus {
             let Some(card) = gpu.path() else { continue };
             if gpu.dri.is_empty() {
-                self.missing.push(Missing {
-                    what: format!("the DRM nodes of {card}"),
-                    why: "the kernel shows none for this card: nvidia-drm isn't loaded".into(),
-                    has: None,
-                    remedy: Some("modprobe nvidia-drm".into()),
-                });
+                let missing = Missing::new(format!("DRM nodes of {card}"), "nvidia-drm is not loaded");
+                let remedy = Some("modprobe nvidia-drm".into());
+                self.missing.push(Missing { remedy, ..missing });
             }
             self.devices.extend(&gpu.dri);
         }
     }
 }
 
-/// Newer drivers list nvidia-modeset by itself in /proc/devices; up to 535
-/// the front end holds the major for all, and nothing there tells.
+/// Newer drivers list nvidia-modeset in /proc/devices. Up to 535 the front end
+/// has the major for all, so this is unknown.
 fn modeset_is_unloaded(inventory: &Inventory) -> bool {
     inventory.majors.of("nvidia").is_some() && !inventory.majors.has_modeset()
 }

@@ -1,6 +1,6 @@
 //! What is at a path under /dev.
 
-use crate::device::DevicePath;
+use crate::device::{DevicePath, Number};
 use crate::sys::look::{Look, Seen, Stat};
 
 /// What is at a path under /dev.
@@ -10,10 +10,8 @@ pub enum DeviceNode {
     Absent,
     /// A character device.
     Device {
-        /// Its major number.
-        major: u32,
-        /// Its minor number.
-        minor: u32,
+        /// Its number.
+        number: Number,
         /// Permission bits.
         mode: u32,
         /// Owner.
@@ -43,8 +41,8 @@ impl DeviceNode {
     fn of(stat: &Stat) -> DeviceNode {
         if stat.is_char_device() {
             let (major, minor) = stat.rdev;
-            let mode = stat.mode & 0o7777;
-            return DeviceNode::Device { major, minor, mode, uid: stat.uid, gid: stat.gid };
+            let (number, mode) = (Number { major, minor }, stat.mode & 0o7777);
+            return DeviceNode::Device { number, mode, uid: stat.uid, gid: stat.gid };
         }
         DeviceNode::Other(match stat {
             s if s.is_dir() => "a directory",
@@ -54,8 +52,8 @@ impl DeviceNode {
         })
     }
 
-    /// Whether this is the character device with these numbers.
-    pub fn is(&self, major: u32, minor: u32) -> bool {
-        matches!(self, DeviceNode::Device { major: a, minor: i, .. } if (*a, *i) == (major, minor))
+    /// Whether this is the character device with this number.
+    pub fn is(&self, wanted: Number) -> bool {
+        matches!(self, DeviceNode::Device { number, .. } if *number == wanted)
     }
 }

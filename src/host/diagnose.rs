@@ -88,11 +88,11 @@ impl fmt::Display for Diagnosis {
 
 /// Reads the host and finds the cause.
 pub fn no_driver<'a>(host: impl Into<View<'a>>) -> Diagnosis {
-    let root = host.into().root();
+    let host = host.into();
     let mut cards = Inventory::default();
-    cards.add_other_cards(root);
-    cards.add_vms(root);
-    let mut look = Look::new(root);
+    cards.add_other_cards(host);
+    cards.add_vms(host);
+    let mut look = Look::new(host.root());
     let module = module(&mut look);
     explain(&cards, module, blacklist(&mut look), secure_boot(&mut look))
 }

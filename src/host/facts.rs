@@ -1,4 +1,4 @@
-//! The texts that the kernel driver shows under /proc, parsed. Pure.
+//! Parsers of the kernel driver's files under /proc. Pure.
 
 use crate::device::pci::PciAddress;
 use crate::device::{DevicePath, NVIDIA_MAJOR, Number};
@@ -6,20 +6,20 @@ use crate::device::{DevicePath, NVIDIA_MAJOR, Number};
 /// `/proc/driver/nvidia/gpus/<address>/information`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Information {
-    /// What the driver calls the card.
+    /// The driver's name of the card.
     pub model: Option<String>,
-    /// Missing, or all question marks, until the card was first used.
+    /// `None` until the card is first used; the file then has question marks.
     pub uuid: Option<String>,
-    /// Where it sits.
+    /// Its PCI address.
     pub bus: Option<PciAddress>,
-    /// The N of `/dev/nvidiaN`. The only place that says so.
+    /// The N of `/dev/nvidiaN`. No other file has it.
     pub minor: Option<u32>,
-    /// The driver was told to leave the card alone.
+    /// Excluded by a parameter of the driver.
     pub excluded: bool,
 }
 
-/// Reads an `information` file; fields are found by name, since their number
-/// differs from branch to branch.
+/// Parses an `information` file by the names of fields, whose number differs
+/// between branches.
 pub fn information(text: &str) -> Information {
     let mut info = Information::default();
     for (key, value) in fields(text) {
@@ -38,7 +38,7 @@ pub fn information(text: &str) -> Information {
     info
 }
 
-/// `Key: value` lines, trimmed, those without a value left out.
+/// `Key: value` lines, trimmed, without those that have no value.
 fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines()
         .filter_map(|line| line.split_once(':'))
@@ -53,7 +53,7 @@ pub struct Majors {
 }
 
 impl Majors {
-    /// Reads `/proc/devices`; only its character devices count.
+    /// Parses the character devices of `/proc/devices`.
     pub fn parse(text: &str) -> Majors {
         let mut table = Vec::new();
         let mut character = false;
@@ -73,23 +73,23 @@ impl Majors {
         Majors { table }
     }
 
-    /// The major that the driver `name` has now.
+    /// The current major of the driver `name`.
     pub fn of(&self, name: &str) -> Option<u32> {
         self.table.iter().find(|(_, n)| n == name).map(|(major, _)| *major)
     }
 
-    /// Whether nothing is known: the kernel always lists something.
+    /// Whether `/proc/devices` was not readable: the kernel always lists something.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Who has this major now.
+    /// The driver that has this major now.
     pub fn owner(&self, major: u32) -> Option<&str> {
         self.table.iter().find(|(m, _)| *m == major).map(|(_, name)| name.as_str())
     }
 
-    /// Whether the kernel driver is there: its names were `nvidia-frontend`
-    /// up to 535, and are several later (`nvidia`, `nvidiactl`, …).
+    /// Whether the kernel driver is loaded: `nvidia-frontend` up to 535, later
+    /// several names (`nvidia`, `nvidiactl`, …).
     pub fn has_nvidia(&self) -> bool {
         self.table.iter().any(|(major, name)| *major == NVIDIA_MAJOR && name.starts_with("nvidia"))
     }
@@ -104,8 +104,8 @@ impl Majors {
         self.of("nvidia-caps")
     }
 
-    /// The number of the node at `path` on this host; none while the module
-    /// that has it isn't loaded, and for DRM nodes, which tell it themselves.
+    /// The right number of the node at `path`; `None` while its module is not
+    /// loaded, and for DRM nodes.
     pub fn number_of(&self, path: DevicePath) -> Option<Number> {
         let uvm = |minor| self.uvm().map(|major| Number { major, minor });
         match path {
@@ -116,14 +116,14 @@ impl Majors {
         }
     }
 
-    /// Whether nvidia-modeset is loaded. Up to 535 the front end held major
-    /// 195 alone, and then nothing here tells.
+    /// Whether nvidia-modeset is loaded. Unknown up to 535, where the front end
+    /// alone has major 195.
     pub fn has_modeset(&self) -> bool {
         self.of("nvidia-modeset").is_some()
     }
 }
 
-/// The part of `/proc/driver/nvidia/params` that is about device files.
+/// The parameters of `/proc/driver/nvidia/params` about device files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
     /// Permission bits of new nodes.
@@ -132,7 +132,7 @@ pub struct Params {
     pub uid: u32,
     /// Their group.
     pub gid: u32,
-    /// `ModifyDeviceFiles: 0`: the administrator makes the nodes, nobody else.
+    /// False for `ModifyDeviceFiles: 0`: only the administrator makes nodes.
     pub modify: bool,
 }
 
@@ -142,8 +142,8 @@ impl Default for Params {
     }
 }
 
-/// Reads `params`, or a capability's `access` file, which says the same of
-/// one node (`DeviceFileModify`).
+/// Parses `params`, or a capability's `access` file, which has the same for one
+/// node (`DeviceFileModify`).
 pub fn params(text: &str) -> Params {
     let mut params = Params::default();
     for (key, value) in fields(text) {

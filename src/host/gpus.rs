@@ -1,4 +1,4 @@
-//! The inventory: which GPUs this host has, and what the driver made of them.
+//! The inventory: the GPUs of this host, and what the driver shows of them.
 
 use super::device_node::DeviceNode;
 use super::facts::{self, Information, Majors};
@@ -12,29 +12,28 @@ use crate::sys::look::{Look, View, Walk};
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// One NVIDIA card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// Its place; unknown where the driver does not list its cards.
+    /// Its PCI address; unknown if the driver does not list its cards.
     pub pci: Option<PciAddress>,
-    /// Unknown until the card was first used.
+    /// Unknown until the card is first used.
     pub uuid: Option<String>,
-    /// The driver's name of it, or its PCI ids.
+    /// The driver's name of it, or its PCI id.
     pub model: String,
-    /// The N of `/dev/nvidiaN`; none when the NVIDIA driver doesn't have the card.
+    /// The N of `/dev/nvidiaN`; `None` if the NVIDIA driver does not have the card.
     pub minor: Option<u32>,
-    /// The kernel driver bound to it (`nvidia`, `vfio-pci`, `nouveau`); none when unbound or not looked at.
+    /// The kernel driver bound to it (`nvidia`, `vfio-pci`, `nouveau`); `None` if unbound or not read.
     pub bound_to: Option<String>,
-    /// The driver was told to leave it alone.
+    /// Excluded by a parameter of the driver.
     pub excluded: bool,
-    /// Its DRM nodes, card and render, when they were asked for.
+    /// Its DRM nodes, if read: card and render.
     pub dri: Vec<Device>,
 }
 
 impl Gpu {
-    /// A card of which nothing is known yet.
+    /// A card without any known property.
     pub(super) fn unknown() -> Gpu {
         Gpu {
             pci: None,
@@ -53,46 +52,46 @@ impl Gpu {
     }
 }
 
-/// What this host has.
+/// The GPUs of this host, and their driver.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// The kernel driver; none when it isn't loaded.
+    /// The kernel driver, if loaded.
     pub driver: Option<KernelDriver>,
-    /// The cards, by minor, those that the driver doesn't have last.
+    /// The cards by minor; those that the driver does not have come last.
     pub gpus: Vec<Gpu>,
     /// Character device majors.
     pub majors: Majors,
     /// MIG compute instances, by card, GPU instance, compute instance.
     pub mig: Vec<MigInstance>,
-    /// Minor of the capability to monitor MIG, the one that is passed for the caps directory.
+    /// Minor of the MIG monitor capability, given with the caps directory.
     pub monitor: Option<u32>,
-    /// VMs by the cards that their hostpci lines name (see [`vms`]); not read by default.
+    /// The VMs whose hostpci lines name a card; not read by default.
     pub vms: BTreeMap<PciAddress, Vec<u32>>,
-    /// What other running containers have (see [`sharing`]); not read by default.
+    /// The devices of other running containers; not read by default.
     pub claims: Vec<(Ctid, Claim)>,
-    /// What could not be looked at. It is not known to be missing.
+    /// What could not be read, which is not the same as missing.
     pub problems: Vec<String>,
-    /// Whether the driver lists its cards; if not, a node under /dev is all there is to go by.
+    /// Whether the driver lists its cards; if not, the nodes under /dev count.
     pub listed: bool,
-    /// The nodes that were looked at.
+    /// The nodes that were read.
     pub nodes: BTreeMap<DevicePath, DeviceNode>,
-    /// The driver's own texts, for the copies that containers see.
+    /// The driver's files, for the masks of containers.
     pub shown: Proc,
 }
 
-/// What stands under `/proc/driver/nvidia`, word for word.
+/// Files of `/proc/driver/nvidia`, as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proc {
-    /// `params`; none where it could not be read.
+    /// `params`; `None` if not readable.
     pub params: Option<String>,
     /// The cards of `gpus`.
     pub cards: Vec<Shown>,
 }
 
-/// One card there.
+/// A card in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
-    /// The name of its directory, its PCI address.
+    /// The name of its directory: its PCI address.
     pub name: String,
     /// Its `information`.
     pub text: String,
@@ -100,10 +99,10 @@ pub struct Shown {
     pub minor: Option<u32>,
 }
 
-/// How much of the host an inventory is to hold.
+/// How much of the host an inventory holds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Scope {
-    /// Mode setting and DRM too.
+    /// Also mode setting and DRM.
     pub display: bool,
 }
 
@@ -116,23 +115,23 @@ impl Walk for Scope {
 }
 
 impl Inventory {
-    /// Everything, for those who have time: also the cards that another
-    /// driver has, and the DRM nodes. Runs no program and touches no card.
+    /// Reads everything, with DRM nodes and cards of other drivers. Runs no
+    /// program and wakes no card.
     pub fn read<'a>(view: impl Into<View<'a>>) -> Inventory {
         let view = view.into();
         let mut inventory = Inventory::read_for(view, true);
-        inventory.add_other_cards(view.root());
+        inventory.add_other_cards(view);
         inventory
     }
 
-    /// What a start needs, with as few system calls as that takes: the
-    /// driver, its cards, their nodes; mode setting and DRM for `display`.
+    /// Reads what a start needs with as few system calls as possible: driver,
+    /// cards, nodes; mode setting and DRM for `display`.
     pub fn read_for<'a>(view: impl Into<View<'a>>, display: bool) -> Inventory {
         let scope = Scope { display };
         Inventory::seen(&mut Look::of(view, &[scope.asked()]), &scope)
     }
 
-    /// What a look for this scope shows.
+    /// Reads an inventory of this scope.
     pub fn seen(look: &mut Look, scope: &Scope) -> Inventory {
         let mut inventory = Inventory { driver: kernel_driver::loaded(look), ..Inventory::default() };
         inventory.majors = look.text("/proc/devices").map(|t| Majors::parse(&t)).unwrap_or_default();
@@ -146,12 +145,12 @@ impl Inventory {
         inventory
     }
 
-    /// What stands at `path`; a path that was not looked at is unknown.
+    /// The node at `path`; unknown if not read.
     pub fn node(&self, path: DevicePath) -> &DeviceNode {
         self.nodes.get(&path).unwrap_or(&DeviceNode::Unknown)
     }
 
-    /// The file of the driver that stands for the capability with this minor.
+    /// The driver's file for the capability with this minor.
     pub fn capability_file(&self, minor: u32) -> Option<String> {
         let base = "/proc/driver/nvidia/capabilities";
         if self.monitor == Some(minor) {
@@ -181,7 +180,7 @@ impl Inventory {
                 }
                 self.shown.params = look.text("/proc/driver/nvidia/params");
             }
-            // A driver that doesn't show its cards: believe the nodes.
+            // The driver does not list its cards: take them from the nodes.
             None if self.driver.is_some() => {
                 let names = look.names("/dev").into_iter().flatten();
                 let minor = |name: String| match format!("/dev/{name}").parse() {
@@ -228,10 +227,10 @@ impl Inventory {
         }
     }
 
-    /// Adds the cards on the PCI bus that the NVIDIA driver doesn't have, and
-    /// tells of all who has them.
-    pub fn add_other_cards(&mut self, root: &Path) {
-        let mut look = Look::new(root);
+    /// Adds the cards on the PCI bus that the NVIDIA driver does not have, and
+    /// the kernel driver of each card.
+    pub fn add_other_cards<'a>(&mut self, host: impl Into<View<'a>>) {
+        let mut look = Look::new(host.into().root());
         for address in look.names("/sys/bus/pci/devices").unwrap_or_default() {
             let Ok(pci) = address.parse::<PciAddress>() else { continue };
             let known = self.gpus.iter().position(|gpu| gpu.pci == Some(pci));
@@ -253,9 +252,9 @@ impl Inventory {
         self.sort();
     }
 
-    /// Learns which VMs of this node have these cards in their confs.
-    pub fn add_vms(&mut self, root: &Path) {
-        let mut look = Look::new(root);
+    /// Adds the VMs of this node whose hostpci lines name these cards.
+    pub fn add_vms<'a>(&mut self, host: impl Into<View<'a>>) {
+        let mut look = Look::new(host.into().root());
         for (vm, slots) in vms::on_this_node(&mut look) {
             for pci in self.gpus.iter().filter_map(|gpu| gpu.pci) {
                 if slots.iter().any(|slot| slot.covers(pci)) {
@@ -266,9 +265,9 @@ impl Inventory {
         self.problems.append(&mut look.problems);
     }
 
-    /// Learns what the other running containers of this node have.
-    pub fn add_claims(&mut self, root: &Path, except: Ctid) {
-        let mut look = Look::new(root);
+    /// Adds the devices of the other running containers of this node.
+    pub fn add_claims<'a>(&mut self, host: impl Into<View<'a>>, except: Ctid) {
+        let mut look = Look::new(host.into().root());
         self.claims.extend(sharing::claims(&mut look, except));
         self.problems.append(&mut look.problems);
     }
@@ -290,7 +289,8 @@ fn card(name: &str, info: Information) -> Gpu {
     }
 }
 
-/// VGA (0300) and 3D (0302) controllers; a card's sound function is none.
+/// Whether it is a VGA (0300) or 3D (0302) controller of NVIDIA's, not the
+/// audio function of a card.
 fn is_nvidia_display(look: &mut Look, device: &str) -> bool {
     let is = |text: Option<String>, start: &str| text.is_some_and(|t| t.starts_with(start));
     is(look.text(&format!("{device}/vendor")), "0x10de") && is(look.text(&format!("{device}/class")), "0x03")

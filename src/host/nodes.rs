@@ -1,5 +1,5 @@
-//! Making the device nodes that are wanted and not there. The kernel driver
-//! makes none: after a boot they are missing until something triggers them.
+//! Makes missing device nodes. The kernel driver makes none: after a boot they
+//! are missing until something makes them.
 
 use super::choose::ToMake;
 use super::device_node::DeviceNode;
@@ -18,30 +18,30 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// NVIDIA's own program for this.
+/// NVIDIA's program that loads modules and makes nodes.
 const NVIDIA_MODPROBE: &str = "/usr/bin/nvidia-modprobe";
-/// The kernel's.
+/// The kernel's program that loads modules.
 const MODPROBE: [&str; 2] = ["/usr/sbin/modprobe", "/sbin/modprobe"];
-/// A program that only makes nodes is done in milliseconds.
+/// The timeout of a program that only makes nodes, which takes milliseconds.
 const MAKE: Duration = Duration::from_secs(10);
-/// Loading the modules on a host with eight cards takes half a minute.
+/// The timeout of one that loads modules: half a minute with eight cards.
 const LOAD: Duration = Duration::from_secs(60);
 
 /// What [`prepare`] did.
 #[derive(Clone, Debug, Default)]
 pub struct Prepared {
-    /// The nodes that are right now and weren't before.
+    /// The nodes that were wrong or missing and are now right.
     pub made: Vec<DevicePath>,
-    /// What went wrong, each in one line; the nodes that are still missing
-    /// are told by choosing again.
+    /// What went wrong, each in one line. Nodes that are still missing show
+    /// when the caller chooses again.
     pub problems: Vec<String>,
 }
 
-/// Makes the nodes in `wanted`, loading modules where that is needed:
-/// through nvidia-modprobe if it is installed, and by hand what that left.
+/// Makes the nodes in `wanted` and loads the modules that they need: with
+/// nvidia-modprobe if it is installed, the rest by itself.
 ///
-/// A node that stands there with wrong numbers is replaced only if those
-/// numbers are no other driver's now.
+/// Replaces a node with a wrong number, unless that number now belongs to
+/// another driver.
 pub fn prepare<'a>(
     view: impl Into<View<'a>>,
     inventory: &Inventory,
@@ -60,8 +60,8 @@ pub fn prepare<'a>(
         prepared: Prepared::default(),
     };
     let wanted: Vec<&ToMake> = wanted.iter().filter(|node| maker.may_be_made(node)).collect();
-    // nvidia-modprobe removes a wrong node before it makes the right one;
-    // what stands there is replaced by us, in one step.
+    // Only absent ones: nvidia-modprobe removes a wrong node before it makes
+    // the right one. We replace it in one step.
     let absent: Vec<&ToMake> = wanted
         .iter()
         .copied()
@@ -86,35 +86,32 @@ pub fn prepare<'a>(
 struct Maker<'a> {
     root: &'a Path,
     look: Look<'a>,
-    /// What the driver says of its nodes' modes, once its modules are loaded.
+    /// The driver's files with the modes of nodes, read once its modules are loaded.
     params: Look<'a>,
     inventory: &'a Inventory,
     majors: Majors,
     deadline: &'a Deadline,
-    /// A program did not end in time: no other one is tried.
+    /// A program timed out: no other one runs.
     stuck: bool,
     prepared: Prepared,
 }
 
 impl Maker<'_> {
-    /// Whether what stands at the path is nobody else's.
+    /// Whether the path is free, or has a node of the NVIDIA driver.
     fn may_be_made(&mut self, node: &ToMake) -> bool {
         let at = self.look.at(&node.node.to_string());
         if fs::symlink_metadata(&at).is_ok_and(|m| m.file_type().is_symlink()) {
-            self.problem(format!("{} is a symbolic link; it is left alone", node.node));
+            self.problem(format!("{} is a symlink: not replaced", node.node));
             return false;
         }
-        let DeviceNode::Device { major, minor, .. } = self.inventory.node(node.node) else { return true };
-        let whose = match self.majors.owner(*major) {
-            Some(owner) if !owner.starts_with("nvidia") => format!("the driver {owner}'s"),
-            None if self.majors.is_empty() => "nobody knows whose (/proc/devices cannot be read)".to_owned(),
+        let DeviceNode::Device { number, .. } = self.inventory.node(node.node) else { return true };
+        let owner = match self.majors.owner(number.major) {
+            Some(owner) if !owner.starts_with("nvidia") => format!("driver {owner}"),
+            None if self.majors.is_empty() => "an unknown driver, /proc/devices is not readable".to_owned(),
             _ => return true,
         };
         let path = node.node;
-        let text = format!(
-            "{path} is the device {major}:{minor}, which is {whose} now; it is left alone (if nothing needs it: rm {path})"
-        );
-        self.problem(text);
+        self.problem(format!("{path} is {number} of {owner}: not replaced; if unused: rm {path}"));
         false
     }
 
@@ -124,7 +121,7 @@ impl Maker<'_> {
         }
         let wanted = |path: DevicePath| nodes.iter().any(|node| node.path == path);
         let mut args: Vec<String> = Vec::new();
-        // nvidiactl's minor is asked for by itself: the cards' don't bring it.
+        // nvidiactl has a minor of its own: those of the cards do not include it.
         for node in nodes.iter().filter(|n| matches!(n.node, DevicePath::Gpu(_) | DevicePath::Control)) {
             let minor = node.node.static_number().map(|number| number.minor);
             args.extend(minor.into_iter().flat_map(|minor| ["-c".to_owned(), minor.to_string()]));
@@ -145,18 +142,17 @@ impl Maker<'_> {
         self.read_majors();
     }
 
-    /// nvidia-modprobe makes these two together, and removes first what stands
-    /// in the place of either.
+    /// nvidia-modprobe makes both, and first removes what is at either path.
     fn may_make_both_uvm_nodes(&self) -> bool {
         [DevicePath::Uvm, DevicePath::UvmTools].into_iter().all(|path| match self.inventory.node(path) {
-            DeviceNode::Device { major, .. } => {
-                self.majors.owner(*major).is_none_or(|owner| owner.starts_with("nvidia"))
+            DeviceNode::Device { number, .. } => {
+                self.majors.owner(number.major).is_none_or(|owner| owner.starts_with("nvidia"))
             }
             other => *other == DeviceNode::Absent,
         })
     }
 
-    /// What nvidia-modprobe, or its absence, left unloaded.
+    /// Loads the modules that nvidia-modprobe did not load.
     fn load_missing_modules(&mut self, wanted: &[&ToMake]) {
         let Some(modprobe) = MODPROBE.into_iter().find(|path| process::installed(self.look.at(path))) else {
             return;
@@ -181,10 +177,10 @@ impl Maker<'_> {
         }
     }
 
-    /// Looks whether the node is right by now, and makes it if not.
+    /// Makes the node unless it is right by now.
     fn finish(&mut self, node: &ToMake) {
         let Some(number) = self.number(node) else { return };
-        if !DeviceNode::at(&mut self.look, node.node).is(number.major, number.minor) {
+        if !DeviceNode::at(&mut self.look, node.node).is(number) {
             if let Err(error) = self.make(node, number) {
                 return self.problem(format!("cannot make {} ({number}): {error}", node.node));
             }
@@ -192,7 +188,7 @@ impl Maker<'_> {
         self.prepared.made.push(node.node);
     }
 
-    /// The node's number, by the majors of now: a module may have come since.
+    /// The node's number by the current majors: its module may be loaded by now.
     fn number(&self, node: &ToMake) -> Option<Number> {
         match node.path {
             DevicePath::Uvm | DevicePath::UvmTools => self.majors.number_of(node.path),
@@ -201,14 +197,12 @@ impl Maker<'_> {
         }
     }
 
-    /// One node, with its mode and owner, put in place whole: whoever looks
-    /// sees what was there before or the right one.
+    /// Makes one node with its mode and owner under a temporary name, then
+    /// renames it.
     fn make(&mut self, node: &ToMake, number: Number) -> anyhow::Result<()> {
         let params = self.params(node);
         if !params.modify {
-            anyhow::bail!(
-                "the driver's parameters forbid it (ModifyDeviceFiles: 0): the administrator makes the nodes"
-            );
+            anyhow::bail!("forbidden by the driver's parameter ModifyDeviceFiles: 0");
         }
         if matches!(node.node, DevicePath::CapFile(_)) {
             let dir = self.look.at(CAPS_DIR);
@@ -224,7 +218,7 @@ impl Maker<'_> {
         let temp = path.with_extension(unique);
         let placed = place(&temp, &path, number, params);
         if placed.is_err() {
-            // Whatever step failed, nothing of ours stays in /dev.
+            // Nothing of ours stays in /dev.
             let _ = fs::remove_file(&temp);
         }
         placed
@@ -235,7 +229,7 @@ impl Maker<'_> {
         self.params.text(&file).map(|text| facts::params(&text)).unwrap_or_default()
     }
 
-    /// Where the driver says which mode the node has.
+    /// The driver's file with the mode of the node.
     fn params_file(&self, node: &ToMake) -> String {
         self.capability_file(node).unwrap_or_else(|| "/proc/driver/nvidia/params".to_owned())
     }
@@ -285,7 +279,7 @@ impl Maker<'_> {
 fn place(temp: &Path, path: &Path, number: Number, params: Params) -> anyhow::Result<()> {
     let mode = Mode::from_bits_truncate(params.mode);
     mknod(temp, SFlag::S_IFCHR, mode, makedev(number.major.into(), number.minor.into()))?;
-    // mknod's mode went through our umask.
+    // Our umask reduced mknod's mode.
     fs::set_permissions(temp, Permissions::from_mode(params.mode))?;
     chown(temp, Some(Uid::from_raw(params.uid)), Some(Gid::from_raw(params.gid)))?;
     #[allow(clippy::disallowed_methods)] // a device node, no file that has to survive a crash

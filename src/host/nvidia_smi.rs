@@ -4,10 +4,10 @@
 
 use super::gpus::Inventory;
 use crate::device::pci::PciAddress;
+use crate::sys::look::View;
 use crate::sys::process::Cmd;
 use crate::sys::time::Deadline;
 use anyhow::{Context as _, bail};
-use std::path::Path;
 use std::time::Duration;
 
 const NVIDIA_SMI: &str = "usr/bin/nvidia-smi";
@@ -19,8 +19,8 @@ impl Inventory {
     ///
     /// # Errors
     /// nvidia-smi is missing, fails, or exceeds its timeout.
-    pub fn add_uuids(&mut self, root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
-        let text = ask(root, &["--query-gpu=pci.bus_id,uuid", "--format=csv,noheader"], deadline)?;
+    pub fn add_uuids<'a>(&mut self, host: impl Into<View<'a>>, deadline: &Deadline) -> anyhow::Result<()> {
+        let text = ask(host.into(), &["--query-gpu=pci.bus_id,uuid", "--format=csv,noheader"], deadline)?;
         for (pci, uuid) in card_uuids(&text) {
             for gpu in self.gpus.iter_mut().filter(|gpu| gpu.pci == Some(pci)) {
                 gpu.uuid.get_or_insert_with(|| uuid.clone());
@@ -34,9 +34,14 @@ impl Inventory {
     ///
     /// # Errors
     /// As [`Inventory::add_uuids`].
-    pub fn add_mig_uuids(&mut self, root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
-        let uuids = mig_uuids(&ask(root, &["-L"], deadline)?);
-        let places = mig_places(&ask(root, &["-q", "-x"], deadline)?);
+    pub fn add_mig_uuids<'a>(
+        &mut self,
+        host: impl Into<View<'a>>,
+        deadline: &Deadline,
+    ) -> anyhow::Result<()> {
+        let host = host.into();
+        let uuids = mig_uuids(&ask(host, &["-L"], deadline)?);
+        let places = mig_places(&ask(host, &["-q", "-x"], deadline)?);
         for (card, index, uuid) in uuids {
             let place = places.iter().find(|p| p.card == card && p.index == index);
             let instance = place
@@ -49,9 +54,11 @@ impl Inventory {
     }
 }
 
-fn ask(root: &Path, args: &[&str], deadline: &Deadline) -> anyhow::Result<String> {
-    let output =
-        Cmd::new(root.join(NVIDIA_SMI)).args(args.to_vec()).keep(4 << 20).run(&deadline.at_most(LIMIT))?;
+fn ask(host: View<'_>, args: &[&str], deadline: &Deadline) -> anyhow::Result<String> {
+    let output = Cmd::new(host.root().join(NVIDIA_SMI))
+        .args(args.to_vec())
+        .keep(4 << 20)
+        .run(&deadline.at_most(LIMIT))?;
     if !output.success() {
         bail!("nvidia-smi {}: {}: {}", args.join(" "), output.ended, output.last_lines(2).join(" | "));
     }

@@ -1,5 +1,5 @@
-//! The whole of it, as pre-start and a call by hand want it: look, choose,
-//! make the nodes that are missing, choose again.
+//! Gives a container its devices: reads the host, chooses, makes missing nodes,
+//! chooses again.
 
 use super::choose::{Capabilities, Choice, choose, keep};
 use super::diagnose;
@@ -13,72 +13,70 @@ use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::collections::BTreeSet;
 
-/// What a container is to have of this host.
+/// What a container asks of this host.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `GPU_ASSIGNMENT`.
     pub assignment: Assignment,
     /// `GPU_CAPABILITIES`.
     pub capabilities: Capabilities,
-    /// `GPU_EXCLUSIVE=yes`, for this container: cards that another running one has are refused.
+    /// Set by `GPU_EXCLUSIVE=yes`: no card that another running container has.
     pub exclusive: Option<Ctid>,
 }
 
-/// What this host gives.
+/// What this host gives it.
 #[derive(Clone, Debug, Default)]
 pub struct Provided {
-    /// The host as it is now.
+    /// The host afterwards.
     pub inventory: Inventory,
-    /// The devices that are there, and what is missing. Nothing is left to make.
+    /// The devices, and what is missing; nothing is left to make.
     pub choice: Choice,
-    /// Nodes that this call made.
+    /// The nodes that this call made.
     pub made: Vec<DevicePath>,
-    /// What went wrong on the way, and what could not be looked at.
+    /// What failed, and what could not be read.
     pub warnings: Vec<String>,
 }
 
-/// Gives what `request` asks for, as far as this host can: nodes that are
-/// missing are made, by programs that the deadline binds. When all is there,
-/// no program runs. It has no error of its own: what can't be given is in
-/// `choice.missing`, and START_POLICY judges.
+/// Gives what `request` asks for, as far as this host can. Makes missing nodes,
+/// with programs bound by the deadline; runs none if no node is missing. Not an
+/// error: what it cannot give is in `choice.missing`, which START_POLICY judges.
 pub fn provide<'a>(view: impl Into<View<'a>>, request: &Request, deadline: &Deadline) -> Provided {
     let names = match &request.assignment {
         Assignment::List(names) => names.as_slice(),
         _ => &[],
     };
-    let wish = Wish {
+    let provider = Provider {
         view: view.into(),
         display: request.capabilities.wants_display(),
         exclusive: request.exclusive,
         names,
         choose: &|inventory| choose(inventory, &request.assignment, &request.capabilities),
     };
-    wish.grant(deadline)
+    provider.run(deadline)
 }
 
-/// The same for what a conf names already, by the paths of the devices, where
-/// its settings can't be read: nothing is added, and nothing is missing.
+/// The same for the devices that a conf names already, if its settings are not
+/// readable: adds nothing and reports nothing missing.
 pub fn provide_named<'a>(view: impl Into<View<'a>>, named: &[DevicePath], deadline: &Deadline) -> Provided {
     let display = named.iter().any(|path| path.is_display());
     let choose = |inventory: &Inventory| keep(inventory, named);
-    Wish { view: view.into(), display, exclusive: None, names: &[], choose: &choose }.grant(deadline)
+    Provider { view: view.into(), display, exclusive: None, names: &[], choose: &choose }.run(deadline)
 }
 
-/// What [`provide`] would find, without making anything and without running
-/// a program: for `plan`, `status` and `doctor`.
+/// What [`provide`] would find, without making nodes or running programs.
 pub fn inspect<'a>(view: impl Into<View<'a>>, request: &Request) -> (Inventory, Choice) {
     let view = view.into();
     let mut inventory = Inventory::read(view);
-    inventory.add_vms(view.root());
+    inventory.add_vms(view);
     if let Some(ctid) = request.exclusive {
-        inventory.add_claims(view.root(), ctid);
+        inventory.add_claims(view, ctid);
     }
     let choice = choose(&inventory, &request.assignment, &request.capabilities);
     (inventory, choice)
 }
 
-/// What is asked of the host, however it was put.
-struct Wish<'a> {
+/// A request, or the devices that a conf names.
+struct Provider<'a> {
     view: View<'a>,
     display: bool,
     exclusive: Option<Ctid>,
@@ -86,11 +84,11 @@ struct Wish<'a> {
     choose: &'a dyn Fn(&Inventory) -> Choice,
 }
 
-impl Wish<'_> {
-    fn grant(&self, deadline: &Deadline) -> Provided {
+impl Provider<'_> {
+    fn run(&self, deadline: &Deadline) -> Provided {
         let mut provided = Provided::default();
         self.look(&mut provided, deadline);
-        // Two rounds: only a driver that is loaded tells its cards and majors.
+        // Two rounds: only a loaded driver shows its cards and majors.
         for _ in 0..2 {
             if provided.choice.to_make.is_empty() {
                 break;
@@ -108,54 +106,52 @@ impl Wish<'_> {
         provided
     }
 
-    /// Looks at the host and chooses.
+    /// Reads the host and chooses.
     fn look(&self, provided: &mut Provided, deadline: &Deadline) {
         provided.inventory = Inventory::read_for(self.view, self.display);
         if let Some(ctid) = self.exclusive {
-            provided.inventory.add_claims(self.view.root(), ctid);
+            provided.inventory.add_claims(self.view, ctid);
         }
         self.resolve_uuids(provided, deadline);
         provided.choice = (self.choose)(&provided.inventory);
     }
 
-    /// Asks the driver's library where a name can't be resolved without it.
+    /// Asks nvidia-smi for UUIDs, if a name needs them.
     fn resolve_uuids(&self, provided: &mut Provided, deadline: &Deadline) {
         let inventory = &mut provided.inventory;
-        let untold = |gpu: &Gpu| gpu.minor.is_some() && gpu.uuid.is_none();
+        let unknown = |gpu: &Gpu| gpu.minor.is_some() && gpu.uuid.is_none();
         let mut results = Vec::new();
-        if inventory.gpus.iter().any(untold) && self.names.iter().any(|name| !knows(inventory, name)) {
-            results.push(inventory.add_uuids(self.view.root(), deadline));
+        if inventory.gpus.iter().any(unknown) && self.names.iter().any(|name| !knows(inventory, name)) {
+            results.push(inventory.add_uuids(self.view, deadline));
         }
         let by_uuid = self.names.iter().any(|name| matches!(name, GpuName::MigUuid(_)));
         if by_uuid && inventory.mig.iter().any(|m| m.uuid.is_none()) {
-            results.push(inventory.add_mig_uuids(self.view.root(), deadline));
+            results.push(inventory.add_mig_uuids(self.view, deadline));
         }
         let failed = results.into_iter().filter_map(Result::err);
-        provided.warnings.extend(failed.map(|e| format!("UUIDs not known: {e:#}")));
+        provided.warnings.extend(failed.map(|e| format!("cannot read UUIDs: {e:#}")));
     }
 
-    /// Nothing more is made: what is missing is explained.
+    /// Explains what is still missing.
     fn conclude(&self, provided: &mut Provided) {
         let inventory = &mut provided.inventory;
         if inventory.driver.is_none() && !inventory.majors.has_nvidia() {
             let diagnosis = diagnose::no_driver(self.view);
-            // One message that says why, not one for each device.
-            provided.choice = Choice::default();
-            provided.choice.missing.push(Missing {
-                what: diagnose::NOT_LOADED.into(),
-                why: diagnosis.to_string(),
-                has: None,
+            // One message with the cause, not one for each device.
+            let missing = Missing {
                 remedy: Some(diagnosis.cause.remedy()),
-            });
+                ..Missing::new(diagnose::NOT_LOADED, diagnosis.to_string())
+            };
+            provided.choice = Choice { missing: vec![missing], ..Choice::default() };
             provided.warnings.clear();
         } else {
             let missing = !provided.choice.missing.is_empty();
             if missing {
-                // Somebody will read this: look at what else is on the bus.
-                inventory.add_other_cards(self.view.root());
+                // The message lists the other cards on the bus too.
+                inventory.add_other_cards(self.view);
             }
             if missing || !provided.choice.gpus.is_empty() {
-                inventory.add_vms(self.view.root());
+                inventory.add_vms(self.view);
             }
             if missing {
                 provided.choice = (self.choose)(inventory);
@@ -172,7 +168,7 @@ impl Wish<'_> {
     }
 }
 
-/// Whether a UUID is one of those known; other names don't matter here.
+/// Whether a name needs no further UUID.
 fn knows(inventory: &Inventory, name: &GpuName) -> bool {
     match name {
         GpuName::Uuid(uuid) => {
@@ -183,13 +179,13 @@ fn knows(inventory: &Inventory, name: &GpuName) -> bool {
     }
 }
 
-/// A card that a VM's conf names too: Proxmox takes it from the NVIDIA driver
-/// when that VM starts, whoever uses it then.
+/// A note on a card that a VM's conf names too: Proxmox takes it from the
+/// NVIDIA driver when that VM starts, even if a container uses it.
 fn claimed_by_vm(inventory: &Inventory, gpu: &Gpu) -> Option<String> {
     let (pci, minor) = (gpu.pci?, gpu.minor?);
     let vms: Vec<String> = inventory.vms.get(&pci)?.iter().map(u32::to_string).collect();
     Some(format!(
-        "GPU {minor} ({pci}) is in the hostpci line of VM {} too: a start of that VM takes the card away from here",
+        "GPU {minor} ({pci}) is also in hostpci of VM {}: starting that VM takes the card away",
         vms.join(", ")
     ))
 }

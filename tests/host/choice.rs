@@ -117,14 +117,14 @@ fn mig_instances_bring_their_capability_nodes_instead_of_the_directory() {
         "mig",
         "0,1",
         expect![
-            "note GPU 0 is split by MIG: programs can compute on its instances alone; name those (0:7/0, 0:8/0, 0:9/0, 0:10/0, 0:11/0, 0:12/0, 0:13/0)"
+            "note GPU 0 is in MIG mode, compute needs an instance: assign one of 0:7/0, 0:8/0, 0:9/0, 0:10/0, 0:11/0, 0:12/0, 0:13/0"
         ],
     );
     lacks(
         "mig",
         "0:1/0",
         expect![
-            "missing MIG instance 0:1/0: there is no such MIG instance; GPU 0 has 0:7/0, 0:8/0, 0:9/0, 0:10/0, 0:11/0, 0:12/0, 0:13/0"
+            "missing MIG instance 0:1/0: no such MIG instance; GPU 0 has 0:7/0, 0:8/0, 0:9/0, 0:10/0, 0:11/0, 0:12/0, 0:13/0"
         ],
     );
     lacks("mig", "1:7/0", expect!["missing MIG instance 1:7/0: GPU 1 has no MIG instances"]);
@@ -132,7 +132,7 @@ fn mig_instances_bring_their_capability_nodes_instead_of_the_directory() {
         "mig",
         "MIG-0b3c2a10-1111-5222-8333-444455556666",
         expect![
-            "missing MIG instance MIG-0b3c2a10-1111-5222-8333-444455556666: no instance with this UUID is known; this host has 0:7/0, 0:8/0, 0:9/0, 0:10/0, 0:11/0, 0:12/0, 0:13/0"
+            "missing MIG instance MIG-0b3c2a10-1111-5222-8333-444455556666: no known instance has this UUID; this host has 0:7/0, 0:8/0, 0:9/0, 0:10/0, 0:11/0, 0:12/0, 0:13/0"
         ],
     );
 }
@@ -152,45 +152,45 @@ fn a_gpu_that_this_host_lacks_is_missing_and_the_message_says_what_it_has() {
         "four-gpus",
         "7",
         expect![
-            "missing GPU 7: there is no GPU of that number; this host has 0 (0000:41:00.0 NVIDIA RTX A4000), 1 (0000:c1:00.0 NVIDIA RTX A4000), 2 (0000:21:00.0 NVIDIA RTX A4000), 3 (0000:81:00.0 NVIDIA RTX A4000)"
+            "missing GPU 7: no such GPU; this host has 0 (0000:41:00.0 NVIDIA RTX A4000), 1 (0000:c1:00.0 NVIDIA RTX A4000), 2 (0000:21:00.0 NVIDIA RTX A4000), 3 (0000:81:00.0 NVIDIA RTX A4000)"
         ],
     );
     lacks(
         "one-gpu",
         "0,1,GPU-ffff,02:00.0",
         expect![[r#"
-        missing GPU 1: there is no GPU of that number; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090)
+        missing GPU 1: no such GPU; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090)
         missing GPU-ffff: no card of this host has this UUID; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090 GPU-8f3c2a10-1d5e-4b77-9c01-5a5b6c7d8e90)
-        missing GPU 0000:02:00.0: no NVIDIA card sits at this address; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090)"#]],
+        missing GPU 0000:02:00.0: no NVIDIA card at this address; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090)"#]],
     );
     lacks(
         "four-gpus",
         "GPU-8f3c",
         expect![
-            "missing GPU-8f3c: fits more than one card (GPU 0 and GPU 2): write more of it; this host has 0 (0000:41:00.0 NVIDIA RTX A4000 GPU-8f3c9b21-7a44-4d10-8e2f-0123456789ab), 1 (0000:c1:00.0 NVIDIA RTX A4000 GPU-77aa1122-3344-4556-8778-99aabbccddee), 2 (0000:21:00.0 NVIDIA RTX A4000 GPU-8f3c2a10-1d5e-4b77-9c01-5a5b6c7d8e90), 3 (0000:81:00.0 NVIDIA RTX A4000 GPU-1c0ffee1-0000-4aaa-bbbb-ccccddddeeee)"
+            "missing GPU-8f3c: ambiguous: matches GPU 0 and GPU 2, use more digits; this host has 0 (0000:41:00.0 NVIDIA RTX A4000 GPU-8f3c9b21-7a44-4d10-8e2f-0123456789ab), 1 (0000:c1:00.0 NVIDIA RTX A4000 GPU-77aa1122-3344-4556-8778-99aabbccddee), 2 (0000:21:00.0 NVIDIA RTX A4000 GPU-8f3c2a10-1d5e-4b77-9c01-5a5b6c7d8e90), 3 (0000:81:00.0 NVIDIA RTX A4000 GPU-1c0ffee1-0000-4aaa-bbbb-ccccddddeeee)"
         ],
     );
     lacks(
         "uuid-unknown",
         "GPU-8f3c",
         expect![
-            "missing GPU-8f3c: no card has this UUID, as far as known: the driver doesn't tell that of GPU 0, GPU 1 before its first use; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090 UUID not known yet), 1 (0000:02:00.0 NVIDIA GeForce RTX 4090 UUID not known yet)"
+            "missing GPU-8f3c: no known UUID matches; that of GPU 0, GPU 1 is unknown until first use; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090 UUID unknown), 1 (0000:02:00.0 NVIDIA GeForce RTX 4090 UUID unknown)"
         ],
     );
     lacks(
         "vfio-one-of-two",
         "0,02:00.0",
         expect![
-            "missing GPU 0000:02:00.0: bound to vfio-pci, for VM 200 by its hostpci line; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090), 0000:02:00.0 NVIDIA card 10de:2204 (bound to vfio-pci, for VM 200 by its hostpci line)"
+            "missing GPU 0000:02:00.0: bound to vfio-pci, in hostpci of VM 200; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090), 0000:02:00.0 NVIDIA card 10de:2204 (bound to vfio-pci, in hostpci of VM 200)"
         ],
     );
     lacks(
         "odd-dev",
         "0,1",
         expect![[r#"
-        missing GPU 1: the NVIDIA driver was told to leave this card alone (excluded); this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090), 1 (0000:02:00.0 NVIDIA GeForce RTX 4090, excluded)
-        missing /dev/nvidia0: is a regular file on this host, not a device
-        missing /dev/nvidia-uvm: is a directory on this host, not a device"#]],
+            missing GPU 1: excluded from the NVIDIA driver; this host has 0 (0000:01:00.0 NVIDIA GeForce RTX 4090), 1 (0000:02:00.0 NVIDIA GeForce RTX 4090, excluded)
+            missing /dev/nvidia0: is a regular file, not a device
+            missing /dev/nvidia-uvm: is a directory, not a device"#]],
     );
 }
 
@@ -202,8 +202,8 @@ fn nodes_that_are_missing_or_stale_are_to_be_made() {
         expect![[r#"
         make /dev/nvidia0 195:0: is missing
         make /dev/nvidiactl 195:255: is missing
-        make /dev/nvidia-uvm ?: is missing, and its module isn't loaded
-        make /dev/nvidia-uvm-tools ?: is missing, and its module isn't loaded
+        make /dev/nvidia-uvm ?: is missing, its module is not loaded
+        make /dev/nvidia-uvm-tools ?: is missing, its module is not loaded
         make /dev/nvidia-caps/nvidia-cap2 236:2: is missing
     "#]],
     );
@@ -214,20 +214,20 @@ fn nodes_that_are_missing_or_stale_are_to_be_made() {
         /dev/nvidia0 195:0
         /dev/nvidiactl 195:255
         /dev/nvidia-caps 236:2
-        make /dev/nvidia-uvm 509:0: is the device 511:0, not 509:0
-        make /dev/nvidia-uvm-tools 509:1: is the device 511:1, not 509:1
+        make /dev/nvidia-uvm 509:0: is c 511:0 instead of c 509:0
+        make /dev/nvidia-uvm-tools 509:1: is c 511:1 instead of c 509:1
     "#]],
     );
     gives(
         "odd-dev",
         "0",
         expect![[r#"
-        /dev/nvidia-uvm-tools 511:1
-        /dev/nvidia-caps 236:2
-        make /dev/nvidiactl 195:255: is the device 195:254, not 195:255
-        missing /dev/nvidia0: is a regular file on this host, not a device
-        missing /dev/nvidia-uvm: is a directory on this host, not a device
-    "#]],
+            /dev/nvidia-uvm-tools 511:1
+            /dev/nvidia-caps 236:2
+            make /dev/nvidiactl 195:255: is c 195:254 instead of c 195:255
+            missing /dev/nvidia0: is a regular file, not a device
+            missing /dev/nvidia-uvm: is a directory, not a device
+        "#]],
     );
 }
 
@@ -254,7 +254,8 @@ fn graphics_brings_mode_setting_and_the_cards_own_drm_nodes() {
             /dev/nvidia-uvm-tools 498:1
             /dev/nvidia-caps 500:2
             make /dev/nvidia-modeset 195:254: is missing
-            missing the DRM nodes of /dev/nvidia0: the kernel shows none for this card: nvidia-drm isn't loaded
-        "#]].assert_eq(&new);
+            missing DRM nodes of /dev/nvidia0: nvidia-drm is not loaded
+        "#]]
+        .assert_eq(&new);
     }
 }

@@ -154,8 +154,8 @@ fn a_host_without_driver() {
         "0",
         expect![[r#"
         make /dev/nvidiactl 195:255: is missing
-        make /dev/nvidia-uvm ?: is missing, and its module isn't loaded
-        make /dev/nvidia-uvm-tools ?: is missing, and its module isn't loaded
+        make /dev/nvidia-uvm ?: is missing, its module is not loaded
+        make /dev/nvidia-uvm-tools ?: is missing, its module is not loaded
     "#]],
     );
 }
@@ -212,7 +212,7 @@ fn what_cannot_be_looked_at_is_a_problem_and_not_an_absence() {
     assert!(inventory.problems[0].contains("information"), "{:?}", inventory.problems);
     let said = chosen(&inventory, "0", "compute");
     assert!(
-        said.contains("missing GPU 0: not found, and not everything could be looked at: cannot read /proc"),
+        said.contains("missing GPU 0: not found, host only partly readable: cannot read /proc"),
         "{said}"
     );
 }

@@ -181,7 +181,7 @@ fn a_missing_gpu_with_continue_starts_and_keeps_what_is_right() {
     lab.nvidia().remove_gpu(1);
     lab.nvidia().set_uvm_major(497);
     let output = start(&lab).ok();
-    output.says("GPU 1: there is no GPU of that number; this host has 0 (0000:01:00.0");
+    output.says("GPU 1: no such GPU; this host has 0 (0000:01:00.0");
     works(&ct, &OF_GPU_0);
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENOENT));
     let conf = lab.read(CONF);
@@ -194,7 +194,7 @@ fn a_missing_gpu_with_fail_stops_the_start_with_code_4() {
     let Some(lab) = Lab::builder().gpus(1).start() else { return };
     let ct = container(&lab, &["GPU_ASSIGNMENT=0,1", "START_POLICY=fail"]);
     let before = lab.read(CONF);
-    start(&lab).code(255).says("GPU 1: there is no GPU of that number").says("exit code 4");
+    start(&lab).code(255).says("GPU 1: no such GPU").says("exit code 4");
     assert!(!ct.running());
     assert_eq!(lab.read(CONF), before);
 }
@@ -210,7 +210,7 @@ fn no_driver_is_one_warning() {
     let text = format!("{}{}", output.stdout, output.stderr);
     let warnings = text.lines().filter(|l| l.contains("NVIDIA kernel driver")).count();
     assert_eq!(warnings, 1, "{text}");
-    output.says("0000:01:00.0 bound to vfio-pci, for VM 200 by its hostpci line");
+    output.says("0000:01:00.0 bound to vfio-pci, in hostpci of VM 200");
     assert!(ct.running());
 }
 
@@ -241,7 +241,7 @@ fn an_exclusive_gpu_is_refused_while_another_container_runs_with_it() {
         "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n",
     );
     lab.run(["pct", "start", "102"]).ok();
-    start(&lab).ok().says("GPU 0: container 102 runs and has it");
+    start(&lab).ok().says("GPU 0: in use by running container 102");
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENOENT));
     works(&ct, &["/dev/nvidiactl"]);
     stop(&lab);

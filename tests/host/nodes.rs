@@ -6,7 +6,7 @@
 use crate::hosts;
 
 use hosts::FixtureHost;
-use phoenix_nvidia::device::DevicePath;
+use phoenix_nvidia::device::{DevicePath, Number};
 use phoenix_nvidia::host::device_node::DeviceNode;
 use phoenix_nvidia::host::gpus::Inventory;
 use phoenix_nvidia::host::provide::{Provided, Request, provide, provide_named};
@@ -208,8 +208,8 @@ fn a_node_that_is_another_drivers_device_now_is_left_alone() {
     assert_eq!(host.node("/dev/nvidia-uvm"), "511:0 666 0:0");
     assert_eq!(paths(&given), ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-caps"]);
     let missing: Vec<String> = given.choice.missing.iter().map(ToString::to_string).collect();
-    assert_eq!(missing[0], "/dev/nvidia-uvm: is the device 511:0, not 509:0");
-    assert!(given.warnings[0].contains("which is the driver dax's now"), "{:?}", given.warnings);
+    assert_eq!(missing[0], "/dev/nvidia-uvm: is c 511:0 instead of c 509:0");
+    assert!(given.warnings[0].contains("is c 511:0 of driver dax"), "{:?}", given.warnings);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_link_and_a_file_in_a_nodes_place_are_left_alone() {
     assert!(fs::symlink_metadata(&ctl).unwrap().file_type().is_symlink());
     assert!(fs::metadata(host.0.at("/dev/nvidia0")).unwrap().is_file());
     assert_eq!(paths(&given), ["/dev/nvidia-uvm-tools", "/dev/nvidia-caps"]);
-    assert!(given.warnings.iter().any(|w| w.contains("symbolic link")), "{:?}", given.warnings);
+    assert!(given.warnings.iter().any(|w| w.contains("symlink")), "{:?}", given.warnings);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn loading_the_driver_brings_everything_in_one_call() {
 fn no_driver_is_one_message_with_the_cause() {
     let table = [
         ("no-driver", "no module installed for the running kernel 6.14.8-2-pve (only for 6.8.12-1-pve)"),
-        ("vfio-all", "0000:01:00.0 bound to vfio-pci, for VM 300 by its hostpci line"),
+        ("vfio-all", "0000:01:00.0 bound to vfio-pci, in hostpci of VM 300"),
         ("secure-boot", "Secure Boot is on"),
         ("no-card", "no NVIDIA card on the PCI bus"),
     ];
@@ -301,7 +301,7 @@ fn a_uuid_that_the_driver_does_not_tell_yet_is_asked_for() {
     host.program("/usr/bin/nvidia-smi", "echo 'No devices were found'; exit 6");
     let given = host.give("GPU-bbbb");
     assert!(given.warnings[0].contains("exit code 6: No devices"), "{:?}", given.warnings);
-    assert!(given.choice.missing[0].to_string().contains("doesn't tell"), "{given:?}");
+    assert!(given.choice.missing[0].to_string().contains("unknown until first use"), "{given:?}");
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn an_exclusive_card_is_refused_while_another_running_container_has_it() {
     let given = host.give("0,1,2");
     assert_eq!(paths(&given)[..3], ["/dev/nvidia0", "/dev/nvidia2", "/dev/nvidiactl"]);
     let said = given.choice.missing[0].to_string();
-    assert_eq!(said, "GPU 1: container 102 runs and has it, and GPU_EXCLUSIVE=yes forbids to share it");
+    assert_eq!(said, "GPU 1: in use by running container 102, and GPU_EXCLUSIVE=yes");
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn two_at_once_make_the_nodes_once_and_right() {
             scope.spawn(|| assert!(host.give("0").choice.missing.is_empty()));
         }
     });
-    assert!(Inventory::read(host.0.root()).node(DevicePath::Uvm).is(509, 0));
+    assert!(Inventory::read(host.0.root()).node(DevicePath::Uvm).is(Number { major: 509, minor: 0 }));
     assert!(!host.dev().iter().any(|name| name.contains("phoenix")), "{:?}", host.dev());
     assert!(!matches!(Inventory::read(host.0.root()).node(DevicePath::Gpu(0)), DeviceNode::Absent));
 }
@@ -399,8 +399,6 @@ fn a_card_that_a_vm_has_in_its_conf_too_is_said() {
     assert!(given.choice.missing.is_empty());
     assert_eq!(
         given.choice.notes,
-        [
-            "GPU 0 (0000:01:00.0) is in the hostpci line of VM 300 too: a start of that VM takes the card away from here"
-        ]
+        ["GPU 0 (0000:01:00.0) is also in hostpci of VM 300: starting that VM takes the card away"]
     );
 }

@@ -154,7 +154,7 @@ fn words_are_read_in_any_case_and_form() {
     run(&lab, &["attach", "102", "--gpus", "0"]).ok();
     for yes in ["true", "On", "YES", "1"] {
         setting(&lab, 102, &format!("GPU_EXCLUSIVE={yes}"));
-        run(&lab, &["102"]).code(4).says("container 101 runs and has it");
+        run(&lab, &["102"]).code(4).says("in use by running container 101");
     }
     setting(&lab, 102, "GPU_EXCLUSIVE=False");
     run(&lab, &["102"]).ok();

@@ -114,8 +114,8 @@ fn an_exclusive_card_is_not_shared_with_a_dev_line_in_any_of_its_forms() {
     for line in ["gid=44,path=/dev/nvidia0", "/dev//nvidia0", "deny-write=0,/dev/nvidia0"] {
         lab.run(["pct", "set", "102", "--dev0", line]).ok();
         lab.run(["pct", "start", "102"]).ok();
-        lab.run([PROGRAM, "plan", "101"]).code(4).says("container 102 runs and has it");
-        lab.run([PROGRAM, "101", "pre-start"]).ok().says("container 102 runs and has it");
+        lab.run([PROGRAM, "plan", "101"]).code(4).says("in use by running container 102");
+        lab.run([PROGRAM, "101", "pre-start"]).ok().says("in use by running container 102");
         lab.run(["pct", "stop", "102"]).ok();
     }
 }
