@@ -14,6 +14,7 @@ use crate::job::desired;
 use crate::job::locks;
 use crate::job::startable;
 use crate::plan::{self, Intent};
+use crate::pve::cluster;
 use crate::pve::conf::devices::present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
@@ -231,20 +232,11 @@ impl Host {
     }
 }
 
-/// The containers of this node, by number.
-fn containers(look: &mut Look) -> Vec<Ctid> {
-    let names = look.names("/etc/pve/lxc").unwrap_or_default();
-    let number = |name: String| name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
-    let mut ctids: Vec<Ctid> = names.into_iter().filter_map(number).collect();
-    ctids.sort();
-    ctids
-}
-
-/// The same with their confs; one that was destroyed or migrated meanwhile is
+/// The containers of this node with their confs; one that was destroyed or migrated meanwhile is
 /// none.
 pub fn confs(look: &mut Look) -> Confs {
     let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?));
-    containers(look).into_iter().filter_map(read).collect()
+    cluster::containers(look).unwrap_or_default().into_iter().filter_map(read).collect()
 }
 
 /// Whether a conf has settings, entries or a hookscript of ours.

@@ -8,6 +8,7 @@
 //! copies. The boundary is the device rule.
 
 use super::gpus::Inventory;
+use crate::pve::cluster;
 use crate::pve::conf::mounts::{Mount, RUN};
 use crate::pve::sharing;
 use crate::sys::lock;
@@ -159,10 +160,10 @@ pub fn sweep<'a>(host: impl Into<View<'a>>) {
     let Ok(Some(_lock)) = lock::try_take(&lock_file(root)) else { return };
     let mut look = Look::new(root);
     // Without /etc/pve the containers of this node are unknown.
-    let Some(confs) = look.names("/etc/pve/lxc") else { return };
+    let Some(containers) = cluster::containers(&mut look) else { return };
     let number = |name: &str| name.split('.').next()?.parse::<Ctid>().ok();
     for ctid in names(&below_run(root, "proc")).iter().flatten().filter_map(|name| number(name)) {
-        if confs.contains(&format!("{ctid}.conf")) || sharing::is_running(&mut look, ctid) {
+        if containers.contains(&ctid) || sharing::is_running(&mut look, ctid) {
             continue;
         }
         let at = mount_point(root, ctid);

@@ -47,6 +47,14 @@ pub fn must_have_quorum(look: &Look<'_>) -> anyhow::Result<()> {
     Err(Fault::new(Code::Passthrough, message).remedy("pvecm status").into())
 }
 
+/// The containers of this node, by number; none if /etc/pve is not mounted.
+pub fn containers(look: &mut Look) -> Option<Vec<Ctid>> {
+    let number = |name: String| name.strip_suffix(".conf").and_then(|number| number.parse().ok());
+    let mut ctids: Vec<Ctid> = look.names("/etc/pve/lxc")?.into_iter().filter_map(number).collect();
+    ctids.sort();
+    Some(ctids)
+}
+
 /// What the cluster's files say.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {

@@ -77,9 +77,9 @@ impl Hookscript {
         match self {
             Hookscript::Ours(_) => true,
             Hookscript::Missing(place) | Hookscript::NotExecutable(place) | Hookscript::Unseen(place, _) => {
-                named(&place.volume)
+                is_ours_by_name(&place.volume)
             }
-            Hookscript::NoStorage(volume) => named(volume),
+            Hookscript::NoStorage(volume) => is_ours_by_name(volume),
             Hookscript::None | Hookscript::Foreign(_) => false,
         }
     }
@@ -96,8 +96,9 @@ impl Hookscript {
     }
 }
 
-fn named(volume: &str) -> bool {
-    volume.rsplit('/').next() == Some(NAME)
+/// Whether a volume id is that of our snippet, by its name.
+pub fn is_ours_by_name(volume: &str) -> bool {
+    storage::snippet(volume).is_some_and(|(_, name)| name == NAME)
 }
 
 /// The confs of the cluster, containers' and virtual machines', that name a

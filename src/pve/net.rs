@@ -3,21 +3,17 @@
 use super::property;
 use crate::pve::conf::document::Document;
 
-/// How many there may be.
+/// Proxmox's limit.
 const MOST: u32 = 32;
 
-/// One property of each line that has it, in their order.
+/// A property of each line that has it, in their order.
 fn each(conf: &Document, key: &str) -> Vec<String> {
-    let value = |n: u32| {
-        let line = conf.get(&format!("net{n}"))?;
-        let parts = property::parse(&line, "").ok()?;
-        parts.into_iter().find(|(k, _)| *k == key).map(|(_, value)| value.to_owned())
-    };
+    let value = |n: u32| property::get(&conf.get(&format!("net{n}"))?, key, "");
     (0..MOST).filter_map(value).collect()
 }
 
-/// What tells a container from another one that had its number before: its
-/// name and its hardware addresses, which Proxmox gives anew to each.
+/// Tells a container from an earlier one with the same number: its name and its
+/// hardware addresses, which Proxmox generates for each.
 pub fn identity(conf: &Document) -> String {
     let words: Vec<String> = conf.get("hostname").into_iter().chain(each(conf, "hwaddr")).collect();
     words.join(" ")

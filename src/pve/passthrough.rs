@@ -1,6 +1,5 @@
-//! The `devN:` lines of a container's conf, by which Proxmox itself passes
-//! devices on. One reader for everybody, as strict as pve-container's
-//! (`PVE::LXC::Config::parse_device`).
+//! The `devN:` lines of a container's conf: devices that Proxmox itself passes.
+//! As strict as pve-container's `PVE::LXC::Config::parse_device`.
 
 use super::{pending, property};
 use crate::device::DevicePath;
@@ -10,7 +9,7 @@ use anyhow::{Context as _, bail};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A device that a `devN:` line passes on.
+/// The value of a `devN:` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Its path, on the host and in the container, with single slashes.
@@ -35,14 +34,14 @@ impl FromStr for Device {
                 "path" | "deny-write" | "mode" | "uid" | "gid" => {
                     bail!("{key} cannot be '{}'", value.escape_debug())
                 }
-                _ => bail!("'{}' is no key of a devN line", key.escape_debug()),
+                _ => bail!("unknown key '{}'", key.escape_debug()),
             }
         }
-        Ok(Device { path: path.context("no path is given")?, deny_write })
+        Ok(Device { path: path.context("has no path")?, deny_write })
     }
 }
 
-/// Proxmox's rule for the path: below /dev, and no way out of there.
+/// Proxmox's rule: below /dev, without `.` and `..`.
 fn is_device_path(path: &str) -> bool {
     path.starts_with("/dev/") && !path.split('/').any(|part| matches!(part, "." | ".."))
 }
@@ -73,8 +72,7 @@ pub struct DevLine {
     pub key: String,
     /// The line in the file, from 1.
     pub line: usize,
-    /// What it passes on, or why Proxmox cannot read it and refuses each
-    /// start.
+    /// Its value, or why Proxmox cannot read it and refuses each start.
     pub device: anyhow::Result<Device>,
 }
 
@@ -90,24 +88,18 @@ impl DevLine {
     }
 }
 
-/// The lines that count now: what a running container has of them.
+/// The lines of now: what a running container has.
 pub fn now(conf: &Document) -> Vec<DevLine> {
-    let main = conf.entries().into_iter().filter(|entry| entry.section.is_none());
-    let meant = main.filter(|entry| pending::is_numbered(&entry.key, "dev"));
-    // Of several lines with one key the last counts.
-    read(meant.map(|entry| (entry.key.clone(), entry)).collect())
+    read(pending::numbered_now(conf, "dev"))
 }
 
-/// The lines that count from the next start on, a reboot from inside
-/// included: Proxmox applies what is pending when the container has ended,
-/// and before a hookscript is asked. A line that is pending deletion is not
-/// among them, one that is pending is.
+/// The lines of the next start, also a reboot from inside: with those that are
+/// pending, without those pending deletion.
 pub fn next(conf: &Document) -> Vec<DevLine> {
     read(pending::numbered(conf, "dev"))
 }
 
-/// The lines of now that go with the next start, their device with them,
-/// unless something else passes it on.
+/// The lines of now whose device no line passes at the next start.
 pub fn going(conf: &Document) -> Vec<DevLine> {
     let next = next(conf);
     let stays = |line: &DevLine| next.iter().any(|other| other.path() == line.path());

@@ -1,27 +1,32 @@
-//! What a conf will say at the next start: Proxmox applies what is pending
-//! when the container has ended, a reboot from inside included, and before a
-//! hookscript is asked. Pure.
+//! The settings of a conf now and at the next start: Proxmox applies pending
+//! changes as soon as the container has ended, also in a reboot from inside,
+//! before any hookscript runs. Pure.
 
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Entry;
 use std::collections::BTreeMap;
 
-/// The section of what waits for the container's end.
+/// The section of pending changes.
 const SECTION: &str = "pve:pending";
 
-/// The settings called `NAME` and a number that count from the next start on,
-/// by their key. Of several lines with one key the last counts.
+/// The settings `NAME` and a number of the next start, by their key. Of several
+/// lines with one key the last counts.
 pub fn numbered(conf: &Document, name: &str) -> BTreeMap<String, Entry> {
     next(conf, |key| is_numbered(key, name))
 }
 
+/// The same of now.
+pub fn numbered_now(conf: &Document, name: &str) -> BTreeMap<String, Entry> {
+    values(&conf.entries(), |entry| entry.section.is_none() && is_numbered(&entry.key, name))
+}
+
 /// Whether a key is `NAME` and a number.
-pub fn is_numbered(key: &str, name: &str) -> bool {
+fn is_numbered(key: &str, name: &str) -> bool {
     let number = key.strip_prefix(name).unwrap_or_default();
     !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// One setting as it counts from the next start on.
+/// A setting of the next start.
 pub fn get(conf: &Document, key: &str) -> Option<String> {
     next(conf, |other| other == key).remove(key).map(|entry| entry.value)
 }
@@ -29,21 +34,21 @@ pub fn get(conf: &Document, key: &str) -> Option<String> {
 fn next(conf: &Document, meant: impl Fn(&str) -> bool) -> BTreeMap<String, Entry> {
     let entries = conf.entries();
     let pending = |e: &Entry| e.section.as_deref().is_some_and(|s| s.eq_ignore_ascii_case(SECTION));
-    let values = |of: &dyn Fn(&Entry) -> bool| -> BTreeMap<String, Entry> {
-        let all = entries.iter().filter(|e| of(e) && meant(&e.key));
-        all.map(|e| (e.key.clone(), e.clone())).collect()
-    };
-    let mut found = values(&|e| e.section.is_none());
+    let mut found = values(&entries, |e| e.section.is_none() && meant(&e.key));
     let deleted = entries.iter().rfind(|e| pending(e) && e.key == "delete");
     for key in deleted.iter().flat_map(|e| deleted_keys(&e.value)) {
         found.remove(key);
     }
-    found.extend(values(&pending));
+    found.extend(values(&entries, |e| pending(e) && meant(&e.key)));
     found
 }
 
-/// The keys that `delete:` names; a `!` before one means that its volume goes
-/// too.
+/// The last of each key.
+fn values(entries: &[Entry], of: impl Fn(&Entry) -> bool) -> BTreeMap<String, Entry> {
+    entries.iter().filter(|e| of(e)).map(|e| (e.key.clone(), e.clone())).collect()
+}
+
+/// The keys in `delete:`; a `!` before one means: its volume too.
 fn deleted_keys(list: &str) -> impl Iterator<Item = &str> {
     let separator = |c: char| matches!(c, ',' | ';' | '\0') || c.is_ascii_whitespace();
     list.split(separator).map(|word| word.trim_start_matches('!')).filter(|word| !word.is_empty())

@@ -1,24 +1,23 @@
-//! Proxmox's property strings, the value of many a line: `a=1,b=2`, where one
-//! value may stand without its key. Pure.
+//! Proxmox's property strings: `a=1,b=2`, where one value may have no key. Pure.
 //!
-//! Read as pve-common's `PVE::JSONSchema::parse_property_string` reads them:
-//! blanks belong to key and value, an empty part is skipped, everything else
-//! that has no key and value is an error.
+//! As strict as pve-common's `PVE::JSONSchema::parse_property_string`: blanks
+//! belong to key and value, empty parts are skipped, any other part without key
+//! or value is an error.
 
 use anyhow::{Result, bail};
 
 /// Keys and values in their order; a value alone gets `default_key`.
 ///
 /// # Errors
-/// What Proxmox refuses too: a key twice, a key or a value that is empty, two
-/// values without key. Which keys there are, the caller knows.
+/// Whatever Proxmox rejects: a repeated key, an empty key or value, two values
+/// without key. The caller checks which keys exist.
 pub fn parse<'a>(text: &'a str, default_key: &'a str) -> Result<Vec<(&'a str, &'a str)>> {
     let mut all: Vec<(&str, &str)> = Vec::new();
     for part in text.split(',').filter(|part| !part.trim_ascii().is_empty()) {
         let (key, value) = match part.split_once('=') {
             None => (default_key, part),
             Some((key, value)) if !key.is_empty() && !value.is_empty() => (key, value),
-            Some(_) => bail!("'{}' lacks its key or its value", part.escape_debug()),
+            Some(_) => bail!("'{}' has no key or no value", part.escape_debug()),
         };
         if all.iter().any(|(known, _)| *known == key) {
             bail!("'{}' is given twice", key.escape_debug());
@@ -26,6 +25,12 @@ pub fn parse<'a>(text: &'a str, default_key: &'a str) -> Result<Vec<(&'a str, &'
         all.push((key, value));
     }
     Ok(all)
+}
+
+/// The value of `key`; none if Proxmox cannot read the string.
+pub fn get(text: &str, key: &str, default_key: &str) -> Option<String> {
+    let parts = parse(text, default_key).ok()?;
+    parts.into_iter().find(|(k, _)| *k == key).map(|(_, value)| value.to_owned())
 }
 
 /// A boolean as Proxmox writes and reads it.

@@ -5,7 +5,7 @@ use crate::pve::cluster::Cluster;
 use crate::pve::cluster::Node;
 use crate::pve::cluster::Readiness;
 use crate::pve::hookscript::Place;
-use crate::pve::storage::Storage;
+use crate::pve::storage::{self, Storage};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -62,7 +62,7 @@ pub fn without_storage(node: &Node, place: &Place, storages: &[Storage]) -> Opti
 }
 
 fn storage_of<'a>(place: &Place, storages: &'a [Storage]) -> Option<&'a Storage> {
-    let id = place.volume.split(':').next()?;
+    let id = storage::of_volume(&place.volume)?;
     storages.iter().find(|s| s.id == id)
 }
 

@@ -1,13 +1,15 @@
-//! The form that Proxmox's own files under /etc/pve share (`storage.cfg`,
-//! `ha/resources.cfg`, `replication.cfg`): a line `type: id`, then indented
-//! lines `key value`. Pure.
+//! The format that Proxmox's files under /etc/pve share (`storage.cfg`,
+//! `ha/resources.cfg`, `replication.cfg`, `mapping/pci.cfg`): a header, then
+//! indented lines `key value`. Pure.
+
+use super::property;
 
 /// One section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// `dir`, `ct`, `local`, …
+    /// The type: `dir`, `ct`, `local`; empty where the file has none.
     pub kind: String,
-    /// What stands behind the colon.
+    /// The name.
     pub id: String,
     keys: Vec<(String, String)>,
 }
@@ -15,7 +17,12 @@ pub struct Section {
 impl Section {
     /// The value of a key; empty for a key that stands alone.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.keys.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        self.all(key).next()
+    }
+
+    /// The values of a key that may come several times.
+    pub fn all<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> {
+        self.keys.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
     /// A value that is a list, by commas or blanks.
@@ -26,13 +33,23 @@ impl Section {
 
     /// Whether a key is set to true; one that stands alone is.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|value| matches!(value, "" | "1" | "on" | "yes" | "true"))
+        self.get(key).is_some_and(|value| value.is_empty() || property::boolean(value) == Some(true))
     }
 }
 
-/// All sections of a file. Lines that belong to none are skipped: an empty line
-/// ends a section.
+/// The sections of a file with headers `type: id`. Lines that belong to none
+/// are skipped: an empty line ends a section.
 pub fn parse(text: &str) -> Vec<Section> {
+    let header = |line: &str| line.split_once(':').map(|(kind, id)| (kind.to_owned(), id.to_owned()));
+    read(text, header)
+}
+
+/// The sections of a file whose headers are names alone.
+pub fn parse_named(text: &str) -> Vec<Section> {
+    read(text, |line| (!line.trim().is_empty()).then(|| (String::new(), line.to_owned())))
+}
+
+fn read(text: &str, header: fn(&str) -> Option<(String, String)>) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
     let mut ended = true;
     for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
@@ -43,7 +60,7 @@ pub fn parse(text: &str) -> Vec<Section> {
             if let Some(section) = section {
                 section.keys.push((key.to_owned(), value.trim().to_owned()));
             }
-        } else if let Some((kind, id)) = line.split_once(':') {
+        } else if let Some((kind, id)) = header(line) {
             let (kind, id) = (kind.trim().to_owned(), id.trim().to_owned());
             sections.push(Section { kind, id, keys: Vec::new() });
             ended = false;

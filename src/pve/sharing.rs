@@ -1,6 +1,7 @@
 //! Who else has a card: the other running containers, by their confs.
 
 use crate::device::DevicePath;
+use crate::pve::cluster;
 use crate::pve::conf::devices::passed_by_entries;
 use crate::pve::conf::document::Document;
 use crate::pve::passthrough::{self, DevLine};
@@ -41,13 +42,14 @@ pub fn claim(conf: &Document) -> Claim {
 pub fn claims(look: &mut Look, except: Ctid) -> Vec<(Ctid, Claim)> {
     let locks: LazyCell<lock::Table> = LazyCell::new(lock::Table::read);
     let mut claims = Vec::new();
-    for name in look.names("/etc/pve/lxc").unwrap_or_default() {
-        let ctid = name.strip_suffix(".conf").and_then(|n| n.parse::<Ctid>().ok());
-        let Some(ctid) = ctid.filter(|c| *c != except) else { continue };
+    for ctid in cluster::containers(look).unwrap_or_default() {
+        if ctid == except {
+            continue;
+        }
         if !is_running(look, ctid) && !is_being_started(look, ctid, &locks) {
             continue;
         }
-        let conf = look.bytes(&format!("/etc/pve/lxc/{name}")).unwrap_or_default();
+        let conf = look.bytes(&format!("/etc/pve/lxc/{ctid}.conf")).unwrap_or_default();
         let claim = claim(&Document::from(conf));
         if claim != Claim::default() {
             claims.push((ctid, claim));

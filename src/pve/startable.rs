@@ -14,7 +14,7 @@ use super::passthrough::{self, DevLine};
 use super::{pending, property};
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
-use crate::pve::sections;
+use crate::pve::hookscript;
 use crate::pve::storage;
 use crate::pve::storage::FILE as STORAGES;
 use crate::pve::storage::Storage;
@@ -173,12 +173,6 @@ fn devices(look: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
     passthrough::next(conf).into_iter().filter_map(missing).collect()
 }
 
-/// The value of a property that may stand without its key.
-fn part(value: &str, key: &str) -> Option<String> {
-    let parts = property::parse(value, key).ok()?;
-    parts.into_iter().find(|(k, _)| *k == key).map(|(_, value)| value.to_owned())
-}
-
 /// Of a node in /dev itself, which the kernel answers from its memory.
 fn is_missing(look: &Look<'_>, path: &str) -> bool {
     look.stat(path) == Seen::Absent
@@ -189,12 +183,12 @@ fn is_missing(look: &Look<'_>, path: &str) -> bool {
 fn sources(conf: &Document) -> Vec<(String, String)> {
     let mount_points = pending::numbered(conf, "mp").into_iter().map(|(key, entry)| (key, entry.value));
     let root = pending::get(conf, "rootfs").map(|value| ("rootfs".to_owned(), value));
-    mount_points.chain(root).filter_map(|(key, value)| Some((key, part(&value, "volume")?))).collect()
+    let source = |(key, value): (String, String)| Some((key, property::get(&value, "volume", "volume")?));
+    mount_points.chain(root).filter_map(source).collect()
 }
 
 fn volumes(files: &Look<'_>, conf: &Document, storages: &str) -> Vec<Obstacle> {
-    let defined = sections::parse(storages);
-    let known = |storage: &str| storage == "local" || defined.iter().any(|s| s.id == storage);
+    let defined = storage::names(storages);
     let fault = |(key, source): (String, String)| {
         // Proxmox mounts a device, and binds nothing but a directory.
         if source.starts_with("/dev/") {
@@ -203,8 +197,8 @@ fn volumes(files: &Look<'_>, conf: &Document, storages: &str) -> Vec<Obstacle> {
         if source.starts_with('/') {
             return mount_point(files, key, source, Stat::is_dir);
         }
-        let storage = source.split_once(':')?.0.to_owned();
-        (!known(&storage)).then_some(Obstacle::Storage { key, storage })
+        let storage = storage::of_volume(&source)?.to_owned();
+        (!defined.contains(&storage)).then_some(Obstacle::Storage { key, storage })
     };
     sources(conf).into_iter().filter_map(fault).collect()
 }
@@ -250,7 +244,7 @@ impl Obstacle {
                 )
             }
             Obstacle::NoQuorum => "pvecm status, which shows the votes that are missing".to_owned(),
-            Obstacle::Hookscript { volume, .. } if volume.ends_with(":snippets/phoenix-nvidia") => {
+            Obstacle::Hookscript { volume, .. } if hookscript::is_ours_by_name(volume) => {
                 format!("phoenix-nvidia attach {ctid}")
             }
             Obstacle::Hookscript { why: "cannot be executed", path: Some(path), .. } => {

@@ -3,6 +3,7 @@
 use crate::pve::sections;
 use crate::pve::sections::Section;
 use crate::sys::look::{Look, Op, Question, Seen};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Where Proxmox keeps them.
@@ -128,6 +129,24 @@ pub fn parse(text: &str) -> Vec<Storage> {
     local.into_iter().chain(others.into_iter().filter_map(Storage::of)).collect()
 }
 
+/// The names of all storages, whatever their type.
+pub fn names(text: &str) -> BTreeSet<String> {
+    let defined = sections::parse(text).into_iter().map(|section| section.id);
+    defined.chain(["local".to_owned()]).collect()
+}
+
+/// The storage in a volume id.
+pub fn of_volume(volume: &str) -> Option<&str> {
+    Some(volume.split_once(':')?.0)
+}
+
+/// Storage and name in the volume id of a snippet.
+pub fn snippet(volume: &str) -> Option<(&str, &str)> {
+    let (id, name) = volume.split_once(":snippets/")?;
+    let is_name = !name.is_empty() && !name.contains('/') && name != ".." && name != ".";
+    is_name.then_some((id, name))
+}
+
 /// Those of this host. An unreadable file is among the problems of `look`.
 pub fn read(look: &mut Look) -> Vec<Storage> {
     parse(&look.text(FILE).unwrap_or_default())
@@ -135,10 +154,8 @@ pub fn read(look: &mut Look) -> Vec<Storage> {
 
 /// The file that a volume id of type snippets stands for.
 pub fn path_of(storages: &[Storage], volume: &str) -> Option<PathBuf> {
-    let (id, name) = volume.split_once(":snippets/")?;
-    // A name with a slash, or none, is no snippet.
-    let plain = !name.is_empty() && !name.contains('/') && name != ".." && name != ".";
-    let storage = storages.iter().find(|s| s.id == id).filter(|_| plain)?;
+    let (id, name) = snippet(volume)?;
+    let storage = storages.iter().find(|s| s.id == id)?;
     Some(storage.snippets.join(name))
 }
 

@@ -1,12 +1,12 @@
-//! Which VM is to have which card, by the `hostpci` lines of the VMs' confs.
+//! The cards that VMs get, by the `hostpci` lines of their confs.
 
 use crate::device::pci::PciAddress;
-use crate::pve::property;
+use crate::pve::conf::document::Document;
+use crate::pve::{pending, property, sections};
 use crate::sys::look::Look;
 use std::collections::BTreeMap;
 
-/// What a hostpci line names: a card by its address, or, without a function,
-/// everything in its slot.
+/// A card in a hostpci line: an address, or a whole slot if it has no function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
     address: PciAddress,
@@ -20,63 +20,43 @@ impl Slot {
         Some(Slot { address: address.ok()?, whole })
     }
 
-    /// Whether the card at `address` is meant.
+    /// Whether it includes the card at `address`.
     pub fn covers(&self, address: PciAddress) -> bool {
         let function = if self.whole { 0 } else { address.function };
         self.address == PciAddress { function, ..address }
     }
 }
 
-/// The cards that a VM's conf names, in its main section: snapshots below
-/// don't run. `mapped` resolves the names of cluster-wide mappings.
-pub fn passed(conf: &str, mapped: &BTreeMap<String, Vec<Slot>>) -> Vec<Slot> {
-    let main = conf.lines().take_while(|line| !line.starts_with('['));
-    main.filter_map(hostpci).flat_map(|value| slots(value, mapped)).collect()
+/// The cards that a VM's conf names now. `mapped` resolves the names of
+/// cluster-wide mappings.
+pub fn passed(conf: &Document, mapped: &BTreeMap<String, Vec<Slot>>) -> Vec<Slot> {
+    let lines = pending::numbered_now(conf, "hostpci");
+    lines.values().flat_map(|entry| slots(&entry.value, mapped)).collect()
 }
 
-/// The value of a `hostpciN:` line.
-fn hostpci(line: &str) -> Option<&str> {
-    let (key, value) = line.split_once(':')?;
-    let number = key.strip_prefix("hostpci")?;
-    let numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-    if numbered { Some(value.trim()) } else { None }
-}
-
-/// `0000:01:00,pcie=1`, `host=01:00.0;01:00.1`, `mapping=NAME`.
+/// `0000:01:00,pcie=1`, `host=01:00.0;01:00.1`, `mapping=NAME`. A line that
+/// Proxmox cannot read passes nothing: the VM does not start.
 fn slots(value: &str, mapped: &BTreeMap<String, Vec<Slot>>) -> Vec<Slot> {
-    // A line that Proxmox cannot read passes nothing: the VM does not start.
-    let options = property::parse(value, "host").unwrap_or_default();
-    let option = |key: &str| options.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
-    match (option("mapping"), option("host")) {
-        (Some(name), _) => mapped.get(name).cloned().unwrap_or_default(),
-        (None, list) => list.into_iter().flat_map(|l| l.split(';')).filter_map(Slot::parse).collect(),
+    match property::get(value, "mapping", "host") {
+        Some(name) => mapped.get(&name).cloned().unwrap_or_default(),
+        None => property::get(value, "host", "host").map(|list| list_of(&list)).unwrap_or_default(),
     }
 }
 
-/// `/etc/pve/mapping/pci.cfg`: a name in the first column, then indented
-/// `map` lines, one for each node and device.
+fn list_of(addresses: &str) -> Vec<Slot> {
+    addresses.split(';').filter_map(Slot::parse).collect()
+}
+
+/// `/etc/pve/mapping/pci.cfg`: each name with its cards on this node.
 pub fn mappings(text: &str, node: &str) -> BTreeMap<String, Vec<Slot>> {
-    let mut mapped: BTreeMap<String, Vec<Slot>> = BTreeMap::new();
-    let mut name = String::new();
-    for line in text.lines() {
-        if !line.starts_with(char::is_whitespace) {
-            name = line.trim().to_owned();
-            continue;
-        }
-        let Some(map) = line.trim().strip_prefix("map ") else { continue };
-        let option = |key: &str| {
-            map.trim().split(',').filter_map(|o| o.split_once('=')).find(|(k, _)| *k == key).map(|(_, v)| v)
-        };
-        if option("node") == Some(node) {
-            let slots = option("path").into_iter().flat_map(|path| path.split(';')).filter_map(Slot::parse);
-            mapped.entry(name.clone()).or_default().extend(slots);
-        }
-    }
-    mapped
+    let here = |map: &&str| property::get(map, "node", "").as_deref() == Some(node);
+    let paths = |map: &str| property::get(map, "path", "").map(|path| list_of(&path)).unwrap_or_default();
+    let cards = |section: &sections::Section| section.all("map").filter(here).flat_map(paths).collect();
+    sections::parse_named(text).into_iter().map(|section| (section.id.clone(), cards(&section))).collect()
 }
 
-/// The VMs of this node, each with the cards that its conf names. Another
-/// node's VMs don't matter: an address there is another card.
+/// The VMs of this node, each with the cards that its conf names. An address on
+/// another node is another card.
 pub fn on_this_node(look: &mut Look) -> Vec<(u32, Vec<Slot>)> {
     let confs = look.names("/etc/pve/local/qemu-server").unwrap_or_default();
     let vms: Vec<u32> = confs.iter().filter_map(|name| name.strip_suffix(".conf")?.parse().ok()).collect();
@@ -86,8 +66,8 @@ pub fn on_this_node(look: &mut Look) -> Vec<(u32, Vec<Slot>)> {
     let node = look.link_name("/etc/pve/local").unwrap_or_default();
     let mapped = look.text("/etc/pve/mapping/pci.cfg").map(|t| mappings(&t, &node)).unwrap_or_default();
     let mut cards = |vm| {
-        let conf = look.text(&format!("/etc/pve/local/qemu-server/{vm}.conf")).unwrap_or_default();
-        (vm, passed(&conf, &mapped))
+        let conf = look.bytes(&format!("/etc/pve/local/qemu-server/{vm}.conf")).unwrap_or_default();
+        (vm, passed(&Document::from(conf), &mapped))
     };
     vms.into_iter().map(&mut cards).collect()
 }
@@ -101,7 +81,9 @@ mod tests {
                        \tmap id=10de:2684,node=pve2,path=0000:42:00.0\n\nother\n\tdescription x\n\
                        \tmap node=pve1,path=0000:43:00\n";
         let mapped = mappings(mapping, "pve1");
-        passed(conf, &mapped).iter().any(|slot| slot.covers(address.parse().unwrap()))
+        passed(&Document::parse(conf.as_bytes()), &mapped)
+            .iter()
+            .any(|slot| slot.covers(address.parse().unwrap()))
     }
 
     #[test]

@@ -79,7 +79,7 @@ proptest! {
         let _ = facts::Majors::parse(&text);
         let _ = kernel_driver::parse_version(&text);
         let _ = sharing::claim(&Document::parse(text.as_bytes()));
-        let _ = vms::passed(&text, &BTreeMap::new());
+        let _ = vms::passed(&Document::parse(text.as_bytes()), &BTreeMap::new());
         let _ = vms::mappings(&text, "pve1");
     }
 

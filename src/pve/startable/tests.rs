@@ -45,7 +45,7 @@ fn each_thing_that_is_missing_is_named() {
         ("hookscript: local:snippets/plain", "its hookscript local:snippets/plain cannot be executed"),
         ("hookscript: gone:snippets/mine", "its hookscript gone:snippets/mine is in no storage of this node"),
         ("dev3: gid=4,path=/dev/gone", "dev3 passes /dev/gone, which does not exist"),
-        ("dev3: gid=4", "dev3 cannot be read: no path is given"),
+        ("dev3: gid=4", "dev3 cannot be read: has no path"),
         ("mp0: /srv/gone,mp=/x", "mp0 mounts /srv/gone, which does not exist"),
         ("mp0: mp=/x,volume=/dev/gone", "mp0 mounts /dev/gone, which does not exist"),
         ("mp1: gone:vm-101-disk-1,mp=/x", "mp1 is on storage gone, which does not exist"),
