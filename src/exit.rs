@@ -132,7 +132,10 @@ pub fn remedy_of(error: &anyhow::Error) -> Option<&str> {
 
 /// The error in one line, causes after colons.
 pub fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}")
+    let mut parts: Vec<String> = error.chain().map(ToString::to_string).collect();
+    // What an error passes on as its own is said once.
+    parts.dedup();
+    parts.join(": ")
 }
 
 /// Runs a part of a start; a bug of ours in it is an error like another, since

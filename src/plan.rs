@@ -99,6 +99,17 @@ pub fn wanted_once_made(choice: &Choice) -> Vec<Device> {
     choice.devices.iter().copied().chain(choice.to_make.iter().filter_map(made)).collect()
 }
 
+/// The paths that the verification opens: files, not directories.
+pub fn nodes(choice: &Choice) -> Vec<String> {
+    files(&choice.devices)
+}
+
+/// The same of a list of devices.
+pub fn files(devices: &[Device]) -> Vec<String> {
+    let files = devices.iter().map(|device| device.path).filter(|path| *path != DevicePath::Caps);
+    files.map(|path| path.to_string()).collect()
+}
+
 /// What the container is shown of `/proc/driver/nvidia`: of the cards that the
 /// settings give it, and of those that `devN:` lines do.
 pub fn masks(conf: &Document, inventory: &Inventory, choice: &Choice) -> Masks {

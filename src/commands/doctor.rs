@@ -12,7 +12,6 @@ mod host;
 mod inside;
 
 use super::level::Level;
-use super::run::nodes;
 use crate::commands::status;
 use crate::exit::{Code, one_line};
 use crate::guest::attached;
@@ -239,7 +238,7 @@ fn running(
         findings.extend(inside::devices(ctid, differences));
     }
     let guest = Guest::new(ctid);
-    let opened = open_nodes(&guest, &nodes(choice), &deadline.at_most(limit / 3));
+    let opened = open_nodes(&guest, &plan::nodes(choice), &deadline.at_most(limit / 3));
     findings.extend(inside::rules(ctid, &opened));
     let seen = inside::look(ctid);
     let mut right = None;

@@ -21,7 +21,7 @@ pub fn run(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
         Phase::PostStart => post_start::run(ctid),
         Phase::PreStop | Phase::PostStop => quiet(ctid, phase),
         Phase::Unknown(word) => {
-            log::warn!("'{word}' is no phase that this version knows; nothing is done");
+            log::warn!("unknown phase '{word}': nothing to do");
             quiet(ctid, phase)
         }
     }

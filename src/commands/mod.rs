@@ -16,7 +16,6 @@ use crate::cli::{Cli, Command};
 use crate::exit::{self, Code, Fault};
 use crate::job::worker;
 use crate::sys::{log, signal, spawn};
-use crate::types::Ctid;
 use clap::Parser as _;
 use std::process::ExitCode;
 
@@ -48,7 +47,7 @@ pub fn main() -> ExitCode {
         },
     });
     let result = exit::caught(|| run(cli));
-    finish(ctid, result)
+    finish(result)
 }
 
 /// Whether the result is on stdout, so that only warnings belong beside it.
@@ -94,18 +93,13 @@ fn must_be_root() -> anyhow::Result<()> {
 
 /// The requirements' `exit_script`: the one place that tells the outcome and
 /// flushes the log.
-fn finish(ctid: Option<Ctid>, result: anyhow::Result<Code>) -> ExitCode {
+fn finish(result: anyhow::Result<Code>) -> ExitCode {
     let code = match result {
         Ok(code) => code,
         Err(error) => {
             exit::tell(::log::Level::Error, &error);
             let code = exit::code_of(&error);
-            ::log::debug!(
-                "{} ends with exit code {}: {}",
-                ctid.map_or_else(String::new, |c| c.to_string()),
-                code as u8,
-                code.meaning()
-            );
+            ::log::debug!("exit code {}: {}", code as u8, code.meaning());
             code
         }
     };

@@ -3,17 +3,15 @@
 
 mod diff;
 
-use super::run::{Hand, nodes, refused};
-use crate::device::Device;
 use crate::driver::desired::Desired;
 use crate::exit::Code;
-use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::install::steps::Steps as Install;
 use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::provide::inspect;
+use crate::job::by_hand::ByHand;
 use crate::job::desired::Software;
 use crate::job::startable;
 use crate::plan::{self, Intent};
@@ -22,11 +20,9 @@ use crate::pve::conf::document::Form;
 use crate::pve::conf::reconcile::reconcile;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
-use crate::pve::pct;
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
-use crate::settings::load;
-use crate::settings::{Call, Settings, keys};
+use crate::settings::{Settings, keys};
 use crate::state::Record;
 use crate::sys::look::Look;
 use crate::sys::look::View;
@@ -40,9 +36,8 @@ use crate::types::Ctid;
 /// Those of the call by hand, as far as looking shows them.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid).called(format!("plan {ctid}"));
-    let document = conf.read()?;
-    let settings = load::of(ctid, Call::ByHand, &conf, &document);
-    let hand = Hand { ctid, conf, settings };
+    let hand = ByHand::read(ctid, conf)?;
+    let document = hand.document.clone();
     let (intent, software) = hand.validate()?;
     let choice = choice(ctid, &intent, &hand.settings, &document);
     if let Some(fault) = plan::fault(&choice) {
@@ -70,9 +65,10 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
             "it is a template: its clones inherit this, and get their driver at their first start".into(),
         );
     } else if running {
-        let differences = steps.differences(&hand, &document, &wanted)?;
+        let compared = hand.compare(&wanted)?;
+        steps.notes.extend(compared.unseen);
         steps.software(&hand, &software, &choice)?;
-        if steps.restart(&hand, differences) {
+        if steps.restart(&hand, compared.differences) {
             steps.refused_by(startable::refusal, &hand, &choice, &document, |_| true);
         }
     } else {
@@ -116,27 +112,8 @@ impl Steps {
         self.notes.extend(choice.notes.iter().cloned());
     }
 
-    /// Why the running container needs a restart for its devices.
-    fn differences(
-        &mut self,
-        hand: &Hand,
-        document: &Document,
-        wanted: &[Device],
-    ) -> anyhow::Result<Vec<String>> {
-        let Some(init) = pct::init(hand.ctid)? else { return Ok(Vec::new()) };
-        let limit = hand.settings.value(keys::CHECK_TIMEOUT);
-        match attached::read(&init, &Deadline::after(limit / 2)) {
-            Ok(has) => {
-                self.notes.extend(has.unseen());
-                let differences = plan::differences(document, &has, wanted);
-                Ok(if differences.is_empty() { refused(hand.ctid, wanted, limit) } else { differences })
-            }
-            Err(error) => Ok(vec![format!("which devices it has cannot be seen: {error}")]),
-        }
-    }
-
     /// What an install in the running container would do.
-    fn software(&mut self, hand: &Hand, software: &Software, choice: &Choice) -> anyhow::Result<()> {
+    fn software(&mut self, hand: &ByHand, software: &Software, choice: &Choice) -> anyhow::Result<()> {
         let Some(desired) = self.desired(software) else { return Ok(()) };
         let mut desired = desired.clone();
         desired.gpus = Some(choice.gpus.len());
@@ -155,7 +132,7 @@ impl Steps {
             self.notes.push(format!(
                 "driver {}: installed and right; nvidia-smi would verify it with {} nodes",
                 desired.driver,
-                nodes(choice).len()
+                plan::nodes(choice).len()
             ));
         }
         Ok(())
@@ -175,7 +152,7 @@ impl Steps {
     }
 
     /// What is only seen once the container runs.
-    fn later(&mut self, hand: &Hand, software: &Software, document: &Document) {
+    fn later(&mut self, hand: &ByHand, software: &Software, document: &Document) {
         let Some(desired) = self.desired(software) else { return };
         let wanted = &desired.driver;
         let last = Record::of(hand.ctid).load_of(&net::identity(document)).container_driver;
@@ -188,8 +165,8 @@ impl Steps {
         });
     }
 
-    fn restart(&mut self, hand: &Hand, mut why: Vec<String>) -> bool {
-        let restarts = hand.software_restart();
+    fn restart(&mut self, hand: &ByHand, mut why: Vec<String>) -> bool {
+        let restarts = startable::restarts_after_install(&hand.settings);
         if restarts && self.driver {
             why.push("the driver is new".to_owned());
         } else if hand.restart_due() {
@@ -206,7 +183,7 @@ impl Steps {
     fn refused_by(
         &mut self,
         with: fn(Ctid, &[Obstacle]) -> anyhow::Error,
-        hand: &Hand,
+        hand: &ByHand,
         choice: &Choice,
         document: &Document,
         counts: fn(&Obstacle) -> bool,

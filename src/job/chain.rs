@@ -31,19 +31,20 @@ pub fn run(settings: &Settings, ctid: Ctid, phase: &Phase) -> anyhow::Result<()>
     let path = program.display();
     let here = format!("{ctid} {phase}");
     if std::env::var_os(INSIDE).is_some_and(|v| v == here.as_str()) {
-        log::warn!("HOOK_CHAIN={path} ({origin}) leads back to phoenix-nvidia; it is not called again");
+        log::warn!("HOOK_CHAIN={path} ({origin}) calls phoenix-nvidia again: not run a second time");
         return Ok(());
     }
-    let fault = |why: String| {
-        Fault::new(Code::General, format!("the chained hookscript {path} {why}"))
-            .remedy(format!("mend it, or take HOOK_CHAIN out of {origin}"))
-    };
-    let ended = spawn::hand_over(&program, &[ctid.to_string(), phase.to_string()], (INSIDE, &here))
-        .map_err(|e| fault(format!("cannot be run: {e}")))?;
+    let ended =
+        spawn::hand_over(&program, &[ctid.to_string(), phase.to_string()], (INSIDE, &here)).map_err(|e| {
+            Fault::new(Code::General, format!("cannot run chained hookscript {path}: {e}"))
+                .remedy(format!("correct the path or remove HOOK_CHAIN from {origin}"))
+        })?;
     if ended == Ended::Code(0) {
         return Ok(());
     }
-    Err(fault(format!("failed in {phase}: {ended}")).into())
+    Err(Fault::new(Code::General, format!("chained hookscript {path} failed in {phase}: {ended}"))
+        .remedy(format!("correct the script or remove HOOK_CHAIN from {origin}"))
+        .into())
 }
 
 /// Why the chained hookscript cannot run, and with it no start succeeds.
@@ -54,7 +55,7 @@ pub struct Lacks {
     origin: Origin,
 }
 
-/// What [`lacks`] asks, for a look at many: the script may lie on a storage.
+/// The questions of [`lacks`], for a look at many: the script may lie on a storage.
 pub fn questions(settings: &Settings) -> Vec<Question> {
     let path = settings.value(keys::HOOK_CHAIN);
     path.iter().map(|path| Question::new(Op::Stat, path.to_string_lossy())).collect()
@@ -79,8 +80,8 @@ pub fn lacks(look: &Look, settings: &Settings) -> Option<Lacks> {
     let path = settings.value(keys::HOOK_CHAIN)?;
     let (_, origin) = settings.text(keys::HOOK_CHAIN)?;
     let what = match look.stat(&path.to_string_lossy()) {
-        Seen::Is(stat) if !stat.is_file() => "is no file",
-        Seen::Is(stat) if stat.mode & 0o111 == 0 => "cannot be executed",
+        Seen::Is(stat) if !stat.is_file() => "is not a file",
+        Seen::Is(stat) if stat.mode & 0o111 == 0 => "is not executable",
         Seen::Absent => "does not exist",
         Seen::Is(_) | Seen::Unseen(_) => return None,
     };
@@ -88,11 +89,11 @@ pub fn lacks(look: &Look, settings: &Settings) -> Option<Lacks> {
 }
 
 impl Lacks {
-    /// What mends it.
+    /// What fixes it.
     pub fn remedy(&self) -> String {
         match self.what {
-            "cannot be executed" => format!("chmod 755 {}", text::word(&self.path.to_string_lossy())),
-            _ => format!("put the script there, or remove HOOK_CHAIN from {}", self.origin),
+            "is not executable" => format!("chmod 755 {}", text::word(&self.path.to_string_lossy())),
+            _ => format!("correct the path or remove HOOK_CHAIN from {}", self.origin),
         }
     }
 
@@ -105,6 +106,6 @@ impl Lacks {
 impl fmt::Display for Lacks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, what, origin) = (self.path.display(), self.what, &self.origin);
-        write!(f, "HOOK_CHAIN={path} ({origin}): that hookscript {what}, and no start succeeds without it")
+        write!(f, "HOOK_CHAIN={path} ({origin}) {what}: every start fails")
     }
 }

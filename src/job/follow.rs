@@ -1,5 +1,4 @@
-//! The install process, seen from the hook that starts it: its job, its log,
-//! its end.
+//! The install process, seen from the hook that starts it: its log, its end.
 //!
 //! Under systemd it is `phoenix-nvidia-install@CTID.service`; elsewhere a
 //! detached process. Either way it holds a lock for as long as it lives, so
@@ -50,7 +49,7 @@ pub fn start(ctid: Ctid, identity: &str, deadline: &Deadline) -> anyhow::Result<
     if std::path::Path::new(SYSTEMD).is_dir() && process::installed(SYSTEMCTL) {
         match by_systemd(ctid, deadline) {
             Ok(()) => return Ok(true),
-            Err(why) => log::warn!("{why}; the install runs as a process of its own"),
+            Err(why) => log::warn!("{why}; starting the install without systemd"),
         }
     }
     detach(ctid).map(|()| false)
@@ -62,7 +61,7 @@ pub fn start(ctid: Ctid, identity: &str, deadline: &Deadline) -> anyhow::Result<
 /// [`Code::Software`].
 pub fn detach(ctid: Ctid) -> anyhow::Result<()> {
     let fault = |e: std::io::Error| {
-        anyhow::Error::from(e).context(Fault::new(Code::Software, "the install process cannot be started"))
+        anyhow::Error::from(e).context(Fault::new(Code::Software, "cannot start the install process"))
     };
     // While the package is upgraded, the file that we were started from is gone.
     let program = std::env::current_exe().ok().filter(|path| path.exists());
@@ -86,32 +85,32 @@ fn by_systemd(ctid: Ctid, deadline: &Deadline) -> Result<(), String> {
 /// How following ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
-    /// The process is no more.
+    /// The process ended.
     Ended,
-    /// The time was over first; it was said where it goes on.
-    GoesOn,
+    /// The time was over first; where it continues was told.
+    Continues,
     /// There was none, a good while after it should have begun.
-    NotBorn,
+    NotStarted,
 }
 
 /// An install process that is being followed.
 pub struct Follow {
     ctid: Ctid,
     tail: Tail,
-    born: bool,
+    started: bool,
 }
 
 impl Follow {
     /// One whose log begins at `from`, and whose name is not in the state yet.
     pub fn new(ctid: Ctid, from: u64) -> Follow {
         let tail = Tail { path: log_path(ctid), at: from, shown: 0, rest: Vec::new() };
-        Follow { ctid, tail, born: false }
+        Follow { ctid, tail, started: false }
     }
 
-    /// It was seen at work.
+    /// It was seen running.
     #[must_use]
-    pub fn born(mut self) -> Follow {
-        self.born = true;
+    pub fn started(mut self) -> Follow {
+        self.started = true;
         self
     }
 
@@ -120,43 +119,43 @@ impl Follow {
     /// # Errors
     /// A signal of ours.
     pub fn until(&mut self, deadline: &Deadline) -> anyhow::Result<Followed> {
-        let birth = Deadline::after(locks::BIRTH);
+        let start = Deadline::after(locks::START);
         let mut worker = locks::watch_worker(self.ctid);
         loop {
             // It takes its lock before it leaves its name: looked at in the
-            // other order, one that was born in between would seem dead.
+            // other order, one that started in between would seem dead.
             let named = Record::of(self.ctid).load().job.is_some();
-            let at_work = worker.is_held();
-            self.born = self.born || named || at_work;
+            let runs = worker.is_held();
+            self.started = self.started || named || runs;
             self.tail.show();
-            if !at_work && self.born {
+            if !runs && self.started {
                 self.tail.end();
                 return Ok(Followed::Ended);
             }
-            if !at_work && birth.passed() {
-                return Ok(Followed::NotBorn);
+            if !runs && start.passed() {
+                return Ok(Followed::NotStarted);
             }
             if deadline.passed() {
-                say_goes_on(self.ctid);
-                return Ok(Followed::GoesOn);
+                tell_continues(self.ctid);
+                return Ok(Followed::Continues);
             }
             signal::sleep(LOOK.min(deadline.remaining()))?;
         }
     }
 }
 
-/// Where an install that is not waited for can be watched.
-pub fn say_goes_on(ctid: Ctid) {
-    log::info!("the install goes on by itself; watch it with: tail -f {}", log_path(ctid).display());
+/// Tells where an install that nobody waits for can be watched.
+pub fn tell_continues(ctid: Ctid) {
+    log::info!("install continues in the background: tail -f {}", log_path(ctid).display());
 }
 
-/// An error that the install process has told and recorded already.
+/// An error that the install process has logged and recorded already.
 #[derive(Debug)]
 pub struct Told;
 
 impl std::fmt::Display for Told {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the install failed")
+        f.write_str("install failed")
     }
 }
 
@@ -177,13 +176,14 @@ pub fn result(ctid: Ctid) -> anyhow::Result<()> {
         // None: it ended since nobody asks for it any more.
         Outcome::Ok | Outcome::Warning | Outcome::None => Ok(()),
         Outcome::Failed => {
-            let fault =
-                Fault::new(Code::Software, format!("the driver in container {ctid} is not as wanted"))
-                    .remedy(format!("see {}; phoenix-nvidia {ctid} tries again", log_path(ctid).display()));
+            // With the driver in place it was what comes after it.
+            let what = if state.cuda_failed.is_some() { "CUDA" } else { "driver" };
+            let fault = Fault::new(Code::Software, format!("{what} install in container {ctid} failed"))
+                .remedy(format!("tail -n 20 {}; then: phoenix-nvidia {ctid}", log_path(ctid).display()));
             Err(anyhow::Error::new(Told).context(fault))
         }
-        Outcome::Running => Err(Fault::new(Code::Software, "the install process ended without a result")
-            .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid}; then phoenix-nvidia {ctid}"))
+        Outcome::Running => Err(Fault::new(Code::Software, "install process ended without a result")
+            .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid} -n 20; then: phoenix-nvidia {ctid}"))
             .into()),
     }
 }
@@ -219,7 +219,7 @@ impl Tail {
     fn end(&self) {
         if let Some(more) = self.shown.checked_sub(MOST_LINES).filter(|more| *more > 0) {
             let path = self.path.display();
-            log::info!(target: messages::RELAY, "{more} more lines are in {path}");
+            log::info!(target: messages::RELAY, "{more} more lines in {path}");
         }
     }
 

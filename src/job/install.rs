@@ -63,10 +63,10 @@ pub fn cuda_failed_before(ctid: Ctid, desired: &Desired) -> bool {
         return false;
     }
     log::warn!(
-        "driver {} is right; the CUDA packages failed earlier in this boot and are not tried again: \
-         `phoenix-nvidia {ctid}` tries now",
+        "driver {}: installed; CUDA packages failed earlier in this boot: not tried again",
         desired.driver
     );
+    log::warn!("{}", exit::fix(&format!("phoenix-nvidia {ctid}")));
     true
 }
 
@@ -92,7 +92,7 @@ impl Install<'_> {
         let limits = &self.desired.limits;
         let _lock = locks::work(self.ctid, limits.install + limits.download)?;
         // Whoever held that lock may have had it for an hour.
-        let ended = || Fault::new(exit::Code::Software, "nothing was installed");
+        let ended = || Fault::new(exit::Code::Software, "nothing installed");
         self.identity.still().fault(ended)?;
         let guest = self.guest();
         let asked = self.desired.fingerprint();
@@ -115,7 +115,7 @@ impl Install<'_> {
             _ => Ok(guest.check_guard()?),
         };
         let _place = locks::place(places, PLACE_WAIT.max(limits.install), there)
-            .fault(|| Fault::new(exit::Code::Software, "the install did not begin"))?;
+            .fault(|| Fault::new(exit::Code::Software, "install not started"))?;
         guest.check_guard()?;
         leftovers::end(self.ctid);
         boot::wait_until_booted(&guest, self.settings.value(keys::READY_TIMEOUT))?;
@@ -189,7 +189,7 @@ impl Install<'_> {
 
     fn tell_right(&self, check: &Check) {
         log::info!("driver {}: installed and right", self.desired.driver);
-        log::debug!("the look into the container took {}", crate::sys::time::human(check.took));
+        log::debug!("probe of the container took {}", crate::sys::time::human(check.took));
     }
 
     /// nvidia-smi's word, if the nodes are there to ask for it.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const DIRECTORY: &str = "/run/lock/phoenix-nvidia";
 /// Until a process that was started has its lock.
-pub const BIRTH: Duration = Duration::from_secs(5);
+pub const START: Duration = Duration::from_secs(5);
 /// While waiting for a place: between two looks at the container.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -26,7 +26,7 @@ fn path(name: String) -> PathBuf {
 /// # Errors
 /// [`Code::Software`] when another one holds it until the deadline.
 pub fn work(ctid: Ctid, limit: Duration) -> anyhow::Result<Lock> {
-    let message = format!("another install in container {ctid} is under way");
+    let message = format!("another install in container {ctid} is running");
     take(path(format!("{ctid}.lock")), limit, Code::Software, message)
 }
 
@@ -35,7 +35,7 @@ pub fn work(ctid: Ctid, limit: Duration) -> anyhow::Result<Lock> {
 /// # Errors
 /// [`Code::General`] when another one holds it until the deadline.
 pub fn by_hand(ctid: Ctid, limit: Duration) -> anyhow::Result<Lock> {
-    let message = format!("another phoenix-nvidia {ctid} is at work");
+    let message = format!("another phoenix-nvidia {ctid} is running");
     take(path(format!("{ctid}.run.lock")), limit, Code::General, message)
 }
 
@@ -50,44 +50,42 @@ pub fn try_by_hand(ctid: Ctid) -> Option<Lock> {
 /// # Errors
 /// [`Code::Passthrough`] when another one holds it until the deadline.
 pub fn cards(deadline: &Deadline) -> anyhow::Result<Lock> {
-    let message = "another container is being given its GPUs (GPU_EXCLUSIVE)".to_owned();
+    let message = "another container is getting its GPUs (GPU_EXCLUSIVE)".to_owned();
     take(path("cards.lock".to_owned()), deadline.remaining(), Code::Passthrough, message)
 }
 
 /// What an install process holds for as long as it lives; `None` when another
-/// one is at work.
+/// one runs.
 ///
 /// # Errors
 /// [`Code::Software`] when the lock cannot be had for another reason.
 pub fn worker(ctid: Ctid) -> anyhow::Result<Option<Lock>> {
-    lock::try_take(&worker_path(ctid))
-        .map_err(|error| refused(error, Code::Software, "the install did not begin"))
+    lock::try_take(&worker_path(ctid)).map_err(|error| refused(error, Code::Software, "install not started"))
 }
 
-/// Whether an install process is at work, to be asked again and again.
+/// Whether an install process runs, to be asked again and again.
 pub fn watch_worker(ctid: Ctid) -> lock::Watch {
     lock::Watch::new(worker_path(ctid))
 }
 
-/// Whether an install process is at work.
+/// Whether an install process runs.
 pub fn worker_lives(ctid: Ctid) -> bool {
     lock::is_held(&worker_path(ctid))
 }
 
-/// The state as it is to be shown: an install that is under way by the state
-/// and has nobody at work was cut off.
+/// The state as shown: an install that runs by the state and has no process
+/// was cut off.
 pub fn settled(mut state: State, ctid: Ctid) -> State {
     // One that was just asked for has no process yet.
-    let born = state.job.is_some() || state::now().saturating_sub(state.at) > BIRTH.as_secs();
-    if state.outcome == Outcome::Running && born && !worker_lives(ctid) {
+    let started = state.job.is_some() || state::now().saturating_sub(state.at) > START.as_secs();
+    if state.outcome == Outcome::Running && started && !worker_lives(ctid) {
         // It may have ended well between the two looks.
         let now = Record::of(ctid).load();
         if now.outcome != Outcome::Running {
             return now;
         }
         state.outcome = Outcome::Failed;
-        "the install process ended without a result; the next start completes it"
-            .clone_into(&mut state.message);
+        "install process ended without a result; the next start completes it".clone_into(&mut state.message);
     }
     state
 }
@@ -104,11 +102,11 @@ fn take(path: PathBuf, limit: Duration, code: Code, message: String) -> anyhow::
     taken.map_err(|error| refused(error, code, &message))
 }
 
-/// Why a lock was not taken, with what mends that.
+/// Why a lock was not taken, with what fixes that.
 fn refused(error: LockError, code: Code, message: &str) -> anyhow::Error {
     let remedy = match &error {
         LockError::Refused(refused) => refused.fix(),
-        _ => Some("wait for it; lslocks shows who holds what".to_owned()),
+        _ => Some("wait until it ends; lslocks shows the holder".to_owned()),
     };
     let fault = Fault::new(code, message);
     let fault = match remedy {
@@ -134,21 +132,22 @@ pub fn place(count: u32, limit: Duration, wanted: impl Fn() -> anyhow::Result<()
                 Ok(Some(lock)) => return Ok(lock),
                 Ok(None) => {}
                 // That is no place that somebody else has.
-                Err(error) => return Err(refused(error, Code::Software, "no place for an install")),
+                Err(error) => {
+                    return Err(refused(error, Code::Software, "cannot take a place for the install"));
+                }
             }
         }
         if deadline.passed() {
-            let message =
-                format!("{count} other installs are under way on this node, for more than {}", human(limit));
+            let message = format!("{count} other installs still running on this node after {}", human(limit));
             return Err(Fault::new(Code::Software, message)
-                .remedy("raise MAX_INSTALLS, or start it later")
+                .remedy("raise MAX_INSTALLS, or start the install later")
                 .into());
         }
         if !std::mem::replace(&mut told, true) {
             let who: Vec<String> =
                 places.iter().filter_map(|place| lock::holder_at(place)).map(|h| h.to_string()).collect();
             log::info!(
-                "{count} other installs are under way on this node (MAX_INSTALLS): {}; waiting for a place",
+                "{count} other installs running on this node (MAX_INSTALLS): {}; waiting for a place",
                 who.join(", ")
             );
         }

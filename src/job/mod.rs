@@ -1,8 +1,10 @@
 //! The work in a container as a process of its own: what starts it, follows
 //! it, and keeps two of them apart.
 
+pub mod by_hand;
 pub mod chain;
 pub mod desired;
+pub mod devices;
 pub mod follow;
 pub mod handover;
 pub mod identity;

@@ -12,7 +12,6 @@ use crate::pve::pct;
 use crate::pve::pct::Status;
 use crate::pve::startable::{Obstacle, Startable, list};
 use crate::settings::load;
-use crate::settings::values::AfterInstall;
 use crate::settings::{Settings, keys};
 use crate::state::Outcome;
 use crate::state::Record;
@@ -45,9 +44,8 @@ pub fn after_install(
     settings: &Settings,
     version: Option<&Version>,
 ) -> anyhow::Result<()> {
-    let wanted = settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot;
-    if !wanted {
-        log::info!("AFTER_INSTALL is none: services that started before the install keep the old driver");
+    if !startable::restarts_after_install(settings) {
+        log::info!("no reboot (AFTER_INSTALL=none): services started before the install keep the old driver");
         return Ok(());
     }
     let reboot = Reboot { ctid, identity, settings, version: version.map(ToString::to_string) };
@@ -72,17 +70,16 @@ pub fn after_install(
                 None => told.clear(),
             },
             Err(obstacles) if !obstacles.iter().all(Obstacle::passes) || until.passed() => {
-                log::warn!(
-                    "the reboot stays due, since the container would not start again: {}",
-                    list(&obstacles)
-                );
-                obstacles.iter().for_each(|o| log::warn!("{}", exit::fix(&o.remedy(ctid))));
-                log::warn!("then phoenix-nvidia {ctid}, or its next start, ends it");
+                log::warn!("reboot still due: the container would not start again: {}", list(&obstacles));
+                for obstacle in &obstacles {
+                    let remedy = format!("{}; then: phoenix-nvidia {ctid}", obstacle.remedy(ctid));
+                    log::warn!("{}", exit::fix(&remedy));
+                }
                 return Ok(());
             }
             Err(obstacles) if told != obstacles => {
                 let limit = human(until.remaining());
-                log::info!("the reboot waits, for at most {limit}: {}", list(&obstacles));
+                log::info!("reboot waits up to {limit}: {}", list(&obstacles));
                 told = obstacles;
             }
             Err(_) => {}
@@ -104,7 +101,7 @@ impl Reboot<'_> {
         let state = Record::of(self.ctid).load();
         if state.rebooted_for == self.version {
             let version = self.version.clone().unwrap_or_default();
-            log::warn!("the container was rebooted for {version} already; not again");
+            log::warn!("container already rebooted for driver {version}: not rebooting again");
             return Ok(false);
         }
         if let Err(changed) = self.identity.still() {
@@ -113,7 +110,7 @@ impl Reboot<'_> {
         }
         let now = pct::init(self.ctid)?.map(|init| init.to_string());
         if now.is_none() || state.restart_due != now {
-            log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
+            log::info!("no reboot needed: container stopped or restarted meanwhile");
             return Ok(false);
         }
         Ok(true)
@@ -135,7 +132,7 @@ impl Reboot<'_> {
     fn now(&self) -> anyhow::Result<Option<anyhow::Result<()>>> {
         let ctid = self.ctid;
         let Some(_lock) = locks::try_by_hand(ctid) else {
-            log::info!("the restart is left to the call by hand that is at work");
+            log::info!("restart left to the phoenix-nvidia {ctid} that is running");
             return Ok(Some(Ok(())));
         };
         if !self.is_due()? {
@@ -143,7 +140,7 @@ impl Reboot<'_> {
         }
         let Ok(may) = self.startable()? else { return Ok(None) };
         self.identity.update(|state| state.rebooted_for.clone_from(&self.version));
-        log::info!("rebooting the container once, so that its services find the new driver");
+        log::info!("rebooting the container once: its services need the new driver");
         let result = self.tried(may);
         // No program is asked: none runs once a signal has come.
         let untouched = startable::runs_with_old_driver(&Record::of(ctid).load());
@@ -158,7 +155,7 @@ impl Reboot<'_> {
             if let Err(error) = &result {
                 let why = text::line(exit::one_line(error).as_bytes());
                 state.outcome = Outcome::Warning;
-                state.message = format!("the driver is right, but the reboot for it failed: {why}");
+                state.message = format!("driver installed, but the reboot for it failed: {why}");
             }
         });
         Ok(Some(result))
@@ -175,7 +172,7 @@ impl Reboot<'_> {
             // A start that is possible now is made, also when a signal has come.
             let put_off = signal::put_off(timeouts.longest());
             if let Err(changed) = self.identity.still() {
-                log::warn!("the container is not started: {changed}");
+                log::warn!("container not started: {changed}");
                 return Err(error);
             }
             let lock = locks::try_by_hand(ctid);
@@ -190,7 +187,7 @@ impl Reboot<'_> {
                     Ok(_) => {
                         if !told {
                             log::error!("{}", exit::one_line(&error));
-                            log::info!("nothing is in the way any more: the container is started");
+                            log::info!("starting the container: nothing prevents it any more");
                         }
                         let Err(failed) = pct::start(ctid, &timeouts, &[]) else { break };
                         error = startable::explained(ctid, &Conf::of(ctid), self.settings, failed);
@@ -203,7 +200,7 @@ impl Reboot<'_> {
                     Err(found) if !found.iter().all(Obstacle::passes) || until.passed() => return Err(error),
                     Err(found) if !told => {
                         log::error!("{}", exit::one_line(&error));
-                        log::info!("the container is started as soon as that has passed: {}", list(&found));
+                        log::info!("starting the container as soon as this has passed: {}", list(&found));
                         told = true;
                     }
                     Err(_) => {}
@@ -231,7 +228,7 @@ impl Reboot<'_> {
         loop {
             match pct::reboot(may, &timeouts) {
                 Ok(()) => {
-                    log::info!("the container was rebooted");
+                    log::info!("container rebooted");
                     return Ok(());
                 }
                 // The hook's task still holds the lock on the conf.
@@ -239,7 +236,7 @@ impl Reboot<'_> {
                     log::debug!("{}", exit::one_line(&error));
                     // Whoever holds it may be stopping or restarting the container.
                     if pct::init(ctid)? != now {
-                        log::info!("the container was stopped or restarted meanwhile; no reboot is needed");
+                        log::info!("no reboot needed: container stopped or restarted meanwhile");
                         return Ok(());
                     }
                     if until.passed() {

@@ -83,10 +83,8 @@ pub fn look(
 
 /// What a call by hand ends with before it stops anything.
 pub fn refusal(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
-    let message = format!(
-        "container {ctid} would not start again, so it is not stopped: {}",
-        startable::list(obstacles)
-    );
+    let message =
+        format!("container {ctid} not stopped: it would not start again: {}", startable::list(obstacles));
     let fault = Fault::new(Code::Restart, message);
     match obstacles.first() {
         Some(first) => fault.remedy(format!("{}; then: phoenix-nvidia {ctid}", first.remedy(ctid))).into(),
@@ -96,7 +94,7 @@ pub fn refusal(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
 
 /// The same for a container that is stopped already.
 pub fn refused_start(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
-    let message = format!("container {ctid} does not start: {}", startable::list(obstacles));
+    let message = format!("container {ctid} cannot start: {}", startable::list(obstacles));
     let fault = Fault::new(Code::Restart, message);
     match obstacles.first() {
         Some(first) => fault.remedy(format!("{}; then: pct start {ctid}", first.remedy(ctid))).into(),
@@ -113,9 +111,9 @@ pub fn explained(ctid: Ctid, conf: &Conf, settings: &Settings, error: anyhow::Er
     let found = look(conf, ctid, settings, None).ok().and_then(Result::err).unwrap_or_default();
     let why = if found.is_empty() { String::new() } else { format!(": {}", startable::list(&found)) };
     let first = found.first().map(|obstacle| format!("{}; then: ", obstacle.remedy(ctid)));
-    let journal = format!("journalctl -u pve-container@{ctid} -n 20 shows why; then: ");
+    let journal = format!("journalctl -u pve-container@{ctid} -n 20; then: ");
     let remedy = format!("{}pct start {ctid}", first.unwrap_or(journal));
-    let message = format!("container {ctid} is stopped and does not start{why}");
+    let message = format!("container {ctid} is stopped and cannot start{why}");
     let code = exit::code_of(&error);
     let code = if code == Code::General { Code::Restart } else { code };
     error.context(Fault::new(code, message).remedy(remedy))
@@ -133,7 +131,12 @@ pub fn restart_timeouts(settings: &Settings) -> RestartTimeouts {
 /// Whether a restart for a new driver is wanted and due in the start that runs
 /// now.
 pub fn restart_is_due(state: &State, settings: &Settings) -> bool {
-    settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot && runs_with_old_driver(state)
+    restarts_after_install(settings) && runs_with_old_driver(state)
+}
+
+/// Whether a new driver is followed by a restart.
+pub fn restarts_after_install(settings: &Settings) -> bool {
+    settings.value(keys::AFTER_INSTALL) == AfterInstall::Reboot
 }
 
 /// Whether the start is that in which the driver was changed.

@@ -3,7 +3,6 @@
 //! It has no task log and no terminal: it writes to syslog and to its own
 //! file, and leaves its result in the state.
 
-use crate::commands::run::nodes;
 use crate::exit::{self, Code};
 use crate::guest::boot;
 use crate::guest::changed::Changed;
@@ -18,7 +17,7 @@ use crate::job::identity::{self, Identity};
 use crate::job::install::{Install, Progress};
 use crate::job::locks;
 use crate::job::reboot;
-use crate::plan::Intent;
+use crate::plan::{self, Intent};
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
 use crate::pve::pct;
@@ -72,7 +71,7 @@ fn log_file(ctid: Ctid) -> std::io::Result<File> {
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     // Alone: a second one finds the first at work, and has nothing to add.
     let Some(alive) = locks::worker(ctid)? else {
-        log::info!("another install process is at work");
+        log::info!("another install process is running");
         return Ok(Code::Success);
     };
     let begun = Instant::now();
@@ -141,16 +140,16 @@ impl Done {
         });
     }
 
-    /// Nobody asks for it any more: that is said, and no result claimed.
+    /// Nobody asks for it any more: that is told, and no result claimed.
     fn leave(&self, ctid: Ctid, changed: &Changed) {
-        log::warn!("the install ends: {changed}");
+        log::warn!("install stopped: {changed}");
         // What `detach` forgot is not to come back.
         if Record::of(ctid).load().outcome == Outcome::Running {
             let Some(identity) = &self.identity else { return };
             identity.end(|state| {
                 state.outcome = Outcome::None;
                 state.job = None;
-                state.message = format!("the install ended: {changed}");
+                state.message = format!("install stopped: {changed}");
             });
         }
     }
@@ -168,7 +167,7 @@ fn bring_whoever(ctid: Ctid) -> Done {
             return done;
         }
         round += 1;
-        log::warn!("{changed}: beginning with what that one asks for");
+        log::warn!("{changed}: starting the install that this one needs");
     }
 }
 
@@ -197,7 +196,7 @@ fn bring(ctid: Ctid) -> Done {
         Ok(Software::Off | Software::NoDriver) => return Done::early(Some(settings), Ok(())),
         Err(problems) => return Done::early(Some(settings), Err(desired::fault(&problems))),
     };
-    let nodes = Some(nodes(&choice));
+    let nodes = Some(plan::nodes(&choice));
     let identity = Identity::of(ctid, &document, Call::Hook, environment, &desired.driver);
     let install =
         Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };
@@ -223,7 +222,7 @@ fn again_if_rebooted(install: &Install<'_>) -> (Progress, anyhow::Result<()>) {
         }
         attempt += 1;
         // The reason last: a line is cut where it is too long.
-        log::warn!("the container was rebooted meanwhile: beginning again ({})", exit::one_line(&error));
+        log::warn!("container rebooted during the install: starting again ({})", exit::one_line(&error));
     }
 }
 

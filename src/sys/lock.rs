@@ -47,7 +47,7 @@ impl fmt::Display for LockError {
                 }
                 write!(f, "; gave up after {}", human(*after))
             }
-            LockError::Interrupted(_) => f.write_str("waiting for a lock was ended"),
+            LockError::Interrupted(_) => f.write_str("waiting for a lock"),
             LockError::Io(path, error) => write!(f, "{}: {error}", path.display()),
             LockError::Refused(refused) => refused.fmt(f),
         }

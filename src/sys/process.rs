@@ -158,7 +158,7 @@ impl fmt::Display for Failure {
                     lines => write!(f, "; it last printed: {}", lines.join(" | ")),
                 }
             }
-            Failure::Interrupted(_) => f.write_str("a command was ended"),
+            Failure::Interrupted(signal) => signal.fmt(f),
         }
     }
 }

@@ -17,15 +17,15 @@ thread_local! {
     static PUT_OFF: Cell<Option<Deadline>> = const { Cell::new(None) };
 }
 
-/// A signal asked us to leave; the process cleans up and ends.
+/// A signal told us to end; the process cleans up first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted(pub i32);
 
 impl std::fmt::Display for Interrupted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match nix::sys::signal::Signal::try_from(self.0) {
-            Ok(signal) => write!(f, "stopped by {signal}"),
-            Err(_) => write!(f, "stopped by signal {}", self.0),
+            Ok(signal) => write!(f, "interrupted by {signal}"),
+            Err(_) => write!(f, "interrupted by signal {}", self.0),
         }
     }
 }

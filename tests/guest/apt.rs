@@ -416,7 +416,7 @@ fn a_dpkg_that_is_stopped_in_the_middle_dies_with_us_and_is_completed_by_the_nex
         std::thread::sleep(Duration::from_millis(50));
     }
     lab.sh("pkill -TERM -x phoenix-nvidia").ok();
-    run.wait().says("stopped by SIGTERM");
+    run.wait().says("interrupted by SIGTERM");
     // What was killed may wait for the container's init to take notice.
     let alive = "for p in /proc/[0-9]*; do read -r _ name state _ <$p/stat || continue
         case $name$state in '(dpkg)Z' | '(apt-get)Z') ;; '(dpkg)'* | '(apt-get)'*) exit 0 ;; esac

@@ -114,7 +114,7 @@ fn a_run_that_is_stopped_cleans_up_at_once() {
     wait_for("the installer does not run", || installer_runs(&ct));
     let stopped = Instant::now();
     lab.sh("pkill -TERM -x phoenix-nvidia");
-    run.wait().says("stopped by SIGTERM");
+    run.wait().says("interrupted by SIGTERM");
     assert!(stopped.elapsed() < Duration::from_secs(20), "{:?}", stopped.elapsed());
     nothing_in_tmp(&ct);
 }

@@ -50,7 +50,7 @@ const OF_GPU_0: [&str; 5] = [
 fn nodes_that_nobody_has_made_are_there_after_one_start() {
     let Some(lab) = Lab::builder().gpus(2).no_nodes().start() else { return };
     let ct = container(&lab, &["GPU_ASSIGNMENT=0"]);
-    start(&lab).ok().says("made the missing device nodes /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm");
+    start(&lab).ok().says("made device nodes /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm");
     works(&ct, &OF_GPU_0);
     // Only what was assigned was made.
     assert!(!lab.exists("/dev/nvidia1"));

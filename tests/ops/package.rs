@@ -185,7 +185,10 @@ fn after_apt_install_and_attach_the_first_start_brings_gpu_and_driver() {
     start.ok().says("driver: installed 580.95.05");
     // The one reboot after an install comes when the task has ended.
     lab.command("sh")
-        .args(["-c", "until grep -q 'was rebooted' /var/log/phoenix-nvidia/103.log; do sleep 0.1; done"])
+        .args([
+            "-c",
+            "until grep -q 'container rebooted' /var/log/phoenix-nvidia/103.log; do sleep 0.1; done",
+        ])
         .run()
         .ok();
     ct.exec(["nvidia-smi", "-L"]).ok().says("GPU 0: ");

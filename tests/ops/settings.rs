@@ -110,7 +110,7 @@ fn at_a_start_a_bad_value_is_a_warning_and_its_default_counts() {
         let Some(lab) = plain(Lab::builder().gpus(1)) else { return };
         run(&lab, &["attach", "101", "--gpus", "0"]).ok();
         setting(&lab, 101, bad);
-        lab.run(["pct", "start", "101"]).ok().says(bad).says("the default counts");
+        lab.run(["pct", "start", "101"]).ok().says(bad).says("using the default");
         assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::ENXIO), "{bad}");
         // With `fail`, what the devices depend on stops the start.
         lab.run(["pct", "stop", "101"]).ok();
@@ -149,7 +149,7 @@ fn words_are_read_in_any_case_and_form() {
         "CUDA_PACKAGES=None\nUTILITY_PACKAGES=NONE\nSTART_POLICY=Continue\nAFTER_INSTALL=Reboot\nINSTALL=False\nHOOK_CHAIN=None\nNVIDIA_DRIVER_VERSION=Host",
     );
     run(&lab, &["attach", "101", "--gpus", "0"]).ok();
-    run(&lab, &["101"]).ok().says("INSTALL is off");
+    run(&lab, &["101"]).ok().says("driver check skipped: INSTALL=off");
     lab.create(102, Rootfs::Busybox.privileged());
     run(&lab, &["attach", "102", "--gpus", "0"]).ok();
     for yes in ["true", "On", "YES", "1"] {

@@ -52,7 +52,7 @@ fn whatever_a_container_prints_is_bounded_and_harmless() {
         assert!(
             output.stderr.lines().all(|l| {
                 l.starts_with("phoenix-nvidia 101: WARNING: ")
-                    || l.starts_with("phoenix-nvidia 101: it looks again in the background")
+                    || l.starts_with("phoenix-nvidia 101: driver check continues in the background")
             }),
             "{what}: {output}"
         );

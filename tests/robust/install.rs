@@ -56,7 +56,7 @@ fn a_first_start_installs_says_a_dozen_lines_and_reboots_once() {
     assert_eq!(calls(&lab, "reboot 101"), 1);
     is_well(&lab, 101);
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
-    assert!(logged.contains("driver: installed") && logged.contains("was rebooted"), "{logged}");
+    assert!(logged.contains("driver: installed") && logged.contains("container rebooted"), "{logged}");
     // And once more: nothing to do.
     lab.run(["pct", "stop", "101"]).ok();
     let start = lab.run(["pct", "start", "101"]).ok().says("installed and right");
@@ -69,7 +69,8 @@ fn a_first_start_installs_says_a_dozen_lines_and_reboots_once() {
 fn a_slow_install_leaves_the_hook_and_others_at_work_and_ends_well_by_itself() {
     let Some(lab) = slow(4) else { return };
     let start = lab.run(["pct", "start", "101"]).ok();
-    let start = start.says("goes on by itself").says("tail -f /var/log/phoenix-nvidia/101.log");
+    let start =
+        start.says("install continues in the background").says("tail -f /var/log/phoenix-nvidia/101.log");
     assert!(!start.stdout.contains("driver: installed"), "{start}");
     assert_eq!((says(&lab, 101, "phase"), says(&lab, 101, "outcome")), ("install".into(), "running".into()));
     // Another administrator is not kept from his work.
@@ -84,7 +85,7 @@ fn a_slow_install_leaves_the_hook_and_others_at_work_and_ends_well_by_itself() {
 fn a_container_stopped_under_an_install_leaves_nothing_and_the_next_start_completes_it() {
     let Some(lab) = slow(3) else { return };
     let before = lab.leftovers();
-    lab.run(["pct", "start", "101"]).ok().says("goes on by itself");
+    lab.run(["pct", "start", "101"]).ok().says("install continues in the background");
     lab.run(["pct", "stop", "101"]).ok();
     wait_for_the_end(&lab);
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
@@ -122,11 +123,11 @@ fn a_container_destroyed_under_an_install_is_one_sentence() {
 #[test]
 fn a_container_rebooted_from_inside_under_an_install_gets_it_all_the_same() {
     let Some(lab) = slow(2) else { return };
-    lab.run(["pct", "start", "101"]).ok().says("goes on by itself");
+    lab.run(["pct", "start", "101"]).ok().says("install continues in the background");
     lab.container(101).exec(["reboot"]);
     wait_for_the_end(&lab);
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
-    assert!(logged.contains("rebooted meanwhile: beginning again"), "{logged}");
+    assert!(logged.contains("container rebooted during the install: starting again"), "{logged}");
     assert_eq!(calls(&lab, "reboot 101"), 1, "{logged}");
     is_well(&lab, 101);
 }
@@ -141,7 +142,7 @@ fn installs_wait_for_a_place_and_for_each_other() {
     // By hand everything waits for what is under way; its work is done once.
     let hand = lab.command(PROGRAM).arg("101").spawn();
     lab.run([PROGRAM, "install", "101"]).ok();
-    hand.wait().ok().says("another install in container 101 is under way").says("installed and right");
+    hand.wait().ok().says("another install in container 101 is running").says("installed and right");
     wait_for_the_end(&lab);
     let logged = lab.read("/var/log/phoenix-nvidia/102.log");
     assert!(logged.contains("waiting for a place"), "{logged}");
@@ -157,8 +158,8 @@ fn installs_wait_for_a_place_and_for_each_other() {
 #[test]
 fn a_call_by_hand_beside_an_install_process_restarts_once() {
     let Some(lab) = slow(2) else { return };
-    lab.run(["pct", "start", "101"]).ok().says("goes on by itself");
-    let hand = lab.run([PROGRAM, "101"]).ok().says("another install in container 101 is under way");
+    lab.run(["pct", "start", "101"]).ok().says("install continues in the background");
+    let hand = lab.run([PROGRAM, "101"]).ok().says("another install in container 101 is running");
     wait_for_the_end(&lab);
     let restarts = calls(&lab, "reboot 101") + calls(&lab, "shutdown 101");
     assert_eq!(restarts, 1, "{hand}\n{}", lab.read("/var/log/phoenix-nvidia/101.log"));
@@ -179,7 +180,7 @@ fn a_driver_that_does_not_outlive_the_reboot_is_not_rebooted_for_again() {
     wait_for_the_end(&lab);
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
     assert_eq!(calls(&lab, "reboot 101"), 1, "{logged}");
-    assert!(logged.contains("rebooted for 580.95.05 already; not again"), "{logged}");
+    assert!(logged.contains("already rebooted for driver 580.95.05: not rebooting again"), "{logged}");
     ct.exec(["nvidia-smi", "--version"]).ok();
 }
 
@@ -204,7 +205,7 @@ fn a_container_that_was_stopped_before_its_reboot_stays_stopped() {
                    echo \"can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout\" >&2\nexit 4";
     let Some(lab) = rebooted_by(stopped) else { return };
     let logged = lab.read("/var/log/phoenix-nvidia/101.log");
-    assert!(logged.contains("stopped or restarted meanwhile; no reboot is needed"), "{logged}");
+    assert!(logged.contains("no reboot needed: container stopped or restarted meanwhile"), "{logged}");
     assert!(!lab.container(101).running());
     assert_eq!(says(&lab, 101, "outcome"), "ok");
 }
@@ -278,7 +279,7 @@ fn a_stopped_install_process_ends_at_once_with_all_that_it_started() {
     assert!(begun.elapsed() < Duration::from_secs(5), "KILL would have come: {:?}", begun.elapsed());
     nothing_inside(&lab, 101);
     assert_eq!(says(&lab, 101, "outcome"), "failed");
-    assert!(says(&lab, 101, "message").contains("stopped by SIGTERM"), "{}", state(&lab, 101));
+    assert!(says(&lab, 101, "message").contains("interrupted by SIGTERM"), "{}", state(&lab, 101));
     lab.sh("flock -n /run/lock/phoenix-nvidia/101.lock true").ok();
 }
 
@@ -324,8 +325,8 @@ fn a_host_managed_interface_is_not_waited_for() {
     let start = lab
         .run(["pct", "start", "101"])
         .ok()
-        .says("only after this hook: not waiting")
-        .says("goes on by itself");
+        .says("not waiting for the install")
+        .says("install continues in the background");
     assert!(!start.stdout.contains("driver: installed"), "{start}");
     wait_for_the_end(&lab);
     is_well(&lab, 101);

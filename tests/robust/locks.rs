@@ -86,7 +86,7 @@ fn a_lock_that_a_local_user_held_before_the_upgrade_holds_nobody_up() {
         .spawn();
     wait_for_output(&stranger, "held");
     let begun = Instant::now();
-    lab.run(["pct", "start", "101"]).ok().says_not("is being given its GPUs").says_not("WARNING");
+    lab.run(["pct", "start", "101"]).ok().says_not("is getting its GPUs").says_not("WARNING");
     assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::ENXIO));
     lab.run([PROGRAM, "101"]).ok().says_not("waiting for it").says_not("WARNING");
     assert!(begun.elapsed() < Duration::from_secs(20));

@@ -115,7 +115,7 @@ fn what_is_there_instead_of_a_file_is_named() {
             "perl -MSocket -e 'socket S, AF_UNIX, SOCK_STREAM, 0; bind S, sockaddr_un(\"/run/lab/socket\")'",
         );
         lab.sh(&format!("rm -rf {settings} && {make} {settings}")).ok();
-        let said = format!("{settings} cannot be read: it is {what}, not a regular file");
+        let said = format!("cannot read {settings}: it is {what}, not a regular file");
         lab.run([PROGRAM, "101", "pre-start"]).ok().says(&said).says("WARNING");
         lab.run([PROGRAM, "101"]).code(2).says(&said);
     }

@@ -77,9 +77,7 @@ fn the_limit_is_the_whole_phases_not_each_programs() {
     in_time(lab.run([PROGRAM, "101", "pre-start"]), 2, 4);
     lab.append("/etc/pve/lxc/101.conf", "lxc.environment: START_POLICY=continue\n");
     lab.sh("rm -f /dev/nvidia0 /dev/nvidia-uvm").ok();
-    in_time(lab.run([PROGRAM, "101", "pre-start"]), 2, 0)
-        .says("is locked by")
-        .says("START_POLICY is continue");
+    in_time(lab.run([PROGRAM, "101", "pre-start"]), 2, 0).says("is locked by").says("START_POLICY=continue");
     drop(holder);
 }
 

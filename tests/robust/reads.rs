@@ -161,12 +161,13 @@ fn dead_sources_of_mount_points_hold_nobody_and_nothing_is_stopped() {
     in_time(lab.run([PROGRAM, "attach", "101", "--gpus", "0,1"]), BY_HAND, 0)
         .says("may not start now: mp0: ")
         .says(said);
-    let hand = in_time(lab.run([PROGRAM, "101"]), BY_HAND, 6).says("it is not stopped").says(said);
+    let hand = in_time(lab.run([PROGRAM, "101"]), BY_HAND, 6).says("101 not stopped").says(said);
     hand.says("findmnt -T /mnt/far/0, which");
     // The same for a hookscript that is called by ours.
     lab.write("/etc/pve/lxc/101.conf", format!("{whole}lxc.environment: HOOK_CHAIN=/mnt/far/mine\n"));
-    in_time(lab.run([PROGRAM, "101"]), 2 * BY_HAND, 6)
-        .says("it is not stopped: HOOK_CHAIN: cannot check /mnt/far/mine: no answer within");
+    in_time(lab.run([PROGRAM, "101"]), 2 * BY_HAND, 6).says(
+        "101 not stopped: it would not start again: HOOK_CHAIN: cannot check /mnt/far/mine: no answer within",
+    );
     assert_eq!((ct.init_pid(), lab.calls().iter().filter(|c| c.contains("shutdown")).count()), (init, 0));
     nothing_is_left(&lab, file_system);
     lab.write("/etc/pve/lxc/101.conf", whole);

@@ -14,7 +14,7 @@ use robust_support::{
 #[track_caller]
 fn refused(lab: &Lab, ct: &Container<'_>, reason: &str, remedy: &str) -> Output {
     let (init, before) = (ct.init_pid(), lab.calls().len());
-    let hand = lab.run([PROGRAM, "101"]).code(6).says(reason).says("it is not stopped").says(remedy);
+    let hand = lab.run([PROGRAM, "101"]).code(6).says(reason).says("101 not stopped").says(remedy);
     assert_eq!(ct.init_pid(), init, "{hand}");
     let verbs = ["stop ", "shutdown ", "reboot ", "start "];
     let touched = |call: &String| verbs.iter().any(|verb| call.starts_with(verb));
@@ -58,7 +58,7 @@ fn each_verb_tells(line: &str, kind: &str, reason: &str, fix: &str) {
     lab.run([PROGRAM, "doctor", "101"]).code(1).says(reason);
     // A stopped one is told before anything is tried.
     lab.run(["pct", "stop", "101"]).ok();
-    lab.run([PROGRAM, "101"]).code(6).says("does not start").says(reason).says("then: pct start 101");
+    lab.run([PROGRAM, "101"]).code(6).says("cannot start").says(reason).says("then: pct start 101");
     lab.run([PROGRAM, "plan", "101"]).code(6).says("start container 101").says(reason);
     let command = mend.rsplit(": ").next().unwrap();
     lab.sh(command).ok();
@@ -158,7 +158,7 @@ fn what_our_own_pre_start_would_refuse_stops_nothing() {
     node(&lab, "HOOK_CHAIN=/srv/mine.sh");
     wait_for_the_end(&lab);
     let logged = log(&lab);
-    assert!(logged.contains("the reboot stays due") && logged.contains("/srv/mine.sh"), "{logged}");
+    assert!(logged.contains("reboot still due") && logged.contains("/srv/mine.sh"), "{logged}");
     assert_eq!((lab.container(101).init_pid(), calls(&lab, "reboot 101")), (init, 0));
     assert_eq!(obstacles(&lab), ["chain"]);
 }
@@ -187,7 +187,7 @@ fn the_reboot_waits(lab: &Lab, reason: &str, blocked: impl FnOnce(), freed: impl
     let ct = lab.container(101);
     let init = ct.init_pid();
     blocked();
-    wait_for_log(lab, "the reboot waits");
+    wait_for_log(lab, "reboot waits");
     assert!(log(lab).contains(reason), "{}", log(lab));
     assert_eq!((ct.init_pid(), calls(lab, "reboot 101")), (init, 0));
     lab.run([PROGRAM, "status", "101"]).ok().says("restart due");
@@ -195,7 +195,7 @@ fn the_reboot_waits(lab: &Lab, reason: &str, blocked: impl FnOnce(), freed: impl
     assert!(report.contains("\"restart_due\": true"), "{report}");
     assert_eq!(remedy(lab, "restart-due warning"), "phoenix-nvidia 101");
     freed();
-    wait_for_log(lab, "the container was rebooted");
+    wait_for_log(lab, "container rebooted");
     wait_for_the_end(lab);
     assert!(ct.init_pid().is_some() && ct.init_pid() != init);
     assert_eq!(calls(lab, "reboot 101"), 1);
@@ -229,13 +229,13 @@ fn a_reboot_that_waits_ends_with_the_start_of_somebody_else() {
     let Some(lab) = installing() else { return };
     lab.run(["pct", "start", "101"]).ok();
     lab.run(["pct", "set", "101", "--lock", "backup"]).ok();
-    wait_for_log(&lab, "the reboot waits");
+    wait_for_log(&lab, "reboot waits");
     lab.run(["pct", "stop", "101", "--skiplock", "1"]).ok();
     wait_for_the_end(&lab);
-    assert!(log(&lab).contains("no reboot is needed"), "{}", log(&lab));
+    assert!(log(&lab).contains("no reboot needed"), "{}", log(&lab));
     lab.run(["pct", "unlock", "101"]).ok();
     let start = lab.run(["pct", "start", "101"]).ok();
-    start.says("the restart that was due").says("installed and right");
+    start.says("the restart that the driver install needed").says("installed and right");
     lab.run([PROGRAM, "status", "101"]).ok().says_not("restart due");
     assert_eq!(calls(&lab, "reboot 101"), 0);
 }
@@ -249,7 +249,7 @@ fn a_reboot_that_cannot_be_stays_due_and_a_call_by_hand_makes_it() {
     let init = ct.init_pid();
     lab.sh("sed -i '1i mp0: /srv/gone,mp=/srv' /etc/pve/lxc/101.conf").ok();
     wait_for_the_end(&lab);
-    assert!(log(&lab).contains("the reboot stays due"), "{}", log(&lab));
+    assert!(log(&lab).contains("reboot still due"), "{}", log(&lab));
     assert_eq!((ct.init_pid(), says(&lab, 101, "outcome").as_str()), (init, "ok"));
     lab.run([PROGRAM, "status", "101"]).ok().says("restart due");
     lab.run([PROGRAM, "plan", "101"]).code(6).says("restart container 101").says("/srv/gone");
@@ -272,7 +272,7 @@ fn a_reboot_that_meets_a_backup_stays_due_after_reboot_wait() {
     lab.run(["pct", "set", "101", "--lock", "backup"]).ok();
     wait_for_the_end(&lab);
     let logged = log(&lab);
-    assert!(logged.contains("the reboot waits") && logged.contains("the reboot stays due"), "{logged}");
+    assert!(logged.contains("reboot waits") && logged.contains("reboot still due"), "{logged}");
     assert_eq!((ct.init_pid(), calls(&lab, "reboot 101")), (init, 0));
     lab.run(["pct", "unlock", "101"]).ok();
     lab.run([PROGRAM, "status", "101"]).ok().says("restart due");
@@ -289,13 +289,13 @@ fn a_container_that_a_lock_in_between_took_down_is_started_once_it_has_gone() {
     let Some(lab) = installing() else { return };
     raced(&lab, "reboot");
     lab.run(["pct", "start", "101"]).ok();
-    wait_for_log(&lab, "started as soon as that has passed");
+    wait_for_log(&lab, "as soon as this has passed");
     let ct = lab.container(101);
     assert!(!ct.running());
     let logged = log(&lab);
-    assert!(logged.contains("is stopped and does not start: its conf is locked (backup)"), "{logged}");
+    assert!(logged.contains("is stopped and cannot start: its conf is locked (backup)"), "{logged}");
     assert!(logged.contains("unable to get PID for CT 101"), "{logged}");
-    lab.run([PROGRAM, "status", "101"]).ok().says("does not start: its conf is locked (backup)");
+    lab.run([PROGRAM, "status", "101"]).ok().says("cannot start: its conf is locked (backup)");
     lab.sh("/usr/sbin/pct.real unlock 101").ok();
     wait_for_the_end(&lab);
     assert!(ct.running());
@@ -322,7 +322,7 @@ fn a_start_that_a_lock_in_between_refuses_names_it_and_what_starts_the_container
     raced(&lab, "start");
     let hand = lab.run([PROGRAM, "101"]).code(6);
     let hand =
-        hand.says("is stopped and does not start: its conf is locked (backup)").says("CT is locked (backup)");
+        hand.says("is stopped and cannot start: its conf is locked (backup)").says("CT is locked (backup)");
     hand.says("pct unlock 101; then: pct start 101");
     assert!(!ct.running());
     lab.sh("pct unlock 101; pct start 101").ok();

@@ -61,22 +61,25 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
     put(&ct, "/etc/default/phoenix-nvidia", settings, "644");
 
     // The hook hands over to systemd and leaves; systemd's process goes on.
-    ct.exec([PROGRAM, "101", "post-start"]).ok().says("download: /srv/driver.run").says("goes on by itself");
+    ct.exec([PROGRAM, "101", "post-start"])
+        .ok()
+        .says("download: /srv/driver.run")
+        .says("install continues in the background");
     let unit = "phoenix-nvidia-install@101.service";
     ct.exec(["systemctl", "is-active", unit]).ok();
     let main = ct.exec(["systemctl", "show", "-P", "MainPID", unit]).ok().stdout;
     assert_ne!(main.trim(), "0");
     // A second start asks for it again: it is there already.
-    ct.exec([PROGRAM, "101", "post-start"]).ok().says("an install that began earlier is still under way");
+    ct.exec([PROGRAM, "101", "post-start"]).ok().says("an earlier install is still running");
     assert_eq!(ct.exec(["systemctl", "show", "-P", "MainPID", unit]).ok().stdout, main);
 
     let begun = Instant::now();
     ct.exec(["systemctl", "stop", unit]).ok();
     assert!(begun.elapsed() < Duration::from_secs(5), "KILL would have come");
-    ct.sh("cat /run/phoenix-nvidia/state/101.json").ok().says("stopped by SIGTERM");
+    ct.sh("cat /run/phoenix-nvidia/state/101.json").ok().says("interrupted by SIGTERM");
     assert!(pids(&lab, "sleep 888").is_empty(), "its children are gone");
     let journal = ct.exec(["journalctl", "-t", "phoenix-nvidia", "-o", "cat"]).ok();
-    let journal = journal.says("101: download: /srv/driver.run").says("stopped by SIGTERM");
+    let journal = journal.says("101: download: /srv/driver.run").says("interrupted by SIGTERM");
     assert_eq!(journal.stdout.matches("101: download: /srv/driver.run").count(), 1, "{journal}");
 
     // One that fails is a failed unit, and that is no obstacle to the next.

@@ -48,7 +48,7 @@ fn a_gpu_taken_away_is_a_change_too() {
     lab.run([PROGRAM, "101"]).ok();
     let ct = lab.container(101);
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENXIO));
-    lab.command(PROGRAM).arg("101").env("GPU_ASSIGNMENT", "0").run().ok().says("the next start will use 0,1");
+    lab.command(PROGRAM).arg("101").env("GPU_ASSIGNMENT", "0").run().ok().says("the next start uses 0,1");
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENOENT));
 }
 
@@ -170,7 +170,7 @@ fn a_stop_by_signal_ends_the_call_at_once_and_leaves_nothing() {
     std::thread::sleep(Duration::from_millis(500));
     let begun = Instant::now();
     run.signal(Signal::SIGTERM);
-    run.wait().code(1).says("stopped by SIGTERM");
+    run.wait().code(1).says("interrupted by SIGTERM");
     assert!(begun.elapsed() < Duration::from_secs(5));
     let left = lab.leftovers().since(&before);
     assert!(left.none(), "{left:?}");

@@ -189,7 +189,7 @@ fn after_an_install_the_container_is_rebooted_once() {
     attached(&lab, 101, Rootfs::Debian12.privileged(), "0");
     lab.run(["pct", "start", "101"]).ok();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !lab.read("/var/log/phoenix-nvidia/101.log").contains("was rebooted") {
+    while !lab.read("/var/log/phoenix-nvidia/101.log").contains("container rebooted") {
         assert!(Instant::now() < deadline, "{}", lab.read("/var/log/phoenix-nvidia/101.log"));
         std::thread::sleep(Duration::from_millis(100));
     }

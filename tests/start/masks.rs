@@ -152,7 +152,9 @@ fn copies_that_cannot_be_written_cost_no_start_anything() {
     let Some(lab) = plain("0") else { return };
     node(&lab, "START_POLICY=fail");
     lab.write("/run/phoenix-nvidia/proc", "in the way");
-    lab.run(["pct", "start", "101"]).ok().says("WARNING: the container may see all GPUs of the host");
+    lab.run(["pct", "start", "101"])
+        .ok()
+        .says("WARNING: /proc/driver/nvidia in the container may show all GPUs of the host");
     assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::ENXIO));
 }
 
@@ -248,7 +250,7 @@ fn a_capability_node_that_is_closed_to_an_unprivileged_container_is_told() {
     let caps = ["/dev/nvidia-caps/nvidia-cap12", "/dev/nvidia-caps/nvidia-cap13"];
     lab.run(["pct", "start", "101"])
         .ok()
-        .says("WARNING: the container is unprivileged")
+        .says("keeps the unprivileged container out")
         .says(caps[0])
         .says(caps[1]);
     let ct = lab.container(101);

@@ -7,10 +7,8 @@ use crate::guest::exec::{self, Guest};
 use crate::guest::probe::{self, Ask, Check};
 use crate::host::kernel_driver;
 use crate::job::chain;
-use crate::job::desired;
-use crate::job::desired::Software;
-use crate::job::follow;
-use crate::job::follow::Followed;
+use crate::job::desired::{self, Software};
+use crate::job::follow::{self, Follow, Followed};
 use crate::job::handover;
 use crate::job::install::cuda_failed_before;
 use crate::job::locks;
@@ -18,14 +16,12 @@ use crate::job::startable;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
-use crate::settings::load;
-use crate::settings::{Call, MARK, Settings, keys};
-use crate::state::Outcome;
-use crate::state::Record;
+use crate::settings::{Call, MARK, Settings, keys, load};
+use crate::state::{Outcome, Record, State};
 use crate::sys::look::View;
 use crate::sys::signal;
 use crate::sys::time::Deadline;
-use crate::types::{Ctid, Phase};
+use crate::types::{Ctid, Phase, Version};
 use std::time::{Duration, Instant};
 
 /// How long systemd may take to be told of a look that was not over in time.
@@ -39,7 +35,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
     let document = conf.read()?;
     let settings = load::of(ctid, Call::Hook, &conf, &document);
-    let ours = exit::caught(|| look_after(ctid, &settings, &document));
+    let ours = exit::caught(|| check_driver(ctid, &settings, &document));
     // Theirs runs whatever became of ours, unless the whole task is stopped.
     if signal::check().is_err() {
         return ours.and(Ok(Code::Success));
@@ -50,171 +46,201 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-fn look_after(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::Result<()> {
+fn check_driver(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow::Result<()> {
     if std::env::var_os(MARK).is_some_and(|v| v == ctid.to_string().as_str()) {
-        log::debug!("the call by hand that made this start looks after the driver");
+        log::debug!("driver check left to the call by hand that started the container");
         return Ok(());
     }
     clear_due(ctid);
     if settings.text(keys::GPU_ASSIGNMENT).is_none() {
         // A restore without root's rights drops the settings and keeps the
         // hookscript: gigabytes of CUDA are not what was asked for.
-        log::warn!("GPU_ASSIGNMENT is not set: the driver in the container is not looked after");
+        log::warn!("driver check skipped: GPU_ASSIGNMENT not set");
         return Ok(());
     }
-    let begun = Instant::now();
     let kernel = kernel_driver::version(View::host());
-    let desired = match desired::read(settings, kernel.clone(), None) {
-        Ok(Software::Desired(desired)) => desired,
+    let identity = net::identity(document);
+    let start = Start { ctid, settings, document, identity, kernel: kernel.clone(), begun: Instant::now() };
+    match desired::read(settings, kernel, None) {
+        Ok(Software::Desired(desired)) => start.check(&desired),
         Ok(Software::Off) => {
-            log::info!("INSTALL is off: the driver in the container is not looked after");
-            devices_only(ctid, document, begun);
-            return Ok(());
+            log::info!("driver check skipped: INSTALL=off");
+            start.devices_only();
+            Ok(())
         }
         Ok(Software::NoDriver) => {
-            log::warn!(
-                "no NVIDIA kernel driver is loaded on this host: the container keeps the driver it has"
-            );
-            devices_only(ctid, document, begun);
-            return Ok(());
+            log::warn!("driver check skipped: no NVIDIA kernel driver loaded");
+            start.devices_only();
+            Ok(())
         }
-        Err(problems) => return Err(desired::fault(&problems)),
-    };
-    Record::of(ctid).take_over(&net::identity(document));
-    let result = desired.matches_kernel().and_then(|()| bring(ctid, settings, document, &desired, begun));
-    if let Err(error) = &result {
-        // An install process has written its own, more exact, result.
-        if !follow::is_told(error) {
-            Record::of(ctid).update(|state| {
-                state.ended("check", &result, begun);
-                state.asked = Some(desired.fingerprint());
-                state.kernel_driver = kernel.map(|v| v.to_string());
-            });
-        }
+        Err(problems) => Err(desired::fault(&problems)),
     }
-    result
-}
-
-/// Records a start in which nothing but the devices was ours.
-fn devices_only(ctid: Ctid, document: &Document, begun: Instant) {
-    Record::of(ctid).take_over(&net::identity(document));
-    Record::of(ctid).update(|state| {
-        state.ended("pre-start", &Ok(()), begun);
-        state.kernel_driver = kernel_driver::version(View::host()).map(|v| v.to_string());
-    });
-}
-
-fn bring(
-    ctid: Ctid,
-    settings: &Settings,
-    document: &Document,
-    desired: &Desired,
-    begun: Instant,
-) -> anyhow::Result<()> {
-    let wait = patience(settings, document);
-    let until = Deadline::after(wait);
-    // An install of an earlier start may still be at work. One records how it
-    // ended as its last step, so after a success nobody is looked for: that
-    // look reads the locks of the whole node and takes longer than all else.
-    if Record::of(ctid).load().outcome != Outcome::Ok && locks::worker_lives(ctid) {
-        log::info!("an install that began earlier is still under way");
-        say_why_not(settings, document);
-        // It may have begun in another container of this number.
-        handover::leave(ctid, &net::identity(document));
-        let mut earlier = follow::Follow::new(ctid, follow::log_length(ctid)).born();
-        if earlier.until(&until)? == Followed::GoesOn {
-            return Ok(());
-        }
-    }
-    let guest = Guest::new(ctid);
-    // For the look and for what follows from it, together.
-    let deadline = Deadline::after(desired.limits.check);
-    let check = match probe::check(&guest, desired, Ask::Files, &deadline) {
-        Ok(check) => check,
-        Err(error) if exec::is_gone(&error) || exit::interrupted(&error) => return Err(error),
-        Err(error) => {
-            // "Could not look" is not "not installed".
-            if exec::timed_out(&error) {
-                log::warn!("{error:#}");
-                match look_later(ctid, document) {
-                    Ok(()) => return Ok(()),
-                    Err(more) => log::warn!("{more:#}"),
-                }
-            }
-            log::warn!("{error:#}; the driver is not looked after in this start");
-            Record::of(ctid).update(|state| {
-                state.ended("check", &Err(error), begun);
-                state.asked = Some(desired.fingerprint());
-                state.outcome = Outcome::Warning;
-                state.code = 0;
-            });
-            return Ok(());
-        }
-    };
-    if nothing_to_do(ctid, desired, &check) {
-        Record::of(ctid).update(|state| {
-            state.ended("check", &Ok(()), begun);
-            state.asked = Some(desired.fingerprint());
-            state.kernel_driver = desired.kernel.as_ref().map(ToString::to_string);
-            state.container_driver = Some(desired.driver.to_string());
-            // The reboot helped; a later change of the driver is another one.
-            state.rebooted_for = None;
-            if state.cuda_failed.is_some() {
-                state.outcome = Outcome::Warning;
-                "CUDA packages are missing".clone_into(&mut state.message);
-            }
-        });
-        return Ok(());
-    }
-    say_why_not(settings, document);
-    hand_over(ctid, &net::identity(document), wait, &until, &deadline)
-}
-
-/// A look that was not over in time is repeated by the install process, which
-/// has more of it: the start goes on at once.
-fn look_later(ctid: Ctid, document: &Document) -> anyhow::Result<()> {
-    begins(ctid);
-    follow::start(ctid, &net::identity(document), &Deadline::after(HAND_OVER))?;
-    log::info!(
-        "it looks again in the background; watch it with: tail -f {}",
-        follow::log_path(ctid).display()
-    );
-    Ok(())
 }
 
 /// A reboot that an install left due is done by this start.
 fn clear_due(ctid: Ctid) {
     let state = Record::of(ctid).load();
     if state.restart_due.is_some() && !startable::runs_with_old_driver(&state) {
-        log::info!("this start is the restart that was due after the install of the driver");
+        log::info!("this start is the restart that the driver install needed");
         Record::of(ctid).update(|state| state.restart_due = None);
     }
 }
 
-/// Starts the install process and follows it for a while.
-fn hand_over(
+/// A container that has just been started.
+struct Start<'a> {
     ctid: Ctid,
-    whom: &str,
-    wait: Duration,
-    until: &Deadline,
-    deadline: &Deadline,
-) -> anyhow::Result<()> {
-    begins(ctid);
-    let mut follow = follow::Follow::new(ctid, follow::log_length(ctid));
-    let by_systemd = follow::start(ctid, whom, deadline)?;
-    if wait.is_zero() {
-        follow::say_goes_on(ctid);
-        return Ok(());
+    settings: &'a Settings,
+    document: &'a Document,
+    identity: String,
+    kernel: Option<Version>,
+    begun: Instant,
+}
+
+impl Start<'_> {
+    /// Records a start in which nothing but the devices was ours.
+    fn devices_only(&self) {
+        Record::of(self.ctid).take_over(&self.identity);
+        self.record("pre-start", &Ok(()), |_| ());
     }
-    let mut followed = follow.until(until)?;
-    if (followed, by_systemd) == (Followed::NotBorn, true) {
-        log::warn!("systemd did not start the install; it runs as a process of its own");
-        follow::detach(ctid)?;
-        followed = follow.until(until)?;
+
+    fn record(&self, phase: &str, result: &anyhow::Result<()>, change: impl FnOnce(&mut State)) {
+        Record::of(self.ctid).update(|state| {
+            state.ended(phase, result, self.begun);
+            state.kernel_driver = self.kernel.as_ref().map(ToString::to_string);
+            change(state);
+        });
     }
-    match followed {
-        Followed::GoesOn => Ok(()),
-        Followed::Ended | Followed::NotBorn => follow::result(ctid),
+
+    /// Checks the driver, and has it installed.
+    fn check(&self, desired: &Desired) -> anyhow::Result<()> {
+        Record::of(self.ctid).take_over(&self.identity);
+        let result = desired.matches_kernel().and_then(|()| self.install(desired));
+        if let Err(error) = &result {
+            // An install process has written its own, more exact, result.
+            if !follow::is_told(error) {
+                self.record("check", &result, |state| state.asked = Some(desired.fingerprint()));
+            }
+        }
+        result
+    }
+
+    fn install(&self, desired: &Desired) -> anyhow::Result<()> {
+        let wait = self.wait();
+        let until = Deadline::after(wait);
+        if self.earlier_continues(&until)? {
+            return Ok(());
+        }
+        // For the look and for what follows from it, together.
+        let deadline = Deadline::after(desired.limits.check);
+        let check = match probe::check(&Guest::new(self.ctid), desired, Ask::Files, &deadline) {
+            Ok(check) => check,
+            Err(error) if exec::is_gone(&error) || exit::interrupted(&error) => return Err(error),
+            Err(error) => {
+                self.not_seen(error, desired);
+                return Ok(());
+            }
+        };
+        if nothing_to_do(self.ctid, desired, &check) {
+            self.record_right(desired);
+            return Ok(());
+        }
+        self.tell_why_not_waiting();
+        self.hand_over(wait, &until, &deadline)
+    }
+
+    /// Follows the install of an earlier start, if one still runs; true if it
+    /// outlasts the time.
+    fn earlier_continues(&self, until: &Deadline) -> anyhow::Result<bool> {
+        // One records how it ended as its last step, so after a success nobody
+        // is looked for: that look reads the locks of the whole node and takes
+        // longer than all else.
+        if Record::of(self.ctid).load().outcome == Outcome::Ok || !locks::worker_lives(self.ctid) {
+            return Ok(false);
+        }
+        log::info!("an earlier install is still running");
+        self.tell_why_not_waiting();
+        // It may have begun in another container of this number.
+        handover::leave(self.ctid, &self.identity);
+        let mut earlier = Follow::new(self.ctid, follow::log_length(self.ctid)).started();
+        Ok(earlier.until(until)? == Followed::Continues)
+    }
+
+    /// "Could not look" is not "not installed".
+    fn not_seen(&self, error: anyhow::Error, desired: &Desired) {
+        if exec::timed_out(&error) {
+            log::warn!("{}", exit::one_line(&error));
+            match self.look_later() {
+                Ok(()) => return,
+                Err(more) => log::warn!("{}", exit::one_line(&more)),
+            }
+        }
+        log::warn!("driver check skipped: {}", exit::one_line(&error));
+        self.record("check", &Err(error), |state| {
+            state.asked = Some(desired.fingerprint());
+            state.outcome = Outcome::Warning;
+            state.code = 0;
+        });
+    }
+
+    /// A look that was not over in time is repeated by the install process,
+    /// which has more of it: the start goes on at once.
+    fn look_later(&self) -> anyhow::Result<()> {
+        begins(self.ctid);
+        follow::start(self.ctid, &self.identity, &Deadline::after(HAND_OVER))?;
+        let log = follow::log_path(self.ctid);
+        log::info!("driver check continues in the background: tail -f {}", log.display());
+        Ok(())
+    }
+
+    fn record_right(&self, desired: &Desired) {
+        self.record("check", &Ok(()), |state| {
+            state.asked = Some(desired.fingerprint());
+            state.container_driver = Some(desired.driver.to_string());
+            // The reboot helped; a later change of the driver is another one.
+            state.rebooted_for = None;
+            if state.cuda_failed.is_some() {
+                state.outcome = Outcome::Warning;
+                "CUDA packages missing".clone_into(&mut state.message);
+            }
+        });
+    }
+
+    /// Starts the install process and follows it for a while.
+    fn hand_over(&self, wait: Duration, until: &Deadline, deadline: &Deadline) -> anyhow::Result<()> {
+        let ctid = self.ctid;
+        begins(ctid);
+        let mut follow = Follow::new(ctid, follow::log_length(ctid));
+        let by_systemd = follow::start(ctid, &self.identity, deadline)?;
+        if wait.is_zero() {
+            follow::tell_continues(ctid);
+            return Ok(());
+        }
+        let mut followed = follow.until(until)?;
+        if (followed, by_systemd) == (Followed::NotStarted, true) {
+            log::warn!("systemd did not start the install; starting it without systemd");
+            follow::detach(ctid)?;
+            followed = follow.until(until)?;
+        }
+        match followed {
+            Followed::Continues => Ok(()),
+            Followed::Ended | Followed::NotStarted => follow::result(ctid),
+        }
+    }
+
+    /// How long an install is followed. While a hook runs, Proxmox refuses to
+    /// stop, back up or change the container.
+    fn wait(&self) -> Duration {
+        let wait = self.settings.value(keys::INSTALL_WAIT);
+        if net::is_host_managed(self.document) { Duration::ZERO } else { wait }
+    }
+
+    /// Why an install is not waited for, where the settings would have it.
+    fn tell_why_not_waiting(&self) {
+        if self.wait().is_zero() && !self.settings.value(keys::INSTALL_WAIT).is_zero() {
+            log::info!(
+                "not waiting for the install: Proxmox starts DHCP for a host-managed interface only after this hook"
+            );
+        }
     }
 }
 
@@ -236,20 +262,4 @@ fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> bool {
         return true;
     }
     check.driver_matches() && cuda_failed_before(ctid, desired)
-}
-
-/// How long an install is followed. While a hook runs, Proxmox refuses to
-/// stop, back up or change the container.
-fn patience(settings: &Settings, document: &Document) -> Duration {
-    let wait = settings.value(keys::INSTALL_WAIT);
-    if net::is_host_managed(document) { Duration::ZERO } else { wait }
-}
-
-/// Why an install is not waited for, where the settings would have it.
-fn say_why_not(settings: &Settings, document: &Document) {
-    if net::is_host_managed(document) && !settings.value(keys::INSTALL_WAIT).is_zero() {
-        log::info!(
-            "Proxmox starts DHCP for a host-managed interface only after this hook: not waiting for an install"
-        );
-    }
 }

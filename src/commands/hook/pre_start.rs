@@ -1,24 +1,19 @@
 //! pre-start: the device nodes are there, the conf is right for good, and the
 //! config that Proxmox generated for this start is right too.
 
-use crate::device::{self, Device};
+use crate::device::Device;
 use crate::exit::{self, Code};
 use crate::host::choose::Choice;
-use crate::host::masks;
-use crate::host::provide::{Provided, provide, provide_named};
 use crate::job::chain;
+use crate::job::devices;
 use crate::job::locks;
 use crate::plan::{self, Intent};
-use crate::pve::conf::document::Document;
-use crate::pve::conf::document::Form;
+use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
-use crate::pve::conf::reconcile::{Change, reconcile, without_passed};
-use crate::pve::conf::store::Caller;
-use crate::pve::conf::store::Conf;
-use crate::settings::load;
-use crate::settings::{Call, Settings, keys};
+use crate::pve::conf::reconcile::{reconcile, without_passed};
+use crate::pve::conf::store::{Caller, Conf};
+use crate::settings::{self, Call, Problem, Settings, keys, load};
 use crate::state::Record;
-use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::sys::{signal, text};
 use crate::types::{Ctid, Phase};
@@ -33,198 +28,121 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
     let document = match conf.read() {
         Ok(document) => document,
-        Err(error) => {
-            // Node and cluster may have a policy of their own.
-            let settings = load::of(ctid, Call::Hook, &conf, &Document::parse(b""));
-            if settings.value(keys::START_POLICY).fails() {
-                return Err(error);
-            }
-            log::warn!("{}; the container starts as its conf is", exit::one_line(&error));
-            return Ok(Code::Success);
-        }
+        Err(error) => return without_conf(ctid, &conf, error),
     };
     let settings = load::of(ctid, Call::Hook, &conf, &document);
     chain::run(&settings, ctid, &Phase::PreStart)?;
     tell_problems(&settings);
-    let fail = settings.value(keys::START_POLICY).fails();
     let begun = Instant::now();
     let deadline = Deadline::after(settings.value(keys::PRE_START_TIMEOUT));
-    let conf = conf.until(&deadline);
-    match exit::caught(|| configure(ctid, &conf, &settings, &document, fail, &deadline)) {
-        Ok(missing) => {
-            Record::of(ctid).note_start((!missing.is_empty()).then(|| missing.join("; ")));
-            Ok(Code::Success)
-        }
-        Err(error) if signal::check().is_err() => Err(error),
-        Err(error) if fail => {
-            let result = Err(error);
-            Record::of(ctid).update(|state| {
-                state.ended("pre-start", &result, begun);
-                state.start_warning = Some(state.message.clone());
-            });
-            result.map(|()| Code::Success)
-        }
-        Err(error) => {
-            Record::of(ctid).note_start(Some(text::line(exit::one_line(&error).as_bytes())));
-            exit::tell(log::Level::Warn, &error);
-            log::warn!("START_POLICY is continue: the container starts with what it has");
-            Ok(Code::Success)
-        }
+    let fails = settings.value(keys::START_POLICY).fails();
+    let start = Start { ctid, conf: conf.until(&deadline), document, settings, fails, deadline };
+    start.conclude(exit::caught(|| start.configure()), begun)
+}
+
+/// A conf that cannot be read; node and cluster may have a policy of their own.
+fn without_conf(ctid: Ctid, conf: &Conf, error: anyhow::Error) -> anyhow::Result<Code> {
+    let settings = load::of(ctid, Call::Hook, conf, &Document::parse(b""));
+    if settings.value(keys::START_POLICY).fails() {
+        return Err(error);
     }
+    log::warn!("{}; container starts without GPU setup", exit::one_line(&error));
+    Ok(Code::Success)
 }
 
 /// Warns of what cannot be read, once a start: its default counts. What the
 /// devices depend on is START_POLICY's, and what is missing post-start's.
 fn tell_problems(settings: &Settings) {
     let devices = [keys::GPU_ASSIGNMENT.name, keys::GPU_CAPABILITIES.name, keys::GPU_EXCLUSIVE.name];
-    for problem in settings.all_problems() {
-        if problem.is_missing() || devices.contains(&problem.key.as_str()) {
-            continue;
+    let all = settings.all_problems();
+    all.iter().filter(|p| !p.is_missing() && !devices.contains(&p.key.as_str())).for_each(tell);
+}
+
+fn tell(problem: &Problem) {
+    match keys::by_name(&problem.key).map(|key| key.default) {
+        Some(Some(default)) => log::warn!("{problem}; using the default: {default}"),
+        Some(None) if problem.key == keys::GPU_ASSIGNMENT.name => {
+            log::warn!("{problem}; keeping the valid devices of the conf");
         }
-        match keys::by_name(&problem.key).and_then(|key| key.default) {
-            Some(default) => log::warn!("{problem}; the default counts: {default}"),
-            None => log::warn!("{problem}"),
-        }
+        _ => log::warn!("{problem}"),
     }
 }
 
-/// Does it; what the settings say and the container does not get is returned.
-fn configure(
+/// A start that is to get its devices.
+struct Start {
     ctid: Ctid,
-    conf: &Conf,
-    settings: &Settings,
-    document: &Document,
-    fail: bool,
-    deadline: &Deadline,
-) -> anyhow::Result<Vec<String>> {
-    let (intent, mut problems) = Intent::of(settings);
-    let exclusive = settings.get(keys::GPU_EXCLUSIVE);
-    problems.extend(exclusive.as_ref().err().cloned());
-    if let (true, false) = (fail, problems.is_empty()) {
-        return Err(crate::settings::fault(&problems, ctid));
-    }
-    for problem in &problems {
-        match keys::by_name(&problem.key).and_then(|key| key.default) {
-            Some(default) => log::warn!("{problem}; the default counts: {default}"),
-            None => log::warn!("{problem}; the devices in the conf stay as far as they are right"),
+    conf: Conf,
+    document: Document,
+    settings: Settings,
+    /// What START_POLICY says.
+    fails: bool,
+    deadline: Deadline,
+}
+
+impl Start {
+    /// Does it; what the settings say and the container does not get is
+    /// returned.
+    fn configure(&self) -> anyhow::Result<Vec<String>> {
+        let (intent, mut problems) = Intent::of(&self.settings);
+        let exclusive = self.settings.get(keys::GPU_EXCLUSIVE);
+        problems.extend(exclusive.as_ref().err().cloned());
+        if self.fails && !problems.is_empty() {
+            return Err(settings::fault(&problems, self.ctid));
         }
+        problems.iter().for_each(tell);
+        // Of two that start at once, one would not see the other's claim.
+        let _cards = exclusive.unwrap_or_default().then(|| locks::cards(&self.deadline)).transpose()?;
+        let provided = devices::give(self.ctid, &intent, &self.settings, &self.document, &self.deadline)?;
+        let choice = &provided.choice;
+        if let (true, Some(fault)) = (self.fails, plan::fault(choice)) {
+            return Err(fault.into());
+        }
+        let missing: Vec<String> = choice.missing.iter().map(ToString::to_string).collect();
+        for missing in text::few(missing.clone(), plan::MOST_LINES) {
+            log::warn!("{missing}; left out of this start");
+        }
+        let mounts = devices::mounts(self.ctid, &intent, &self.document, &provided);
+        let changed = devices::write(&self.conf, Caller::Hook, &choice.devices, &mounts)?;
+        self.mirror(&choice.devices, &mounts)?;
+        report(&intent, choice, changed);
+        let all = problems.iter().map(ToString::to_string).chain(missing).collect();
+        Ok(text::few(all, plan::MOST_LINES))
     }
-    // Of two that start at once, one would not see the other's claim.
-    let _cards = exclusive.unwrap_or_default().then(|| locks::cards(deadline)).transpose()?;
-    let provided = devices(ctid, &intent, settings, document, deadline)?;
-    let choice = &provided.choice;
-    if let (true, Some(fault)) = (fail, plan::fault(choice)) {
-        return Err(fault.into());
-    }
-    for missing in text::few(choice.missing.iter().map(ToString::to_string).collect(), plan::MOST_LINES) {
-        log::warn!("{missing}; left out of this start");
-    }
-    let wanted = choice.devices.clone();
-    let mounts = mounts(ctid, &intent, document, &provided);
-    let changed = apply(conf, Caller::Hook, &wanted, &mounts)?;
-    mirror(conf, &wanted, &mounts)?;
-    report(&intent, choice, changed);
-    let problems = problems.iter().map(ToString::to_string);
-    let all = problems.chain(choice.missing.iter().map(ToString::to_string)).collect();
-    Ok(text::few(all, plan::MOST_LINES))
-}
 
-/// The devices of this host for the intent, their nodes made where missing.
-///
-/// # Errors
-/// A signal of ours came.
-pub fn devices(
-    ctid: Ctid,
-    intent: &Intent,
-    settings: &Settings,
-    document: &Document,
-    deadline: &Deadline,
-) -> anyhow::Result<Provided> {
-    let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
-    let host = View::host_until(deadline);
-    let provided = match (intent.request(exclusive), plan::named(document)) {
-        (Some(request), _) => provide(host, &request, deadline),
-        (None, named) if named.is_empty() => return Ok(Provided::default()),
-        (None, named) => provide_named(host, &named, deadline),
-    };
-    // Programs that a signal of ours ended are no finding.
-    signal::check()?;
-    for warning in &provided.warnings {
-        log::warn!("{warning}");
+    /// The same for this start: Proxmox generated its config from the conf
+    /// before it called us.
+    fn mirror(&self, wanted: &[Device], mounts: &[Mount]) -> anyhow::Result<()> {
+        // What a devN: line passes on stands in the conf alone.
+        let wanted = without_passed(&self.conf.read()?, wanted);
+        let edit = self.conf.edit_generated(|document| reconcile(document, &wanted, mounts, Form::Lxc))?;
+        for change in edit.iter().flat_map(|e| &e.changes) {
+            log::debug!("this start: {change}");
+        }
+        Ok(())
     }
-    if !provided.made.is_empty() {
-        log::info!("made the missing device nodes {}", device::joined(&provided.made, ", "));
-    }
-    for note in &provided.choice.notes {
-        log::info!("{note}");
-    }
-    let closed = plan::closed(document, &provided.inventory, &provided.choice);
-    if !closed.is_empty() {
-        log::warn!(
-            "the container is unprivileged, and the mode of {} keeps it out: `phoenix-nvidia doctor {ctid}` \
-             says what mends that",
-            device::joined(&closed, ", ")
-        );
-    }
-    Ok(provided)
-}
 
-/// The entries of ours beside the devices, with what they bind brought up to
-/// date. A copy that cannot be written costs no start anything: its entry is
-/// optional.
-pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provided) -> Vec<Mount> {
-    let mounts = plan::mounts(ctid, intent, document);
-    if mounts.is_empty() {
-        return mounts;
+    /// Records and tells how that ended, as START_POLICY has it.
+    fn conclude(&self, result: anyhow::Result<Vec<String>>, begun: Instant) -> anyhow::Result<Code> {
+        let record = Record::of(self.ctid);
+        match result {
+            Ok(missing) => record.note_start((!missing.is_empty()).then(|| missing.join("; "))),
+            Err(error) if signal::check().is_err() => return Err(error),
+            Err(error) if self.fails => {
+                let result = Err(error);
+                record.update(|state| {
+                    state.ended("pre-start", &result, begun);
+                    state.start_warning = Some(state.message.clone());
+                });
+                return result.map(|()| Code::Success);
+            }
+            Err(error) => {
+                record.note_start(Some(text::line(exit::one_line(&error).as_bytes())));
+                exit::tell(log::Level::Warn, &error);
+                log::warn!("START_POLICY=continue: container starts with what it has");
+            }
+        }
+        Ok(Code::Success)
     }
-    match plan::masks(document, &provided.inventory, &provided.choice).write(View::host(), ctid) {
-        // Whoever is new here may have come after another one.
-        Ok(true) => masks::sweep(View::host()),
-        Ok(false) => {}
-        Err(error) => log::warn!(
-            "the container may see all GPUs of the host in /proc/driver/nvidia: {error}. Its device rules still \
-             keep the others out"
-        ),
-    }
-    mounts
-}
-
-/// Writes the pairs and mounts into the conf; tells each change. True if
-/// there was one.
-///
-/// # Errors
-/// [`Code::Passthrough`].
-pub fn apply(conf: &Conf, who: Caller, wanted: &[Device], mounts: &[Mount]) -> anyhow::Result<bool> {
-    let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, mounts, Form::Pve))? else {
-        return Ok(false);
-    };
-    for line in text::few(in_few_lines(&edit.changes), plan::MOST_LINES) {
-        log::info!("{}: {line}", conf.path().display());
-    }
-    Ok(true)
-}
-
-/// A task log is short: what was just added stands in one line, up to ten
-/// devices. Anything else is worth its own.
-fn in_few_lines(changes: &[Change]) -> Vec<String> {
-    let is_new = |change: &&Change| matches!(change, Change::Added(..) | Change::Mounted(_));
-    let (added, others): (Vec<_>, Vec<_>) = changes.iter().partition(is_new);
-    let added: Vec<String> =
-        added.iter().map(|c| c.to_string().trim_start_matches("added ").to_owned()).collect();
-    let added = added.chunks(10).map(|some| format!("added {}", some.join(", ")));
-    added.chain(others.iter().map(ToString::to_string)).collect()
-}
-
-/// The same for this start: Proxmox generated its config from the conf
-/// before it called us.
-fn mirror(conf: &Conf, wanted: &[Device], mounts: &[Mount]) -> anyhow::Result<()> {
-    // What a devN: line passes on stands in the conf alone.
-    let wanted = without_passed(&conf.read()?, wanted);
-    let edit = conf.edit_generated(|document| reconcile(document, &wanted, mounts, Form::Lxc))?;
-    for change in edit.iter().flat_map(|e| &e.changes) {
-        log::debug!("this start: {change}");
-    }
-    Ok(())
 }
 
 fn report(intent: &Intent, choice: &Choice, changed: bool) {

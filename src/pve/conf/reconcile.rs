@@ -45,10 +45,23 @@ pub enum Change {
     Unmounted(Mount),
 }
 
+impl Change {
+    /// What it adds to the conf, if it does nothing else.
+    pub fn added(&self) -> Option<String> {
+        match self {
+            Change::Added(path, number) => Some(format!("{path} ({number})")),
+            Change::Mounted(mount) => Some(mount.to_string()),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::Added(path, number) => write!(f, "added {path} ({number})"),
+            Change::Added(..) | Change::Mounted(_) => {
+                write!(f, "added {}", self.added().unwrap_or_default())
+            }
             Change::Removed(path, Some(number)) => write!(f, "removed {path} ({number})"),
             Change::Removed(path, None) => write!(f, "removed {path}"),
             Change::Doubled(path) => write!(f, "removed a second entry for {path}"),
@@ -58,7 +71,6 @@ impl fmt::Display for Change {
             }
             Change::Rule(path, None, new) => write!(f, "added the missing device rule of {path} ({new})"),
             Change::Moved(path) => write!(f, "moved {path} to its place among the pairs"),
-            Change::Mounted(mount) => write!(f, "added {mount}"),
             Change::Remounted(mount) => write!(f, "repaired {mount}"),
             Change::Unmounted(mount) => write!(f, "removed {mount}"),
         }

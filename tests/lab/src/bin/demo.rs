@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 /// The install process reboots the container once, after the task has ended.
 fn wait_for_reboot(lab: &Lab) {
-    let line = "until grep -q 'was rebooted' /var/log/phoenix-nvidia/101.log; do sleep 0.1; done; \
+    let line = "until grep -q 'container rebooted' /var/log/phoenix-nvidia/101.log; do sleep 0.1; done; \
                 tail -n 1 /var/log/phoenix-nvidia/101.log";
     show(lab, line);
 }

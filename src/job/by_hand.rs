@@ -1,0 +1,110 @@
+//! A call by hand: what it checks before it changes anything, and what it
+//! finds due. `plan` asks the same.
+
+use crate::device::Device;
+use crate::host::choose::Choice;
+use crate::host::kernel_driver;
+use crate::job::chain;
+use crate::job::desired::{self, Software};
+use crate::job::devices::{self, Compared};
+use crate::job::startable;
+use crate::plan::Intent;
+use crate::pve::cluster;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::store::{Caller, Conf};
+use crate::pve::startable::{Obstacle, Startable};
+use crate::settings::{self, Call, Settings, keys, load};
+use crate::state::Record;
+use crate::sys::look::{Look, View};
+use crate::types::Ctid;
+
+/// A container that somebody names on the command line.
+pub struct ByHand {
+    /// Its number.
+    pub ctid: Ctid,
+    /// Its conf.
+    pub conf: Conf,
+    /// What stood there at first.
+    pub document: Document,
+    /// Its settings.
+    pub settings: Settings,
+}
+
+impl ByHand {
+    /// Reads conf and settings. First whether it exists, and here: what is said
+    /// of its settings would be said of a conf that is not.
+    ///
+    /// # Errors
+    /// [`exit::Code::NoContainer`](crate::exit::Code::NoContainer).
+    pub fn read(ctid: Ctid, conf: Conf) -> anyhow::Result<ByHand> {
+        let document = conf.read()?;
+        let settings = load::of(ctid, Call::ByHand, &conf, &document);
+        Ok(ByHand { ctid, conf, document, settings })
+    }
+
+    /// The requirements' `validate_inputs`: everything is read before
+    /// anything is changed.
+    ///
+    /// # Errors
+    /// [`exit::Code::Input`](crate::exit::Code::Input) with all that cannot be
+    /// read; [`exit::Code::Software`](crate::exit::Code::Software) for a driver
+    /// version that cannot work.
+    pub fn validate(&self) -> anyhow::Result<(Intent, Software)> {
+        let problems = self.settings.all_problems();
+        if !problems.is_empty() {
+            return Err(settings::fault(&problems, self.ctid));
+        }
+        if let Some(lacks) = chain::lacks(&chain::look(&self.settings), &self.settings) {
+            return Err(lacks.fault().into());
+        }
+        let (intent, _) = Intent::of(&self.settings);
+        let software = desired::read(&self.settings, kernel_driver::version(View::host()), None)
+            .map_err(|problems| settings::fault(&problems, self.ctid))?;
+        if let Software::Desired(desired) = &software {
+            desired.matches_kernel()?;
+        }
+        for (now, later) in &self.settings.overridden {
+            let (key, value, next) = (&now.key, now.shown(), later.shown());
+            log::warn!(
+                "using {key}={value} from {}; the next start uses {next} ({})",
+                now.origin,
+                later.origin
+            );
+        }
+        Ok((intent, software))
+    }
+
+    /// Fails where the conf could not be edited, so that nothing else is begun
+    /// and `plan` can tell.
+    ///
+    /// # Errors
+    /// [`exit::Code::Passthrough`](crate::exit::Code::Passthrough).
+    pub fn must_be_editable(&self, document: &Document) -> anyhow::Result<()> {
+        self.conf.may_edit(Caller::ByHand, document)?;
+        cluster::must_have_quorum(&Look::host())
+    }
+
+    /// The running container compared with what it is to have.
+    ///
+    /// # Errors
+    /// The conf could not be read, or whether it runs not be asked.
+    pub fn compare(&self, wanted: &[Device]) -> anyhow::Result<Compared> {
+        let document = self.conf.read()?;
+        devices::compare(self.ctid, &document, wanted, self.settings.value(keys::CHECK_TIMEOUT))
+    }
+
+    /// Whether the driver was changed under the services of this very start,
+    /// by this run or by one that was cut off before its restart, and that is
+    /// followed by one. It is due without an install too, INSTALL=off say.
+    pub fn restart_due(&self) -> bool {
+        startable::restart_is_due(&Record::of(self.ctid).load(), &self.settings)
+    }
+
+    /// What keeps it from starting as it is now.
+    ///
+    /// # Errors
+    /// The conf could not be read.
+    pub fn startable(&self, choice: &Choice) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
+        startable::look(&self.conf, self.ctid, &self.settings, Some(choice))
+    }
+}
