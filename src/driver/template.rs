@@ -1,5 +1,6 @@
 //! URLs and package names with placeholders.
 
+use crate::exit::{Code, Context as _, Fault};
 use crate::sys::text;
 use crate::sys::url::{self, Url};
 use crate::types::Version;
@@ -109,9 +110,12 @@ impl PackageTemplate {
     /// The name with every placeholder filled in.
     ///
     /// # Errors
-    /// A placeholder without a value.
+    /// [`Code::Software`]: a placeholder without a value.
     pub fn fill(&self, facts: &Facts<'_>) -> anyhow::Result<String> {
-        fill(&self.0, facts)
+        fill(&self.0, facts).fault(|| {
+            Fault::new(Code::Software, format!("cannot fill in the package name {self}"))
+                .remedy("set CUDA_PACKAGES to package names (cuda-toolkit-12-8) or to none")
+        })
     }
 }
 

@@ -84,21 +84,12 @@ impl Check {
 /// # Errors
 /// The probe failed, which says nothing about what is installed.
 pub fn check(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) -> anyhow::Result<Check> {
-    let (raw, names, took) = probe(guest, desired, ask, &deadline.at_most(desired.limits.check))?;
-    let mut check = judge(raw, desired, &names);
-    check.took = took;
+    let output = probe(guest, desired, ask, &deadline.at_most(desired.limits.check))?;
+    let check = understand(&output.stdout, desired)?;
+    let mut check = check.ok_or_else(|| no_answer(guest.ctid(), &output))?;
+    check.took = output.took;
     log::debug!("probe: driver {}, {}, {}", check.driver, check.os.shown(), human(check.took));
     Ok(check)
-}
-
-/// What the probe's answer means; `None` if it is incomplete.
-///
-/// # Errors
-/// A package's name cannot be filled in.
-pub fn understand(answer: &[u8], desired: &Desired) -> anyhow::Result<Option<Check>> {
-    let raw = Raw::parse(answer);
-    let names = names(desired)?;
-    Ok(raw.complete.then(|| judge(raw, desired, &names)))
 }
 
 /// The driver after the installer ran: asks nvidia-smi too, and ignores the mark
@@ -107,30 +98,25 @@ pub fn understand(answer: &[u8], desired: &Desired) -> anyhow::Result<Option<Che
 /// # Errors
 /// The probe failed.
 pub(super) fn confirm(guest: &Guest, desired: &Desired) -> anyhow::Result<DriverState> {
-    let deadline = Deadline::after(desired.limits.verify);
-    let (mut raw, _, _) = probe(guest, desired, Ask::NvidiaSmi, &deadline)?;
-    raw.driver_interrupted = None;
-    Ok(raw.driver(&desired.driver))
+    let output = probe(guest, desired, Ask::NvidiaSmi, &Deadline::after(desired.limits.verify))?;
+    let raw = Raw { driver_interrupted: None, ..Raw::parse(&output.stdout) };
+    if raw.complete { Ok(raw.driver(&desired.driver)) } else { Err(no_answer(guest.ctid(), &output)) }
 }
 
-/// The packages, each with its name for the probe.
-type Names = Vec<(PackageTemplate, String)>;
+/// What the probe's answer means; `None` if it is incomplete.
+///
+/// # Errors
+/// A package's name cannot be filled in.
+pub fn understand(answer: &[u8], desired: &Desired) -> anyhow::Result<Option<Check>> {
+    let (raw, names) = (Raw::parse(answer), names(desired)?);
+    Ok(raw.complete.then(|| judge(raw, desired, &names)))
+}
 
-fn probe(
-    guest: &Guest,
-    desired: &Desired,
-    ask: Ask,
-    deadline: &Deadline,
-) -> anyhow::Result<(Raw, Names, Duration)> {
+fn probe(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) -> anyhow::Result<Output> {
     let names = names(desired)?;
     let args = std::iter::once(ask.argument()).chain(names.iter().map(|(_, name)| name.as_str()));
     let fault = || Fault::new(Code::Software, format!("cannot probe container {}", guest.ctid()));
-    let output = guest.attach_sh(PROBE, args).keep(128 * 1024).run(deadline).fault(fault)?;
-    let raw = Raw::parse(&output.stdout);
-    if !raw.complete {
-        return Err(no_answer(guest.ctid(), &output));
-    }
-    Ok((raw, names, output.took))
+    guest.attach_sh(PROBE, args).keep(128 * 1024).run(deadline).fault(fault)
 }
 
 /// The probe ended before its last line.
@@ -146,27 +132,18 @@ fn no_answer(ctid: Ctid, output: &Output) -> anyhow::Error {
     Fault::new(Code::Software, message).into()
 }
 
-fn names(desired: &Desired) -> anyhow::Result<Names> {
-    packages(desired).map(|p| Ok((p.clone(), pattern(p, desired)?))).collect()
-}
+/// The packages to look for, each with its name for the probe.
+type Names = Vec<(PackageTemplate, String)>;
 
-fn packages(desired: &Desired) -> impl Iterator<Item = &PackageTemplate> {
+fn names(desired: &Desired) -> anyhow::Result<Names> {
     let cuda = match &desired.cuda {
         CudaPackages::None => &[][..],
         CudaPackages::List(list) => list,
     };
-    cuda.iter().chain(&desired.utilities)
-}
-
-/// The package's name, with `*` for the distribution, which is not known yet.
-fn pattern(package: &PackageTemplate, desired: &Desired) -> anyhow::Result<String> {
-    package.fill(&Facts::repository(&desired.driver, Some("*"))).fault(unfilled)
-}
-
-/// A package's name has a placeholder without a value.
-pub(super) fn unfilled() -> Fault {
-    Fault::new(Code::Software, "cannot fill in CUDA_PACKAGES")
-        .remedy("set CUDA_PACKAGES to package names (cuda-toolkit-12-8) or to none")
+    // The distribution is not known yet.
+    let facts = Facts::repository(&desired.driver, Some("*"));
+    let named = |package: &PackageTemplate| Ok((package.clone(), package.fill(&facts)?));
+    cuda.iter().chain(&desired.utilities).map(named).collect()
 }
 
 /// The probe's lines.
@@ -267,7 +244,7 @@ impl Raw {
 }
 
 /// What the lines mean for what is desired.
-fn judge(raw: Raw, desired: &Desired, names: &[(PackageTemplate, String)]) -> Check {
+fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
     let driver = if let Some(why) = raw.os.unsupported() {
         DriverState::Unsupported { why }
     } else if let Some((manager, _)) = raw.owners.first() {

@@ -12,7 +12,7 @@ use crate::driver::template::{Facts, PackageTemplate};
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::exec::{self, ExecError, Guest, fields};
 use crate::guest::os::Os;
-use crate::guest::probe::{Check, unfilled};
+use crate::guest::probe::Check;
 use crate::sys::fetch::size;
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
@@ -24,7 +24,7 @@ const KMOD: &str = include_str!("../scripts/kmod.sh");
 const PREPARE: &str =
     concat!(include_str!("../scripts/apt-aside.sh"), include_str!("../scripts/apt-prepare.sh"));
 const UPDATE: &str = include_str!("../scripts/apt-update.sh");
-const PLAN: &str = include_str!("../scripts/apt-plan.sh");
+const SIMULATE: &str = include_str!("../scripts/apt-simulate.sh");
 const INSTALL: &str = include_str!("../scripts/apt-install.sh");
 const ASIDE: &str = concat!(include_str!("../scripts/apt-aside.sh"), "aside \"$1\"\n");
 const UNDO: &str = include_str!("../scripts/apt-undo.sh");
@@ -46,7 +46,7 @@ pub(super) fn install_kmod(guest: &Guest, os: &Os, desired: &Desired) -> anyhow:
         .remedy(if os.apt {
             format!("pct exec {} -- apt-get install -y kmod", guest.ctid())
         } else {
-            format!("pct enter {}, and install the package kmod", guest.ctid())
+            format!("install the package kmod in container {}", guest.ctid())
         })
     };
     let deadline = Deadline::after(desired.limits.apt);
@@ -103,7 +103,7 @@ impl<'a> Apt<'a> {
     fn names(&self, templates: &[PackageTemplate]) -> anyhow::Result<Vec<String>> {
         let distro = self.os.distro();
         let facts = Facts::repository(&self.desired.driver, distro.as_deref());
-        templates.iter().map(|t| t.fill(&facts)).collect::<anyhow::Result<_>>().fault(unfilled)
+        templates.iter().map(|t| t.fill(&facts)).collect()
     }
 
     /// Writes source, key and preferences and fetches the index. If that fails,
@@ -204,7 +204,7 @@ impl<'a> Apt<'a> {
         let what =
             || Fault::new(Code::Software, format!("cannot simulate the install of {}", names.join(", ")));
         let args = names.iter().map(String::as_str);
-        let output = self.guest.pct_sh(PLAN, args).keep(1 << 20).must(&self.deadline).fault(what)?;
+        let output = self.guest.pct_sh(SIMULATE, args).keep(1 << 20).must(&self.deadline).fault(what)?;
         Ok(Simulation::parse(&output.stdout))
     }
 
@@ -227,11 +227,11 @@ impl<'a> Apt<'a> {
     fn refused(&self, names: &[String], refusal: Refusal, repository: &Repository) -> anyhow::Error {
         let (what, ctid) = (names.join(", "), self.guest.ctid());
         let by_hand = || format!("pct exec {ctid} -- apt-get install {}", names.join(" "));
-        let toolkit = || "set CUDA_PACKAGES=cuda-toolkit-{cuda}, which has no driver".to_owned();
+        let toolkit = || format!("phoenix-nvidia attach {ctid} --cuda 'cuda-toolkit-{{cuda}}'");
         let (why, remedy) = match refusal {
             Refusal::Unknown(said) => (
                 format!("{what} not found in {} ({said})", repository.uri),
-                "set CUDA_PACKAGES to packages of the repository, or to none".to_owned(),
+                format!("phoenix-nvidia attach {ctid} --cuda none"),
             ),
             Refusal::Kernel(packages) => (
                 format!("{what} refused: would install kernel modules ({packages}) in a container"),

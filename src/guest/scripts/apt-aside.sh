@@ -1,5 +1,5 @@
-# Moves a source of apt aside, under a name that apt passes over in silence and
-# that nothing has yet. Nothing of the container's owner is ever deleted.
+# Moves an apt source aside, to a new name that apt ignores silently. Never
+# deletes a file of the container's owner.
 aside() {
     new=$1.disabled
     n=0

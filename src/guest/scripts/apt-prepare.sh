@@ -1,7 +1,7 @@
-# Completes an interrupted dpkg, moves aside what the older script of this
-# purpose wrote wrongly, and puts our files in place.
-# stdin: the repository's URI, then for each file "PATH MODE LINES" and so many
-# lines; a file without lines goes.
+# Completes an interrupted dpkg, moves aside wrong sources of the script before
+# this program, and writes our files.
+# stdin: the repository's URI, then for each file "PATH MODE LINES" and that many
+# lines; a file without lines is removed.
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 d=/etc/apt/sources.list.d
 ours=$d/phoenix-nvidia.sources
@@ -13,9 +13,9 @@ if [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || [ -n "$(dpkg --audit 2>/d
     dpkg --force-confdef --force-confold --configure -a </dev/null >&2 || { echo "interrupted stays"; exit 1; }
 fi
 
-# The repositories that a source file names, as apt itself reads it; fails when
-# apt cannot read the file. What is asked is told first, for an apt-get that
-# does not answer until the time is up, and what prints without end is cut off.
+# The repositories in a source file, as apt reads it; fails if apt cannot read
+# the file. Prints the file first, for an apt-get that does not end in time, and
+# limits its output.
 names() {
     echo "apt-get reads $1" >&2
     said=$(apt-get -o "Dir::Etc::sourcelist=$1" -o Dir::Etc::sourceparts=- indextargets \
@@ -24,25 +24,25 @@ names() {
     case $said in *"sources could not be read"*) return 1 ;; esac
 }
 
-# A line that apt cannot read makes it give up all of its sources.
+# Because of one line that it cannot read, apt rejects all sources.
 f=$d/nvidia.list
 if [ -f "$f" ] && ! names "$f"; then
     aside "$f"
 fi
-# apt passes it over for its name, with a notice at every call.
+# apt ignores it because of its name, with a notice at every call.
 f=$d/nvidia.conf
 if [ -f "$f" ] && grep -qE '^[[:space:]]*deb[[:space:]]' "$f" &&
     grep -qF -e developer.download.nvidia.com/compute/cuda/repos -e "${uri#*://}" "$f"; then
     aside "$f"
 fi
 
-# The same repository twice with different keys is an error for all of apt.
+# The same repository twice with different keys is an error of apt as a whole.
 elsewhere=
 for f in /etc/apt/sources.list "$d"/*.list "$d"/*.sources; do
     [ "$f" = "$ours" ] || [ ! -f "$f" ] && continue
     names "$f" || continue
     while read -r kind it; do
-        # A login in it makes it no other repository.
+        # With a login it is still the same repository.
         host=${it#*://}
         case ${host%%/*} in *@*) it=${it%%://*}://${host#*@} ;; esac
         [ "$kind" = Packages ] && [ "${it%/}" = "$uri" ] && elsewhere=$f
@@ -57,8 +57,7 @@ while IFS=' ' read -r path mode lines; do
         rm -f "$path" || exit 1
         continue
     fi
-    # Unique, and not one that anybody but root can write to, or read before
-    # its mode is right.
+    # Unique; only root can write to it, and read it before its mode is set.
     new=$path.phoenix-nvidia.$$
     mkdir -p "${path%/*}" && rm -f "$new" && (umask 077 && : >"$new") || exit 1
     n=0
@@ -81,8 +80,8 @@ while IFS=' ' read -r path mode lines; do
         echo "wrote $path"
     fi
 done
-# Lists of other repositories: without any, packages that ours need from the
-# distribution are not known.
+# Lists of other repositories: without them, apt knows no package of the
+# distribution that ours need.
 for f in /var/lib/apt/lists/*_Packages* /var/lib/apt/lists/*_InRelease; do
     [ -e "$f" ] && echo "lists yes" && break
 done

@@ -1,4 +1,4 @@
-# Takes away what an install leaves behind when it fails.
+# Removes the files of a failed install.
 for d in /tmp /var/tmp; do
     rm -rf "$d/nvidia-driver-installer.run" "$d/phoenix-nvidia.unpack" "$d/phoenix-nvidia.try"
 done

@@ -1,5 +1,5 @@
-# Installs kmod by whatever package manager there is. $1: seconds to wait for
-# dpkg's lock.
+# Installs kmod with the package manager of the container. $1: seconds to wait
+# for dpkg's lock.
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 if command -v apt-get >/dev/null; then
     set -- -y -o Dpkg::Use-Pty=0 -o "DPkg::Lock::Timeout=$1" --no-install-recommends install kmod
@@ -11,7 +11,7 @@ elif command -v zypper >/dev/null; then
 elif command -v pacman >/dev/null; then
     pacman -Sy --noconfirm kmod </dev/null
 else
-    echo 'no package manager that is known here'
+    echo 'no known package manager'
     exit 1
 fi
 command -v modprobe >/dev/null

@@ -1,5 +1,5 @@
-# Opens each device node and says what came of it. What is no device is not
-# opened: an entry without a source leaves an empty file.
+# Opens each device node and prints the result. Only devices are opened: a mount
+# entry whose source is missing leaves an empty file.
 LC_ALL=C
 export LC_ALL
 for node in "$@"; do

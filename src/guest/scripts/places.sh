@@ -1,5 +1,5 @@
-# Where the runfile could go: for each directory its file system, free kB (- where df
-# does not tell) and whether programs can be started from it. Takes away what a cut-off run left.
+# Directories for the runfile: file system, free kB (- if unknown) and whether
+# programs can run there. Removes the files of an interrupted install.
 LC_ALL=C
 export LC_ALL
 free_kb() {
@@ -10,8 +10,8 @@ for d in /tmp /var/tmp; do
     rm -rf "$d/nvidia-driver-installer.run" "$d/phoenix-nvidia.unpack" "$d/phoenix-nvidia.try"
     runs=noexec
     try=$d/phoenix-nvidia.try
-    # Noclobber only minds regular files, and a fifo's maker could exchange it:
-    # nothing is run there but a file of our own.
+    # Noclobber protects only regular files, and the owner of a fifo could replace
+    # it: run nothing but our own file.
     if (set -C && umask 077 && printf '#!/bin/sh\nexit 0\n' >"$try") 2>/dev/null &&
         [ -f "$try" ] && [ ! -L "$try" ] && [ -O "$try" ]; then
         chmod 700 "$try" && "$try" 2>/dev/null && runs=exec

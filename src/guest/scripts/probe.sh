@@ -1,6 +1,6 @@
-# What is there, in one go: prints "key value" lines. Shell built-ins only on
-# the usual path, since this runs at every start; any POSIX sh will do.
-# $1: "smi" if nvidia-smi is to be asked too; $2…: packages to look for.
+# What is installed, as "key value" lines. Usually shell built-ins only, since it
+# runs at every start; for any POSIX sh.
+# $1: "smi" to run nvidia-smi too; $2...: packages to look for.
 ask=$1
 shift
 own=/var/lib/phoenix-nvidia
@@ -30,8 +30,7 @@ done
 command -v modprobe >/dev/null && echo "modprobe yes"
 [ -d /run/systemd/system ] && echo "systemd yes"
 
-# The driver's own files. The link is what programs load; the names say the
-# version.
+# The driver's files. Programs load the link; the names have the version.
 libs=
 for d in /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/lib64 /usr/lib; do
     [ -L "$d" ] && continue
@@ -58,8 +57,8 @@ for what in driver software; do
     fi
 done
 
-# Does a package own driver files? dpkg keeps a list of files per package;
-# one that is only configured any more lists none of these.
+# Does a package own driver files? dpkg has a list of files per package, empty
+# for a removed one whose configuration is left.
 some=
 for f in "$info"/libnvidia*.list "$info"/nvidia*.list "$info"/libcuda1*.list "$info"/xserver-xorg-video-nvidia*.list; do
     [ -e "$f" ] && some=1 && break
@@ -80,7 +79,7 @@ if [ -n "$libs" ] && [ ! -e /var/lib/nvidia/log ]; then
     fi
 fi
 
-# CUDA and the packages that are asked for.
+# CUDA and the packages to look for.
 for f in /usr/local/cuda*/version.json /usr/local/cuda*/version.txt /usr/local/cuda*/bin/nvcc \
     "$info"/cuda-toolkit-[0-9]*-[0-9].list "$info"/cuda-toolkit-[0-9]*-[0-9][0-9].list "$info"/nvidia-cuda-toolkit.list; do
     [ -e "$f" ] && echo "toolkit $f"

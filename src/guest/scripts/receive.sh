@@ -1,14 +1,13 @@
-# Takes a file from stdin. $1: its path, which is predictable and in a
-# directory that everybody may write to: nothing that is there already may be
-# written through.
+# Writes stdin to a file. $1: its path, predictable and in a directory where
+# everybody can write: never write through what exists there.
 rm -rf "$1" || exit 1
 set -C
 umask 077
 : >"$1" || exit 1
-# Noclobber only minds regular files: who was quick enough to put a fifo there
-# would choose what is run.
+# Noclobber protects only regular files: who put a fifo there in time would choose
+# what is run.
 [ -f "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] || { echo "$1 is not the file that was made there"; exit 1; }
-# From here on it is ours, and in a sticky directory nobody else can swap it.
+# Now it is ours, and in a sticky directory nobody else can replace it.
 set +C
 if command -v sha256sum >/dev/null; then
     sum=$(tee "$1" | sha256sum)

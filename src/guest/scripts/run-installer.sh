@@ -1,6 +1,6 @@
-# Runs the runfile. $1: its path, $2: a directory to unpack in, $3: the
-# version, then the installer's options. The mark says "cut off" to the next
-# look until somebody has confirmed the result.
+# Runs the runfile. $1: its path, $2: a directory to unpack in, $3: the version,
+# $4...: the installer's options. The mark shows an interrupted install to the
+# next probe, until the result is confirmed.
 file=$1
 dir=$2
 own=/var/lib/phoenix-nvidia

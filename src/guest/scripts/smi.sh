@@ -1,4 +1,4 @@
-# nvidia-smi as a person sees it, then the list of GPUs in a stable form.
+# nvidia-smi's table, then the list of GPUs in a stable form.
 echo 'shown 1'
 nvidia-smi 2>&1
 rc=$?
