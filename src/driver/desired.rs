@@ -205,6 +205,25 @@ impl fmt::Debug for Sha256 {
 }
 
 #[cfg(test)]
+impl Desired {
+    /// For tests: driver 580.95.05 and nothing else.
+    pub(crate) fn sample() -> Desired {
+        Desired {
+            driver: "580.95.05".parse().unwrap(),
+            kernel: Some("580.95.05".parse().unwrap()),
+            runfile_url: "/x".parse().unwrap(),
+            sha256: None,
+            repo_url: "/x".parse().unwrap(),
+            repo_key_url: None,
+            cuda: CudaPackages::None,
+            utilities: Vec::new(),
+            limits: Limits::all(Duration::from_secs(60)),
+            gpus: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -221,18 +240,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_differs_from_the_kernels_is_refused_with_both_versions() {
-        let mut desired = Desired {
-            driver: "580.76.05".parse().unwrap(),
-            kernel: Some("580.95.05".parse().unwrap()),
-            runfile_url: "/x".parse().unwrap(),
-            sha256: None,
-            repo_url: "/x".parse().unwrap(),
-            repo_key_url: None,
-            cuda: CudaPackages::None,
-            utilities: Vec::new(),
-            limits: Limits::all(std::time::Duration::from_secs(60)),
-            gpus: None,
-        };
+        let mut desired = Desired { driver: "580.76.05".parse().unwrap(), ..Desired::sample() };
         let error = desired.matches_kernel().unwrap_err();
         assert_eq!(crate::exit::code_of(&error), Code::Software);
         let text = error.to_string();

@@ -89,9 +89,9 @@ impl Repository {
         let keys: Vec<Url> = match &desired.repo_key_url {
             Some(template) => {
                 let url = template.fill(&facts).fault(fault)?;
-                if url.is_directory() { beside(&url, os) } else { vec![url] }
+                if url.is_directory() { keys_in(&url, os) } else { vec![url] }
             }
-            None => beside(&asked, os),
+            None => keys_in(&asked, os),
         };
         let key = server.key(cache, &keys).fault(|| {
             Fault::new(Code::Software, format!("repository: cannot download signing key of {uri}"))
@@ -153,7 +153,7 @@ pub fn for_apt(url: &Url) -> anyhow::Result<(Url, Option<String>)> {
 }
 
 /// The keys in a repository's directory, the likelier first.
-fn beside(directory: &Url, os: &Distribution) -> Vec<Url> {
+fn keys_in(directory: &Url, os: &Distribution) -> Vec<Url> {
     let debian = os.id.as_ref().and_then(|id| id.strip_prefix("debian")?.parse::<u32>().ok());
     let newer = debian.is_some_and(|version| version >= 13);
     let names = if newer { [KEYS[1], KEYS[0]] } else { KEYS };
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn debian_13_has_a_key_of_its_own() {
-        let first = |version| beside(&"https://h/?t=1".parse().unwrap(), &debian(version))[0].request();
+        let first = |version| keys_in(&"https://h/?t=1".parse().unwrap(), &debian(version))[0].request();
         assert_eq!(first("12"), "https://h/3bf863cc.pub?t=1");
         assert_eq!(first("13"), "https://h/8793F200.pub?t=1");
     }

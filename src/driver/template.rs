@@ -53,18 +53,17 @@ impl Template {
 
     /// Whether it has a user name.
     pub fn has_login(&self) -> bool {
-        self.example().is_some_and(|url| url.login().is_some())
+        self.example().is_ok_and(|url| url.login().is_some())
     }
 
     /// Whether it has something secret.
     pub fn has_secret(&self) -> bool {
-        self.example().is_some_and(|url| url.has_secret())
+        self.example().is_ok_and(|url| url.has_secret())
     }
 
     /// The URL with a word for each placeholder.
-    fn example(&self) -> Option<Url> {
-        let filled = pieces(&self.0).filter_map(Result::ok).map(|p| if p.name { "x" } else { p.text });
-        filled.collect::<String>().parse().ok()
+    fn example(&self) -> anyhow::Result<Url> {
+        example(&self.0)?.parse()
     }
 
     /// A hash of it, to tell it from others.
@@ -82,11 +81,9 @@ impl FromStr for Template {
             bail!("longer than {LONGEST_URL} characters");
         }
         url::check(text)?;
-        pieces(text).try_for_each(|piece| piece.map(drop))?;
-        // It must be a URL with any values.
-        let filled = pieces(text).map(|piece| piece.map(|p| if p.name { "x" } else { p.text }));
-        filled.collect::<anyhow::Result<String>>()?.parse::<Url>()?;
-        Ok(Template(text.to_owned()))
+        let template = Template(text.to_owned());
+        template.example()?;
+        Ok(template)
     }
 }
 
@@ -126,8 +123,7 @@ impl FromStr for PackageTemplate {
         if text.len() > LONGEST_NAME {
             bail!("package name longer than {LONGEST_NAME} characters");
         }
-        let filled = pieces(text).map(|piece| piece.map(|p| if p.name { "x" } else { p.text }));
-        let plain = filled.collect::<anyhow::Result<String>>()?;
+        let plain = example(text)?;
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.');
         if plain.is_empty() || !plain.bytes().all(good) || !plain.as_bytes()[0].is_ascii_alphanumeric() {
             bail!("{text:?} is not a package name");
@@ -202,6 +198,11 @@ fn pieces(text: &str) -> impl Iterator<Item = anyhow::Result<Piece<'_>>> {
         rest = &rest[text.len() + 2..];
         Some(Ok(Piece { name: true, text }))
     })
+}
+
+/// The text with a word for each placeholder.
+fn example(text: &str) -> anyhow::Result<String> {
+    pieces(text).map(|piece| piece.map(|p| if p.name { "x" } else { p.text })).collect()
 }
 
 /// The text with every placeholder filled in, in one pass: values are not

@@ -1,19 +1,8 @@
 use super::*;
-use crate::driver::desired::Limits;
 
 fn desired(cuda: &str) -> Desired {
-    Desired {
-        driver: "580.95.05".parse().unwrap(),
-        kernel: None,
-        runfile_url: "/x".parse().unwrap(),
-        sha256: None,
-        repo_url: "/x".parse().unwrap(),
-        repo_key_url: None,
-        cuda: cuda.parse().unwrap(),
-        utilities: vec!["nvtop".parse().unwrap()],
-        limits: Limits::all(std::time::Duration::from_secs(60)),
-        gpus: None,
-    }
+    let utilities = vec!["nvtop".parse().unwrap()];
+    Desired { cuda: cuda.parse().unwrap(), utilities, ..Desired::sample() }
 }
 
 const DEBIAN: &str = "begin 1\nos ID=debian\nos VERSION_ID=\"12\"\nloader /lib64/ld-linux-x86-64.so.2\n\

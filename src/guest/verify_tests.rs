@@ -1,19 +1,7 @@
 use super::*;
-use crate::driver::desired::{CudaPackages, Limits};
 
 fn desired(gpus: Option<usize>) -> Desired {
-    Desired {
-        driver: "580.95.05".parse().unwrap(),
-        kernel: Some("580.95.05".parse().unwrap()),
-        runfile_url: "/x".parse().unwrap(),
-        sha256: None,
-        repo_url: "/x".parse().unwrap(),
-        repo_key_url: None,
-        cuda: CudaPackages::None,
-        utilities: Vec::new(),
-        limits: Limits::all(std::time::Duration::from_secs(60)),
-        gpus,
-    }
+    Desired { gpus, ..Desired::sample() }
 }
 
 fn answer(shown: &str, code: i32, list: &str) -> Answer {

@@ -168,8 +168,8 @@ fn copy(guest: &Guest, desired: &Desired, runfile: &Runfile, path: &str) -> anyh
     let output =
         guest.pct_sh(RECEIVE, [path]).stdin(file).must(&Deadline::after(desired.limits.copy)).fault(what)?;
     let arrived = Arrived::parse(&output.stdout);
-    let wanted = Arrived { size: Some(runfile.size), sha256: runfile.sha256.to_string() };
-    if arrived.size != wanted.size {
+    let expected = Arrived { size: Some(runfile.size), sha256: runfile.sha256.to_string() };
+    if arrived.size != expected.size {
         let (got, of) = (arrived.size.unwrap_or_default(), runfile.size);
         let said = output.last_lines(2).join(" | ");
         return Err(anyhow::anyhow!("{} of {} arrived: {said}", size(got), size(of))).fault(what);
@@ -177,8 +177,8 @@ fn copy(guest: &Guest, desired: &Desired, runfile: &Runfile, path: &str) -> anyh
     // Without sha256sum the size and the installer's own check must do.
     if arrived.sha256.is_empty() {
         log::debug!("copy: no sha256sum in the container");
-    } else if arrived.sha256 != wanted.sha256 {
-        return Err(anyhow::anyhow!("its SHA-256 is {} there, expected {}", arrived.sha256, wanted.sha256))
+    } else if arrived.sha256 != expected.sha256 {
+        return Err(anyhow::anyhow!("its SHA-256 is {} there, expected {}", arrived.sha256, expected.sha256))
             .fault(what);
     }
     log::info!("driver: copied {} into the container in {}", size(runfile.size), human(output.took));
