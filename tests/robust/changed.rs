@@ -69,7 +69,7 @@ fn has_no_driver(lab: &Lab) {
 fn another_container_of_the_number_gets_neither_driver_nor_reboot_nor_state() {
     let Some(lab) = under_way(3) else { return };
     replaced_by(&lab, "");
-    untouched(&lab, "container 101 is replaced by another one (heir");
+    untouched(&lab, "container 101 was replaced by another one (heir");
     has_no_driver(&lab);
     let status = lab.run([PROGRAM, "status", "101", "--json"]).stdout;
     let row = &serde_json::from_str::<serde_json::Value>(&status).unwrap()["containers"][0];
@@ -255,7 +255,7 @@ fn a_shell_that_blocks_at_first_costs_the_start_nothing_but_its_check() {
     let start = lab
         .run(["pct", "start", "101"])
         .ok()
-        .says("could not look")
+        .says("cannot probe")
         .says("driver check continues in the background");
     assert!(start.took < Duration::from_secs(10), "{start}");
     std::thread::sleep(Duration::from_secs(3));

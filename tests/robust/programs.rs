@@ -232,7 +232,7 @@ fn the_cuda_step_ends_in_time_whatever_apt_get_does() {
         // One that does not end, and does not close its pipe, is told where it was first asked.
         if matches!(name, "hangs" | "ignores TERM" | "leaves a child with the pipe") {
             let output =
-                output.says("apt in container 101 cannot be prepared: /usr/sbin/pct did not end within 2 s");
+                output.says("cannot prepare apt in container 101: /usr/sbin/pct did not end within 2 s");
             output
                 .says("it last printed: apt-get reads /etc/apt/sources")
                 .says("pct exec 101 -- apt-get check");
