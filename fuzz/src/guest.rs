@@ -4,7 +4,7 @@
 use phoenix_nvidia::driver::desired::{CudaPackages, Desired, Limits};
 use phoenix_nvidia::driver::template::{Facts, Template};
 use phoenix_nvidia::guest::driver_state::DriverState;
-use phoenix_nvidia::guest::install::apt::failure::{Cause, reasons};
+use phoenix_nvidia::guest::install::apt::failure::{UpdateFailure, reasons};
 use phoenix_nvidia::guest::install::apt::simulate::Simulation;
 use phoenix_nvidia::guest::os::Os;
 use phoenix_nvidia::guest::probe::{state_version, understand};
@@ -93,7 +93,7 @@ fn words(data: &[u8]) {
         stderr: second.to_vec(),
         took: Duration::ZERO,
     };
-    assert!(Cause::of(&said(0)).is_none() && Cause::of(&said(100)).is_some());
+    assert!(UpdateFailure::of(&said(0)).is_none() && UpdateFailure::of(&said(100)).is_some());
     clean(&reasons(&said(100)));
     if let Some(version) = state_version(&String::from_utf8_lossy(data)) {
         assert!(String::from_utf8_lossy(data).contains(version.as_str()));

@@ -16,7 +16,7 @@ use crate::commands::status;
 use crate::exit::{Code, one_line};
 use crate::guest::attached;
 use crate::guest::exec::Guest;
-use crate::guest::install::steps::Steps;
+use crate::guest::install::steps::InstallSteps;
 use crate::guest::probe::{self, Ask};
 use crate::guest::verify::open_nodes;
 use crate::host::choose::Choice;
@@ -246,7 +246,7 @@ fn running(
         // Here there is time for nvidia-smi.
         match probe::check(&guest, &desired, Ask::NvidiaSmi, &deadline) {
             Ok(check) => {
-                let steps = Steps::of(&check, &desired, true);
+                let steps = InstallSteps::of(&check, &desired, true);
                 right = Some(steps.is_empty());
                 findings.push(inside::version(ctid, &check, seen.as_ref().ok(), &desired.driver));
                 findings.extend(inside::packages(ctid, &steps));

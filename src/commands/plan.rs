@@ -6,7 +6,7 @@ mod diff;
 use crate::driver::desired::Desired;
 use crate::exit::Code;
 use crate::guest::exec::Guest;
-use crate::guest::install::steps::Steps as Install;
+use crate::guest::install::steps::InstallSteps;
 use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
@@ -120,7 +120,7 @@ impl Steps {
         let deadline = Deadline::after(desired.limits.check);
         let check = probe::check(&Guest::new(hand.ctid), &desired, Ask::Files, &deadline)?;
         // As a call by hand: what failed before is tried again.
-        let install = Install::of(&check, &desired, true);
+        let install = InstallSteps::of(&check, &desired, true);
         self.driver = install.driver();
         for step in install.iter() {
             self.add(step.to_string(), Vec::new());

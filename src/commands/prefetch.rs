@@ -2,7 +2,7 @@
 //! that those starts need no network.
 
 use crate::driver::cache::Cache;
-use crate::driver::obtain::{Request, obtain};
+use crate::driver::obtain::{RunfileRequest, obtain};
 use crate::exit::{self, Code, Fault};
 use crate::host::kernel_driver;
 use crate::job::desired::limits;
@@ -35,7 +35,7 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     let cache = Cache::system();
     let mut failed = None;
     for version in &versions {
-        match obtain(&cache, &Request { version, url: &url, sha256, limits: &limits }) {
+        match obtain(&cache, &RunfileRequest { version, url: &url, sha256, limits: &limits }) {
             Ok(runfile) => {
                 let how = if runfile.fresh { "fetched" } else { "was there" };
                 log::info!("driver {version}: {how}, {}, {}", runfile.path.display(), size(runfile.size));

@@ -2,7 +2,7 @@
 
 use crate::driver::cache::{Cache, record};
 use crate::driver::desired::{Limits, Sha256};
-use crate::driver::progress::Progress;
+use crate::driver::progress::DownloadProgress;
 use crate::driver::runfile;
 use crate::driver::template::{Facts, RUNFILE_ARCH, Template};
 use crate::exit::{Code, Context as _, Fault};
@@ -26,7 +26,7 @@ const SUM_LIMIT: usize = 16 * 1024;
 
 /// The runfile to obtain.
 #[derive(Clone, Debug)]
-pub struct Request<'a> {
+pub struct RunfileRequest<'a> {
     /// The driver version.
     pub version: &'a Version,
     /// Its URL.
@@ -55,7 +55,7 @@ pub struct Runfile {
 /// # Errors
 /// [`Code::Software`]: the download failed, or the file is not what was asked
 /// for.
-pub fn obtain(cache: &Cache, request: &Request<'_>) -> anyhow::Result<Runfile> {
+pub fn obtain(cache: &Cache, request: &RunfileRequest<'_>) -> anyhow::Result<Runfile> {
     let fault = || Fault::new(Code::Software, format!("cannot download driver {}", request.version));
     let deadline = Deadline::after(request.limits.download);
     std::fs::create_dir_all(cache.directory())
@@ -63,7 +63,7 @@ pub fn obtain(cache: &Cache, request: &Request<'_>) -> anyhow::Result<Runfile> {
         .fault(fault)?;
     let path = cache.file(request.version);
     let _lock = cache.lock(request.version, &deadline).fault(fault)?;
-    let entry = Entry { path, cache, request };
+    let entry = CacheEntry { path, cache, request };
     match entry.cached().fault(fault)? {
         Some(runfile) => Ok(runfile),
         None => entry.fetch(&deadline).fault(fault),
@@ -71,13 +71,13 @@ pub fn obtain(cache: &Cache, request: &Request<'_>) -> anyhow::Result<Runfile> {
 }
 
 /// One file of the cache, while its lock is held.
-struct Entry<'a> {
+struct CacheEntry<'a> {
     path: PathBuf,
     cache: &'a Cache,
-    request: &'a Request<'a>,
+    request: &'a RunfileRequest<'a>,
 }
 
-impl Entry<'_> {
+impl CacheEntry<'_> {
     /// The file of an earlier run, if it is good.
     fn cached(&self) -> anyhow::Result<Option<Runfile>> {
         let mut file = match fetch::open_regular(&self.path) {
@@ -307,12 +307,12 @@ fn identity(file: &File) -> Option<String> {
 struct Download<'a> {
     cache: &'a Cache,
     version: &'a Version,
-    progress: Progress,
+    progress: DownloadProgress,
 }
 
 impl<'a> Download<'a> {
     fn new(cache: &'a Cache, version: &'a Version) -> Self {
-        Download { cache, version, progress: Progress::new(format!("download: driver {version}")) }
+        Download { cache, version, progress: DownloadProgress::new(format!("download: driver {version}")) }
     }
 }
 

@@ -13,7 +13,7 @@ const AT_LEAST: Duration = Duration::from_secs(10);
 const REDRAW: Duration = Duration::from_millis(100);
 
 /// The progress of one download.
-pub struct Progress {
+pub struct DownloadProgress {
     what: String,
     terminal: bool,
     started: Instant,
@@ -21,12 +21,12 @@ pub struct Progress {
     percent: u64,
 }
 
-impl Progress {
+impl DownloadProgress {
     /// Starts now.
     pub fn new(what: impl Into<String>) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
-        Progress { what: text::shown(&what.into()), terminal, started: now, shown: now, percent: 0 }
+        DownloadProgress { what: text::shown(&what.into()), terminal, started: now, shown: now, percent: 0 }
     }
 
     /// Shows that `got` bytes have arrived.
@@ -60,7 +60,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for DownloadProgress {
     fn drop(&mut self) {
         if self.terminal {
             draw("\r\x1b[K");

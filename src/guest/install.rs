@@ -11,7 +11,7 @@ use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::exit;
 use crate::types::Version;
-use steps::Steps;
+use steps::InstallSteps;
 
 /// What an install did.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +28,7 @@ pub fn install(
     guest: &Guest,
     desired: &Desired,
     check: &Check,
-    steps: &Steps,
+    steps: &InstallSteps,
     cache: &Cache,
 ) -> (Installed, anyhow::Result<()>) {
     let mut installed = Installed::default();

@@ -35,7 +35,7 @@ pub fn version(text: &str) -> Versions {
 /// One GPU, as `--query-gpu=index,uuid,pci.bus_id,driver_version
 /// --format=csv,noheader` lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gpu {
+pub struct ListedGpu {
     /// nvidia-smi's own numbering, in PCI order.
     pub index: u32,
     /// `GPU-…`.
@@ -47,16 +47,16 @@ pub struct Gpu {
 }
 
 /// The GPUs in the list; other lines are skipped.
-pub fn gpus(text: &str) -> Vec<Gpu> {
+pub fn gpus(text: &str) -> Vec<ListedGpu> {
     text.lines().take(256).filter_map(gpu).collect()
 }
 
-fn gpu(line: &str) -> Option<Gpu> {
+fn gpu(line: &str) -> Option<ListedGpu> {
     let columns: Vec<&str> = line.split(',').map(str::trim).collect();
     let [index, uuid, pci, driver] = columns.as_slice() else { return None };
     let index = index.parse().ok()?;
     let named = uuid.starts_with("GPU-");
-    named.then(|| Gpu {
+    named.then(|| ListedGpu {
         index,
         uuid: (*uuid).to_owned(),
         pci: (*pci).to_owned(),

@@ -1,7 +1,7 @@
 //! nvidia-smi in the container: driver, libraries and device nodes work together.
 
 use super::exec::{ExecError, Guest, fields};
-use super::smi::{self, Gpu};
+use super::smi::{self, ListedGpu};
 use crate::driver::desired::Desired;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::process::Failure;
@@ -27,7 +27,7 @@ pub fn verify(guest: &Guest, desired: &Desired, nodes: &[String], deadline: &Dea
     let fault =
         || Fault::new(Code::Software, format!("verify: cannot run nvidia-smi in container {}", guest.ctid()));
     let output = guest.pct_sh(SMI, []).keep(64 * 1024).must(&deadline).fault(fault)?;
-    let answer = Answer::parse(&output.text());
+    let answer = SmiAnswer::parse(&output.text());
     for line in text::last_lines(answer.shown.as_bytes(), SHOWN) {
         log::debug!("nvidia-smi: {line}");
     }
@@ -51,7 +51,7 @@ pub fn verify(guest: &Guest, desired: &Desired, nodes: &[String], deadline: &Dea
 }
 
 /// The line of a success.
-fn line(version: Option<&Version>, gpus: &[Gpu]) -> String {
+fn line(version: Option<&Version>, gpus: &[ListedGpu]) -> String {
     let version = version.map_or("driver", Version::as_str);
     let list = || gpus.iter().map(|gpu| format!(", GPU {} {} at {}", gpu.index, gpu.uuid, gpu.pci));
     match gpus.len() {
@@ -62,15 +62,15 @@ fn line(version: Option<&Version>, gpus: &[Gpu]) -> String {
 
 /// The script's output.
 #[derive(Debug, Default)]
-struct Answer {
+struct SmiAnswer {
     shown: String,
     code: Option<i32>,
     list: String,
 }
 
-impl Answer {
-    fn parse(text: &str) -> Answer {
-        let mut answer = Answer::default();
+impl SmiAnswer {
+    fn parse(text: &str) -> SmiAnswer {
+        let mut answer = SmiAnswer::default();
         for line in text.lines() {
             if let Some(code) = line.strip_prefix("rc ") {
                 answer.code = code.trim().parse().ok();
@@ -87,13 +87,13 @@ impl Answer {
 }
 
 enum Verdict {
-    Good { version: Option<Version>, gpus: Vec<Gpu> },
+    Good { version: Option<Version>, gpus: Vec<ListedGpu> },
     NoGpuAssigned(String),
     Bad(String),
 }
 
 /// Compares nvidia-smi's answer with the assignment.
-fn judge(answer: &Answer, desired: &Desired) -> Verdict {
+fn judge(answer: &SmiAnswer, desired: &Desired) -> Verdict {
     let gpus = smi::gpus(&answer.list);
     let code = answer.code.unwrap_or(-1);
     if code == 0 && desired.gpus.is_none_or(|wanted| wanted == gpus.len()) {
@@ -196,7 +196,7 @@ fn opened(stdout: &[u8], nodes: &[String]) -> Vec<(String, Opened)> {
 fn explain(
     guest: &Guest,
     desired: &Desired,
-    answer: &Answer,
+    answer: &SmiAnswer,
     why: String,
     nodes: &[(String, Opened)],
 ) -> anyhow::Error {

@@ -4,13 +4,13 @@ fn desired(gpus: Option<usize>) -> Desired {
     Desired { gpus, ..Desired::sample() }
 }
 
-fn answer(shown: &str, code: i32, list: &str) -> Answer {
-    Answer::parse(&format!("shown 1\n{shown}\nrc {code}\n{list}\n\nlist-rc 0\n"))
+fn answer(shown: &str, code: i32, list: &str) -> SmiAnswer {
+    SmiAnswer::parse(&format!("shown 1\n{shown}\nrc {code}\n{list}\n\nlist-rc 0\n"))
 }
 
 const TWO: &str = "0, GPU-aa, 00000000:01:00.0, 580.95.05\n1, GPU-bb, 00000000:41:00.0, 580.95.05";
 
-fn bad(answer: &Answer, gpus: Option<usize>) -> String {
+fn bad(answer: &SmiAnswer, gpus: Option<usize>) -> String {
     match judge(answer, &desired(gpus)) {
         Verdict::Bad(why) => why,
         _ => panic!("{answer:?}"),

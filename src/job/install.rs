@@ -7,7 +7,7 @@ use crate::exit::{self, Context as _, Fault};
 use crate::guest::boot;
 use crate::guest::exec::{self, ExecError, Guest};
 use crate::guest::install;
-use crate::guest::install::steps::Steps;
+use crate::guest::install::steps::InstallSteps;
 use crate::guest::leftovers;
 use crate::guest::probe::{self, Ask, Check};
 use crate::guest::verify;
@@ -100,7 +100,7 @@ impl Install<'_> {
         progress.unseen = true;
         let check = self.look(&guest)?;
         progress.unseen = false;
-        let steps = Steps::of(&check, self.desired, self.software_is_due(&check));
+        let steps = InstallSteps::of(&check, self.desired, self.software_is_due(&check));
         if steps.is_empty() {
             self.tell_right(&check);
             progress.version = Some(self.desired.driver.clone());

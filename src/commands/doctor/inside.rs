@@ -5,7 +5,7 @@ use super::finding::Finding;
 use crate::device::CAPS_DIR;
 use crate::guest::driver_state::DriverState;
 use crate::guest::exec::Guest;
-use crate::guest::install::steps::{Step, Steps};
+use crate::guest::install::steps::{InstallStep, InstallSteps};
 use crate::guest::probe::Check;
 use crate::guest::verify::Opened;
 use crate::sys::time::Deadline;
@@ -123,11 +123,11 @@ pub fn version(ctid: Ctid, check: &Check, seen: Option<&Seen>, wanted: &Version)
 }
 
 /// What apt in the container has to do, the driver apart: a run does it.
-pub fn packages(ctid: Ctid, steps: &Steps) -> Vec<Finding> {
-    let finding = |step: &Step| {
+pub fn packages(ctid: Ctid, steps: &InstallSteps) -> Vec<Finding> {
+    let finding = |step: &InstallStep| {
         Finding::warning("packages", format!("to do: {step}")).mend(format!("phoenix-nvidia {ctid}"))
     };
-    steps.iter().filter(|step| !matches!(step, Step::Driver { .. })).map(finding).collect()
+    steps.iter().filter(|step| !matches!(step, InstallStep::Driver { .. })).map(finding).collect()
 }
 
 /// What the kernel says the running container has, against what is wanted.

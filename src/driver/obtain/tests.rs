@@ -42,7 +42,10 @@ impl Node {
 
     fn obtain_with(&self, version: &str, sha256: Option<&Sha256>) -> anyhow::Result<Runfile> {
         let version = version.parse().unwrap();
-        obtain(&self.cache, &Request { version: &version, url: &self.url, sha256, limits: &self.limits })
+        obtain(
+            &self.cache,
+            &RunfileRequest { version: &version, url: &self.url, sha256, limits: &self.limits },
+        )
     }
 
     /// The files in the cache, without locks.
@@ -206,7 +209,7 @@ fn plain_http_to_another_machine_needs_a_checksum() {
     let node = node();
     let version: Version = V.parse().unwrap();
     let url = "http://192.0.2.77/{version}.run".parse().unwrap();
-    let request = Request { version: &version, url: &url, sha256: None, limits: &node.limits };
+    let request = RunfileRequest { version: &version, url: &url, sha256: None, limits: &node.limits };
     let error = obtain(&node.cache, &request).unwrap_err();
     assert!(crate::exit::remedy_of(&error).unwrap().contains("NVIDIA_RUNFILE_SHA256"));
 }
@@ -218,7 +221,7 @@ fn a_closed_network_gives_it_as_a_file() {
     let file = Lab::new(V).build().unwrap();
     let url = format!("file://{}/NVIDIA-Linux-{{arch}}-{{version}}.run", file.parent().unwrap().display());
     let url = url.parse().unwrap();
-    let request = Request { version: &version, url: &url, sha256: None, limits: &node.limits };
+    let request = RunfileRequest { version: &version, url: &url, sha256: None, limits: &node.limits };
     assert!(obtain(&node.cache, &request).unwrap().fresh);
     assert!(file.exists());
 }
@@ -280,7 +283,7 @@ fn a_good_header_before_a_body_without_an_end_fills_no_disk() {
     node.site.faults().set(&path, Ill::Endless).unwrap();
     let limits = Limits { download_max: 24 << 20, ..node.limits };
     let version = V.parse().unwrap();
-    let request = Request { version: &version, url: &node.url, sha256: None, limits: &limits };
+    let request = RunfileRequest { version: &version, url: &node.url, sha256: None, limits: &limits };
     let error = obtain(&node.cache, &request).unwrap_err();
     let text = crate::exit::one_line(&error);
     assert!(text.contains("exceeds DOWNLOAD_MAX (24 MiB)") && text.contains("larger than 25 MB"), "{text}");

@@ -16,7 +16,7 @@ use crate::guest::probe::Check;
 use crate::sys::fetch::size;
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
-use failure::{Cause, UpdateError, reasons};
+use failure::{UpdateError, UpdateFailure, reasons};
 use simulate::{Refusal, Simulation};
 use std::time::{Duration, Instant};
 
@@ -141,7 +141,7 @@ impl<'a> Apt<'a> {
         Ok(())
     }
 
-    fn prepare(&self, repository: &Repository) -> anyhow::Result<Prepared> {
+    fn prepare(&self, repository: &Repository) -> anyhow::Result<AptSetup> {
         // By stdin, since everybody can read a command line.
         let mut input = format!("{}\n", repository.uri.request());
         for (path, mode, text) in repository.files() {
@@ -158,7 +158,7 @@ impl<'a> Apt<'a> {
             Fault::new(Code::Software, format!("cannot prepare apt in container {}", self.guest.ctid()))
                 .remedy(format!("pct exec {} -- {command}", self.guest.ctid()))
         })?;
-        Ok(Prepared::parse(&output.stdout))
+        Ok(AptSetup::parse(&output.stdout))
     }
 
     /// Moves a source aside that apt cannot use; never deletes one.
@@ -166,7 +166,7 @@ impl<'a> Apt<'a> {
         let what = || Fault::new(Code::Software, format!("repository: cannot move {file} aside"));
         let output = self.guest.pct_sh(ASIDE, [file]).must(&self.deadline).fault(what)?;
         log::info!("repository: {file} leads to no repository");
-        Prepared::parse(&output.stdout);
+        AptSetup::parse(&output.stdout);
         Ok(())
     }
 
@@ -177,11 +177,11 @@ impl<'a> Apt<'a> {
         loop {
             let output = self.guest.pct_sh(UPDATE, [file.unwrap_or_default()]).run(&self.deadline);
             let output = output.map_err(|error| UpdateError::from(anyhow::Error::new(error)))?;
-            let until = match Cause::of(&output) {
+            let until = match UpdateFailure::of(&output) {
                 None => return Ok(()),
-                Some(Cause::Locked) => &self.deadline,
-                Some(Cause::Network) => &network,
-                Some(Cause::Other) => return Err(UpdateError::of(&output)),
+                Some(UpdateFailure::Locked) => &self.deadline,
+                Some(UpdateFailure::Network) => &network,
+                Some(UpdateFailure::Other) => return Err(UpdateError::of(&output)),
             };
             if until.remaining() < Duration::from_secs(3) {
                 return Err(UpdateError::of(&output));
@@ -293,20 +293,20 @@ impl<'a> Apt<'a> {
 
 /// The result of the preparation.
 #[derive(Debug, Default)]
-struct Prepared {
+struct AptSetup {
     changed: bool,
     lists: bool,
     elsewhere: Option<String>,
 }
 
-impl Prepared {
+impl AptSetup {
     /// The source file of the repository.
     fn file(&self) -> &str {
         self.elsewhere.as_deref().unwrap_or(SOURCE)
     }
 
-    fn parse(answer: &[u8]) -> Prepared {
-        let mut prepared = Prepared::default();
+    fn parse(answer: &[u8]) -> AptSetup {
+        let mut prepared = AptSetup::default();
         for (key, value) in fields(answer) {
             match key.as_str() {
                 "interrupted" => log::info!("apt: completed an interrupted dpkg run"),
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_source_elsewhere_is_believed_only_below_etc_apt() {
-        let of = |text: &str| Prepared::parse(text.as_bytes()).elsewhere;
+        let of = |text: &str| AptSetup::parse(text.as_bytes()).elsewhere;
         assert_eq!(
             of("elsewhere /etc/apt/sources.list.d/cuda.list\n").as_deref(),
             Some("/etc/apt/sources.list.d/cuda.list")

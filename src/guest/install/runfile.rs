@@ -5,7 +5,7 @@ use super::apt;
 use super::steps::refuse;
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
-use crate::driver::obtain::{Request, Runfile, obtain};
+use crate::driver::obtain::{Runfile, RunfileRequest, obtain};
 use crate::driver::runfile;
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::driver_state::DriverState;
@@ -50,7 +50,7 @@ fn fault(what: String) -> impl FnOnce() -> Fault {
 pub fn install(guest: &Guest, desired: &Desired, check: &Check, cache: &Cache) -> anyhow::Result<()> {
     refuse(guest.ctid(), check)?;
     desired.matches_kernel()?;
-    let request = Request {
+    let request = RunfileRequest {
         version: &desired.driver,
         url: &desired.runfile_url,
         sha256: desired.sha256.as_ref(),
@@ -65,14 +65,14 @@ pub fn install(guest: &Guest, desired: &Desired, check: &Check, cache: &Cache) -
 }
 
 fn put_and_run(guest: &Guest, desired: &Desired, check: &Check, runfile: &Runfile) -> anyhow::Result<()> {
-    let places = Places::look(guest, desired, runfile.size)?;
-    if !places.modprobe {
+    let placement = Placement::look(guest, desired, runfile.size)?;
+    if !placement.modprobe {
         apt::install_kmod(guest, &check.os, desired)?;
     }
-    let path = format!("{}/nvidia-driver-installer.run", places.directory);
+    let path = format!("{}/nvidia-driver-installer.run", placement.directory);
     copy(guest, desired, runfile, &path)?;
     let started = Instant::now();
-    let unpack = format!("{}/phoenix-nvidia.unpack", places.directory);
+    let unpack = format!("{}/phoenix-nvidia.unpack", placement.directory);
     let output = run(guest, desired, &path, &unpack)?;
     confirm(guest, desired, &output)?;
     log::info!("{}", installed_line(&check.driver, &desired.driver, started.elapsed()));
@@ -94,22 +94,22 @@ fn bytes(kb: &str) -> Option<u64> {
 
 /// Where in the container the runfile can be unpacked and run.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Places {
+struct Placement {
     directory: String,
     modprobe: bool,
 }
 
-impl Places {
-    fn look(guest: &Guest, desired: &Desired, runfile: u64) -> anyhow::Result<Places> {
+impl Placement {
+    fn look(guest: &Guest, desired: &Desired, runfile: u64) -> anyhow::Result<Placement> {
         let what = || fault(format!("cannot copy the runfile into container {}", guest.ctid()))();
         let output = guest.pct_sh(PLACES, []).must(&short(desired)).fault(what)?;
-        Places::choose(&output.stdout, runfile).fault(what)
+        Placement::choose(&output.stdout, runfile).fault(what)
     }
 
     /// From the script's answer, for a runfile of this size.
-    fn choose(answer: &[u8], runfile: u64) -> anyhow::Result<Places> {
+    fn choose(answer: &[u8], runfile: u64) -> anyhow::Result<Placement> {
         let need = runfile + UNPACKED.min(runfile.saturating_mul(8));
-        let (mut places, mut refused) = (Places::default(), Vec::new());
+        let (mut placement, mut refused) = (Placement::default(), Vec::new());
         // Free space unknown: the second choice, and the installer finds out.
         let mut unknown = None;
         for (key, value) in fields(answer) {
@@ -120,7 +120,9 @@ impl Places {
                     match unusable(kind, runs, free, need) {
                         Some(why) => refused.push(format!("{directory} {why}")),
                         None if free.is_none() => drop(unknown.get_or_insert((*directory).to_owned())),
-                        None if places.directory.is_empty() => places.directory = (*directory).to_owned(),
+                        None if placement.directory.is_empty() => {
+                            placement.directory = (*directory).to_owned()
+                        }
                         None => {}
                     }
                 }
@@ -131,20 +133,20 @@ impl Places {
                     }
                 }
                 ("readonly", _) => anyhow::bail!("/usr/bin is read-only"),
-                ("modprobe", _) => places.modprobe = true,
+                ("modprobe", _) => placement.modprobe = true,
                 _ => {}
             }
         }
         match unknown {
-            _ if !places.directory.is_empty() => {}
+            _ if !placement.directory.is_empty() => {}
             Some(directory) => {
                 log::warn!("driver: free space of {directory} in the container unknown");
-                places.directory = directory;
+                placement.directory = directory;
             }
             None if refused.is_empty() => anyhow::bail!("no /tmp and no /var/tmp"),
             None => anyhow::bail!("unpacking needs {} on a disk: {}", size(need), refused.join("; ")),
         }
-        Ok(places)
+        Ok(placement)
     }
 }
 
@@ -275,8 +277,8 @@ mod tests {
 
     const GB: u64 = 1_000_000; // in kB
 
-    fn choose(text: &str) -> Result<Places, String> {
-        Places::choose(text.as_bytes(), 400_000_000).map_err(|e| e.to_string())
+    fn choose(text: &str) -> Result<Placement, String> {
+        Placement::choose(text.as_bytes(), 400_000_000).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -286,8 +288,8 @@ mod tests {
             [format!("tmpfs {} exec", 9 * GB), format!("ext2/ext3 {} noexec", 9 * GB), "zfs 100 exec".into()]
         {
             let text = format!("place /tmp {tmp}\nplace /var/tmp ext2/ext3 {} exec\n{usr}", 4 * GB);
-            let places = choose(&text).unwrap();
-            assert_eq!((places.directory.as_str(), places.modprobe), ("/var/tmp", true), "{text}");
+            let placement = choose(&text).unwrap();
+            assert_eq!((placement.directory.as_str(), placement.modprobe), ("/var/tmp", true), "{text}");
         }
         let both = format!("place /tmp zfs {0} exec\nplace /var/tmp zfs {0} exec\n{usr}", 4 * GB);
         assert_eq!(choose(&both).unwrap().directory, "/tmp");

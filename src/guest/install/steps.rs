@@ -12,7 +12,7 @@ use std::fmt;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum InstallStep {
     /// The driver's user space, by the runfile.
     Driver {
         /// The state before.
@@ -30,34 +30,42 @@ pub enum Step {
     Utilities(Vec<PackageTemplate>),
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for InstallStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Driver { found: DriverState::Other { version }, to } => {
+            InstallStep::Driver { found: DriverState::Other { version }, to } => {
                 write!(f, "upgrade driver {version} → {to}")
             }
-            Step::Driver { found: DriverState::Missing, to } => write!(f, "install driver {to} (found none)"),
-            Step::Driver { found: DriverState::Incomplete { why, .. }, to } => {
+            InstallStep::Driver { found: DriverState::Missing, to } => {
+                write!(f, "install driver {to} (found none)")
+            }
+            InstallStep::Driver { found: DriverState::Incomplete { why, .. }, to } => {
                 write!(f, "install driver {to} (found incomplete: {why})")
             }
-            Step::Driver { found, to } => write!(f, "install driver {to} (found: {found})"),
-            Step::Source => f.write_str("replace the apt source: NVIDIA_REPO_URL or the release changed"),
-            Step::Complete => f.write_str("complete the interrupted install of packages"),
-            Step::Cuda(names) => write!(f, "install with apt: {}", names.join(", ")),
-            Step::Utilities(packages) => write!(f, "install with apt, if available: {}", list(packages)),
+            InstallStep::Driver { found, to } => write!(f, "install driver {to} (found: {found})"),
+            InstallStep::Source => {
+                f.write_str("replace the apt source: NVIDIA_REPO_URL or the release changed")
+            }
+            InstallStep::Complete => f.write_str("complete the interrupted install of packages"),
+            InstallStep::Cuda(names) => write!(f, "install with apt: {}", names.join(", ")),
+            InstallStep::Utilities(packages) => {
+                write!(f, "install with apt, if available: {}", list(packages))
+            }
         }
     }
 }
 
-impl Step {
+impl InstallStep {
     /// Fails if the probe shows that the step will.
     ///
     /// # Errors
     /// [`Code::Software`].
     pub fn possible(&self, ctid: Ctid, check: &Check) -> anyhow::Result<()> {
         match self {
-            Step::Driver { .. } => refuse(ctid, check),
-            Step::Source | Step::Complete | Step::Cuda(_) if !check.os.apt => Err(no_apt(ctid, check).into()),
+            InstallStep::Driver { .. } => refuse(ctid, check),
+            InstallStep::Source | InstallStep::Complete | InstallStep::Cuda(_) if !check.os.apt => {
+                Err(no_apt(ctid, check).into())
+            }
             _ => Ok(()),
         }
     }
@@ -76,31 +84,31 @@ fn names(check: &Check, desired: &Desired) -> Vec<String> {
 
 /// The steps from what is installed to what is desired, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Steps(Vec<Step>);
+pub struct InstallSteps(Vec<InstallStep>);
 
-impl Steps {
+impl InstallSteps {
     /// From a probe. `cuda` is false if the CUDA step failed before with the same
     /// inputs. Utilities are optional: missing ones alone are no step.
-    pub fn of(check: &Check, desired: &Desired, cuda: bool) -> Steps {
+    pub fn of(check: &Check, desired: &Desired, cuda: bool) -> InstallSteps {
         let mut steps = Vec::new();
         if !check.driver_matches() {
-            steps.push(Step::Driver { found: check.driver.clone(), to: desired.driver.clone() });
+            steps.push(InstallStep::Driver { found: check.driver.clone(), to: desired.driver.clone() });
         }
         if cuda {
             if check.source_outdated {
-                steps.push(Step::Source);
+                steps.push(InstallStep::Source);
             }
             if check.cuda_interrupted {
-                steps.push(Step::Complete);
+                steps.push(InstallStep::Complete);
             }
             if !check.cuda_missing.is_empty() {
-                steps.push(Step::Cuda(names(check, desired)));
+                steps.push(InstallStep::Cuda(names(check, desired)));
             }
         }
         if !steps.is_empty() && check.os.apt && !check.utilities_missing.is_empty() {
-            steps.push(Step::Utilities(check.utilities_missing.clone()));
+            steps.push(InstallStep::Utilities(check.utilities_missing.clone()));
         }
-        Steps(steps)
+        InstallSteps(steps)
     }
 
     /// Whether there is nothing to do.
@@ -109,31 +117,33 @@ impl Steps {
     }
 
     /// In their order.
-    pub fn iter(&self) -> impl Iterator<Item = &Step> {
+    pub fn iter(&self) -> impl Iterator<Item = &InstallStep> {
         self.0.iter()
     }
 
     /// Whether the driver is changed.
     pub fn driver(&self) -> bool {
-        self.0.iter().any(|step| matches!(step, Step::Driver { .. }))
+        self.0.iter().any(|step| matches!(step, InstallStep::Driver { .. }))
     }
 
     /// Whether the CUDA step has something to do.
     pub fn cuda(&self) -> bool {
-        self.0.iter().any(|step| matches!(step, Step::Source | Step::Complete | Step::Cuda(_)))
+        self.0
+            .iter()
+            .any(|step| matches!(step, InstallStep::Source | InstallStep::Complete | InstallStep::Cuda(_)))
     }
 
     /// The utilities to install.
     pub fn utilities(&self) -> &[PackageTemplate] {
         let utilities = self.0.iter().find_map(|step| match step {
-            Step::Utilities(packages) => Some(packages.as_slice()),
+            InstallStep::Utilities(packages) => Some(packages.as_slice()),
             _ => None,
         });
         utilities.unwrap_or_default()
     }
 }
 
-impl fmt::Display for Steps {
+impl fmt::Display for InstallSteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let steps: Vec<String> = self.iter().map(ToString::to_string).collect();
         f.write_str(&steps.join("; "))

@@ -5,7 +5,7 @@ use crate::sys::text;
 
 /// The cause of a failed `apt-get update`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum UpdateFailure {
     /// Another process uses apt.
     Locked,
     /// The servers cannot be reached.
@@ -14,16 +14,16 @@ pub enum Cause {
     Other,
 }
 
-impl Cause {
+impl UpdateFailure {
     /// From the output; `None` for a success.
-    pub fn of(output: &Output) -> Option<Cause> {
+    pub fn of(output: &Output) -> Option<UpdateFailure> {
         if output.success() {
             return None;
         }
         let said = said(output);
         let any = |words: &[&str]| words.iter().any(|w| said.contains(w));
         Some(if any(&["Could not get lock", "Unable to lock"]) {
-            Cause::Locked
+            UpdateFailure::Locked
         } else if any(&[
             "Could not resolve",
             "Temporary failure",
@@ -33,9 +33,9 @@ impl Cause {
             "Connection timed out",
             "Network is unreachable",
         ]) {
-            Cause::Network
+            UpdateFailure::Network
         } else {
-            Cause::Other
+            UpdateFailure::Other
         })
     }
 }
@@ -107,13 +107,13 @@ mod tests {
 
     #[test]
     fn a_lock_and_a_missing_network_are_waited_for_a_bad_signature_is_not() {
-        assert_eq!(Cause::of(&said("", 0)), None);
+        assert_eq!(UpdateFailure::of(&said("", 0)), None);
         let lock = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)";
-        assert_eq!(Cause::of(&said(lock, 100)), Some(Cause::Locked));
+        assert_eq!(UpdateFailure::of(&said(lock, 100)), Some(UpdateFailure::Locked));
         let network = "W: Failed to fetch http://h/  Temporary failure resolving 'h'";
-        assert_eq!(Cause::of(&said(network, 100)), Some(Cause::Network));
+        assert_eq!(UpdateFailure::of(&said(network, 100)), Some(UpdateFailure::Network));
         let key = "Err:1 http://h  InRelease\nW: GPG error: NO_PUBKEY A4B469963BF863CC\nE: The repository is not signed.";
-        assert_eq!(Cause::of(&said(key, 100)), Some(Cause::Other));
+        assert_eq!(UpdateFailure::of(&said(key, 100)), Some(UpdateFailure::Other));
         assert_eq!(
             reasons(&said(key, 100)),
             "W: GPG error: NO_PUBKEY A4B469963BF863CC | E: The repository is not signed."
