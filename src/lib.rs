@@ -11,6 +11,7 @@ pub mod commands;
 pub mod device;
 pub mod driver;
 pub mod exit;
+pub mod findings;
 pub mod guest;
 pub mod host;
 pub mod job;

@@ -7,44 +7,34 @@ mod place;
 
 use crate::cli::Attach;
 use crate::exit::{self, Code, Fault};
+use crate::findings::finding::Finding;
+use crate::findings::read::{Container, Host, Reader};
+use crate::findings::{assigned, conf as lines, elsewhere, start};
 use crate::host::gpus::Inventory;
-use crate::job::startable;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
-use crate::pve::cluster::Cluster;
 use crate::pve::conf::document::Document;
-use crate::pve::conf::store::Caller;
-use crate::pve::conf::store::Conf;
-use crate::pve::hookscript::Hookscript;
-use crate::pve::hookscript::Place;
-use crate::pve::pct;
-use crate::pve::readiness;
-use crate::pve::startable::Obstacle;
-use crate::pve::storage;
+use crate::pve::conf::store::{Caller, Conf};
+use crate::pve::hookscript::{Hookscript, Place};
 use crate::pve::storage::Storage;
-use crate::settings::secrets;
+use crate::pve::{pct, readiness};
 use crate::settings::{Settings, keys};
-use crate::sys::look::Look;
-use crate::sys::look::View;
+use crate::sys::look::{Look, View};
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use changes::Changes;
 
-/// What the checks found out, for all containers of the call.
-struct Host {
-    storages: Vec<Storage>,
-    cluster: Cluster,
-    inventory: Inventory,
-}
+/// What is told of a container once it is attached.
+const TOLD: &[fn(&Container) -> Vec<Finding>] =
+    &[assigned::secrets, elsewhere::ha_policy, start::obstacles, lines::unsupported];
 
-/// What is to be done for one container.
-struct Job {
+/// What one container gets.
+struct Attachment {
     ctid: Ctid,
     conf: Conf,
     before: Document,
-    after: Document,
-    /// What a hook reads of `after`.
+    /// What a hook reads afterwards.
     settings: Settings,
     changes: Changes,
     place: Place,
@@ -52,65 +42,74 @@ struct Job {
     hookscript: Option<String>,
 }
 
-/// Attaches. Every container is checked before anything is done to one.
+/// Attaches. Every container is checked before anything is done to one. The
+/// containers to be started or restarted now are returned.
 ///
 /// # Errors
 /// [`Code::Input`], [`Code::NoContainer`] and [`Code::Passthrough`]; then
 /// everything is as it was.
-pub fn run(options: &Attach) -> anyhow::Result<Code> {
+pub fn run(options: &Attach) -> anyhow::Result<Vec<Ctid>> {
     let mut ctids = options.ctids.clone();
     ctids.sort();
     ctids.dedup();
     // First whether all of them exist, and here.
-    let confs: Vec<(Ctid, Conf)> =
-        ctids.iter().map(|id| (*id, Conf::of(*id).called(call(options, *id)))).collect();
-    confs.iter().try_for_each(|(_, conf)| conf.read().map(drop))?;
-    let host = Host::read(options);
-    let jobs: Vec<Job> = confs
-        .into_iter()
-        .map(|(ctid, conf)| job(ctid, conf, options, &host))
-        .collect::<anyhow::Result<_>>()?;
+    let read = |ctid: &Ctid| {
+        let conf = Conf::of(*ctid).called(call(options, *ctid));
+        Ok((*ctid, conf.read()?, conf))
+    };
+    let confs: Vec<(Ctid, Document, Conf)> = ctids.iter().map(read).collect::<anyhow::Result<_>>()?;
+    let host = read_host(options);
+    let attachment = |(ctid, document, conf)| attachment(ctid, document, conf, options, &host);
+    let attachments: Vec<Attachment> = confs.into_iter().map(attachment).collect::<anyhow::Result<_>>()?;
     if let Some(hint) = options.gpus.as_ref().filter(|_| !options.by_uuid) {
         changes::uuid_hint(hint, &host.inventory).iter().for_each(|hint| log::info!("{hint}"));
     }
     cluster::must_have_quorum(&Look::host())?;
     let mut undo = Undo::default();
-    for job in &jobs {
-        if let Err(error) = job.act(&host.storages, &mut undo) {
+    for attachment in &attachments {
+        if let Err(error) = attachment.act(&host.storages, &mut undo) {
             undo.roll_back();
             return Err(error);
         }
     }
-    for lack in readiness::of_places(&host.cluster, &host.storages, jobs.iter().map(|job| &job.place)) {
+    for lack in readiness::of_places(&host.cluster, &host.storages, attachments.iter().map(|a| &a.place)) {
         log::warn!("{}", lack.what);
         log::warn!("{}", exit::fix(&lack.fix));
     }
-    for job in &jobs {
-        job.tell(&host);
-    }
-    let mut code = Code::Success;
-    for job in jobs.iter().filter(|job| options.now && !job.is_template()) {
-        code = super::run::run(job.ctid)?;
-    }
-    Ok(code)
+    let attached = tell(&ctids)?;
+    Ok(attached.into_iter().filter(|c| options.now && !c.is_template()).map(|c| c.ctid).collect())
 }
 
-impl Host {
-    fn read(options: &Attach) -> Host {
-        let mut look = Look::host();
-        let storages = storage::read(&mut look);
-        let cluster = Cluster::read(&mut look);
-        let mut inventory = Inventory::read(View::host());
-        if options.by_uuid && inventory.gpus.iter().any(|gpu| gpu.minor.is_some() && gpu.uuid.is_none()) {
-            if let Err(error) = inventory.add_uuids(View::host(), &Deadline::secs(60)) {
-                log::warn!("the UUIDs of the GPUs are not known: {error:#}");
-            }
+fn read_host(options: &Attach) -> Host {
+    let mut look = Look::host();
+    let mut host = Host::of(&mut look, Inventory::read(View::host()));
+    let inventory = &mut host.inventory;
+    if options.by_uuid && inventory.gpus.iter().any(|gpu| gpu.minor.is_some() && gpu.uuid.is_none()) {
+        if let Err(error) = inventory.add_uuids(View::host(), &Deadline::secs(60)) {
+            log::warn!("cannot read the UUIDs of the GPUs: {error:#}");
         }
-        for problem in look.problems.iter().chain(&inventory.problems) {
-            log::warn!("{problem}");
-        }
-        Host { storages, cluster, inventory }
     }
+    look.problems.iter().chain(&inventory.problems).for_each(|problem| log::warn!("{problem}"));
+    host
+}
+
+/// Says what the user has to know of the containers as they are now.
+fn tell(ctids: &[Ctid]) -> anyhow::Result<Vec<Container>> {
+    let (mut reader, host, confs) = Reader::open(ctids, |ctid| format!("attach {ctid}"))?;
+    let mut attached = Vec::new();
+    for (ctid, conf) in confs {
+        let container = reader.container(&host, ctid, conf);
+        TOLD.iter().flat_map(|check| check(&container)).for_each(|finding| finding.of(ctid).warn());
+        match (container.is_template(), container.running) {
+            (true, _) => log::info!("container {ctid} is a template: attached, and its clones with it"),
+            (_, true) => {
+                log::info!("container {ctid}: attached; to restart it with its GPUs: phoenix-nvidia {ctid}");
+            }
+            (_, false) => log::info!("container {ctid}: attached; to start it: pct start {ctid}"),
+        }
+        attached.push(container);
+    }
+    Ok(attached)
 }
 
 /// The words of this call for one container.
@@ -130,27 +129,28 @@ fn call(options: &Attach, ctid: Ctid) -> String {
     words.join(" ")
 }
 
-/// Checks one container and works out what is to be done.
-fn job(ctid: Ctid, conf: Conf, options: &Attach, host: &Host) -> anyhow::Result<Job> {
-    let before = conf.read()?;
-    if let Some(owner) = before.get("lock") {
-        let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
-        return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
-    }
+/// Checks one container and works out what it gets.
+fn attachment(
+    ctid: Ctid,
+    before: Document,
+    conf: Conf,
+    options: &Attach,
+    host: &Host,
+) -> anyhow::Result<Attachment> {
+    conf.may_edit(Caller::ByHand, &before)?;
     let mut changes = changes::of_options(options, &host.inventory)?;
     let place = hookscript(ctid, &before, options, host, &mut changes)?;
     let look = place::look(&host.storages, &place);
     place::check_mounted(&look, &host.storages, &place)?;
     place::check(&look, &place)?;
     effective::from_environment(ctid, &conf, &before, &mut changes)?;
-    let after = changes.apply(&before).unwrap_or_else(|| before.clone());
-    let settings = effective::check(ctid, &conf, &after, &host.inventory)?;
+    let after = changes.apply(&before);
+    let settings = effective::check(ctid, &conf, after.as_ref().unwrap_or(&before), host)?;
     let hookscript = before.get("hookscript");
-    Ok(Job { ctid, conf, before, after, settings, changes, place, hookscript })
+    Ok(Attachment { ctid, conf, before, settings, changes, place, hookscript })
 }
 
-/// Where the container's hookscript is to be; another one is chained or
-/// refused.
+/// Where the container's hookscript goes; another one is chained or refused.
 fn hookscript(
     ctid: Ctid,
     conf: &Document,
@@ -173,8 +173,8 @@ fn hookscript(
             changes.set(keys::HOOK_CHAIN, Some(&place.path.to_string_lossy()))?;
         }
         Hookscript::Foreign(place) => {
-            let message = format!("container {ctid} has a hookscript of its own, {}", place.volume);
-            let remedy = "--chain keeps it: both run at every start";
+            let message = format!("container {ctid} already has hookscript {}", place.volume);
+            let remedy = format!("phoenix-nvidia {} --chain", call(options, ctid));
             return Err(Fault::new(Code::Input, message).remedy(remedy).into());
         }
         // Whose it is cannot be seen; ours is moved where that is asked for.
@@ -186,9 +186,8 @@ fn hookscript(
         | Hookscript::NoStorage(volume)
             if !now.is_meant() =>
         {
-            let message =
-                format!("container {ctid} has the hookscript {volume}, which is not there or cannot be run");
-            let remedy = format!("mend it, or: pct set {ctid} --delete hookscript");
+            let message = format!("hookscript {volume} of container {ctid} is missing or cannot be run");
+            let remedy = format!("pct set {ctid} --delete hookscript");
             return Err(Fault::new(Code::Input, message).remedy(remedy).into());
         }
         _ => {}
@@ -196,17 +195,13 @@ fn hookscript(
     Ok(place::in_storage(place::choose(&host.storages, wanted, &host.cluster.local)?))
 }
 
-impl Job {
-    fn is_template(&self) -> bool {
-        self.before.get("template").is_some_and(|v| v == "1")
-    }
-
+impl Attachment {
     /// The snippet, the settings, the hookscript, in this order: whatever
     /// start happens in between finds either all or what it had.
     fn act(&self, storages: &[Storage], undo: &mut Undo) -> anyhow::Result<()> {
         let ctid = self.ctid;
         if place::put(&self.place, storages, undo)? {
-            log::info!("put the hookscript to {}", self.place.path.display());
+            log::info!("wrote hookscript {}", self.place.path.display());
         }
         self.note(undo);
         let changes = self.changes.clone();
@@ -240,44 +235,5 @@ impl Job {
             }
             Ok(conf.edit(Caller::ByHand, |now| back.apply(now))?.is_some() || taken)
         });
-    }
-
-    /// What the user has to know now.
-    fn tell(&self, host: &Host) {
-        let ctid = self.ctid;
-        for secret in secrets::exposed(&self.settings, ctid) {
-            log::warn!("{}; {}", secret.what, exit::fix(&secret.remedy));
-        }
-        let fails = self.settings.value(keys::START_POLICY).fails();
-        if host.cluster.ha.contains(&ctid) && !fails {
-            log::warn!(
-                "container {ctid} is under HA and START_POLICY is continue: on a node without its GPUs it \
-                 starts without them. To have HA try another node, add this line to {}: \
-                 lxc.environment: START_POLICY=fail",
-                self.conf.path().display()
-            );
-        }
-        for obstacle in startable::obstacles_of(&self.after, &self.settings, None) {
-            // Its hookscript is there by now, and a template is told below.
-            if !matches!(obstacle, Obstacle::Template | Obstacle::Hookscript { .. }) {
-                let would = if obstacle.is_certain() { "would" } else { "may" };
-                log::warn!("container {ctid} {would} not start now: {obstacle}");
-                log::warn!("{}", exit::fix(&obstacle.remedy(ctid)));
-            }
-        }
-        if self.after.get("ostype").is_some_and(|os| os == "alpine") {
-            log::warn!(
-                "container {ctid} is an Alpine Linux, whose C library NVIDIA's driver does not support: it \
-                 gets the devices and no driver"
-            );
-        }
-        let running = crate::pve::sharing::is_running(&mut Look::host(), ctid);
-        match (self.is_template(), running) {
-            (true, _) => log::info!("container {ctid} is a template: its clones are attached too"),
-            (_, true) => log::info!(
-                "container {ctid} is attached and runs; `phoenix-nvidia {ctid}` restarts it with its GPUs"
-            ),
-            (_, false) => log::info!("container {ctid} is attached; start it with `pct start {ctid}`"),
-        }
     }
 }

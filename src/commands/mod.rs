@@ -4,7 +4,6 @@ pub mod attach;
 pub mod detach;
 pub mod doctor;
 pub mod hook;
-pub mod level;
 pub mod look;
 pub mod plan;
 pub mod prefetch;
@@ -70,7 +69,10 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         (_, Some(Command::Look)) => Ok(Code::Input),
         (_, Some(Command::Prepare)) => prepare::run(),
         (_, Some(Command::Prefetch { versions })) => prefetch::run(&versions),
-        (_, Some(Command::Attach(options))) => attach::run(&options),
+        (_, Some(Command::Attach(options))) => {
+            let now = attach::run(&options)?;
+            now.into_iter().try_fold(Code::Success, |_, ctid| run::run(ctid))
+        }
         (_, Some(Command::Detach(options))) => detach::run(&options),
         (_, Some(Command::Plan { ctid })) => plan::run(ctid),
         (_, Some(Command::Status { ctids, json })) => status::run(&ctids, json),

@@ -1,50 +1,49 @@
-//! `status`: a row for each container that has GPUs or is to have them.
+//! `status`: a row for each container that has anything of ours.
 //!
 //! It reads files and runs no program: with a hundred containers, a `pct` for
 //! each would take a minute.
 
+mod row;
 mod table;
-mod verdict;
 
-use super::level::Level;
 use crate::exit::Code;
-use crate::host::choose::Choice;
-use crate::host::gpus::{Inventory, Scope};
-use crate::job::desired;
-use crate::job::locks;
-use crate::job::startable;
-use crate::plan::{self, Intent};
-use crate::pve::cluster;
-use crate::pve::conf::devices::present;
-use crate::pve::conf::document::Document;
-use crate::pve::conf::document::Form;
-use crate::pve::conf::mounts;
-use crate::pve::conf::mounts::mounts;
-use crate::pve::conf::reconcile::pairs_are_right;
-use crate::pve::conf::store::Conf;
-use crate::pve::hookscript::Hookscript;
-use crate::pve::net;
-use crate::pve::sharing;
-use crate::pve::startable::Obstacle;
-use crate::pve::storage;
-use crate::pve::storage::Storage;
-use crate::settings::load;
-use crate::settings::{Settings, keys};
-use crate::state::Record;
-use crate::state::{Outcome, State};
-use crate::sys::look::View;
-use crate::sys::look::{Look, Questions, Walk as _};
+use crate::findings::finding::{Finding, Level};
+use crate::findings::read::{Container, Host, Reader};
+use crate::findings::{assigned, host, record, start};
 use crate::sys::out::Out;
 use crate::sys::signal;
 use crate::types::Ctid;
+use row::Row;
 use serde::Serialize;
+use std::cmp::Reverse;
+
+/// The checks of the host that a row tells.
+const HOST: &[fn(&Host) -> Vec<Finding>] = &[host::driver, host::quorum];
+
+/// The checks of a container that a row tells: those that need no program.
+const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
+    assigned::settings,
+    assigned::gpus,
+    assigned::modes,
+    start::hookscript,
+    start::obstacles,
+    record::restart_due,
+    record::last_run,
+    record::version,
+    assigned::pending,
+];
+
+/// Where all is well, these have a column.
+const COLUMNS: [&str; 3] = ["driver", "gpus", "hookscript"];
+/// What these refuse is the next start: no failure of a container that runs.
+const NEXT_START: [&str; 4] = ["start", "chain", "dev-line", "quorum"];
 
 /// The version of the JSON's form.
 const SCHEMA: u32 = 1;
 
 /// All that is printed.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Serialize)]
+struct StatusJson {
     schema: u32,
     kernel_driver: Option<String>,
     containers: Vec<Row>,
@@ -52,248 +51,107 @@ struct Report {
     problems: Vec<String>,
 }
 
-/// One container.
-#[derive(Debug, Serialize)]
-struct Row {
-    ctid: u32,
-    name: Option<String>,
-    running: bool,
-    template: bool,
-    /// GPU_ASSIGNMENT, as it is written.
-    assignment: Option<String>,
-    gpus: Vec<Gpu>,
-    kernel_driver: Option<String>,
-    container_driver: Option<String>,
-    /// `yes`, `no`, `other`, `broken` or `unknown`.
-    hookscript: &'static str,
-    last: Option<Last>,
-    last_success: Option<u64>,
-    /// Its services run with the driver from before an install, and the
-    /// reboot for that was not made yet.
-    restart_due: bool,
-    /// What its next start would be refused for.
-    obstacles: Vec<Obstacle>,
-    verdict: Level,
-    /// What is to be said about it; the first is the worst.
-    reasons: Vec<String>,
-}
-
-/// A GPU of a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Gpu {
-    minor: Option<u32>,
-    model: String,
-    uuid: Option<String>,
-    pci: Option<String>,
-}
-
-/// What was done last.
-#[derive(Clone, Debug, Serialize)]
-struct Last {
-    what: String,
-    outcome: Outcome,
-    exit_code: u8,
-    message: String,
-    at: u64,
-    took_ms: u64,
-}
-
 /// Prints the rows.
 ///
 /// # Errors
 /// [`Code::NoContainer`] for one that is named and not there.
 pub fn run(ctids: &[Ctid], json: bool) -> anyhow::Result<Code> {
-    let (mut host, confs) = Host::read(ctids)?;
+    let (mut reader, host, confs) = Reader::open(ctids, |ctid| format!("status {ctid}"))?;
     // What a signal of ours cut off is no finding.
     signal::check()?;
-    let rows = host.rows(&confs, ctids.is_empty());
+    let mut rows = Vec::new();
+    for (ctid, conf) in confs {
+        let container = reader.container(&host, ctid, conf);
+        let (verdict, reasons) = verdict(&host, &container);
+        rows.push(Row::of(&container, verdict, reasons));
+    }
     let out = Out::stdout();
+    let problems = [reader.problems(), host.inventory.problems.clone()].concat();
     if json {
-        let report = Report {
-            schema: SCHEMA,
-            kernel_driver: host.kernel_driver(),
-            containers: rows,
-            problems: host.problems(),
-        };
-        out.json(&report)?;
+        let kernel_driver = host.driver().map(ToString::to_string);
+        out.json(&StatusJson { schema: SCHEMA, kernel_driver, containers: rows, problems })?;
         return Ok(Code::Success);
     }
-    for problem in host.problems() {
-        log::warn!("{problem}");
-    }
+    problems.iter().for_each(|problem| log::warn!("{problem}"));
     table::print(&out, &rows);
     Ok(Code::Success)
 }
 
-/// What all rows go by, read once.
-struct Host {
-    look: Look<'static>,
-    /// The storages' files.
-    files: Look<'static>,
-    storages: Vec<Storage>,
-    inventory: Inventory,
+/// The worst level, and what is to be said, the worst first.
+fn verdict(host: &Host, container: &Container) -> (Level, Vec<String>) {
+    let of_host = HOST.iter().flat_map(|check| check(host));
+    let mut found: Vec<Finding> =
+        of_host.chain(CONTAINER.iter().flat_map(|check| check(container))).collect();
+    found.retain(|finding| finding.level != Level::Ok || !COLUMNS.contains(&finding.check));
+    for finding in found.iter_mut().filter(|f| container.running && NEXT_START.contains(&f.check)) {
+        finding.level = finding.level.min(Level::Warning);
+    }
+    // Of one level in the order of the checks.
+    found.sort_by_key(|finding| Reverse(finding.level));
+    let level = found.first().map_or(Level::Ok, |finding| finding.level);
+    (level, found.into_iter().map(|finding| finding.what).collect())
 }
 
-/// Containers with their confs.
-pub type Confs = Vec<(Ctid, Document)>;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::diagnose::{Cause, Diagnosis};
+    use crate::pve::hookscript::{Hookscript, Place};
+    use crate::pve::startable::Obstacle;
 
-impl Host {
-    /// With the containers that are named, all of this node's where none is.
-    fn read(ctids: &[Ctid]) -> anyhow::Result<(Host, Confs)> {
-        let mut look = Look::host();
-        let storages = storage::read(&mut look);
-        let named = |ctid: &Ctid| {
-            let conf = Conf::of(*ctid).called(format!("status {ctid}"));
-            Ok((*ctid, conf.read()?))
-        };
-        let confs = if ctids.is_empty() {
-            confs(&mut look)
-        } else {
-            ctids.iter().map(named).collect::<anyhow::Result<_>>()?
-        };
-        let scope = Scope { display: true };
-        let questions = confs.iter().flat_map(|(ctid, conf)| {
-            let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
-            startable::questions(&storages, conf, &settings)
+    fn judge(change: impl FnOnce(&mut Container)) -> (Level, String) {
+        let place = Place { volume: "local:snippets/x".into(), path: "/x".into() };
+        let mut container = Container { hook: Hookscript::Ours(place), ..Container::plain("") };
+        change(&mut container);
+        let (level, reasons) = verdict(&Host { quorum: true, ..Host::default() }, &container);
+        (level, reasons.first().cloned().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_healthy_container_is_ok_without_a_word() {
+        assert_eq!(judge(|_| {}), (Level::Ok, String::new()));
+    }
+
+    #[test]
+    fn the_worst_reason_comes_first() {
+        let (level, first) = judge(|c| {
+            c.pending = true;
+            c.closed = vec!["/dev/nvidia0".parse().unwrap()];
         });
-        let mut files = Look::of(View::host(), &[scope.asked(), Questions::asked_once(questions)]);
-        let inventory = Inventory::seen(&mut files, &scope);
-        Ok((Host { look, files, storages, inventory }, confs))
+        assert!(level == Level::Failure && first.contains("may not open /dev/nvidia0"), "{first}");
+        assert_eq!(judge(|c| c.pending = true).0, Level::Warning);
     }
 
-    fn kernel_driver(&self) -> Option<String> {
-        self.inventory.driver.as_ref().map(|driver| driver.version.to_string())
-    }
-
-    fn problems(&self) -> Vec<String> {
-        self.look.problems.iter().chain(&self.inventory.problems).cloned().collect()
-    }
-
-    /// A row for each; of all, for those that have anything to do with us.
-    fn rows(&mut self, confs: &Confs, all: bool) -> Vec<Row> {
-        let mut rows = Vec::new();
-        for (ctid, conf) in confs {
-            if !all || concerns_us(&self.files, &self.storages, conf) {
-                rows.push(self.row(*ctid, conf));
-            }
-        }
-        rows
-    }
-
-    /// Whether the next start would put the mounts of ours in, as the first
-    /// one after an upgrade does.
-    fn new_mounts(&self, ctid: Ctid, intent: &Intent, conf: &Document) -> bool {
-        let assigned = matches!(intent, Intent::Assigned(..)) && self.inventory.shown.params.is_some();
-        assigned && !mounts::are_right(conf, &plan::mounts(ctid, intent, conf), Form::Pve)
-    }
-
-    fn row(&mut self, ctid: Ctid, conf: &Document) -> Row {
-        let settings = load::of_next_start(ctid, &Conf::of(ctid), conf);
-        let (intent, _) = Intent::of(&settings);
-        let problems = settings.all_problems();
-        let choice = intent.on(&self.inventory, conf);
-        let state = locks::settled(Record::of(ctid).load_of(&net::identity(conf)), ctid);
-        let hook = Hookscript::of(&self.files, &self.storages, conf);
-        let running = sharing::is_running(&mut self.look, ctid);
-        let template = conf.get("template").is_some_and(|v| v == "1");
-        let seen = verdict::Seen {
-            problems: problems.iter().map(ToString::to_string).collect(),
-            driver_loaded: self.inventory.driver.is_some(),
-            missing: not_given(conf, &self.inventory, &choice),
-            pending: pending(&intent, conf, &choice),
-            new_mounts: self.new_mounts(ctid, &intent, conf),
-            hook: &hook,
-            running,
-            install: settings.value(keys::INSTALL),
-            asked: desired::asked(&settings, self.inventory.driver.as_ref().map(|d| d.version.clone())),
-            mismatch: mismatch(&state, self.kernel_driver().as_deref()),
-            state: &state,
-            restart_due: startable::restart_is_due(&state, &settings),
-            obstacles: startable::obstacles(&mut self.look, &self.files, conf, &settings, Some(&choice)),
+    #[test]
+    fn a_driver_mismatch_counts_only_where_the_container_runs() {
+        let differ = |c: &mut Container| c.state.container_driver = Some("580.76.05".into());
+        assert_eq!(judge(differ).0, Level::Failure);
+        let stopped = |c: &mut Container| {
+            differ(c);
+            c.running = false;
         };
-        let (verdict, reasons) = verdict::of(&seen);
-        Row {
-            ctid: ctid.get(),
-            name: conf.get("hostname"),
-            running,
-            template,
-            assignment: assignment(&settings),
-            gpus: choice.gpus.iter().map(Gpu::of).collect(),
-            kernel_driver: self.kernel_driver(),
-            container_driver: state.container_driver.clone(),
-            hookscript: hook.word(),
-            last: Last::of(&state),
-            last_success: state.last_success,
-            restart_due: seen.restart_due,
-            obstacles: seen.obstacles,
-            verdict,
-            reasons,
-        }
+        assert_eq!(judge(stopped).0, Level::Ok);
     }
-}
 
-/// The containers of this node with their confs; one that was destroyed or migrated meanwhile is
-/// none.
-pub fn confs(look: &mut Look) -> Confs {
-    let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?));
-    cluster::containers(look).unwrap_or_default().into_iter().filter_map(read).collect()
-}
-
-/// Whether a conf has settings, entries or a hookscript of ours.
-pub fn concerns_us(look: &Look, storages: &[Storage], conf: &Document) -> bool {
-    conf.environment().iter().any(|line| keys::by_name(&line.key).is_some())
-        || present(conf).iter().any(|p| !p.path.is_drm())
-        || !mounts(conf).is_empty()
-        || Hookscript::of(look, storages, conf).is_meant()
-}
-
-fn assignment(settings: &Settings) -> Option<String> {
-    settings.text(keys::GPU_ASSIGNMENT).map(|(text, _)| text.to_owned())
-}
-
-/// What the host cannot give the container, or gives it with a mode that keeps
-/// it out.
-fn not_given(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<String> {
-    let missing = choice.missing.iter().map(ToString::to_string);
-    let closed = plan::closed(conf, inventory, choice).into_iter();
-    missing
-        .chain(closed.map(|path| format!("{path}: its mode keeps the unprivileged container out")))
-        .collect()
-}
-
-/// Whether the next start would change the device pairs. Mounts that are to
-/// come give no device and take none.
-pub fn pending(intent: &Intent, conf: &Document, choice: &Choice) -> bool {
-    let assigned = matches!(intent, Intent::Assigned(..));
-    assigned && !pairs_are_right(conf, &plan::wanted_once_made(choice), Form::Pve)
-}
-
-/// The driver in the container, as last seen, and the kernel's, if they differ.
-fn mismatch(state: &State, kernel: Option<&str>) -> Option<(String, String)> {
-    let (inside, kernel) = (state.container_driver.as_deref()?, kernel?);
-    (inside != kernel).then(|| (inside.to_owned(), kernel.to_owned()))
-}
-
-impl Gpu {
-    fn of(gpu: &crate::host::gpus::Gpu) -> Gpu {
-        Gpu {
-            minor: gpu.minor,
-            model: gpu.model.clone(),
-            uuid: gpu.uuid.clone(),
-            pci: gpu.pci.map(|pci| pci.to_string()),
-        }
+    #[test]
+    fn what_refuses_the_next_start_is_a_failure_once_the_container_is_down() {
+        let device = |c: &mut Container| {
+            c.obstacles = vec![Obstacle::Device { key: "dev0".into(), path: "/dev/gone".into() }];
+        };
+        assert_eq!(judge(device).0, Level::Warning);
+        let stopped = |c: &mut Container| {
+            device(c);
+            c.running = false;
+        };
+        assert_eq!(judge(stopped).0, Level::Failure);
     }
-}
 
-impl Last {
-    fn of(state: &State) -> Option<Last> {
-        (state.outcome != Outcome::None).then(|| Last {
-            what: state.phase.clone(),
-            outcome: state.outcome,
-            exit_code: state.code,
-            message: state.message.clone(),
-            at: state.at,
-            took_ms: state.took_ms,
-        })
+    #[test]
+    fn without_a_driver_its_missing_gpus_are_not_told_one_by_one() {
+        let why = Diagnosis { cause: Cause::NoCard, taken: Vec::new() };
+        let container = Container { kernel: None, pending: true, running: false, ..Container::plain("") };
+        let (level, reasons) =
+            verdict(&Host { quorum: true, no_driver: Some(why), ..Host::default() }, &container);
+        assert_eq!((level, reasons.len()), (Level::Failure, 2), "{reasons:?}");
     }
 }

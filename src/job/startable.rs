@@ -38,18 +38,21 @@ pub fn obstacles(
     if !matches!(Hookscript::of(files, &storages, conf), Hookscript::Ours(_)) {
         return found;
     }
-    found.extend(chain::unseen(files, settings).map(|(path, why)| Obstacle::Silent {
-        key: keys::HOOK_CHAIN.name.to_owned(),
-        source: path,
-        why,
-    }));
-    let chained = chain::lacks(files, settings);
-    found.extend(chained.map(|lacks| Obstacle::Chain { why: lacks.to_string(), fix: lacks.remedy() }));
+    found.extend(chained(files, settings));
     let fails = settings.value(keys::START_POLICY) == StartPolicy::Fail;
     if let Some(fault) = choice.filter(|_| fails).and_then(plan::fault) {
         found.push(Obstacle::Policy { missing: fault.message });
     }
     found
+}
+
+/// What keeps the chained hookscript from being run, or us from knowing that.
+pub fn chained(files: &Look<'_>, settings: &Settings) -> Option<Obstacle> {
+    if let Some(lacks) = chain::lacks(files, settings) {
+        return Some(Obstacle::Chain { why: lacks.to_string(), fix: lacks.remedy() });
+    }
+    let (source, why) = chain::unseen(files, settings)?;
+    Some(Obstacle::Silent { key: keys::HOOK_CHAIN.name.to_owned(), source, why })
 }
 
 /// What is to be asked of storages, which may never answer.

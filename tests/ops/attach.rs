@@ -85,7 +85,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     attach(&["101", "999", "--gpus", "0"]).code(3).says("container 999 does not exist");
     attach(&["101", "--gpus", "0", "--storage", "tape"]).code(2).says("tape");
     lab.append("/etc/pve/lxc/102.conf", "lock: backup\n");
-    attach(&["101", "102", "--gpus", "0"]).code(4).says("locked (backup)");
+    attach(&["101", "102", "--gpus", "0"]).code(4).says("locked by another operation (backup)");
     lab.write("/etc/pve/lxc/102.conf", &before.1);
     lab.write("/etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n\tcontent vztmpl,iso\n");
     attach(&["101", "--gpus", "0"]).code(2).says("pvesm set local --content vztmpl,iso,snippets");

@@ -17,7 +17,7 @@ fn json(lab: &Lab, args: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn a_row_tells_what_a_container_has_and_how_it_fares() {
+fn a_row_tells_what_a_container_has_and_whether_that_is_right() {
     let Some(lab) = lab() else { return };
     lab.run(["phoenix-nvidia", "status"]).ok().says("No container of this node has GPUs");
     lab.create(101, Rootfs::Busybox.privileged());
@@ -37,7 +37,7 @@ fn a_row_tells_what_a_container_has_and_how_it_fares() {
     assert_eq!(rows[0]["verdict"], "ok", "{all:#}");
     assert_eq!(
         (&rows[1]["verdict"], &rows[1]["reasons"][0]),
-        (&"ok".into(), &"its next start changes its devices".into())
+        (&"ok".into(), &"device entries out of date; next start updates them".into())
     );
     lab.run(["phoenix-nvidia", "status"])
         .ok()
@@ -52,7 +52,10 @@ fn a_row_tells_what_a_container_has_and_how_it_fares() {
     assert_eq!(json(&lab, &["101"])["containers"][0]["verdict"], "failure");
     lab.nvidia().unload();
     assert!(
-        json(&lab, &["101"])["containers"][0]["reasons"][0].as_str().unwrap().contains("no NVIDIA driver")
+        json(&lab, &["101"])["containers"][0]["reasons"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("no NVIDIA kernel driver")
     );
 }
 

@@ -149,7 +149,7 @@ fn a_lock_whose_taker_has_ended_is_seen_by_who_looks_and_by_its_holders_children
          echo held; exec sleep 60";
     let holder = lab.command("bash").args(["-c", script]).spawn();
     wait_for_output(&holder, "held");
-    lab.run([PROGRAM, "status", "101"]).says("under way").says_not("ended without a result");
+    lab.run([PROGRAM, "status", "101"]).says("install running").says_not("ended without a result");
     drop(holder);
     wait_until("the end of the holder", || pids(&lab, "sleep 60").is_empty());
     lab.run([PROGRAM, "status", "101"]).says("ended without a result");

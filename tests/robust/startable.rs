@@ -22,7 +22,7 @@ fn refused(lab: &Lab, ct: &Container<'_>, reason: &str, remedy: &str) -> Output 
     hand
 }
 
-/// What mends doctor's finding of that name and level.
+/// The remedy of doctor's finding of that name and level.
 fn remedy(lab: &Lab, check: &str) -> String {
     let (check, level) = check.split_once(' ').unwrap();
     let report = lab.run([PROGRAM, "doctor", "101", "--json"]).stdout;
@@ -30,7 +30,7 @@ fn remedy(lab: &Lab, check: &str) -> String {
     let findings = report["findings"].as_array().unwrap();
     let finding = findings.iter().find(|f| f["check"] == check && f["level"] == level);
     let finding = finding.unwrap_or_else(|| panic!("no finding {check}: {report:#}"));
-    finding["mend"].as_str().unwrap().to_owned()
+    finding["fix"].as_str().unwrap().to_owned()
 }
 
 /// The obstacles that status shows, as their kinds.
@@ -41,8 +41,8 @@ fn obstacles(lab: &Lab) -> Vec<String> {
     list.iter().map(|o| o["kind"].as_str().unwrap().to_owned()).collect()
 }
 
-/// What all verbs say while `line` is in the conf, and that what doctor names
-/// mends it.
+/// What all verbs say while `line` is in the conf, and that doctor's remedy is
+/// one.
 fn each_verb_tells(line: &str, kind: &str, reason: &str, fix: &str) {
     let Some(lab) = two_gpus() else { return };
     let ct = needs_a_restart(&lab);
@@ -52,15 +52,15 @@ fn each_verb_tells(line: &str, kind: &str, reason: &str, fix: &str) {
     assert_eq!(obstacles(&lab), [kind]);
     lab.run([PROGRAM, "status", "101"]).ok().says(reason);
     let attach = lab.run([PROGRAM, "attach", "101", "--gpus", "0,1"]).ok();
-    attach.says("would not start now").says(reason);
-    let mend = remedy(&lab, "start failure");
-    assert!(mend.contains(fix), "{mend}");
+    attach.says("would not start again").says(reason);
+    let remedy = remedy(&lab, "start failure");
+    assert!(remedy.contains(fix), "{remedy}");
     lab.run([PROGRAM, "doctor", "101"]).code(1).says(reason);
     // A stopped one is told before anything is tried.
     lab.run(["pct", "stop", "101"]).ok();
     lab.run([PROGRAM, "101"]).code(6).says("cannot start").says(reason).says("then: pct start 101");
     lab.run([PROGRAM, "plan", "101"]).code(6).says("start container 101").says(reason);
-    let command = mend.rsplit(": ").next().unwrap();
+    let command = remedy.rsplit(": ").next().unwrap();
     lab.sh(command).ok();
     lab.run([PROGRAM, "101"]).ok();
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENXIO));

@@ -174,7 +174,7 @@ fn a_mode_that_keeps_an_unprivileged_container_out_is_told_at_the_start() {
     lab.sh("chmod 660 /dev/nvidia0").ok();
     lab.run(["pct", "start", "101"]).ok().says("WARNING: the mode of /dev/nvidia0 keeps");
     assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::EACCES));
-    lab.run(["phoenix-nvidia", "status"]).ok().says("failure").says("/dev/nvidia0: its mode");
+    lab.run(["phoenix-nvidia", "status"]).ok().says("failure").says("may not open /dev/nvidia0");
     lab.run(["phoenix-nvidia", "doctor", "101"]).code(1).says("may not open /dev/nvidia0");
     lab.sh("chmod 666 /dev/nvidia0").ok();
     lab.run(["pct", "stop", "101"]).ok();

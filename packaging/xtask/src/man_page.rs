@@ -98,9 +98,9 @@ fn exit_status(page: &mut Page) {
 fn json(page: &mut Page) {
     page.section("JSON");
     page.text(
-        "status --json and doctor --json print one object. Its member schema is 1, and changes when a member is \
-         removed or changes its meaning. New members may be added at any time. Times are seconds since 1970 UTC. \
-         A level is ok, unknown (not readable), warning or failure.",
+        "status --json and doctor --json print one object. Its member schema, 1 for status and 2 for doctor, changes \
+         when a member is removed or changes its meaning; new members may come without that. Times are seconds since \
+         1970 UTC. A level is ok, unknown (could not be looked at), warning or failure.",
     );
     page.item(
         "status",
@@ -113,7 +113,7 @@ fn json(page: &mut Page) {
     page.item(
         "doctor",
         "findings, each with: check (its name), container (its number, or null for the host), level, what, \
-         cause (or null) and mend (the command that mends it, or null).",
+         why (or null) and fix (the remedy, or null).",
     );
 }
 

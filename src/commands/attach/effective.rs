@@ -3,9 +3,10 @@
 
 use super::changes::Changes;
 use crate::driver::template::Template;
-use crate::exit::{self, Code, Fault};
-use crate::host::diagnose;
-use crate::host::gpus::Inventory;
+use crate::exit::{Code, Fault};
+use crate::findings::finding::Finding;
+use crate::findings::host as of_host;
+use crate::findings::read::Host;
 use crate::job::chain;
 use crate::job::desired;
 use crate::plan::{self, Intent};
@@ -13,14 +14,7 @@ use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::settings::load;
 use crate::settings::{self, NODE_FILE, Settings, keys};
-use crate::sys::look::View;
 use crate::types::Ctid;
-
-/// What a hook reads: conf, cluster and node. The environment of this call is
-/// no part of the next start.
-fn of_a_hook(ctid: Ctid, conf: &Conf, document: &Document) -> Settings {
-    load::of_next_start(ctid, conf, document)
-}
 
 /// Adds to the changes what the environment of this call says and the next
 /// start would not find. An option of the call goes before it.
@@ -33,7 +27,7 @@ pub fn from_environment(
     before: &Document,
     changes: &mut Changes,
 ) -> anyhow::Result<()> {
-    let found = of_a_hook(ctid, conf, before);
+    let found = load::of_next_start(ctid, conf, before);
     for (name, value) in load::environment() {
         let Some(key) = keys::by_name(&name).filter(|_| !value.trim().is_empty() && !changes.has(&name))
         else {
@@ -44,8 +38,7 @@ pub fn from_environment(
         }
         if value.trim().parse::<Template>().is_ok_and(|url| url.has_secret()) {
             let message = format!(
-                "{name} in the environment holds a password or a token, and what stands in the container's conf can be read \
-                 in the container"
+                "{name} in the environment holds a password or a token, and the container can read its conf"
             );
             let remedy = format!("set {name} in {NODE_FILE} instead, then: unset {name}");
             return Err(Fault::new(Code::Input, message).remedy(remedy).into());
@@ -60,11 +53,11 @@ pub fn from_environment(
 /// # Errors
 /// [`Code::Input`] with all that cannot be read or is missing;
 /// [`Code::Software`] and [`Code::Passthrough`] for what cannot be had here.
-pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -> anyhow::Result<Settings> {
-    let settings = of_a_hook(ctid, conf, after);
+pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::Result<Settings> {
+    let settings = load::of_next_start(ctid, conf, after);
     let mut problems = settings.all_problems();
     for problem in problems.iter_mut().filter(|p| p.key == keys::GPU_ASSIGNMENT.name && p.is_missing()) {
-        problem.message = "no GPUs are named: --gpus none, all or a list like 0,1".to_owned();
+        problem.message = "no GPUs given: --gpus none, all or a list like 0,1".to_owned();
     }
     if !problems.is_empty() {
         return Err(settings::fault(&problems, ctid));
@@ -72,23 +65,17 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
     if let Some(lacks) = chain::lacks(&chain::look(&settings), &settings) {
         return Err(lacks.fault().into());
     }
-    let kernel = inventory.driver.as_ref().map(|driver| driver.version.clone());
-    match desired::read(&settings, kernel, None) {
+    match desired::read(&settings, host.driver().cloned(), None) {
         Ok(desired::Software::Desired(desired)) => desired.matches_kernel()?,
         Ok(_) => {}
         Err(problems) => return Err(settings::fault(&problems, ctid)),
     }
     let (intent, _) = Intent::of(&settings);
-    match plan::fault(&intent.on(inventory, after)) {
-        // Without the driver nobody knows which GPUs there are.
-        Some(fault) if inventory.driver.is_some() => return Err(fault.into()),
+    // Without the driver nobody knows which GPUs there are.
+    match plan::fault(&intent.on(&host.inventory, after)) {
+        Some(fault) if host.driver().is_some() => return Err(fault.into()),
         Some(fault) => log::warn!("{fault}"),
-        None if inventory.driver.is_none() => {
-            let why = diagnose::no_driver(View::host());
-            log::warn!("{}: {why}", diagnose::NOT_LOADED);
-            log::warn!("{}", exit::fix(&why.cause.remedy()));
-        }
-        None => {}
+        None => of_host::driver(host).iter().for_each(Finding::warn),
     }
     Ok(settings)
 }
@@ -99,13 +86,13 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, inventory: &Inventory) -
 /// # Errors
 /// [`Code::Passthrough`] when somebody changed a setting meanwhile.
 pub fn check_again(ctid: Ctid, conf: &Conf, checked: &Settings) -> anyhow::Result<()> {
-    let now = of_a_hook(ctid, conf, &conf.read()?);
+    let now = load::of_next_start(ctid, conf, &conf.read()?);
     let value = |settings: &Settings, key| settings.text(key).map(|(text, _)| text.to_owned());
     let changed = keys::ALL.iter().find(|key| value(&now, key) != value(checked, key));
     match changed {
         None => Ok(()),
         Some(key) => {
-            let message = format!("{} of container {ctid} was changed by somebody else meanwhile", key.name);
+            let message = format!("somebody else changed {} of container {ctid} meanwhile", key.name);
             Err(Fault::new(Code::Passthrough, message).remedy(format!("phoenix-nvidia attach {ctid}")).into())
         }
     }

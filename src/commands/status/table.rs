@@ -1,7 +1,7 @@
 //! The rows as a table for people.
 
-use super::{Gpu, Row};
-use crate::commands::level::Level;
+use super::row::{Row, RowGpu};
+use crate::findings::finding::Level;
 use crate::state::{self, Outcome};
 use crate::sys::out::{Out, Style};
 
@@ -10,7 +10,7 @@ const HEAD: [&str; 8] = ["CTID", "STATE", "GPUS", "KERNEL", "CONTAINER", "HOOK",
 /// Prints them, each with its reasons below it.
 pub fn print(out: &Out, rows: &[Row]) {
     if rows.is_empty() {
-        out.line("No container of this node has GPUs. To give it some: phoenix-nvidia attach CTID --gpus 0");
+        out.line("No container of this node has GPUs; to give it some: phoenix-nvidia attach CTID --gpus 0");
         return;
     }
     let cells: Vec<[String; 8]> = rows.iter().map(|row| cells(row, state::now())).collect();
@@ -68,7 +68,7 @@ fn word(outcome: Outcome) -> &'static str {
 }
 
 /// `0,1 NVIDIA H200`: the minors of each model.
-fn gpus(gpus: &[Gpu]) -> String {
+fn gpus(gpus: &[RowGpu]) -> String {
     let mut models: Vec<(&str, Vec<String>)> = Vec::new();
     for gpu in gpus {
         let minor = gpu.minor.map_or_else(|| "?".to_owned(), |minor| minor.to_string());
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn equal_models_share_their_name() {
-        let gpu = |minor, model: &str| Gpu { minor, model: model.into(), uuid: None, pci: None };
+        let gpu = |minor, model: &str| RowGpu { minor, model: model.into(), uuid: None, pci: None };
         assert_eq!(gpus(&[gpu(Some(0), "A"), gpu(Some(2), "A"), gpu(Some(1), "B")]), "0,2 A; 1 B");
         assert_eq!(gpus(&[]), "none");
         assert_eq!(gpus(&[gpu(None, "A")]), "? A");

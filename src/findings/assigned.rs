@@ -1,0 +1,119 @@
+//! What the settings give a container, and whether it has it.
+
+use super::finding::Finding;
+use super::read::Container;
+use crate::device::{DevicePath, joined};
+use crate::exit::{one_line, remedy_of};
+use crate::plan;
+use crate::pve::conf::mounts::mounts;
+use crate::pve::hookscript::Hookscript;
+
+/// Of one kind, so many findings are told one by one.
+const MOST: usize = 20;
+
+/// A conf can have thousands of lines of one kind: some, and how many more.
+pub(super) fn few(mut findings: Vec<Finding>) -> Vec<Finding> {
+    if let Some(more) = findings.len().checked_sub(MOST).filter(|more| *more > 0) {
+        let (check, level) = (findings[0].check, findings[0].level);
+        findings.truncate(MOST);
+        findings.push(Finding::new(check, level, format!("and {more} more of the kind")));
+    }
+    findings
+}
+
+/// Settings that are missing, cannot be read, or ask for a driver that the
+/// loaded kernel driver cannot work with.
+pub fn settings(c: &Container) -> Vec<Finding> {
+    let problems = c.problems.iter().map(|problem| {
+        Finding::failure("settings", problem.message.clone()).fix(problem.remedy(Some(c.ctid)))
+    });
+    let unfit = c.desired().and_then(|desired| desired.matches_kernel().err());
+    let unfit = unfit.map(|error| {
+        let fix = remedy_of(&error).map_or_else(|| format!("phoenix-nvidia {}", c.ctid), str::to_owned);
+        Finding::failure("settings", one_line(&error)).fix(fix)
+    });
+    problems.chain(unfit).collect()
+}
+
+/// Passwords and tokens that others can read.
+pub fn secrets(c: &Container) -> Vec<Finding> {
+    let finding = |s: &crate::settings::secrets::Exposed| {
+        Finding::warning("secret", s.what.clone()).fix(s.remedy.clone())
+    };
+    c.secrets.iter().map(finding).collect()
+}
+
+/// GPUs that the settings name and this host does not have. Without a driver
+/// nobody knows which those are.
+pub fn gpus(c: &Container) -> Vec<Finding> {
+    if c.kernel.is_none() {
+        return Vec::new();
+    }
+    if c.choice.missing.is_empty() {
+        return vec![Finding::ok("gpus", plan::describe(&c.choice))];
+    }
+    let findings = c.choice.missing.iter().map(|missing| {
+        let other =
+            || format!("phoenix-nvidia attach {} --gpus LIST, of those that nvidia-smi -L lists", c.ctid);
+        Finding::failure("gpus", missing.to_string()).fix(missing.remedy.clone().unwrap_or_else(other))
+    });
+    few(findings.collect())
+}
+
+/// Node modes that keep an unprivileged container's root out.
+pub fn modes(c: &Container) -> Vec<Finding> {
+    let (caps, nodes): (Vec<DevicePath>, Vec<DevicePath>) =
+        c.closed.iter().partition(|path| matches!(path, DevicePath::CapFile(_)));
+    let finding = |paths: &[DevicePath], what: &str, mode: &str, why: &str| {
+        let what = format!("unprivileged container may not open {}{what} (EACCES)", joined(paths, ", "));
+        Finding::failure("modes", what)
+            .why(format!("unprivileged root is uid 100000: {why}"))
+            .fix(format!("chmod {mode} {}", joined(paths, " ")))
+    };
+    let mut findings = Vec::new();
+    if !nodes.is_empty() {
+        let why = "nodes need 0666; for good, `options nvidia NVreg_DeviceFileMode=0666` in /etc/modprobe.d/nvidia.conf";
+        findings.push(finding(&nodes, "", "666", why));
+    }
+    if !caps.is_empty() {
+        let why = "capability nodes need 0444; the driver makes each new one with 0400";
+        findings.push(finding(&caps, ", the capabilities of its MIG instances", "444", why));
+    }
+    findings
+}
+
+/// Whether the container is shown its own GPUs alone. Nothing that it must not
+/// have depends on that.
+pub fn masks(c: &Container) -> Vec<Finding> {
+    if c.mounts.is_empty() {
+        return Vec::new();
+    }
+    if mounts(&c.conf) == c.mounts && c.masked {
+        return vec![Finding::ok("proc", plan::MASKS)];
+    }
+    let what = match c.masked {
+        true => "the conf lacks the two mounts over /proc/driver/nvidia",
+        false => "the files to mount over /proc/driver/nvidia are missing",
+    };
+    let finding = Finding::warning("proc", format!("{what}: the container sees all GPUs of the host there"))
+        .why("its last start was without phoenix-nvidia, or before this version")
+        .fix(format!("phoenix-nvidia {}", c.ctid));
+    vec![finding]
+}
+
+/// What the next start changes in the conf. A stopped container waits for just
+/// that. Mounts that come give no device and take none.
+pub fn pending(c: &Container) -> Vec<Finding> {
+    let what = if c.pending && c.kernel.is_some() {
+        "device entries out of date; next start updates them"
+    } else if c.new_mounts && matches!(c.hook, Hookscript::Ours(_)) {
+        return vec![Finding::ok("pending", "next start adds the mounts over /proc/driver/nvidia")];
+    } else {
+        return Vec::new();
+    };
+    let finding = match c.running {
+        true => Finding::warning("pending", what).fix(format!("phoenix-nvidia {}", c.ctid)),
+        false => Finding::ok("pending", what),
+    };
+    vec![finding]
+}

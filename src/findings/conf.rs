@@ -1,0 +1,140 @@
+//! The lines of a container's conf.
+
+use super::assigned::few;
+use super::finding::Finding;
+use super::read::Container;
+use crate::device::DevicePath;
+use crate::plan;
+use crate::pve::conf::devices::{Flaw, Present, present};
+use crate::pve::conf::document::Entry;
+use crate::pve::passthrough;
+use crate::sys::text;
+
+/// Entries that LXC ignores, written by an older script.
+pub fn absolute_targets(c: &Container) -> Vec<Finding> {
+    let wrong = present(&c.conf)
+        .into_iter()
+        .filter(|p| matches!(p.flaw, Some(Flaw::AbsoluteTarget | Flaw::OtherTarget)));
+    let finding = |line, path: DevicePath| {
+        Finding::failure("target", format!("line {line}: device entry of {path} has no effect"))
+            .why("LXC ignores an absolute mount target; it must be relative, like dev/nvidia0")
+            .fix(format!("phoenix-nvidia {}", c.ctid))
+    };
+    few(wrong.map(|p| finding(p.line, p.path)).collect())
+}
+
+/// The same in the section of a snapshot: appended to the end of the file.
+pub fn in_snapshots(c: &Container) -> Vec<Finding> {
+    let stray = |entry: &Entry| {
+        let mut words = entry.value.split_ascii_whitespace();
+        let (source, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        entry.section.is_some()
+            && entry.key == "lxc.mount.entry"
+            && source.starts_with("/dev/nvidia")
+            && target.starts_with('/')
+    };
+    let finding = |entry: Entry| {
+        let section = entry.section.as_deref().unwrap_or_default();
+        let what =
+            format!("section [{section}] holds a device entry, which has no effect: {}", quoted(&entry));
+        Finding::warning("snapshot", what)
+            .why("what a script appends to the end of the file belongs to the last snapshot: delete the line")
+            .fix(edit(c))
+    };
+    few(c.conf.entries().into_iter().filter(stray).map(finding).collect())
+}
+
+/// The same node by a `devN:` line and by an entry: LXC fails on the second.
+pub fn double_pass(c: &Container) -> Vec<Finding> {
+    let lines = passthrough::next(&c.conf);
+    let twice = |pair: Present| {
+        let path = pair.path;
+        let key = &lines.iter().find(|line| line.device() == Some(path))?.key;
+        let what = format!("does not start: {key} and the entry in line {} both pass {path}", pair.line);
+        let finding = Finding::failure("twice", what)
+            .why("LXC makes the node for one and fails on the existing file for the other")
+            .fix(format!("pct set {} --delete {key}", c.ctid));
+        Some(finding)
+    };
+    few(present(&c.conf).into_iter().filter_map(twice).collect())
+}
+
+/// `devN:` lines that give a GPU for reading only, or that take it away.
+pub fn dev_lines(c: &Container) -> Vec<Finding> {
+    let denied = passthrough::next(&c.conf).into_iter().filter_map(|line| {
+        let device = line.device.ok().filter(|device| device.deny_write)?;
+        device.path.parse::<DevicePath>().ok()?;
+        let finding = Finding::warning("dev-line", format!("{} denies writing to {}", line.key, device.path))
+            .why("the NVIDIA driver opens its nodes for writing: no program can use the GPU")
+            .fix(format!("pct set {} --{} {}", c.ctid, line.key, device.path));
+        Some(finding)
+    });
+    let going = plan::going(&c.conf, &plan::wanted_once_made(&c.choice)).into_iter().map(|what| {
+        Finding::warning("pending", what)
+            .why("the settings assign the device, and nothing else in the conf passes it")
+            .fix(format!("phoenix-nvidia {}", c.ctid))
+    });
+    few(denied.chain(going).collect())
+}
+
+/// All devices of the host allowed: what tutorials write when a rule does not
+/// work.
+pub fn allow_all(c: &Container) -> Vec<Finding> {
+    let all = |e: &Entry| {
+        e.key == "lxc.cgroup2.devices.allow" && e.value.split_ascii_whitespace().next() == Some("a")
+    };
+    line(c, "allow-all", all, "the container may open every device of the host", "GPUs need no such rule")
+}
+
+/// AppArmor switched off.
+pub fn apparmor(c: &Container) -> Vec<Finding> {
+    let off = |e: &Entry| {
+        ["lxc.apparmor.profile", "lxc.aa_profile"].contains(&e.key.as_str()) && e.value.trim() == "unconfined"
+    };
+    line(c, "apparmor", off, "AppArmor is off for the container", "GPUs need AppArmor nowhere off")
+}
+
+/// The first such line of the main section.
+fn line(
+    c: &Container,
+    check: &'static str,
+    is_it: impl Fn(&Entry) -> bool,
+    what: &str,
+    why: &str,
+) -> Vec<Finding> {
+    let entry = c.conf.entries().into_iter().find(|e| e.section.is_none() && is_it(e));
+    let finding = |entry: Entry| {
+        Finding::warning(check, format!("{what}: {}", quoted(&entry)))
+            .why(format!("{why}: delete the line, then restart the container"))
+            .fix(edit(c))
+    };
+    entry.map(finding).into_iter().collect()
+}
+
+/// A line as the user finds it, where it stood when it was read.
+fn quoted(entry: &Entry) -> String {
+    text::line(format!("`{}: {}` (line {})", entry.key, entry.value, entry.line).as_bytes())
+}
+
+/// Nothing that a command could say by line numbers: the conf may have changed.
+fn edit(c: &Container) -> String {
+    format!("nano /etc/pve/lxc/{}.conf", c.ctid)
+}
+
+/// A template never starts.
+pub fn template(c: &Container) -> Vec<Finding> {
+    if !c.is_template() {
+        return Vec::new();
+    }
+    let what = "a template never starts, and each of its clones has its settings and GPUs";
+    vec![Finding::warning("template", what).fix("phoenix-nvidia attach CLONE --gpus 0")]
+}
+
+/// A C library that NVIDIA's driver does not run with.
+pub fn unsupported(c: &Container) -> Vec<Finding> {
+    if c.conf.get("ostype").as_deref() != Some("alpine") {
+        return Vec::new();
+    }
+    let what = "Alpine Linux has no glibc, which NVIDIA's driver needs: GPUs without a driver";
+    vec![Finding::warning("glibc", what).fix("create the container from a Debian or Ubuntu template")]
+}

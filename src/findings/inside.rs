@@ -1,0 +1,199 @@
+//! What a running container shows. It is not trusted: what it prints may
+//! mislead its own report, and no more.
+
+use super::finding::Finding;
+use super::read::{Container, Inside};
+use super::services::Services;
+use crate::device::CAPS_DIR;
+use crate::guest::driver_state::DriverState;
+use crate::guest::install::steps::{InstallStep, InstallSteps};
+use crate::guest::probe::Check;
+use crate::guest::verify::Opened;
+use crate::types::Version;
+
+/// The findings of a look inside, where one was taken.
+fn of(c: &Container, findings: impl Fn(&Inside) -> Vec<Finding>) -> Vec<Finding> {
+    c.inside.as_ref().map(findings).unwrap_or_default()
+}
+
+/// Whether it has the devices that it should have, as the kernel shows them.
+pub fn devices(c: &Container) -> Vec<Finding> {
+    of(c, |inside| {
+        let mut findings: Vec<Finding> =
+            inside.unseen.iter().map(|unseen| Finding::unknown("devices", unseen.clone())).collect();
+        match &inside.differences {
+            Err(why) => {
+                findings.push(Finding::unknown("devices", format!("cannot check its devices: {why}")))
+            }
+            Ok(differences) if differences.is_empty() && findings.is_empty() => {
+                findings.push(Finding::ok("devices", "the running container has its devices"));
+            }
+            Ok(differences) => findings.extend(differences.iter().map(|difference| {
+                Finding::failure("devices", difference.clone())
+                    .why("its settings or the host changed after its start")
+                    .fix(format!("phoenix-nvidia {}", c.ctid))
+            })),
+        }
+        findings
+    })
+}
+
+/// What opening its nodes from inside came to.
+pub fn rules(c: &Container) -> Vec<Finding> {
+    of(c, |inside| {
+        let bad = |(node, opened): &(String, Opened)| {
+            let what = format!("{node} {opened}");
+            match opened {
+                // What is not there at all is among the devices that it lacks.
+                Opened::Allowed | Opened::Absent => None,
+                Opened::Other(_) => Some(Finding::unknown("rules", what)),
+                Opened::Mode => {
+                    // A MIG capability is only read.
+                    let mode = if node.starts_with(CAPS_DIR) { "444" } else { "666" };
+                    Some(Finding::failure("rules", what).fix(format!("chmod {mode} {node}")))
+                }
+                Opened::NoRule | Opened::File => {
+                    Some(Finding::failure("rules", what).fix(format!("phoenix-nvidia {}", c.ctid)))
+                }
+            }
+        };
+        let findings: Vec<Finding> = inside.opened.iter().filter_map(bad).collect();
+        if findings.is_empty() && !inside.opened.is_empty() {
+            let what = format!("device rules allow all {} nodes", inside.opened.len());
+            return vec![Finding::ok("rules", what)];
+        }
+        findings
+    })
+}
+
+/// The driver inside against the kernel's, and what apt has to do.
+pub fn software(c: &Container) -> Vec<Finding> {
+    of(c, |inside| match (&inside.software, c.desired()) {
+        (Some(Ok(check)), Some(desired)) => {
+            let mut findings = vec![version(c, check, inside.services.as_ref().ok(), &desired.driver)];
+            // A run does the rest.
+            let steps = InstallSteps::of(check, desired, true);
+            let rest = steps.iter().filter(|step| !matches!(step, InstallStep::Driver { .. }));
+            findings.extend(rest.map(|step| {
+                Finding::warning("packages", format!("to do: {step}"))
+                    .fix(format!("phoenix-nvidia {}", c.ctid))
+            }));
+            findings
+        }
+        (Some(Err(why)), _) => vec![Finding::unknown("version", why.clone())],
+        _ => Vec::new(),
+    })
+}
+
+fn version(c: &Container, check: &Check, services: Option<&Services>, desired: &Version) -> Finding {
+    let fix = format!("phoenix-nvidia {}", c.ctid);
+    let failure = |what: String| Finding::failure("version", what);
+    match &check.driver {
+        DriverState::Matching => Finding::ok("version", format!("driver {desired}, as in the kernel")),
+        DriverState::Missing => failure(format!("no driver in the container, {desired} desired")).fix(fix),
+        DriverState::Other { version } => {
+            failure(format!("driver {version} in the container, {desired} desired"))
+                .why("user space and kernel driver must be the same version, to the last digit")
+                .fix(fix)
+        }
+        DriverState::Incomplete { why, .. } => {
+            failure(format!("driver in the container incomplete: {why}")).fix(fix)
+        }
+        DriverState::Packaged { .. } => {
+            let runfile = services.is_some_and(|services| services.has(&["runfile installed"]));
+            let what = match runfile {
+                true => "driver files of a runfile and of apt are mixed",
+                false => "apt installed the driver, in another version than the host's",
+            };
+            let remove =
+                check.driver.remove(c.ctid).map_or_else(String::new, |remove| format!("{remove} && "));
+            Finding::failure("mixed-driver", format!("{what}: {}", check.driver.owners()))
+                .why("either breaks the other at its next upgrade; phoenix-nvidia installs none beside apt's")
+                .fix(format!("{remove}{fix}"))
+        }
+        DriverState::Unsupported { why } => failure(format!("no driver can work in the container: {why}"))
+            .fix("create the container from a Debian or Ubuntu template"),
+    }
+}
+
+/// The persistence daemon fails in a container, and its unit with it.
+pub fn persistenced(c: &Container) -> Vec<Finding> {
+    with_services(c, |services| {
+        let started = services.has(&["persistenced enabled", "persistenced running"]);
+        started.then(|| {
+            Finding::warning("persistenced", "nvidia-persistenced runs in the container")
+                .why("persistence mode belongs to the host: in a container the daemon fails or keeps the GPU busy")
+                .fix(format!("pct exec {} -- systemctl mask --now nvidia-persistenced", c.ctid))
+        })
+    })
+}
+
+/// Docker's NVIDIA runtime tries to change device rules, which a container
+/// may not.
+pub fn docker(c: &Container) -> Vec<Finding> {
+    with_services(c, |services| {
+        let docker = services.has(&["docker installed", "docker running"]);
+        let toolkit = services.has(&["toolkit config", "toolkit installed"]);
+        (docker && toolkit && !services.has(&["no-cgroups true"])).then(|| {
+            let set = "nvidia-ctk config --set nvidia-container-cli.no-cgroups --in-place";
+            Finding::warning("docker", "no-cgroups is not set for Docker's NVIDIA runtime in the container")
+                .why("the runtime sets device rules, which it may not in a container")
+                .fix(format!("pct exec {} -- {set}", c.ctid))
+        })
+    })
+}
+
+fn with_services(c: &Container, finding: impl Fn(&Services) -> Option<Finding>) -> Vec<Finding> {
+    of(c, |inside| inside.services.iter().filter_map(&finding).collect())
+}
+
+/// A container that could not be looked into.
+pub fn unseen(c: &Container) -> Vec<Finding> {
+    let finding = |why: &String| Finding::unknown("inside", format!("cannot look into the container: {why}"));
+    of(c, |inside| inside.services.as_ref().err().map(finding).into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    /// A container that shows this.
+    fn with(services: &str, opened: Option<Opened>) -> Container {
+        let inside = Inside {
+            differences: Ok(Vec::new()),
+            unseen: Vec::new(),
+            opened: opened.into_iter().map(|opened| ("/dev/nvidia0".to_owned(), opened)).collect(),
+            software: None,
+            services: Services::parse(&format!("begin 1\n{services}\nend 1\n")).ok_or_else(String::new),
+        };
+        Container { inside: Some(inside), ..Container::plain("") }
+    }
+
+    #[test]
+    fn only_known_lines_count_and_an_early_end_is_not_knowing() {
+        assert_eq!(Services::parse("persistenced enabled\n"), None);
+        let odd = Services::parse("\u{1b}[2Jboo\nanything\nend 1\n");
+        assert_eq!(odd, Some(Services::default()));
+    }
+
+    #[test]
+    fn docker_matters_only_with_the_runtime_and_without_the_setting() {
+        let found = |lines| !docker(&with(lines, None)).is_empty();
+        assert!(!found("docker running"));
+        assert!(!found("docker running\ntoolkit config\nno-cgroups true"));
+        assert!(!found("toolkit config"));
+        assert!(found("docker installed\ntoolkit config"));
+        assert_eq!(persistenced(&with("persistenced running", None)).len(), 1);
+        assert!(persistenced(&with("", None)).is_empty());
+    }
+
+    #[test]
+    fn a_node_that_could_not_be_tried_is_not_wrong() {
+        let level = |opened| rules(&with("", opened)).first().map(|finding| finding.level);
+        assert_eq!(level(Some(Opened::Allowed)), Some(Level::Ok));
+        assert_eq!(level(Some(Opened::NoRule)), Some(Level::Failure));
+        assert_eq!(level(Some(Opened::Other("x".into()))), Some(Level::Unknown));
+        assert_eq!(level(None), None);
+    }
+}

@@ -1,0 +1,345 @@
+//! What the checks go by, read before anything is judged: this host once, and
+//! each container. Only [`Container::look_inside`] and [`Host::look_closer`]
+//! run programs; the rest are files, so that a hundred containers take no time.
+
+use super::services::Services;
+use crate::device::DevicePath;
+use crate::driver::desired::Desired;
+use crate::exit::one_line;
+use crate::guest::attached::{self, Attached};
+use crate::guest::exec::Guest;
+use crate::guest::probe::{self, Ask};
+use crate::guest::verify::{Opened, open_nodes};
+use crate::host::choose::Choice;
+use crate::host::diagnose::{self, Diagnosis};
+use crate::host::gpus::{Inventory, Scope};
+use crate::host::kernel_driver;
+use crate::host::masks;
+use crate::job::desired::{self, Software};
+use crate::job::locks;
+use crate::job::startable;
+use crate::plan::{self, Intent};
+use crate::pve::cluster::{self, Cluster, Readiness};
+use crate::pve::conf::devices::present;
+use crate::pve::conf::document::{Document, Form};
+use crate::pve::conf::mounts::{self, Mount, mounts};
+use crate::pve::conf::reconcile::pairs_are_right;
+use crate::pve::conf::store::Conf;
+use crate::pve::hookscript::Hookscript;
+use crate::pve::net;
+use crate::pve::pct;
+use crate::pve::readiness::{self, Lack};
+use crate::pve::sharing;
+use crate::pve::startable::Obstacle;
+use crate::pve::storage::{self, Storage};
+use crate::settings::secrets::{self, Exposed};
+use crate::settings::{Problem, Settings, keys, load};
+use crate::state::{Record, State};
+use crate::sys::look::{Look, Questions, View, Walk as _};
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Version};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The link that enables the unit which makes the nodes at boot.
+const BOOT_UNIT: &str = "/etc/systemd/system/multi-user.target.wants/phoenix-nvidia-nodes.service";
+
+/// This host and its cluster.
+#[derive(Default)]
+pub struct Host {
+    /// The storages for snippets.
+    pub storages: Vec<Storage>,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Whether it has quorum here.
+    pub quorum: bool,
+    /// Cards, nodes and driver.
+    pub inventory: Inventory,
+    /// Why no kernel driver is loaded, if none is.
+    pub no_driver: Option<Diagnosis>,
+    /// The driver that the next boot loads, or why nobody knows; none where
+    /// that was not asked.
+    pub next_driver: Option<Result<Option<Version>, String>>,
+    /// Whether the nodes are made at boot; none where systemd does not run.
+    pub boot_unit: Option<bool>,
+    /// What could not be looked at.
+    pub problems: Vec<String>,
+}
+
+impl Host {
+    /// Reads it, with the cards as they were seen.
+    pub fn of(look: &mut Look<'_>, inventory: Inventory) -> Host {
+        Host {
+            storages: storage::read(look),
+            cluster: Cluster::read(look),
+            quorum: cluster::has_quorum(look),
+            no_driver: inventory.driver.is_none().then(|| diagnose::no_driver(View::host())),
+            boot_unit: look.at("/run/systemd/system").is_dir().then(|| look.at(BOOT_UNIT).is_symlink()),
+            inventory,
+            ..Host::default()
+        }
+    }
+
+    /// The version of the kernel driver that is loaded.
+    pub fn driver(&self) -> Option<&Version> {
+        self.inventory.driver.as_ref().map(|driver| &driver.version)
+    }
+
+    /// Reads what only `doctor` has the time for: the whole PCI bus, who has
+    /// its cards, and what modinfo says.
+    pub fn look_closer(&mut self) {
+        self.inventory.add_other_cards(View::host());
+        self.inventory.add_vms(View::host());
+        let installed = kernel_driver::installed(View::host(), &Deadline::secs(10));
+        self.next_driver = Some(installed.map_err(|error| one_line(&error)));
+    }
+}
+
+/// One container.
+pub struct Container {
+    /// Its number.
+    pub ctid: Ctid,
+    /// Its conf.
+    pub conf: Document,
+    /// The settings that its next start reads.
+    pub settings: Settings,
+    /// What is missing in them or cannot be read.
+    pub problems: Vec<Problem>,
+    /// Passwords in them that others can read.
+    pub secrets: Vec<Exposed>,
+    /// The version of the kernel driver.
+    pub kernel: Option<Version>,
+    /// What the host has for it.
+    pub choice: Choice,
+    /// The chosen nodes whose mode keeps it out.
+    pub closed: Vec<DevicePath>,
+    /// The next start changes the device pairs of the conf.
+    pub pending: bool,
+    /// The mounts over /proc/driver/nvidia that it should have.
+    pub mounts: Vec<Mount>,
+    /// The next start adds some of them.
+    pub new_mounts: bool,
+    /// What they show is there.
+    pub masked: bool,
+    /// The software that its settings ask for.
+    pub software: Result<Software, Vec<Problem>>,
+    /// Its hookscript.
+    pub hook: Hookscript,
+    /// What its next start would be refused for.
+    pub obstacles: Vec<Obstacle>,
+    /// What is wrong with the chained hookscript, also where nobody calls it.
+    pub chained: Option<Obstacle>,
+    /// It runs.
+    pub running: bool,
+    /// HA manages it.
+    pub ha: bool,
+    /// What is recorded of it.
+    pub state: State,
+    /// What other nodes lack for it, and whether it may come there by itself.
+    pub elsewhere: Vec<(Lack, bool)>,
+    /// What it shows while it runs; none where nobody looked.
+    pub inside: Option<Inside>,
+}
+
+/// What only a running container shows. It is not trusted: what it says may
+/// mislead its own report, and no more.
+pub struct Inside {
+    /// How its devices differ from what it should have, in sentences; or why
+    /// nobody knows.
+    pub differences: Result<Vec<String>, String>,
+    /// Which of its devices could not be looked at.
+    pub unseen: Vec<String>,
+    /// What opening its nodes came to.
+    pub opened: Vec<(String, Opened)>,
+    /// The driver and packages; none where none are wanted.
+    pub software: Option<Result<probe::Check, String>>,
+    /// What else runs in it.
+    pub services: Result<Services, String>,
+}
+
+/// Containers with their confs.
+type Confs = Vec<(Ctid, Document)>;
+
+/// What is read of each container once more: the host's files.
+pub struct Reader {
+    look: Look<'static>,
+    /// The storages' files, read by a process that can be left behind.
+    files: Look<'static>,
+    /// What other nodes answered so far.
+    answers: BTreeMap<(String, PathBuf), Readiness>,
+}
+
+impl Reader {
+    /// Reads the host, and the confs of the containers that are named; without
+    /// any, of all of this node's that have anything of ours. `called` says the
+    /// words of this call for one container.
+    ///
+    /// # Errors
+    /// [`crate::exit::Code::NoContainer`] for one that is named and not here.
+    pub fn open(ctids: &[Ctid], called: impl Fn(Ctid) -> String) -> anyhow::Result<(Reader, Host, Confs)> {
+        let mut look = Look::host();
+        let storages = storage::read(&mut look);
+        let read = |ctid: &Ctid| Ok((*ctid, Conf::of(*ctid).called(called(*ctid)).read()?));
+        let mut confs = match ctids {
+            [] => all(&mut look),
+            named => named.iter().map(read).collect::<anyhow::Result<_>>()?,
+        };
+        let asked = confs.iter().flat_map(|(ctid, conf)| {
+            let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
+            startable::questions(&storages, conf, &settings)
+        });
+        let scope = Scope { display: true };
+        let mut files = Look::of(View::host(), &[scope.asked(), Questions::asked_once(asked)]);
+        let inventory = Inventory::seen(&mut files, &scope);
+        confs.retain(|(_, conf)| !ctids.is_empty() || is_ours(&files, &storages, conf));
+        let host = Host::of(&mut look, inventory);
+        Ok((Reader { look, files, answers: BTreeMap::new() }, host, confs))
+    }
+
+    /// Reads what is known of a container without looking into it.
+    pub fn container(&mut self, host: &Host, ctid: Ctid, conf: Document) -> Container {
+        let settings = load::of_next_start(ctid, &Conf::of(ctid), &conf);
+        let (intent, _) = Intent::of(&settings);
+        let choice = intent.on(&host.inventory, &conf);
+        let assigned = matches!(intent, Intent::Assigned(..));
+        let shown = host.inventory.shown.params.is_some();
+        let mounts = if shown { plan::mounts(ctid, &intent, &conf) } else { Vec::new() };
+        let kernel = host.driver().cloned();
+        let state = locks::settled(Record::of(ctid).load_of(&net::identity(&conf)), ctid);
+        Container {
+            ctid,
+            problems: settings.all_problems(),
+            secrets: secrets::exposed(&settings, ctid),
+            closed: plan::closed(&conf, &host.inventory, &choice),
+            pending: assigned && !pairs_are_right(&conf, &plan::wanted_once_made(&choice), Form::Pve),
+            new_mounts: assigned && shown && !mounts::are_right(&conf, &mounts, Form::Pve),
+            masked: masks::exist(View::host(), ctid),
+            mounts,
+            software: desired::read(&settings, kernel.clone(), Some(choice.gpus.len())),
+            kernel,
+            hook: Hookscript::of(&self.files, &host.storages, &conf),
+            obstacles: startable::obstacles(&mut self.look, &self.files, &conf, &settings, Some(&choice)),
+            chained: startable::chained(&self.files, &settings),
+            running: sharing::is_running(&mut self.look, ctid),
+            ha: host.cluster.ha.contains(&ctid),
+            state,
+            elsewhere: Vec::new(),
+            inside: None,
+            choice,
+            settings,
+            conf,
+        }
+    }
+
+    /// Asks the nodes that a container may come to by itself for what it needs
+    /// there, each once.
+    pub fn ask_nodes(&mut self, host: &Host, container: &mut Container) {
+        let Hookscript::Ours(place) = &container.hook else { return };
+        let heirs = host.cluster.heirs(container.ctid);
+        for node in &host.cluster.others {
+            let by_itself = heirs.contains(&node);
+            let mut lack = readiness::without_storage(node, place, &host.storages);
+            if lack.is_none() && by_itself {
+                let key = (node.name.clone(), place.path.clone());
+                let answer = self.answers.entry(key).or_insert_with(|| cluster::ask(node, &place.path));
+                lack = readiness::lacking(node, place, &host.storages, answer.clone());
+            }
+            container.elsewhere.extend(lack.map(|lack| (lack, by_itself)));
+        }
+    }
+
+    /// What could not be looked at so far.
+    pub fn problems(self) -> Vec<String> {
+        self.look.problems
+    }
+}
+
+/// The containers of this node; one that was destroyed or migrated meanwhile is
+/// none.
+fn all(look: &mut Look) -> Confs {
+    let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?));
+    cluster::containers(look).unwrap_or_default().into_iter().filter_map(read).collect()
+}
+
+/// Whether a conf has settings, entries or a hookscript of ours.
+fn is_ours(files: &Look, storages: &[Storage], conf: &Document) -> bool {
+    conf.environment().iter().any(|line| keys::by_name(&line.key).is_some())
+        || present(conf).iter().any(|p| !p.path.is_drm())
+        || !mounts(conf).is_empty()
+        || Hookscript::of(files, storages, conf).is_meant()
+}
+
+impl Container {
+    /// Looks into it, if it runs.
+    pub fn look_inside(&mut self) {
+        if self.running {
+            self.inside = Some(self.inside());
+        }
+    }
+
+    fn inside(&self) -> Inside {
+        // One limit for all looks, so that none has more than what the others leave.
+        let limit = self.settings.value(keys::CHECK_TIMEOUT);
+        let deadline = Deadline::after(limit);
+        let guest = Guest::new(self.ctid);
+        let has = pct::init(self.ctid).map_err(|e| one_line(&e)).and_then(|init| match init {
+            Some(init) => attached::read(&init, &deadline.at_most(limit / 3)).map_err(|e| e.to_string()),
+            None => Err("it has just stopped".to_owned()),
+        });
+        let nodes = plan::nodes(&self.choice);
+        Inside {
+            unseen: has.as_ref().map(Attached::unseen).unwrap_or_default(),
+            differences: has
+                .map(|has| plan::differences(&self.conf, &has, &plan::wanted_once_made(&self.choice))),
+            opened: open_nodes(&guest, &nodes, &deadline.at_most(limit / 3)),
+            services: Services::look(self.ctid),
+            software: self.desired().map(|desired| {
+                // Here there is time for nvidia-smi.
+                probe::check(&guest, desired, Ask::NvidiaSmi, &deadline).map_err(|error| one_line(&error))
+            }),
+        }
+    }
+
+    /// The software that it should have, if any.
+    pub fn desired(&self) -> Option<&Desired> {
+        match &self.software {
+            Ok(Software::Desired(desired)) => Some(desired),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a template.
+    pub fn is_template(&self) -> bool {
+        self.conf.get("template").as_deref() == Some("1")
+    }
+}
+
+#[cfg(test)]
+impl Container {
+    /// A running container with this conf, of which nothing else is to be said.
+    pub(crate) fn plain(conf: &str) -> Container {
+        Container {
+            ctid: "101".parse().unwrap(),
+            conf: Document::parse(conf.as_bytes()),
+            settings: Settings::default(),
+            problems: Vec::new(),
+            secrets: Vec::new(),
+            kernel: "580.95.05".parse().ok(),
+            choice: Choice::default(),
+            closed: Vec::new(),
+            pending: false,
+            mounts: Vec::new(),
+            new_mounts: false,
+            masked: true,
+            software: Ok(Software::Off),
+            hook: Hookscript::None,
+            obstacles: Vec::new(),
+            chained: None,
+            running: true,
+            ha: false,
+            state: State::default(),
+            elsewhere: Vec::new(),
+            inside: None,
+        }
+    }
+}
