@@ -1,6 +1,5 @@
-//! Joins settings and facts into what a container is to have. Pure.
-//!
-//! This is where a host's device becomes a conf's pair.
+//! Joins settings and facts: the devices and mounts that a container gets, and
+//! how the running container differs. Pure.
 
 use crate::device::assignment::Assignment;
 use crate::device::{Device, DevicePath, Number};
@@ -14,7 +13,7 @@ use crate::host::provide::Request;
 use crate::pve::conf::devices::present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
-use crate::pve::conf::mounts::Mount;
+use crate::pve::conf::mounts::{self, Mount};
 use crate::pve::conf::reconcile::{reconcile, without_passed};
 use crate::pve::passthrough::{self, DevLine};
 use crate::settings::{Problem, Settings, keys};
@@ -22,22 +21,22 @@ use crate::sys::text;
 use crate::types::Ctid;
 use std::collections::BTreeSet;
 
-/// Of many things of one kind, so many are told one by one.
+/// The most lines of one kind in a message.
 pub const MOST_LINES: usize = 20;
 
-/// Which devices are meant.
+/// Which devices a container gets.
 #[derive(Clone, Debug)]
 pub enum Intent {
-    /// What the settings say.
+    /// Those of the settings.
     Assigned(Assignment, Capabilities),
-    /// The settings don't say, or can't be read: what the conf has stays as
-    /// far as it is right.
+    /// GPU_ASSIGNMENT is not set or invalid: keep the devices that the conf has,
+    /// as far as this host has them.
     Keep,
 }
 
 impl Intent {
-    /// From the settings, with what cannot be read of them. Without an
-    /// assignment it is [`Intent::Keep`]; capabilities have a default.
+    /// From the settings, with those that cannot be read: without a valid
+    /// assignment [`Intent::Keep`], without valid capabilities the default.
     pub fn of(settings: &Settings) -> (Intent, Vec<Problem>) {
         let assignment = settings.get(keys::GPU_ASSIGNMENT);
         let unread = settings.get(keys::GPU_CAPABILITIES).err();
@@ -49,7 +48,7 @@ impl Intent {
         (intent, problems)
     }
 
-    /// Whether the host's display nodes are to be looked at.
+    /// Whether it needs the host's display nodes.
     pub fn display(&self, conf: &Document) -> bool {
         match self {
             Intent::Assigned(_, capabilities) => capabilities.wants_display(),
@@ -67,7 +66,7 @@ impl Intent {
         }
     }
 
-    /// The devices on this host as it is, nothing made.
+    /// The devices on this host now; makes no nodes.
     pub fn on(&self, inventory: &Inventory, conf: &Document) -> Choice {
         match self {
             Intent::Assigned(assignment, capabilities) => choose(inventory, assignment, capabilities),
@@ -75,7 +74,7 @@ impl Intent {
         }
     }
 
-    /// How many GPUs nvidia-smi is to list; `None` where that can't be known.
+    /// How many GPUs nvidia-smi must list; `None` if unknown.
     pub fn gpus(&self, choice: &Choice) -> Option<usize> {
         match self {
             Intent::Assigned(..) => Some(choice.gpus.len()),
@@ -84,12 +83,12 @@ impl Intent {
     }
 }
 
-/// The host's devices that a conf names: for [`Intent::Keep`].
+/// The devices that a conf has, for [`Intent::Keep`].
 pub fn named(conf: &Document) -> Vec<DevicePath> {
     present(conf).iter().map(|pair| pair.path).collect()
 }
 
-/// The chosen devices, with those whose nodes are still to be made, as far as
+/// The chosen devices, including those whose nodes are not made yet, as far as
 /// their numbers are known.
 pub fn wanted_once_made(choice: &Choice) -> Vec<Device> {
     let made = |node: &ToMake| {
@@ -104,14 +103,14 @@ pub fn nodes(choice: &Choice) -> Vec<String> {
     files(&choice.devices)
 }
 
-/// The same of a list of devices.
+/// The same for a list of devices.
 pub fn files(devices: &[Device]) -> Vec<String> {
     let files = devices.iter().map(|device| device.path).filter(|path| *path != DevicePath::Caps);
     files.map(|path| path.to_string()).collect()
 }
 
-/// What the container is shown of `/proc/driver/nvidia`: of the cards that the
-/// settings give it, and of those that `devN:` lines do.
+/// What the container sees of `/proc/driver/nvidia`: the cards of its settings
+/// and those of its `devN:` lines.
 pub fn masks(conf: &Document, inventory: &Inventory, choice: &Choice) -> Masks {
     let lines = passthrough::next(conf);
     let gpus = lines.iter().filter_map(|line| match line.device()? {
@@ -121,11 +120,10 @@ pub fn masks(conf: &Document, inventory: &Inventory, choice: &Choice) -> Masks {
     Masks::of(inventory, &gpus.chain(choice.gpus.iter().filter_map(|gpu| gpu.minor)).collect())
 }
 
-/// The entries that bind it. Where the settings don't say which devices are
-/// meant, those in the conf stay.
+/// The mounts of the masks. With [`Intent::Keep`] only if the conf has any.
 pub fn mounts(ctid: Ctid, intent: &Intent, conf: &Document) -> Vec<Mount> {
     match intent {
-        Intent::Keep if crate::pve::conf::mounts::mounts(conf).is_empty() => Vec::new(),
+        Intent::Keep if mounts::mounts(conf).is_empty() => Vec::new(),
         _ => masks::mounts(ctid),
     }
 }
@@ -135,13 +133,11 @@ pub fn is_right(conf: &Document, devices: &[Device], mounts: &[Mount]) -> bool {
     reconcile(conf, devices, mounts, Form::Pve).is_none()
 }
 
-/// What they are, for people.
-pub const MASKS: &str = "/proc/driver/nvidia inside shows the container's own GPUs alone, and nvidia-smi makes no device nodes there \
-     (hygiene; the device rules are what keeps the others out)";
+/// What the masks do.
+pub const MASKS: &str = "/proc/driver/nvidia in the container lists its own GPUs only, and nvidia-smi makes no device nodes there";
 
-/// The chosen nodes whose mode keeps an unprivileged container out: to the
-/// host its root is nobody. One that maps users in its own way may well be let
-/// in, and is not judged.
+/// The chosen nodes that an unprivileged container may not open: its root is
+/// uid 100000 on the host. A container with its own `lxc.idmap` is not checked.
 pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<DevicePath> {
     if conf.get("unprivileged").as_deref() != Some("1") || conf.get("lxc.idmap").is_some() {
         return Vec::new();
@@ -149,7 +145,7 @@ pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<De
     let shut = |path: &DevicePath| {
         let needs = match path {
             DevicePath::Gpu(_) | DevicePath::Control | DevicePath::Uvm | DevicePath::UvmTools => 0o006,
-            // A capability is held by having its node open, for reading.
+            // A process holds a capability by opening its node for reading.
             DevicePath::CapFile(_) => 0o004,
             DevicePath::Modeset | DevicePath::Caps | DevicePath::Card(_) | DevicePath::Render(_) => 0,
         };
@@ -158,9 +154,9 @@ pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<De
     choice.devices.iter().map(|device| device.path).filter(shut).collect()
 }
 
-/// What a running container has, compared with what is wanted: one sentence
-/// for each difference, none when no restart is needed for its devices. What
-/// could not be looked at is not known to differ.
+/// How the devices of a running container differ from `wanted`, one sentence
+/// each; none if they need no restart. A node that could not be checked does not
+/// count.
 pub fn differences(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<String> {
     let mut said = Vec::new();
     for device in without_passed(conf, wanted) {
@@ -177,12 +173,12 @@ pub fn differences(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<St
             said.push(format!("the running container does not have {path} yet"));
         }
     }
-    // What a devN line passes is the user's, also one that is on its way in or out.
+    // The devices of devN lines are the user's, also of pending lines.
     let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
     let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
     for path in has.nodes.keys().filter_map(|path| path.parse::<DevicePath>().ok()) {
-        // A DRM node may be the user's, and so is any other node of NVIDIA's
-        // (nvidia-nvswitchctl, nvidia-fs, IMEX channels).
+        // DRM nodes may be the user's, as are NVIDIA's other nodes
+        // (nvidia-nvswitchctl, nvidia-fs, IMEX channels), which have no path here.
         if !path.is_drm() && !is_passed(path) && !wanted.iter().any(|device| device.path == path) {
             said.push(format!("the running container still has {path}"));
         }
@@ -190,9 +186,8 @@ pub fn differences(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<St
     said
 }
 
-/// One sentence for each wanted device that only a `devN:` line passes which
-/// is pending deletion: its next start takes the device away, and a reboot
-/// from inside asks no hookscript before.
+/// The wanted devices that only a `devN:` line pending deletion passes, one
+/// sentence each. A reboot from inside runs no hookscript that could add a pair.
 pub fn going(conf: &Document, wanted: &[Device]) -> Vec<String> {
     let there = present(conf);
     let is_wanted = |path| wanted.iter().any(|device| device.path == path);
@@ -201,15 +196,15 @@ pub fn going(conf: &Document, wanted: &[Device]) -> Vec<String> {
     let said = |line: DevLine| {
         let path = line.device().filter(|path| is_wanted(*path) && !has_pair(*path))?;
         Some(format!(
-            "{} is pending deletion: the next start, also a reboot from inside, takes {path} away",
+            "{} is pending deletion: the next start, also a reboot from inside, removes {path}",
             line.key
         ))
     };
     lines.filter_map(said).collect()
 }
 
-/// The GPUs that `devN:` lines pass to a running container beside the nodes
-/// that our settings give it: nvidia-smi lists them too.
+/// How many GPUs `devN:` lines pass to a running container in addition to
+/// `nodes`: nvidia-smi lists them too.
 pub fn gpus_beside(conf: &Document, nodes: &[String]) -> usize {
     let lines = passthrough::now(conf);
     let devices: BTreeSet<DevicePath> = lines.iter().filter_map(DevLine::device).collect();
@@ -217,7 +212,7 @@ pub fn gpus_beside(conf: &Document, nodes: &[String]) -> usize {
     devices.iter().filter(|path| matches!(path, DevicePath::Gpu(_))).filter(beside).count()
 }
 
-/// The fault that missing devices are, where a policy asks for one.
+/// The fault of missing devices; none if none is missing.
 pub fn fault(choice: &Choice) -> Option<Fault> {
     let first = choice.missing.first()?;
     let all = text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES);

@@ -1,5 +1,4 @@
-//! `GPU_ASSIGNMENT`: which GPUs a container is to have. Syntax only; whether
-//! this host has them is [`crate::host::choose`]'s question.
+//! `GPU_ASSIGNMENT`: which GPUs a container gets. Syntax only.
 
 use super::pci::PciAddress;
 use anyhow::{Context as _, bail};
@@ -9,7 +8,7 @@ use std::str::FromStr;
 /// The value of `GPU_ASSIGNMENT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assignment {
-    /// `none`: the control devices and the software, no GPU.
+    /// `none`: control devices and software, no GPU.
     None,
     /// `all`: every GPU of the host, and every MIG instance.
     All,
@@ -22,7 +21,7 @@ pub enum Assignment {
 pub enum GpuName {
     /// `0`: the number of the node, `/dev/nvidia0`.
     Index(u32),
-    /// `GPU-…`, whole or as far as it is unambiguous; lower case after the prefix.
+    /// `GPU-…`, complete or an unambiguous prefix; lower case after `GPU-`.
     Uuid(String),
     /// `0000:01:00.0` and its other forms.
     Pci(PciAddress),
@@ -35,7 +34,7 @@ pub enum GpuName {
         /// The compute instance's id.
         ci: u32,
     },
-    /// `MIG-…` of driver 470 and later, which only the driver can resolve.
+    /// `MIG-…` of driver 470 and later; only the driver can resolve it.
     MigUuid(String),
 }
 
@@ -66,9 +65,9 @@ impl FromStr for GpuName {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         parse_name(text).with_context(|| match text {
-            "" => format!("an empty item in the list; {EXPECTED}"),
-            "all" | "none" => format!("'{text}' stands alone, not in a list"),
-            _ => format!("'{}' names no GPU; {EXPECTED}", text.escape_debug()),
+            "" => format!("empty item in the list; {EXPECTED}"),
+            "all" | "none" => format!("'{text}' is not allowed in a list"),
+            _ => format!("'{}' is not a GPU; {EXPECTED}", text.escape_debug()),
         })
     }
 }
@@ -96,8 +95,8 @@ fn parse_card(text: &str) -> anyhow::Result<GpuName> {
     Ok(GpuName::Index(number(text)?))
 }
 
-/// `MIG-<uuid>`, or the form of drivers before 470, `MIG-GPU-<uuid>/GI/CI`,
-/// which says by itself where the instance is.
+/// `MIG-<uuid>`, or `MIG-GPU-<uuid>/GI/CI` of drivers before 470, which includes
+/// the place of the instance.
 fn parse_mig_uuid(rest: &str) -> anyhow::Result<GpuName> {
     if strip_prefix_ignoring_case(rest, "GPU-").is_none() {
         return Ok(GpuName::MigUuid(format!("MIG-{}", uuid_part(rest)?)));
@@ -111,7 +110,7 @@ fn mig(gpu: GpuName, instance: &str) -> anyhow::Result<GpuName> {
     Ok(GpuName::Mig { gpu: Box::new(gpu), gi: number(gi)?, ci: number(ci)? })
 }
 
-/// The digits of a UUID, whole or the beginning of one.
+/// The digits of a UUID, complete or a prefix.
 fn uuid_part(text: &str) -> anyhow::Result<String> {
     if text.is_empty() || text.len() > 36 || !text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
         bail!("a UUID has up to 32 hexadecimal digits in groups, like 8f3c2a10-…");
@@ -123,11 +122,11 @@ fn uuid_part(text: &str) -> anyhow::Result<String> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// A number without sign and without leading zeros (`01` might be meant as a bus).
+/// A number without sign and leading zeros (`01` may be meant as a bus).
 fn number(text: &str) -> anyhow::Result<u32> {
     let plain = !text.is_empty() && text.len() <= 9 && text.bytes().all(|b| b.is_ascii_digit());
     if !plain || (text.len() > 1 && text.starts_with('0')) {
-        bail!("'{}' is no number", text.escape_debug());
+        bail!("'{}' is not a number", text.escape_debug());
     }
     Ok(text.parse()?)
 }
@@ -246,7 +245,7 @@ mod tests {
         }
         let error = "0,x\u{1b}[1m".parse::<Assignment>().unwrap_err();
         assert!(
-            format!("{error:#}").starts_with("'x\\u{1b}[1m' names no GPU; expected none, all"),
+            format!("{error:#}").starts_with("'x\\u{1b}[1m' is not a GPU; expected none, all"),
             "{error:#}"
         );
     }

@@ -1,17 +1,17 @@
-//! PCI addresses, in each form in which the world writes them.
+//! PCI addresses, in all their forms.
 
 use anyhow::bail;
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a card sits: `0000:01:00.0`.
+/// The address of a card: `0000:01:00.0`.
 ///
 /// /proc and /sys write the domain with four digits in lower case, nvidia-smi
-/// with eight in upper case, lspci leaves it out when it is zero; all of
-/// these are read, and the form of /sys is written.
+/// with eight in upper case, lspci omits it if it is zero. Reads all of these,
+/// writes the form of /sys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciAddress {
-    /// Domain; more than four digits behind an Intel VMD.
+    /// Domain; may have more than four digits, behind an Intel VMD.
     pub domain: u32,
     /// Bus.
     pub bus: u8,

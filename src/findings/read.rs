@@ -19,7 +19,7 @@ use crate::job::desired::{self, Software};
 use crate::job::locks;
 use crate::job::startable;
 use crate::plan::{self, Intent};
-use crate::pve::cluster::{self, Cluster, Readiness};
+use crate::pve::cluster::{self, Cluster};
 use crate::pve::conf::devices::present;
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::{self, Mount, mounts};
@@ -28,7 +28,7 @@ use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::net;
 use crate::pve::pct;
-use crate::pve::readiness::{self, Lack};
+use crate::pve::readiness::{self, Lack, Readiness};
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
 use crate::pve::storage::{self, Storage};
@@ -235,13 +235,13 @@ impl Reader {
     /// there, each once.
     pub fn ask_nodes(&mut self, host: &Host, container: &mut Container) {
         let Hookscript::Ours(place) = &container.hook else { return };
-        let heirs = host.cluster.heirs(container.ctid);
+        let targets = host.cluster.targets(container.ctid);
         for node in &host.cluster.others {
-            let by_itself = heirs.contains(&node);
+            let by_itself = targets.contains(&node);
             let mut lack = readiness::without_storage(node, place, &host.storages);
             if lack.is_none() && by_itself {
                 let key = (node.name.clone(), place.path.clone());
-                let answer = self.answers.entry(key).or_insert_with(|| cluster::ask(node, &place.path));
+                let answer = self.answers.entry(key).or_insert_with(|| readiness::ask(node, &place.path));
                 lack = readiness::lacking(node, place, &host.storages, answer.clone());
             }
             container.elsewhere.extend(lack.map(|lack| (lack, by_itself)));

@@ -1,4 +1,4 @@
-//! The hookscript of a container: ours, somebody else's, or broken.
+//! The hookscript of a container: ours, another one, or broken.
 
 use crate::pve::conf::document::Document;
 use crate::pve::storage;
@@ -7,24 +7,24 @@ use crate::sys::file;
 use crate::sys::look::{Look, Op, Question, Seen};
 use std::path::{Path, PathBuf};
 
-/// The snippet that Proxmox calls. It is in the program, so that `attach`
-/// needs no other file of ours.
+/// The snippet that Proxmox calls; part of the program, so that `attach` needs
+/// no other file.
 pub const SNIPPET: &str = include_str!("../../hooks/phoenix-nvidia");
 /// Its name in a storage.
 pub const NAME: &str = "phoenix-nvidia";
-/// What tells our snippet, of whatever version, from others.
+/// Marks our snippet, in all versions.
 const MARK: &[u8] = b"# The hookscript of phoenix-nvidia";
-/// The most that a conf can hold, in bytes.
+/// The limit of a conf, in bytes.
 const MAX_CONF: u64 = 1 << 20;
 
-/// What a conf's `hookscript:` leads to.
+/// What `hookscript:` of a conf refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hookscript {
-    /// There is none.
+    /// Nothing.
     None,
-    /// Ours, and it runs.
+    /// Our snippet.
     Ours(Place),
-    /// Somebody else's.
+    /// Another one.
     Foreign(Place),
     /// The storage does not exist or holds no snippets: no start succeeds.
     NoStorage(String),
@@ -32,7 +32,7 @@ pub enum Hookscript {
     Missing(Place),
     /// The file cannot be executed: no start succeeds.
     NotExecutable(Place),
-    /// It could not be looked at, and why: its storage does not answer.
+    /// It cannot be checked, and why: its storage does not answer.
     Unseen(Place, String),
 }
 
@@ -41,12 +41,12 @@ pub enum Hookscript {
 pub struct Place {
     /// `local:snippets/phoenix-nvidia`
     pub volume: String,
-    /// Where that is.
+    /// The file.
     pub path: PathBuf,
 }
 
 impl Hookscript {
-    /// That of a container.
+    /// That of a container; `look` has the answers to [`Hookscript::questions`].
     pub fn of(look: &Look, storages: &[Storage], conf: &Document) -> Hookscript {
         let Some(volume) = conf.get("hookscript") else { return Hookscript::None };
         let Some(path) = storage::path_of(storages, &volume) else { return Hookscript::NoStorage(volume) };
@@ -66,13 +66,13 @@ impl Hookscript {
         }
     }
 
-    /// What [`Hookscript::of`] asks, for a look at many.
+    /// The files that [`Hookscript::of`] checks.
     pub fn questions(storages: &[Storage], conf: &Document) -> Vec<Question> {
         let volume = conf.get("hookscript").unwrap_or_default();
         storage::path_of(storages, &volume).map(|path| questions(&path)).unwrap_or_default()
     }
 
-    /// Whether it is meant to be ours, be it broken.
+    /// Whether it is ours, also if broken.
     pub fn is_meant(&self) -> bool {
         match self {
             Hookscript::Ours(_) => true,
@@ -101,12 +101,12 @@ pub fn is_ours_by_name(volume: &str) -> bool {
     storage::snippet(volume).is_some_and(|(_, name)| name == NAME)
 }
 
-/// The confs of the cluster, containers' and virtual machines', that name a
-/// snippet, be it in a snapshot: a rollback brings the line back. A guest whose
-/// hookscript is missing does not start.
+/// The confs of the cluster's containers and virtual machines that name a
+/// snippet, also in a snapshot: a rollback restores that. A guest without its
+/// hookscript does not start.
 ///
 /// # Errors
-/// Where that cannot be seen.
+/// A conf that cannot be read.
 pub fn named_by(root: &Path, storages: &[Storage], place: &Place) -> std::io::Result<Vec<PathBuf>> {
     let leads_there = |volume: &str| {
         volume == place.volume || storage::path_of(storages, volume).is_some_and(|path| path == place.path)
@@ -125,7 +125,7 @@ pub fn named_by(root: &Path, storages: &[Storage], place: &Place) -> std::io::Re
                     continue;
                 }
                 let bytes = match file::read(&conf, MAX_CONF) {
-                    // Destroyed or migrated while we look.
+                    // Destroyed or migrated meanwhile.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                     other => other?,
                 };
@@ -139,7 +139,7 @@ pub fn named_by(root: &Path, storages: &[Storage], place: &Place) -> std::io::Re
     Ok(found)
 }
 
-/// What there is to be asked about a file that may be a hookscript.
+/// The checks of a file that may be a hookscript.
 pub fn questions(path: &Path) -> Vec<Question> {
     [Op::Stat, Op::StatLink, Op::Real, Op::Head].map(|op| Question::new(op, path.to_string_lossy())).to_vec()
 }

@@ -1,4 +1,4 @@
-//! What is Proxmox's: its files, one parser each, and its programs.
+//! Proxmox: its files, one parser each, and its programs.
 
 pub mod cluster;
 pub mod conf;

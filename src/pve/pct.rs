@@ -1,10 +1,10 @@
 //! Whether a container exists and runs; starting and stopping it.
 //!
-//! None of this is for a hook phase but the looking: Proxmox's locking
-//! commands wait for the lock that the hook's own parent holds.
+//! A hook phase may only use the status functions: Proxmox's locking commands
+//! wait for the lock that the hook's parent holds.
 //!
-//! What stops a container takes a [`Startable`]: whoever has one has looked
-//! whether it would start again.
+//! Functions that stop a container take a [`Startable`], the proof that it would
+//! start again.
 
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::pve::startable::Startable;
@@ -17,19 +17,19 @@ use std::time::{Duration, Instant};
 
 const PCT: &str = "/usr/sbin/pct";
 const LXC_INFO: &str = "/usr/bin/lxc-info";
-/// `pct` takes half a second, and ten when it waits for a lock.
+/// `pct` takes half a second, or ten if it waits for a lock.
 const PCT_TIME: Duration = Duration::from_secs(30);
-/// Between two looks while waiting; `lxc-info` takes 4 ms.
+/// Between two checks while waiting; `lxc-info` takes 4 ms.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Whether a container runs.
+/// The status of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// It runs.
     Running,
     /// It does not.
     Stopped,
-    /// In between: starting, stopping, frozen.
+    /// Starting, stopping, frozen.
     Between,
 }
 
@@ -43,7 +43,7 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// The first process of a running container: tells one start from the next.
+/// The first process of a running container; identifies one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Init {
     /// Its pid on the host.
@@ -68,8 +68,8 @@ impl std::str::FromStr for Init {
 }
 
 impl Init {
-    /// Whether this very process lives, and so the container runs since then.
-    /// No program is asked.
+    /// Whether this process lives, so the container has run since then. Runs no
+    /// program.
     pub fn lives(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         start_time(&stat) == Some(self.started)
@@ -79,12 +79,9 @@ impl Init {
 /// The requirements' `check_container_exists`: `pct status`.
 ///
 /// # Errors
-/// [`Code::NoContainer`] when `pct` says no, or cannot be asked.
+/// [`Code::NoContainer`] if `pct` says no or cannot run.
 pub fn check_exists(ctid: Ctid) -> anyhow::Result<()> {
-    let fault = || {
-        Fault::new(Code::NoContainer, format!("container {ctid} cannot be found"))
-            .remedy("pct list shows this node's")
-    };
+    let fault = || Fault::new(Code::NoContainer, format!("container {ctid} not found")).remedy("pct list");
     let out = pct(&["status", &ctid.to_string()], PCT_TIME).fault(fault)?;
     if out.success() {
         log::debug!("container {ctid} exists");
@@ -93,10 +90,10 @@ pub fn check_exists(ctid: Ctid) -> anyhow::Result<()> {
     Err(anyhow!(said(&out)).context(fault()))
 }
 
-/// Whether it runs, by `lxc-info` (4 ms where `pct status` takes 510).
+/// The status, by `lxc-info` (4 ms; `pct status` takes 510).
 ///
 /// # Errors
-/// `lxc-info` could not be asked.
+/// `lxc-info` failed.
 pub fn status(ctid: Ctid) -> anyhow::Result<Status> {
     let out = lxc_info(ctid, "-sH")?;
     Ok(match out.text().trim() {
@@ -106,10 +103,10 @@ pub fn status(ctid: Ctid) -> anyhow::Result<Status> {
     })
 }
 
-/// The container's first process; `None` when it does not run.
+/// The container's first process; `None` if it does not run.
 ///
 /// # Errors
-/// `lxc-info` could not be asked.
+/// `lxc-info` failed.
 pub fn init(ctid: Ctid) -> anyhow::Result<Option<Init>> {
     let out = lxc_info(ctid, "-pH")?;
     let Ok(pid) = out.text().trim().parse::<i32>() else { return Ok(None) };
@@ -117,7 +114,7 @@ pub fn init(ctid: Ctid) -> anyhow::Result<Option<Init>> {
     Ok(start_time(&stat).map(|started| Init { pid, started }))
 }
 
-/// Field 22 of /proc/PID/stat; the name in field 2 may hold blanks.
+/// Field 22 of /proc/PID/stat; the name in field 2 may contain blanks.
 pub fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
@@ -130,8 +127,8 @@ fn pct(args: &[&str], time: Duration) -> Result<Output, Failure> {
     Cmd::new(PCT).args(args).run(&Deadline::after(time))
 }
 
-/// What a failed command said, in one line; its reason comes last. What LXC's
-/// own programs say of a container that is just ending is none.
+/// The output of a failed command in one line; the reason comes last. Messages
+/// of lxc-info about a container that is just ending are not the reason.
 fn said(out: &Output) -> String {
     let noise = |line: &String| line.starts_with("lxc-info: ");
     let mut lines: Vec<String> = out.last_lines(8).into_iter().filter(|line| !noise(line)).collect();
@@ -141,27 +138,27 @@ fn said(out: &Output) -> String {
     }
 }
 
-/// Limits of a restart: the requirements' 60 s and 3 s unless set otherwise.
+/// The timeouts of a restart: the requirements' 60 s and 3 s by default.
 #[derive(Clone, Debug)]
 pub struct RestartTimeouts {
-    /// For the container to be stopped, and again to be running.
+    /// For the container to stop, and again to run.
     pub timeout: Duration,
-    /// The longest pause between two looks.
+    /// The longest pause between two checks.
     pub interval: Duration,
-    /// What `pct start` may take besides: pre-start runs in it.
+    /// What `pct start` may take in addition: pre-start runs in it.
     pub start: Duration,
 }
 
 impl RestartTimeouts {
-    /// The longest that a stop and the start after it take, the waits for
-    /// Proxmox's lock before either included.
+    /// The longest that a stop and a start take, including the waits for
+    /// Proxmox's lock.
     pub fn longest(&self) -> Duration {
         self.timeout * 7 + self.start * 2 + PCT_TIME * 3
     }
 }
 
-/// Starts the container unless it runs, and waits until it does. `env` is
-/// what the hook of this start is to find.
+/// Starts the container unless it runs, and waits until it does. `env`: the
+/// variables for the hook of this start.
 ///
 /// # Errors
 /// [`Code::Restart`].
@@ -169,7 +166,7 @@ pub fn start(ctid: Ctid, timeouts: &RestartTimeouts, env: &[(String, String)]) -
     let begun = Instant::now();
     let fault = || {
         Fault::new(Code::Restart, format!("container {ctid} does not start"))
-            .remedy(format!("journalctl -u pve-container@{ctid} -n 20 shows why; then: pct start {ctid}"))
+            .remedy(format!("journalctl -u pve-container@{ctid} -n 20"))
     };
     let deadline = Deadline::after(timeouts.start + timeouts.timeout);
     loop {
@@ -178,26 +175,26 @@ pub fn start(ctid: Ctid, timeouts: &RestartTimeouts, env: &[(String, String)]) -
             cmd = cmd.env(key, value);
         }
         let out = cmd.run(&deadline).fault(fault)?;
-        // A start that fails because somebody else started it is none.
+        // Another process may have started it.
         if out.success() || status(ctid).is_ok_and(|s| s == Status::Running) {
             break;
         }
         if !was_locked(&out) || deadline.passed() {
             return Err(anyhow!(said(&out)).context(fault()));
         }
-        log::info!("container {ctid} is locked by another operation; trying again");
+        log::info!("container {ctid} is locked by another operation; retrying");
     }
     wait(ctid, Status::Running, timeouts)?;
-    log::info!("container {ctid} runs ({})", human(begun.elapsed()));
+    log::info!("container {ctid} started ({})", human(begun.elapsed()));
     Ok(())
 }
 
-/// The requirements' `restart_container`: shut down, stop what still runs,
-/// wait for stopped, start, wait for running. `again` is a new look whether it
-/// would start, for a shutdown that is tried again.
+/// The requirements' `restart_container`: shut down, stop if it still runs, wait
+/// for stopped, start, wait for running. `again` checks anew whether it would
+/// start, before a shutdown is retried.
 ///
-/// A signal counts once the container runs again: one that ended us between
-/// the stop and the start would leave it down.
+/// Signals wait until the container runs again: between stop and start one would
+/// leave it down.
 ///
 /// # Errors
 /// [`Code::Restart`]; [`signal::Interrupted`] after the restart.
@@ -217,23 +214,22 @@ pub fn restart(
         log::warn!("{}", exit::one_line(&error));
     }
     if let Some(signal) = signal::pending() {
-        log::warn!("{signal}; the container is started first");
+        log::warn!("{signal}: starting container {ctid} first");
     }
     start(ctid, timeouts, env)?;
     drop(put_off);
-    signal::check().with_context(|| format!("container {ctid} is restarted, and nothing else is done"))
+    signal::check().with_context(|| format!("container {ctid} restarted; remaining steps skipped"))
 }
 
-/// One task that ends it when the time is over: a shutdown without that holds
-/// Proxmox's lock as long again before it gives up, and no stop gets it
-/// meanwhile.
+/// One task that stops it after the timeout: without `--forceStop` the shutdown
+/// would hold Proxmox's lock for longer, and no stop could get it.
 fn shutdown(may: &Startable, timeouts: &RestartTimeouts) -> Result<Output, Failure> {
     let (id, seconds) = (may.ctid().to_string(), timeouts.timeout.as_secs().max(1).to_string());
     pct(&["shutdown", &id, "--timeout", &seconds, "--forceStop", "1"], timeouts.timeout + PCT_TIME)
 }
 
-/// Whether `pct` did nothing, since somebody held Proxmox's lock for the ten
-/// seconds that it waits.
+/// Whether `pct` did nothing because Proxmox's lock was held for the ten seconds
+/// that it waits.
 fn was_locked(out: &Output) -> bool {
     let locked = |line: &String| line.contains("can't lock file") && line.contains("got timeout");
     !out.success() && out.last_lines(8).iter().any(locked)
@@ -256,17 +252,17 @@ fn stop(
         if !was_locked(&out) || status(ctid).fault(fault)? == Status::Stopped {
             break out;
         }
-        // Nothing was asked of it yet: it is not killed for that, and a signal counts.
+        // No shutdown was requested yet: do not kill it, and obey signals.
         if let Some(signal) = signal::pending() {
             return Err(anyhow!(signal).context(fault()));
         }
         if until.passed() {
             return Err(anyhow!(said(&out)).context(fault()));
         }
-        log::info!("container {ctid} is locked by another operation; trying again");
+        log::info!("container {ctid} is locked by another operation; retrying");
         may = again()?;
     };
-    // Under HA the request only travels: what counts is what becomes of it.
+    // Under HA this only requests the shutdown: check the result.
     if out.success() && wait(ctid, Status::Stopped, timeouts).is_ok() {
         if out.took >= timeouts.timeout {
             log::warn!(
@@ -274,14 +270,14 @@ fn stop(
                 human(timeouts.timeout)
             );
         }
-        log::info!("container {ctid} is shut down ({})", human(begun.elapsed()));
+        log::info!("container {ctid} stopped ({})", human(begun.elapsed()));
         return Ok(());
     }
     if status(ctid).fault(fault)? == Status::Stopped {
         return Ok(());
     }
     let why = if out.success() { "it still runs".to_owned() } else { said(&out) };
-    log::warn!("container {ctid} is not shut down after {}: {why}; stopping it", human(begun.elapsed()));
+    log::warn!("container {ctid} not shut down after {}: {why}; stopping it", human(begun.elapsed()));
     let out = pct(&["stop", &id], timeouts.timeout + PCT_TIME).fault(fault)?;
     if !out.success() && status(ctid).fault(fault)? != Status::Stopped {
         return Err(anyhow!(said(&out)).context(fault()));
@@ -292,8 +288,7 @@ fn stop(
 /// Waits for a status.
 ///
 /// # Errors
-/// [`Code::Restart`] after the time is over; a look that failed counts as
-/// not yet.
+/// [`Code::Restart`] after the timeout; a failed check counts as not yet.
 pub fn wait(ctid: Ctid, wanted: Status, timeouts: &RestartTimeouts) -> anyhow::Result<()> {
     let deadline = Deadline::after(timeouts.timeout);
     loop {
@@ -303,8 +298,7 @@ pub fn wait(ctid: Ctid, wanted: Status, timeouts: &RestartTimeouts) -> anyhow::R
         }
         if deadline.passed() {
             let now = now.map_or_else(|e| format!("unknown ({e:#})"), |s| s.to_string());
-            let message =
-                format!("container {ctid} is not {wanted} after {}; it is {now}", human(timeouts.timeout));
+            let message = format!("container {ctid} not {wanted} after {}: {now}", human(timeouts.timeout));
             return Err(Fault::new(Code::Restart, message).remedy(format!("pct status {ctid}")).into());
         }
         signal::sleep(LOOK.min(timeouts.interval).min(deadline.remaining()))?;
@@ -327,8 +321,8 @@ pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
     if out.success() { Ok(()) } else { Err(anyhow!(said(&out)).context(fault())) }
 }
 
-/// `pct reboot`, for an install that ran by itself: all hook phases run. A
-/// signal counts when it has ended.
+/// `pct reboot`, for the install process: runs all hook phases. Signals wait
+/// until it has ended.
 ///
 /// # Errors
 /// [`Code::Restart`]; the container may be down then, unless it [`is_locked`].

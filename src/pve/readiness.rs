@@ -1,22 +1,27 @@
-//! Whether the other nodes are ready for a container that comes to them.
+//! Whether other nodes are ready for a container that moves there.
 
-use crate::pve::cluster;
-use crate::pve::cluster::Cluster;
-use crate::pve::cluster::Node;
-use crate::pve::cluster::Readiness;
+use crate::pve::cluster::{Cluster, Node};
 use crate::pve::hookscript::Place;
 use crate::pve::storage::{self, Storage};
+use crate::sys::process::{Cmd, Ended};
+use crate::sys::time::Deadline;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-/// What another node lacks for a container that comes to it.
+/// Proxmox's own way to the other nodes; root has a key everywhere.
+const SSH: &str = "/usr/bin/ssh";
+/// The deadline for an answer.
+const ASK: Duration = Duration::from_secs(10);
+
+/// What another node lacks for a container that moves there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lack {
-    /// What it is.
+    /// Of which kind.
     pub kind: LackKind,
-    /// In one sentence.
+    /// The message.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub fix: String,
 }
 
@@ -27,11 +32,11 @@ pub enum LackKind {
     Storage,
     /// The package or the hookscript.
     Files,
-    /// Nobody knows: the node does not answer.
+    /// Unknown: the node does not answer.
     Unknown,
 }
 
-/// What the other nodes lack, each asked once a hookscript.
+/// What the other nodes lack; asks each once per hookscript.
 pub fn of_places<'a>(
     cluster: &Cluster,
     storages: &[Storage],
@@ -41,14 +46,14 @@ pub fn of_places<'a>(
     let mut found = Vec::new();
     for place in places.values() {
         for node in &cluster.others {
-            let lacks = || lacking(node, place, storages, cluster::ask(node, &place.path));
+            let lacks = || lacking(node, place, storages, ask(node, &place.path));
             found.extend(without_storage(node, place, storages).or_else(lacks));
         }
     }
     found
 }
 
-/// A node that the storage is not on needs no asking.
+/// Whether the node lacks the storage of the hookscript; asks nobody.
 pub fn without_storage(node: &Node, place: &Place, storages: &[Storage]) -> Option<Lack> {
     let storage = storage_of(place, storages)?;
     (!storage.is_on(&node.name)).then(|| Lack {
@@ -57,7 +62,7 @@ pub fn without_storage(node: &Node, place: &Place, storages: &[Storage]) -> Opti
             "node {} does not have storage {}: no container with hookscript {} starts there",
             node.name, storage.id, place.volume
         ),
-        fix: "attach the container with --storage and a storage that all nodes have".to_owned(),
+        fix: "attach the container with --storage STORAGE, one that all nodes have".to_owned(),
     })
 }
 
@@ -66,7 +71,7 @@ fn storage_of<'a>(place: &Place, storages: &'a [Storage]) -> Option<&'a Storage>
     storages.iter().find(|s| s.id == id)
 }
 
-/// What the node's answer means; `None` when it is ready.
+/// What the node lacks, by its answer; `None` if it is ready.
 pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readiness) -> Option<Lack> {
     let (name, path) = (&node.name, place.path.display());
     let shared = storage_of(place, storages).is_some_and(|s| s.shared);
@@ -96,6 +101,69 @@ pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readine
         }
     };
     Some(Lack { kind, what, fix })
+}
+
+/// What another node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It did not answer; why.
+    Unknown(String),
+    /// It answered.
+    Known {
+        /// phoenix-nvidia is installed.
+        package: bool,
+        /// The snippet is there and executable.
+        snippet: bool,
+    },
+}
+
+/// Asks a node whether it has the package and the snippet at `path`.
+pub fn ask(node: &Node, snippet: &Path) -> Readiness {
+    let Some(address) = node.address.as_deref().filter(|_| node.online) else {
+        return Readiness::Unknown("offline".to_owned());
+    };
+    let Some(question) = question(snippet) else {
+        return Readiness::Unknown(format!("unusual path {}", snippet.display()));
+    };
+    let hosts = format!("/etc/pve/nodes/{}/ssh_known_hosts", node.name);
+    let mut cmd = Cmd::new(SSH).args(["-e", "none", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]);
+    cmd = cmd.args(["-o".to_owned(), format!("HostKeyAlias={}", node.name)]);
+    if Path::new(&hosts).exists() {
+        cmd = cmd.args(["-o".to_owned(), format!("UserKnownHostsFile={hosts}")]);
+        cmd = cmd.args(["-o", "GlobalKnownHostsFile=none"]);
+    }
+    match cmd.args([format!("root@{address}"), question]).run(&Deadline::after(ASK)) {
+        Ok(output) => match answer(&output.text()) {
+            Some(known) => known,
+            None => Readiness::Unknown(match (output.ended, output.last_lines(1).pop()) {
+                (Ended::Code(0), _) => "no answer".to_owned(),
+                (_, Some(line)) => line,
+                (ended, None) => format!("ssh: {ended}"),
+            }),
+        },
+        Err(failure) => Readiness::Unknown(failure.to_string()),
+    }
+}
+
+/// The command for the other node's shell; `None` for a path that needs quoting:
+/// no storage of Proxmox has one.
+fn question(snippet: &Path) -> Option<String> {
+    let path = snippet.to_str()?;
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"/._+-@:".contains(&b);
+    path.bytes().all(good).then(|| {
+        let test =
+            |file: &str, word: &str| format!("if test -x {file}; then echo {word}=1; else echo {word}=0; fi");
+        format!("{}; {}", test("/usr/sbin/phoenix-nvidia", "package"), test(path, "snippet"))
+    })
+}
+
+fn answer(text: &str) -> Option<Readiness> {
+    let value = |word: &str| {
+        let yes = text.lines().any(|line| line.trim() == format!("{word}=1"));
+        let no = text.lines().any(|line| line.trim() == format!("{word}=0"));
+        (yes != no).then_some(yes)
+    };
+    Some(Readiness::Known { package: value("package")?, snippet: value("snippet")? })
 }
 
 #[cfg(test)]
@@ -128,5 +196,15 @@ mod tests {
         assert!(some.what.contains("does not have storage some"));
         assert_eq!(without_storage(&node, &local, &storages), None, "local is on every node");
         assert_eq!(without_storage(&node, &share, &storages), None);
+    }
+
+    #[test]
+    fn an_answer_is_whole_or_none() {
+        let known = Readiness::Known { package: true, snippet: false };
+        assert_eq!(answer("motd\npackage=1\nsnippet=0\n"), Some(known));
+        assert_eq!(answer("package=1\n"), None);
+        assert_eq!(answer("package=1\npackage=0\nsnippet=1\n"), None);
+        assert_eq!(question(Path::new("/a b")), None);
+        assert!(question(Path::new("/var/lib/vz/snippets/phoenix-nvidia")).unwrap().contains("test -x /var"));
     }
 }

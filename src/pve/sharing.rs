@@ -1,4 +1,4 @@
-//! Who else has a card: the other running containers, by their confs.
+//! The GPUs of other running containers, by their confs.
 
 use crate::device::DevicePath;
 use crate::pve::cluster;
@@ -20,9 +20,8 @@ pub struct Claim {
     pub caps: BTreeSet<u32>,
 }
 
-/// What a conf passes: by mount entries and `devN:` lines of its main
-/// section, whoever wrote them. Its container runs, so what is pending does
-/// not count yet.
+/// The GPUs that a running container's conf passes, by mount entries and `devN:`
+/// lines, whoever wrote them. Pending lines do not count.
 pub fn claim(conf: &Document) -> Claim {
     let lines = passthrough::now(conf);
     let by_lines = lines.iter().filter_map(DevLine::device);
@@ -37,8 +36,7 @@ pub fn claim(conf: &Document) -> Claim {
     claim
 }
 
-/// What the other containers of this node pass that run, or that somebody is
-/// starting now.
+/// The GPUs of the other containers of this node that run or start now.
 pub fn claims(look: &mut Look, except: Ctid) -> Vec<(Ctid, Claim)> {
     let locks: LazyCell<lock::Table> = LazyCell::new(lock::Table::read);
     let mut claims = Vec::new();
@@ -58,8 +56,8 @@ pub fn claims(look: &mut Look, except: Ctid) -> Vec<(Ctid, Claim)> {
     claims
 }
 
-/// Whether a container runs: its cgroup has processes. No program is asked,
-/// since with a hundred containers that would take a minute.
+/// Whether a container runs: its cgroup has processes. Runs no program, which
+/// would take a minute for a hundred containers.
 pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
     let cgroup = format!("/sys/fs/cgroup/lxc/{ctid}");
     match look.text(&format!("{cgroup}/cgroup.events")) {
@@ -68,8 +66,8 @@ pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
     }
 }
 
-/// Whether a task holds Proxmox's lock on its conf, as one that starts it does
-/// from before its hookscript until it runs.
+/// Whether a task holds Proxmox's lock on its conf, as a start does from before
+/// the hookscript until the container runs.
 fn is_being_started(look: &Look, ctid: Ctid, locks: &LazyCell<lock::Table>) -> bool {
     let path = look.at(&format!("/run/lock/lxc/pve-config-{ctid}.lock"));
     path.exists() && locks.is_held(&path)

@@ -1,17 +1,18 @@
 //! Whether Proxmox would start a container again.
 //!
-//! `pct reboot` stops a container without asking, and so does `pct shutdown`
-//! without quorum; only the start is refused, and the container stays down.
-//! So this is asked before anything that stops one, and a stop is not to be
-//! had without the answer: [`crate::pve::pct`] wants a [`Startable`].
+//! `pct reboot` stops a container without any check, and so does `pct shutdown`
+//! without quorum; Proxmox then rejects the start, and the container stays down.
+//! So every stop in [`crate::pve::pct`] takes a [`Startable`], which only this
+//! check gives.
 //!
-//! Read in pve-container 6.1.10: `pct start` asks quorum, template and
-//! `lock:`; `update_lxc_config` the `devN` nodes; `PVE::GuestHelpers` the
-//! hookscript; LXC's own pre-start hook quorum and `lock:` once more, and the
-//! mount points. HA changes none of that.
+//! As in pve-container 6.1.10: `pct start` checks quorum, template and `lock:`;
+//! `update_lxc_config` the `devN` nodes; `PVE::GuestHelpers` the hookscript;
+//! LXC's own pre-start hook again quorum and `lock:`, and the mount points. HA
+//! changes none of that.
 
 use super::passthrough::{self, DevLine};
 use super::{pending, property};
+use crate::device::DevicePath;
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::hookscript;
@@ -30,20 +31,20 @@ use std::fmt;
 pub enum Obstacle {
     /// It is a template.
     Template,
-    /// Another operation owns it: `backup`, `migrate`, …
+    /// Another operation holds `lock:`: `backup`, `migrate`, …
     Lock {
-        /// The word in its conf.
+        /// Its value.
         owner: String,
     },
     /// This node has no quorum.
     NoQuorum,
-    /// Its hookscript cannot be run.
+    /// Its hookscript is missing or cannot be executed.
     Hookscript {
-        /// As the conf has it.
+        /// Its volume id.
         volume: String,
         /// What is wrong with it.
         why: &'static str,
-        /// The file that would have to be executable.
+        /// The file, if only its mode is wrong.
         path: Option<String>,
     },
     /// A `devN` line's node is missing.
@@ -60,67 +61,67 @@ pub enum Obstacle {
         /// What is wrong with it.
         why: String,
     },
-    /// What a mount point shows is missing.
+    /// The source of a mount point is missing.
     MountPoint {
         /// `mp0`
         key: String,
         /// The directory or device on the host.
         source: String,
     },
-    /// What a start needs could not be looked at. That is not to say that it
-    /// is missing; but what does not answer us keeps the start waiting too.
+    /// A file that the start needs cannot be checked. It may be there, but the
+    /// start waits for it as well.
     Silent {
         /// `mp0`, `hookscript`, `HOOK_CHAIN`
         key: String,
         /// The file or directory on the host.
         source: String,
-        /// Why it could not.
+        /// Why not.
         why: String,
     },
-    /// A volume's storage is not defined.
+    /// The storage of a volume is not defined.
     Storage {
         /// `mp0`, `rootfs`
         key: String,
         /// The storage.
         storage: String,
     },
-    /// Our pre-start would refuse: the chained hookscript.
+    /// Our pre-start would fail: the chained hookscript cannot run.
     Chain {
-        /// What is wrong with it, in one sentence.
+        /// What is wrong with it.
         why: String,
-        /// What mends that.
+        /// The remedy.
         fix: String,
     },
-    /// Our pre-start would refuse: START_POLICY is fail.
+    /// Our pre-start would fail: START_POLICY=fail and a device is missing.
     Policy {
         /// What is missing.
         missing: String,
     },
 }
 
-/// The answer that a container could be started again, just now. Only
-/// [`judge`] makes one, and each stop takes one.
+/// Proof that a container would start again now. Only [`judge`] makes one, and
+/// each stop takes one.
 #[derive(Debug)]
 #[must_use = "it allows one stop"]
 pub struct Startable(Ctid);
 
 impl Startable {
-    /// Whose it is.
+    /// The container.
     pub fn ctid(&self) -> Ctid {
         self.0
     }
 }
 
-/// Allows one stop, if nothing is in the way.
+/// Allows one stop if there are no obstacles.
 ///
 /// # Errors
-/// What is in the way.
+/// The obstacles.
 pub fn judge(ctid: Ctid, obstacles: Vec<Obstacle>) -> Result<Startable, Vec<Obstacle>> {
     if obstacles.is_empty() { Ok(Startable(ctid)) } else { Err(obstacles) }
 }
 
-/// All that Proxmox would refuse the next start for. `files` is a look at what
-/// [`questions`] ask: it lies on storages, which may never answer.
+/// Everything for which Proxmox would reject the next start. `files` has the
+/// answers to [`questions`]: storages may never answer.
 pub fn obstacles(look: &mut Look<'_>, files: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
     let mut found = Vec::new();
     if conf.get("template").as_deref() == Some("1") {
@@ -152,16 +153,16 @@ fn hookscript(files: &Look<'_>, conf: &Document, storages: &str) -> Option<Obsta
         return Some(Obstacle::Hookscript { volume, why: "is in no storage of this node", path: None });
     };
     let path = path.to_string_lossy().into_owned();
-    let why = match files.stat(&path) {
-        Seen::Is(stat) if !stat.is_file() => "is no file",
-        Seen::Is(stat) if stat.mode & 0o111 == 0 => "cannot be executed",
+    let (why, path) = match files.stat(&path) {
+        Seen::Is(stat) if !stat.is_file() => ("is not a file", None),
+        Seen::Is(stat) if stat.mode & 0o111 == 0 => ("cannot be executed", Some(path)),
         Seen::Is(_) => return None,
-        Seen::Absent => "does not exist",
+        Seen::Absent => ("does not exist", None),
         Seen::Unseen(why) => {
             return Some(Obstacle::Silent { key: "hookscript".to_owned(), source: path, why });
         }
     };
-    Some(Obstacle::Hookscript { volume, why, path: Some(path) })
+    Some(Obstacle::Hookscript { volume, why, path })
 }
 
 fn devices(look: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
@@ -173,13 +174,13 @@ fn devices(look: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
     passthrough::next(conf).into_iter().filter_map(missing).collect()
 }
 
-/// Of a node in /dev itself, which the kernel answers from its memory.
+/// Of a node in /dev, which the kernel answers at once.
 fn is_missing(look: &Look<'_>, path: &str) -> bool {
     look.stat(path) == Seen::Absent
 }
 
-/// The root file system and the mount points of the next start: the key, and
-/// a volume or an absolute path.
+/// The root file system and the mount points of the next start: key, and volume
+/// or absolute path.
 fn sources(conf: &Document) -> Vec<(String, String)> {
     let mount_points = pending::numbered(conf, "mp").into_iter().map(|(key, entry)| (key, entry.value));
     let root = pending::get(conf, "rootfs").map(|value| ("rootfs".to_owned(), value));
@@ -190,7 +191,7 @@ fn sources(conf: &Document) -> Vec<(String, String)> {
 fn volumes(files: &Look<'_>, conf: &Document, storages: &str) -> Vec<Obstacle> {
     let defined = storage::names(storages);
     let fault = |(key, source): (String, String)| {
-        // Proxmox mounts a device, and binds nothing but a directory.
+        // Proxmox mounts a device and binds a directory, nothing else.
         if source.starts_with("/dev/") {
             return mount_point(files, key, source, |_| true);
         }
@@ -217,59 +218,50 @@ fn mount_point(
 }
 
 impl Obstacle {
-    /// Whether it goes by itself, so that waiting helps.
+    /// Whether waiting helps.
     pub fn passes(&self) -> bool {
         matches!(self, Obstacle::Lock { .. } | Obstacle::NoQuorum | Obstacle::Silent { .. })
     }
 
-    /// Whether it is known. What could not be looked at may be as it should be.
+    /// Whether it is certain: a file that cannot be checked may be there.
     pub fn is_certain(&self) -> bool {
         !matches!(self, Obstacle::Silent { .. })
     }
 
-    /// Whether a stopped container would not start for it. What `pct mount`
-    /// left is refused at a shutdown alone.
+    /// Whether it keeps a stopped container from starting. The lock of `pct mount`
+    /// only prevents a shutdown.
     pub fn refuses_start(&self) -> bool {
         !matches!(self, Obstacle::Lock { owner } if owner == "mounted")
     }
 
-    /// What takes it away, on a running and on a stopped container alike.
+    /// The remedy, for a running and for a stopped container.
     pub fn remedy(&self, ctid: Ctid) -> String {
         match self {
-            Obstacle::Template => format!("pct clone {ctid} NEWID, and start the clone"),
+            Obstacle::Template => format!("pct clone {ctid} NEWID"),
             Obstacle::Lock { owner } if owner == "mounted" => format!("pct unmount {ctid}"),
             Obstacle::Lock { owner } => {
-                format!(
-                    "wait until the task that set the lock ({owner}) has ended; if none runs: pct unlock {ctid}"
-                )
+                format!("wait for the task that set the lock ({owner}); if none runs: pct unlock {ctid}")
             }
-            Obstacle::NoQuorum => "pvecm status, which shows the votes that are missing".to_owned(),
+            Obstacle::NoQuorum => "pvecm status".to_owned(),
             Obstacle::Hookscript { volume, .. } if hookscript::is_ours_by_name(volume) => {
                 format!("phoenix-nvidia attach {ctid}")
             }
-            Obstacle::Hookscript { why: "cannot be executed", path: Some(path), .. } => {
+            Obstacle::Hookscript { path: Some(path), .. } => {
                 format!("chmod 755 {}", word(path))
             }
             Obstacle::Hookscript { .. } => format!("pct set {ctid} --delete hookscript"),
-            Obstacle::Device { key, path } if path.starts_with("/dev/nvidia") => {
-                format!(
-                    "phoenix-nvidia prepare, which makes it; without the device: pct set {ctid} --delete {key}"
-                )
+            Obstacle::Device { path, .. } if path.parse::<DevicePath>().is_ok_and(|path| !path.is_drm()) => {
+                "phoenix-nvidia prepare".to_owned()
             }
             Obstacle::Device { key, .. } | Obstacle::DeviceLine { key, .. } => {
                 format!("pct set {ctid} --delete {key}")
             }
             Obstacle::MountPoint { key, source } => {
-                format!("mount or make {}; without it: pct set {ctid} --delete {key}", word(source))
+                format!("mount or create {}, or: pct set {ctid} --delete {key}", word(source))
             }
-            Obstacle::Silent { source, .. } => {
-                format!("findmnt -T {}, which shows the storage to look after", word(source))
-            }
+            Obstacle::Silent { source, .. } => format!("findmnt -T {}", word(source)),
             Obstacle::Storage { key, storage } => {
-                format!(
-                    "define storage {} (pvesm add); without it: pct set {ctid} --delete {key}",
-                    word(storage)
-                )
+                format!("define storage {}, or: pct set {ctid} --delete {key}", word(storage))
             }
             Obstacle::Chain { fix, .. } => fix.clone(),
             Obstacle::Policy { .. } => format!("phoenix-nvidia doctor {ctid}"),
@@ -292,12 +284,12 @@ impl fmt::Display for Obstacle {
                 write!(f, "{key} is on storage {storage}, which does not exist")
             }
             Obstacle::Chain { why, .. } => f.write_str(why),
-            Obstacle::Policy { missing } => write!(f, "START_POLICY is fail, and {missing}"),
+            Obstacle::Policy { missing } => write!(f, "START_POLICY=fail and {missing}"),
         }
     }
 }
 
-/// Several in one line.
+/// Several, in one line.
 pub fn list(obstacles: &[Obstacle]) -> String {
     obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

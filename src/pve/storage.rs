@@ -1,4 +1,4 @@
-//! The storages of `/etc/pve/storage.cfg`, as far as hookscripts need them.
+//! `/etc/pve/storage.cfg`: the storages that can hold snippets.
 
 use crate::pve::sections;
 use crate::pve::sections::Section;
@@ -6,42 +6,42 @@ use crate::sys::look::{Look, Op, Question, Seen};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Where Proxmox keeps them.
+/// Its path.
 pub const FILE: &str = "/etc/pve/storage.cfg";
 
 /// The path of the storage `local`, on every node.
 const LOCAL_PATH: &str = "/var/lib/vz";
-/// What Proxmox takes `local` to be where the file does not say it, or says
-/// something else than a directory of that path.
+/// Proxmox's own definition of `local`, used if the file has none or another
+/// path.
 const LOCAL: &str = "dir: local\n\tpath /var/lib/vz\n\tcontent backup,images,iso,rootdir,snippets,vztmpl\n";
 
-/// A storage that is a directory, and so can hold snippets.
+/// A storage that is a directory and so can hold snippets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     /// Its name.
     pub id: String,
-    /// What it may hold: `iso`, `snippets`, …
+    /// Its content types: `iso`, `snippets`, …
     pub content: Vec<String>,
     /// The same directory on every node.
     pub shared: bool,
     /// The nodes that have it; `None`: all.
     pub nodes: Option<Vec<String>>,
-    /// Switched off.
+    /// Disabled.
     pub disabled: bool,
-    /// Where it keeps snippets.
+    /// The directory of its snippets.
     pub snippets: PathBuf,
-    /// What has to be mounted for it to be there.
+    /// The mount point that it needs.
     pub mount: Option<PathBuf>,
 }
 
 impl Storage {
-    /// Whether hookscripts may lie there.
+    /// Whether it is enabled and may hold snippets.
     pub fn has_snippets(&self) -> bool {
         !self.disabled && self.content.iter().any(|c| c == "snippets")
     }
 
-    /// Whether it is there: a file that is put below an empty mount point is
-    /// hidden as soon as the storage is mounted.
+    /// Whether it is mounted: a file written to the empty mount point would be
+    /// hidden by the mount.
     pub fn is_mounted(&self, look: &Look) -> Seen<bool> {
         let device = |path: &Path| look.stat(&path.to_string_lossy()).map(|stat| stat.dev);
         let Some(at) = self.mount.as_deref() else { return Seen::Is(true) };
@@ -52,14 +52,14 @@ impl Storage {
         }
     }
 
-    /// What [`Storage::is_mounted`] asks.
+    /// The checks of [`Storage::is_mounted`].
     pub fn mount_questions(&self) -> Vec<Question> {
         let at = self.mount.as_deref();
         let both = at.into_iter().chain(at.and_then(Path::parent));
         both.map(|path| Question::new(Op::Stat, path.to_string_lossy())).collect()
     }
 
-    /// Whether a node has it.
+    /// Whether the node has it.
     pub fn is_on(&self, node: &str) -> bool {
         self.nodes.as_ref().is_none_or(|nodes| nodes.iter().any(|n| n == node))
     }
@@ -69,8 +69,8 @@ impl Storage {
         format!("{}:snippets/{name}", self.id)
     }
 
-    /// The command that lets it hold snippets too. `pvesm set` replaces the
-    /// list, so all that is there stands in it.
+    /// The command that adds snippets to its content types. `pvesm set` replaces
+    /// the list, so it repeats the present ones.
     pub fn allow_snippets(&self) -> String {
         let there = self.content.iter().map(String::as_str).filter(|c| !matches!(*c, "none" | "snippets"));
         let content: Vec<&str> = there.chain(["snippets"]).collect();
@@ -78,7 +78,7 @@ impl Storage {
     }
 
     fn of(section: &Section) -> Option<Storage> {
-        // The mount points that Proxmox chooses where none is given.
+        // Types with a default mount point.
         let default = matches!(section.kind.as_str(), "nfs" | "cifs" | "cephfs" | "glusterfs");
         let path = match section.get("path") {
             Some(path) => PathBuf::from(path),
@@ -106,7 +106,7 @@ impl Storage {
     }
 }
 
-/// What a storage without `content` may hold, as Proxmox' plugins have it.
+/// The default content types, as in Proxmox's plugins.
 fn of_kind(kind: &str) -> Vec<String> {
     let content: &[&str] = match kind {
         "dir" | "btrfs" => &["images", "rootdir"],
@@ -116,9 +116,8 @@ fn of_kind(kind: &str) -> Vec<String> {
     content.iter().map(|c| (*c).to_owned()).collect()
 }
 
-/// The storages that are directories. `local` is one of them in any case: the
-/// file's entry counts if it is that directory (its nodes never do), else
-/// Proxmox has an entry of its own.
+/// The storages that are directories, and always `local`: Proxmox takes the
+/// file's entry if it has the right path (but not its nodes), else its own.
 pub fn parse(text: &str) -> Vec<Storage> {
     let sections = sections::parse(text);
     let (local, others): (Vec<&Section>, Vec<&Section>) = sections.iter().partition(|s| s.id == "local");
@@ -147,20 +146,20 @@ pub fn snippet(volume: &str) -> Option<(&str, &str)> {
     is_name.then_some((id, name))
 }
 
-/// Those of this host. An unreadable file is among the problems of `look`.
+/// Those of this host. A file that cannot be read becomes a problem of `look`.
 pub fn read(look: &mut Look) -> Vec<Storage> {
     parse(&look.text(FILE).unwrap_or_default())
 }
 
-/// The file that a volume id of type snippets stands for.
+/// The file of a snippet's volume id.
 pub fn path_of(storages: &[Storage], volume: &str) -> Option<PathBuf> {
     let (id, name) = snippet(volume)?;
     let storage = storages.iter().find(|s| s.id == id)?;
     Some(storage.snippets.join(name))
 }
 
-/// The volume id of a file, if a storage has it among its snippets. Proxmox
-/// asks for the path alone, not whether the storage is to hold snippets.
+/// The volume id of a snippet's file. Proxmox checks the path only, not whether
+/// the storage may hold snippets.
 pub fn volume_of(storages: &[Storage], path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let has = |s: &&Storage| path.parent() == Some(&s.snippets);

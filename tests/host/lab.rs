@@ -310,7 +310,7 @@ fn with_settings_that_cannot_be_read_the_entries_stay_and_their_nodes_are_made()
     // As after a boot.
     lab.sh("rm -r /dev/nvidia*").ok();
     lab.nvidia().set_uvm_major(497);
-    start(&lab).ok().says("'nvidia0' names no GPU");
+    start(&lab).ok().says("'nvidia0' is not a GPU");
     works(&ct, &OF_GPU_0);
     assert!(lab.read(CONF).contains("c 497:0 rwm"));
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENOENT));

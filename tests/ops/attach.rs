@@ -144,7 +144,7 @@ fn a_step_that_fails_takes_the_others_back() {
 fn now_goes_on_to_the_end_and_templates_hand_their_gpus_on() {
     let Some(lab) = lab() else { return };
     let ct = lab.create(101, Rootfs::Busybox.privileged());
-    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0", "--now"]).ok().says("container 101 runs");
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0", "--now"]).ok().says("container 101 started");
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(phoenix_lab::Errno::ENXIO));
     // It runs, so it is restarted, once.
     let before = ct.init_pid();

@@ -160,7 +160,7 @@ fn dead_sources_of_mount_points_hold_nobody_and_nothing_is_stopped() {
         .says("may not start again: mp0: ")
         .says(said);
     let hand = in_time(lab.run([PROGRAM, "101"]), BY_HAND, 6).says("101 not stopped").says(said);
-    hand.says("findmnt -T /mnt/far/0, which");
+    hand.says("findmnt -T /mnt/far/0");
     // The same for a hookscript that is called by ours.
     lab.write("/etc/pve/lxc/101.conf", format!("{whole}lxc.environment: HOOK_CHAIN=/mnt/far/mine\n"));
     in_time(lab.run([PROGRAM, "101"]), 2 * BY_HAND, 6).says(

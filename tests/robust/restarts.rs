@@ -79,8 +79,8 @@ fn a_signal_in_the_middle_of_a_restart_by_hand_counts_once_the_container_runs_ag
     signal(&lab, &ours(&lab), "TERM");
     let hand = hand.wait().code(1);
     assert!(ct.running() && ct.init_pid() != before, "{hand}");
-    let hand = hand.says("interrupted by SIGTERM; the container is started first").says_not("does not start");
-    hand.says("container 101 is restarted, and nothing else is done: interrupted by SIGTERM");
+    let hand = hand.says("interrupted by SIGTERM: starting container 101 first").says_not("does not start");
+    hand.says("container 101 restarted; remaining steps skipped: interrupted by SIGTERM");
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENXIO));
 }
 

@@ -76,8 +76,8 @@ fn no_stray_node_and_no_foreign_uuid(spec: Spec) {
     lab.write("/etc/pve/lxc/101.conf", lab.conf(101).replace("GPU_ASSIGNMENT=0,1", "GPU_ASSIGNMENT=1"));
     lab.run([PROGRAM, "101"]).ok();
     sees(&lab, &ct, &[1]);
-    lab.run([PROGRAM, "plan", "101"]).ok().says("shows the container's own GPUs alone").says("Nothing to do");
-    lab.run([PROGRAM, "doctor", "101"]).says("shows the container's own GPUs alone");
+    lab.run([PROGRAM, "plan", "101"]).ok().says("lists its own GPUs only").says("Nothing to do");
+    lab.run([PROGRAM, "doctor", "101"]).says("lists its own GPUs only");
 }
 
 #[test]

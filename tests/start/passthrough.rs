@@ -27,7 +27,7 @@ fn a_gpu_whose_dev_line_is_pending_deletion_is_told_and_stays_after_a_call_by_ha
     let ct = lab.container(101);
     lab.run(["pct", "set", "101", "--delete", "dev0"]).ok();
     assert!(lab.conf(101).contains("dev0:"), "pending");
-    let told = "dev0 is pending deletion: the next start, also a reboot from inside, takes /dev/nvidia0 away";
+    let told = "dev0 is pending deletion: the next start, also a reboot from inside, removes /dev/nvidia0";
     lab.run([PROGRAM, "plan", "101"]).code(10).says(told).says("added /dev/nvidia0");
     lab.run([PROGRAM, "doctor", "101"]).says(told);
 

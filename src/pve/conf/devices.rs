@@ -1,6 +1,6 @@
 //! The device pairs of a conf: a mount entry, directly followed by its device
-//! rule. What is ours stands in the lines themselves, since Proxmox moves
-//! comments away and rewrites forms.
+//! rule. The lines themselves show which are ours: Proxmox moves comments and
+//! rewrites separators.
 
 use crate::device::Device;
 use crate::device::DevicePath;
@@ -14,14 +14,14 @@ use std::fmt;
 pub(super) const ENTRY: &str = "lxc.mount.entry";
 pub(super) const RULE: &str = "lxc.cgroup2.devices.allow";
 
-/// The value of the mount entry. The target is relative: LXC ignores an
-/// absolute one. It is optional, so that a node that vanishes between our
-/// look and the mount does not fail the start.
+/// The value of the mount entry. The target is relative: LXC ignores absolute
+/// ones. `optional`: a node that vanishes before the mount does not fail the
+/// start.
 pub(super) fn entry_value(path: DevicePath) -> String {
     let options = match path {
         DevicePath::Caps => "bind,optional,create=dir",
-        // In an order that nobody uses: by it we know our own again, since
-        // a DRM node may belong to any card and its entry be the user's.
+        // In an unusual order, which marks our entries: any card has DRM
+        // nodes, and other entries for them are the user's.
         DevicePath::Card(_) | DevicePath::Render(_) => "create=file,optional,bind",
         _ => "bind,optional,create=file",
     };
@@ -38,7 +38,7 @@ fn target(path: DevicePath) -> String {
 pub struct Present {
     /// The device.
     pub path: DevicePath,
-    /// The number in the rule that stands directly after the entry.
+    /// The number in the rule directly after the entry.
     pub rule: Option<Number>,
     /// What is wrong with the entry itself, if anything.
     pub flaw: Option<Flaw>,
@@ -58,7 +58,7 @@ impl Present {
 pub enum Flaw {
     /// LXC ignores an absolute target.
     AbsoluteTarget,
-    /// The target is another path than the source's.
+    /// The target is not the source's path.
     OtherTarget,
     /// Not `none bind,optional,create=…`.
     Options,
@@ -77,14 +77,13 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// The pairs of ours that are there now, in the order of their lines.
+/// Our pairs, in the order of their lines.
 pub fn present(document: &Document) -> Vec<Present> {
     find(document, &[], Form::Pve)
 }
 
-/// Also takes a rule for ours that is exactly the wanted one: a kernel may
-/// hand out a number that the ownership rule does not expect, and what we
-/// wrote has to be known again.
+/// The same for a document of this form. A rule that equals the wanted one is
+/// ours as well: a kernel may assign a major outside the known ranges.
 pub(super) fn find(document: &Document, wanted: &[Device], form: Form) -> Vec<Present> {
     let pair = |(index, setting): (usize, Setting<'_>)| {
         let path = path_of(&setting)?;
@@ -95,8 +94,7 @@ pub(super) fn find(document: &Document, wanted: &[Device], form: Form) -> Vec<Pr
     document.main_settings().filter_map(pair).collect()
 }
 
-/// The NVIDIA devices that mount entries of the main section pass on,
-/// whoever wrote them.
+/// The NVIDIA devices in mount entries of the main section, whoever wrote them.
 pub fn passed_by_entries(document: &Document) -> Vec<DevicePath> {
     let entries = document.main_settings().filter(|(_, setting)| setting.key == ENTRY);
     entries.filter_map(|(_, setting)| device_in(&setting)).collect()
@@ -114,7 +112,7 @@ fn path_of(setting: &Setting<'_>) -> Option<DevicePath> {
         return None;
     }
     let path = device_in(setting)?;
-    // Any card has DRM nodes, so a mount of one may well be the user's.
+    // Any card has DRM nodes: such an entry may be the user's.
     let ours = !path.is_drm() || words(setting.value).eq(words(entry_value(path).as_bytes()));
     ours.then_some(path)
 }
@@ -129,7 +127,7 @@ fn rule_after(document: &Document, index: usize, path: DevicePath, wanted: &[Dev
     (path.may_have(number) || exact()).then_some(number)
 }
 
-/// The number of a rule of the form `c MAJOR:MINOR rwm`, and of no other.
+/// The number of a rule `c MAJOR:MINOR rwm`; none for other forms.
 fn rule_number(setting: &Setting<'_>) -> Option<Number> {
     if setting.key != RULE {
         return None;
@@ -151,7 +149,7 @@ fn flaw_of(setting: &Setting<'_>, path: DevicePath, form: Form) -> Option<Flaw> 
     let mut options: Vec<&[u8]> = fields.next().unwrap_or_default().split(|b| *b == b',').collect();
     options.sort_unstable();
     let create: &[u8] = if path == DevicePath::Caps { b"create=dir" } else { b"create=file" };
-    // The two numbers at the end of an fstab line may be left out.
+    // The two numbers at the end of an fstab line are optional.
     let rest_is_zero = fields.all(|number| number == b"0");
     if target.starts_with(b"/") {
         Some(Flaw::AbsoluteTarget)

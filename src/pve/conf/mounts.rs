@@ -1,6 +1,5 @@
-//! The mount entries of ours that pass no device: files and directories of
-//! this boot, bound into the container. What is ours stands in the line
-//! itself: its source lies below [`RUN`].
+//! Our mount entries that pass no device: files and directories of this boot,
+//! bound into the container. Ours are those with a source below [`RUN`].
 
 use crate::pve::conf::devices::ENTRY;
 use crate::pve::conf::devices::words;
@@ -10,16 +9,15 @@ use crate::pve::conf::line::Setting;
 use crate::pve::passthrough::normal;
 use std::fmt;
 
-/// Where the sources lie.
+/// The directory of the sources.
 pub const RUN: &str = "/run/phoenix-nvidia";
 
-/// A bind mount that the container is to have.
+/// A bind mount of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// What is bound, below [`RUN`].
+    /// The source, below [`RUN`].
     pub source: String,
-    /// Where to, relative to the container's root: LXC ignores an absolute
-    /// target.
+    /// The target, relative to the container's root: LXC ignores absolute ones.
     pub target: String,
     /// As in fstab(5), with LXC's own `optional` and `create=`.
     pub options: String,
@@ -47,12 +45,12 @@ pub(super) struct There {
     pub right: bool,
 }
 
-/// The mounts of ours that are there now, in the order of their lines.
+/// Our mounts, in the order of their lines.
 pub fn mounts(document: &Document) -> Vec<Mount> {
     find(document, Form::Pve).into_iter().map(|there| there.mount).collect()
 }
 
-/// The lines of the mounts of ours, from 1.
+/// The lines of our mounts, from 1.
 pub fn mount_lines(document: &Document) -> Vec<usize> {
     find(document, Form::Pve).iter().map(|there| there.index + 1).collect()
 }
@@ -65,7 +63,7 @@ pub(super) fn find(document: &Document, form: Form) -> Vec<There> {
     document.main_settings().filter_map(entry).collect()
 }
 
-/// The mount of an entry that is ours, and whether it says no more than that.
+/// The mount of an entry of ours, and whether the line has just that.
 fn read(setting: &Setting<'_>) -> Option<(Mount, bool)> {
     if setting.key != ENTRY {
         return None;

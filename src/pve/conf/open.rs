@@ -1,5 +1,4 @@
-//! Opening and reading a file that may be replaced at any moment, or be
-//! something else than a file.
+//! Opening, reading and locking a file that others may replace at any moment.
 
 use crate::sys::file;
 use crate::sys::lock::{self, LockError};
@@ -11,25 +10,24 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The most that a file under /etc/pve can hold.
+/// The limit of a file under /etc/pve.
 pub(super) const MAX_SIZE: usize = 1 << 20;
 
 /// Why a file was not read.
 #[derive(Debug)]
 pub(super) enum OpenError {
-    /// It is not there, also not a moment later.
+    /// It does not exist.
     Missing,
     /// It is a symlink, a directory, … (what it is).
     NotAFile(&'static str),
-    /// It holds more than [`MAX_SIZE`].
+    /// It is larger than [`MAX_SIZE`].
     TooLarge,
     /// Anything else.
     Io(io::Error),
 }
 
-/// Opens for reading, following no symlink and waiting for no fifo. While
-/// somebody replaces a file on pmxcfs its name may be missing for a moment, so
-/// that is looked at again `retries` times before it is believed.
+/// Opens for reading; follows no symlink and waits for no FIFO. Retries a missing
+/// name: while a file is replaced on pmxcfs it is missing for a moment.
 pub(super) fn open(path: &Path, retries: u32) -> Result<(File, Metadata), OpenError> {
     let mut pause = Duration::from_millis(2);
     for left in (0..=retries).rev() {
@@ -75,9 +73,9 @@ pub(super) enum TakeError {
     Lock(LockError),
 }
 
-/// Locks the file that is at `path`: a lock on one that was replaced meanwhile
-/// holds nothing, so it is let go and the new one taken. `None`: an ancestor
-/// of this process holds the lock, on our behalf.
+/// Locks the file at `path`. A lock on a file that was replaced meanwhile locks
+/// nothing: takes the new one instead. `None`: an ancestor of this process holds
+/// the lock for us.
 pub(super) fn lock_at(
     path: &Path,
     deadline: &Deadline,
@@ -96,7 +94,7 @@ pub(super) fn lock_at(
                 return Ok(Some(file));
             }
         } else {
-            // An ancestor's lock is there from the start: a look at every
+            // An ancestor holds its lock from the start: checking in every
             // round would cost more than the wait.
             if (late || !told) && lock::is_ancestors(path) {
                 return Ok(None);

@@ -1,5 +1,5 @@
-//! One container's conf and generated config as files: locks, read, replace.
-//! Runs no program.
+//! A container's conf and generated config as files: lock, read, replace. Runs
+//! no program.
 
 use crate::exit::{Code, Fault};
 use crate::pve::conf::document::Document;
@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 
 pub use crate::pve::conf::files::Conf;
 
-/// What Proxmox's temp files and ours are told apart by.
+/// Marks our temp files.
 const MARK: &str = ".phoenix-nvidia.";
 
-/// How often a missing name is looked at again: 2 + 4 + … + 64 ms.
+/// How often to retry a missing name: 2 + 4 + … + 64 ms.
 const RETRIES: u32 = 6;
 
-/// Who wants to edit.
+/// Who edits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// A hook phase; Proxmox has checked `lock:` before.
@@ -48,14 +48,14 @@ impl Conf {
         self.contents(&file, &meta)
     }
 
-    /// Replaces the conf by what `edit` makes of it, under Proxmox's lock and
-    /// ours; returns what was written, or `None` when there was nothing to do.
+    /// Replaces the conf by the result of `edit`, under Proxmox's lock and ours;
+    /// returns what was written, or `None` if nothing changes.
     ///
-    /// `edit` is asked first without any lock: when it has nothing to do, no
-    /// lock is taken and nothing is written. Under the locks it is asked again.
+    /// Calls `edit` without a lock first: if nothing changes, takes no lock and
+    /// writes nothing. Calls it again under the locks.
     ///
     /// # Errors
-    /// A [`Fault`] with code 4, and then nothing was changed.
+    /// A [`Fault`] with code 4; the conf is unchanged.
     pub fn edit<E: AsRef<Document>>(
         &self,
         who: Caller,
@@ -74,7 +74,7 @@ impl Conf {
         let _pve = match taken {
             Ok(held) => held,
             Err(error) => {
-                // Whoever held it may have done the work.
+                // The holder may have done the work.
                 if edit(&self.read_or(Code::Passthrough)?).is_none() {
                     return Ok(None);
                 }
@@ -99,23 +99,23 @@ impl Conf {
                 self.may_edit(who, &now)?;
                 self.fits(new.as_ref())?;
             }
-            // Created exclusively and only under this lock: what is there now
-            // was left by one of ours that died.
+            // Created only under this lock: any temp file now is a leftover of
+            // a killed run.
             clear(&self.conf, |_| true);
             let Some(new) = done else { return Ok(None) };
             match self.write(&self.conf, &meta, new.as_ref()) {
                 Ok(()) => return Ok(Some(new)),
-                // Replaced under our hands by somebody who does not take
-                // these locks: his change counts, ours is made on top of it.
+                // Replaced meanwhile by a program that does not take these
+                // locks: edit its version.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !deadline.passed() => {}
                 Err(error) => return Err(self.not_written(error)),
             }
         }
     }
 
-    /// Replaces the config that Proxmox generated for this start; `None` when
-    /// there was nothing to do, or no such file: a call by hand on a stopped
-    /// container, and the next start generates it anew from the conf.
+    /// Replaces the config that Proxmox generated for this start; `None` if
+    /// nothing changes or there is no such file (a stopped container: the next
+    /// start generates it from the conf).
     ///
     /// # Errors
     /// A [`Fault`] with code 4.
@@ -132,7 +132,7 @@ impl Conf {
         };
         let document = Document::from(open::read(&file, &meta).map_err(failed)?);
         let Some(new) = edit(&document) else { return Ok(None) };
-        // No lock of ours here: only what a dead process left is cleared.
+        // No lock here: remove leftovers of dead processes only.
         clear(path, |pid| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists());
         match self.write(path, &meta, new.as_ref()) {
             Ok(()) => Ok(Some(new)),
@@ -140,15 +140,14 @@ impl Conf {
         }
     }
 
-    /// Locks the conf itself and makes sure that it is the one at the path.
+    /// Locks the conf itself, after any replacement.
     fn lock_conf(&self, deadline: &Deadline) -> Result<(File, Metadata)> {
         let open = || match open::open(&self.conf, RETRIES) {
             Ok((file, _)) => Ok(file),
             Err(error) => Err(TakeError::Open(error)),
         };
         let held = open::lock_at(&self.conf, deadline, open).map_err(|e| self.not_locked(e))?;
-        // An ancestor of ours locks the conf itself only if it is a wrapper
-        // that does so on our behalf; the file is then opened without a lock.
+        // An ancestor that locks the conf itself is a wrapper acting for us.
         let file = match held {
             Some(file) => file,
             None => open().map_err(|e| self.not_locked(e))?,
@@ -171,8 +170,7 @@ impl Conf {
         Ok(Document::from(bytes))
     }
 
-    /// A leftover of a killed run goes even when there is nothing else to do,
-    /// unless somebody is at work there now.
+    /// Removes leftovers of killed runs, unless another process edits now.
     fn clear_unlocked(&self) {
         if leftovers(&self.conf).is_empty() {
             return;
@@ -184,8 +182,7 @@ impl Conf {
         }
     }
 
-    /// Whether another operation owns the container, so that a call by hand
-    /// leaves its conf alone.
+    /// Fails a call by hand if another operation holds the container's `lock:`.
     ///
     /// # Errors
     /// A [`Fault`] with code 4.
@@ -227,12 +224,12 @@ fn leftovers(path: &Path) -> Vec<(PathBuf, u32)> {
     entries.flatten().filter_map(|entry| Some((entry.path(), pid(&entry)?))).collect()
 }
 
-/// Removes temp files of ours. A failure is left for the write to meet.
+/// Removes our temp files. A failure shows in the write.
 fn clear(path: &Path, dead: impl Fn(u32) -> bool) {
     for (temp, pid) in leftovers(path) {
         if dead(pid) {
             match std::fs::remove_file(&temp) {
-                Ok(()) => log::info!("removed {}, left by a run that was killed", temp.display()),
+                Ok(()) => log::info!("removed {}, left by a killed run", temp.display()),
                 Err(error) => log::debug!("cannot remove {}: {error}", temp.display()),
             }
         }
