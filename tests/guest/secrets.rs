@@ -203,7 +203,7 @@ fn a_secret_in_the_conf_is_told_by_attach_and_doctor() {
         .says("/etc/pve/phoenix-nvidia/default.env")
         .says_not(SECRET);
     let output = lab.run(["phoenix-nvidia", "doctor", "101"]).says("secret").says_not(SECRET);
-    output.says("move the line to");
+    output.says("move NVIDIA_REPO_URL to");
     let text = lab.conf(101).replace("NVIDIA_REPO_URL=https://me:kr0kodil@", "NVIDIA_REPO_URL=https://");
     lab.write("/etc/pve/lxc/101.conf", text);
     node(&lab, "NVIDIA_REPO_KEY_URL=https://mirror.lab/key?token=kr0kodil");
