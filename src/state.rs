@@ -60,7 +60,8 @@ pub struct State {
     pub ctid: u32,
     /// The container's name and hardware addresses: its number may have been
     /// another one's before.
-    pub whom: Option<String>,
+    #[serde(rename = "whom")]
+    pub identity: Option<String>,
     /// What was done last: `pre-start`, `check`, `install`, `by hand`.
     pub phase: String,
     /// How it ended.
@@ -135,7 +136,7 @@ impl State {
     /// This one, with what it does not say from an older one.
     fn over(self, older: State) -> State {
         State {
-            whom: self.whom.or(older.whom),
+            identity: self.identity.or(older.identity),
             start_warning: self.start_warning.or(older.start_warning),
             last_success: self.last_success.or(older.last_success),
             restart_due: self.restart_due.or(older.restart_due),
@@ -152,8 +153,8 @@ impl State {
         (state.schema == SCHEMA).then_some(state)
     }
 
-    fn is_of(&self, whom: &str) -> bool {
-        self.whom.as_deref().is_none_or(|w| w == whom)
+    fn is_of(&self, identity: &str) -> bool {
+        self.identity.as_deref().is_none_or(|w| w == identity)
     }
 }
 
@@ -187,8 +188,8 @@ impl Record {
                 State { last_success, ..state }
             }
             None => {
-                let (whom, last_success) = kept().map_or((None, None), |k| (k.whom, k.last_success));
-                State { whom, last_success, ..self.fresh() }
+                let (identity, last_success) = kept().map_or((None, None), |k| (k.identity, k.last_success));
+                State { identity, last_success, ..self.fresh() }
             }
         }
     }
@@ -197,33 +198,33 @@ impl Record {
         State { schema: SCHEMA, ctid: self.ctid.get(), ..State::default() }
     }
 
-    /// The same for the container that is known by `whom`: what is recorded of
+    /// The same for the container that is known by `identity`: what is recorded of
     /// another one that had its number is not its own.
-    pub fn load_of(&self, whom: &str) -> State {
+    pub fn load_of(&self, identity: &str) -> State {
         let state = self.load();
-        if state.is_of(whom) { state } else { self.fresh() }
+        if state.is_of(identity) { state } else { self.fresh() }
     }
 
     /// The driver that was last seen in that container, in this boot or before.
-    pub fn last_driver(&self, whom: &str) -> Option<String> {
+    pub fn last_driver(&self, identity: &str) -> Option<String> {
         let states = [&self.run, &self.lib].into_iter().filter_map(|directory| self.read(directory));
-        states.filter(|state| state.is_of(whom)).find_map(|state| state.container_driver)
+        states.filter(|state| state.is_of(identity)).find_map(|state| state.container_driver)
     }
 
     /// Has the state on disk be that of this container. What pre-start noted
     /// is of its present start already.
-    pub fn take_over(&self, whom: &str) {
-        if self.load().whom.as_deref() == Some(whom) {
+    pub fn take_over(&self, identity: &str) {
+        if self.load().identity.as_deref() == Some(identity) {
             return;
         }
         let _lock = self.lock();
         let state = self.load();
-        let kept = if state.is_of(whom) {
+        let kept = if state.is_of(identity) {
             state
         } else {
             State { start_warning: state.start_warning, ..self.fresh() }
         };
-        let state = State { whom: Some(whom.to_owned()), ..kept };
+        let state = State { identity: Some(identity.to_owned()), ..kept };
         for directory in [&self.run, &self.lib] {
             self.write(directory, &state);
         }
@@ -237,11 +238,11 @@ impl Record {
     }
 
     /// The same while the state on disk is that of the container which is
-    /// known by `whom`: another one's is left alone.
-    pub fn update_of(&self, whom: &str, change: impl FnOnce(&mut State)) {
+    /// known by `identity`: another one's is left alone.
+    pub fn update_of(&self, identity: &str, change: impl FnOnce(&mut State)) {
         let _lock = self.lock();
         let state = self.load();
-        if state.is_of(whom) {
+        if state.is_of(identity) {
             self.change(state, change);
         }
     }

@@ -104,8 +104,8 @@ fn record(hand: &ByHand, result: &anyhow::Result<()>, driver: Option<Version>, b
         // Nothing is known of a container that is not there, and a failure is
         // not recorded of another one that has the number now.
         let unknown = matches!(code_of(error), Code::Input | Code::NoContainer | Code::General);
-        let whom = net::identity(&hand.document);
-        if unknown || hand.conf.read().is_ok_and(|now| net::identity(&now) != whom) {
+        let identity = net::identity(&hand.document);
+        if unknown || hand.conf.read().is_ok_and(|now| net::identity(&now) != identity) {
             return;
         }
     }

@@ -177,7 +177,8 @@ pub fn result(ctid: Ctid) -> anyhow::Result<()> {
         Outcome::Ok | Outcome::Warning | Outcome::None => Ok(()),
         Outcome::Failed => {
             // With the driver in place it was what comes after it.
-            let what = if state.cuda_failed.is_some() { "CUDA" } else { "driver" };
+            let cuda = state.cuda_failed.is_some() && state.cuda_failed == state.asked;
+            let what = if cuda { "CUDA" } else { "driver" };
             let fault = Fault::new(Code::Software, format!("{what} install in container {ctid} failed"))
                 .remedy(format!("tail -n 20 {}; then: phoenix-nvidia {ctid}", log_path(ctid).display()));
             Err(anyhow::Error::new(Told).context(fault))

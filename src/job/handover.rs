@@ -15,8 +15,8 @@ struct Handover {
     /// Names and values, only those of our settings.
     environment: Vec<(String, String)>,
     /// Which container that was for, where its number may be another's now.
-    #[serde(default)]
-    whom: Option<String>,
+    #[serde(default, rename = "whom")]
+    identity: Option<String>,
 }
 
 /// The environment that the last hook left for the container of this identity;
@@ -24,14 +24,14 @@ struct Handover {
 pub fn load(ctid: Ctid, identity: &str) -> Vec<(String, String)> {
     let bytes = Record::of(ctid).read_beside(FILE);
     let left: Option<Handover> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let left = left.filter(|left| left.whom.as_deref().is_none_or(|whom| whom == identity));
+    let left = left.filter(|left| left.identity.as_deref().is_none_or(|for_whom| for_whom == identity));
     left.unwrap_or_default().environment
 }
 
 /// Leaves this process's settings to the install process of the container.
 pub fn leave(ctid: Ctid, identity: &str) {
     let environment = load::ours();
-    if let Err(error) = (Handover { environment, whom: Some(identity.to_owned()) }).save(ctid) {
+    if let Err(error) = (Handover { environment, identity: Some(identity.to_owned()) }).save(ctid) {
         log::warn!("cannot pass the settings in the environment to the install process: {error:#}");
     }
 }

@@ -40,7 +40,8 @@ const STORAGE_TIME: Duration = Duration::from_secs(3);
 pub struct Identity {
     ctid: Ctid,
     conf: Conf,
-    whom: String,
+    /// Its name and its hardware addresses.
+    name: String,
     /// Its first process then: while that lives it is the same, whatever it is
     /// called.
     born: Option<Init>,
@@ -64,7 +65,7 @@ impl Identity {
         Rc::new(Identity {
             ctid,
             conf: Conf::of(ctid),
-            whom: net::identity(document),
+            name: net::identity(document),
             born: pct::init(ctid).ok().flatten(),
             // By hand it needs none.
             hookscript: document.get("hookscript").filter(|_| call == Call::Hook),
@@ -108,7 +109,7 @@ impl Identity {
             log::debug!("nothing is recorded: container {} is another one", self.ctid);
             return;
         }
-        Record::of(self.ctid).update_of(&self.whom, change);
+        Record::of(self.ctid).update_of(&self.name, change);
     }
 
     fn look(&self, same_start: bool) -> Result<(), ExecError> {
@@ -123,8 +124,8 @@ impl Identity {
             Err(error) => return changed(Changed::Unseen(self.ctid, exit::one_line(&error))),
         };
         let is = net::identity(&document);
-        if !same_start && is != self.whom {
-            return changed(Changed::Replaced { ctid: self.ctid, was: self.whom.clone(), is });
+        if !same_start && is != self.name {
+            return changed(Changed::Replaced { ctid: self.ctid, was: self.name.clone(), is });
         }
         self.asks(&document).map_or(Ok(()), changed)
     }
@@ -168,7 +169,7 @@ fn hookscript(document: &Document) -> Hookscript {
 
 /// Whether the container that has this number now runs and asks by itself for
 /// what an install does: one that was begun in its predecessor had its place.
-pub fn heir_asks(ctid: Ctid) -> bool {
+pub fn successor_asks(ctid: Ctid) -> bool {
     let conf = Conf::of(ctid);
     let Ok(document) = conf.read() else { return false };
     let settings = load::of_next_start(ctid, &conf, &document);

@@ -3,7 +3,7 @@
 
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
-use crate::exit::{self, Context as _, Fault};
+use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::boot;
 use crate::guest::exec::{self, ExecError, Guest};
 use crate::guest::install;
@@ -18,8 +18,8 @@ use crate::pve::conf::store::Conf;
 use crate::pve::pct;
 use crate::settings::{Settings, keys};
 use crate::state::Record;
-use crate::sys::time::Deadline;
-use crate::sys::time::human;
+use crate::sys::lock::Lock;
+use crate::sys::time::{Deadline, human};
 use crate::types::{Ctid, Version};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ impl Install<'_> {
     /// at once do the work once.
     ///
     /// # Errors
-    /// [`exit::Code::Software`]. The driver may have been changed all the same:
+    /// [`Code::Software`]. The driver may have been changed all the same:
     /// that is in the first of the two.
     pub fn run(&self) -> (Progress, anyhow::Result<()>) {
         let mut progress = Progress::default();
@@ -92,53 +92,30 @@ impl Install<'_> {
         let limits = &self.desired.limits;
         let _lock = locks::work(self.ctid, limits.install + limits.download)?;
         // Whoever held that lock may have had it for an hour.
-        let ended = || Fault::new(exit::Code::Software, "nothing installed");
-        self.identity.still().fault(ended)?;
-        let guest = self.guest();
+        self.identity.still().fault(|| Fault::new(Code::Software, "nothing installed"))?;
         let asked = self.desired.fingerprint();
         self.identity.update(|state| state.asked = Some(asked));
+        let guest = self.guest();
         progress.unseen = true;
-        let check = self.look(&guest)?;
+        let check = self.probe(&guest)?;
         progress.unseen = false;
-        let steps = InstallSteps::of(&check, self.desired, self.software_is_due(&check));
+        let steps = InstallSteps::of(&check, self.desired, self.cuda_is_due(&check));
         if steps.is_empty() {
-            self.tell_right(&check);
+            log::info!("driver {}: installed and right", self.desired.driver);
+            log::debug!("probe of the container took {}", human(check.took));
             progress.version = Some(self.desired.driver.clone());
-            return self.verify_in(&guest);
+            return self.verify();
         }
         // What fails for certain fails before anything is waited for.
         steps.iter().next().map_or(Ok(()), |first| first.possible(self.ctid, &check))?;
         log::info!("to do: {steps}");
-        let places = self.settings.value(keys::MAX_INSTALLS);
-        let there = || match guest.runs() {
-            Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
-            _ => Ok(guest.check_guard()?),
-        };
-        let _place = locks::place(places, PLACE_WAIT.max(limits.install), there)
-            .fault(|| Fault::new(exit::Code::Software, "install not started"))?;
-        guest.check_guard()?;
-        leftovers::end(self.ctid);
-        boot::wait_until_booted(&guest, self.settings.value(keys::READY_TIMEOUT))?;
-        // The services of this start keep the old driver until the next one.
-        let init = pct::init(self.ctid).ok().flatten();
-        let guest = guest.until(Deadline::after(limits.install + limits.download));
-        let (installed, result) = install::install(&guest, self.desired, &check, &steps, &Cache::system());
-        let changed = installed.driver_changed.is_some();
-        self.record(&check, changed, result.is_err(), init.as_ref());
-        for warning in &installed.warnings {
-            log::warn!("{warning}");
-        }
-        if changed {
-            progress.version = Some(self.desired.driver.clone());
-        }
-        progress.driver_changed = installed.driver_changed;
-        let guest = self.guest();
-        match result {
-            Ok(()) => self.verify_in(&guest),
+        let _place = self.place(&guest)?;
+        match self.carry_out(guest, &check, &steps, progress) {
+            Ok(()) => self.verify(),
             Err(error) => {
                 // The driver stands alone: whether it works is worth knowing.
                 if progress.driver_changed.is_some() {
-                    if let Err(second) = self.verify_in(&guest) {
+                    if let Err(second) = self.verify() {
                         log::warn!("{}", exit::one_line(&second));
                     }
                 }
@@ -147,14 +124,51 @@ impl Install<'_> {
         }
     }
 
+    /// One of the node's places for installs, as long as there is a container
+    /// to install in.
+    fn place(&self, guest: &Guest) -> anyhow::Result<Lock> {
+        let there = || match guest.runs() {
+            Some(false) => Err(anyhow::Error::from(ExecError::Gone(self.ctid))),
+            _ => Ok(guest.check_guard()?),
+        };
+        let limit = PLACE_WAIT.max(self.desired.limits.install);
+        locks::place(self.settings.value(keys::MAX_INSTALLS), limit, there)
+            .fault(|| Fault::new(Code::Software, "install not started"))
+    }
+
+    fn carry_out(
+        &self,
+        guest: Guest,
+        check: &Check,
+        steps: &InstallSteps,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        guest.check_guard()?;
+        leftovers::end(self.ctid);
+        boot::wait_until_booted(&guest, self.settings.value(keys::READY_TIMEOUT))?;
+        // The services of this start keep the old driver until the next one.
+        let init = pct::init(self.ctid).ok().flatten();
+        let limits = &self.desired.limits;
+        let guest = guest.until(Deadline::after(limits.install + limits.download));
+        let (installed, result) = install::install(&guest, self.desired, check, steps, &Cache::system());
+        let changed = installed.driver_changed.is_some();
+        self.record(check, changed, result.is_err(), init.as_ref());
+        installed.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        if changed {
+            progress.version = Some(self.desired.driver.clone());
+        }
+        progress.driver_changed = installed.driver_changed;
+        result
+    }
+
     /// What is in the container. On a busy node a look may take many times what
     /// a start gives it: one that was not over in time is repeated with twice
     /// the time, as long as an install waits for its container at all.
-    fn look(&self, guest: &Guest) -> anyhow::Result<Check> {
-        let patience = self.settings.value(keys::READY_TIMEOUT);
-        boot::wait_for_shell(guest, patience)?;
+    fn probe(&self, guest: &Guest) -> anyhow::Result<Check> {
+        let limit = self.settings.value(keys::READY_TIMEOUT);
+        boot::wait_for_shell(guest, limit)?;
         let mut desired = self.desired.clone();
-        let until = Deadline::after(patience.max(desired.limits.check));
+        let until = Deadline::after(limit.max(desired.limits.check));
         loop {
             match probe::check(guest, &desired, Ask::Files, &until) {
                 Err(error) if exec::timed_out(&error) && !until.passed() => {
@@ -167,7 +181,7 @@ impl Install<'_> {
     }
 
     /// Whether a missing CUDA package is to be tried now.
-    fn software_is_due(&self, check: &Check) -> bool {
+    fn cuda_is_due(&self, check: &Check) -> bool {
         // With another driver to install, what failed before may work now.
         self.insist
             || !check.cuda_pending()
@@ -187,20 +201,11 @@ impl Install<'_> {
         });
     }
 
-    fn tell_right(&self, check: &Check) {
-        log::info!("driver {}: installed and right", self.desired.driver);
-        log::debug!("probe of the container took {}", crate::sys::time::human(check.took));
-    }
-
-    /// nvidia-smi's word, if the nodes are there to ask for it.
+    /// Asks nvidia-smi, if the nodes are there for it.
     ///
     /// # Errors
-    /// [`exit::Code::Software`].
+    /// [`Code::Software`].
     pub fn verify(&self) -> anyhow::Result<()> {
-        self.verify_in(&self.guest())
-    }
-
-    fn verify_in(&self, guest: &Guest) -> anyhow::Result<()> {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         let begun = Instant::now();
         let limit = self.desired.limits.verify.max(Duration::from_secs(1));
@@ -208,7 +213,7 @@ impl Install<'_> {
         // As the container runs now: a restart may have applied what was pending.
         let beside = Conf::of(self.ctid).read().map_or(0, |conf| plan::gpus_beside(&conf, nodes));
         desired.gpus = desired.gpus.map(|gpus| gpus + beside);
-        verify::verify(guest, &desired, nodes, &Deadline::after(limit))?;
+        verify::verify(&self.guest(), &desired, nodes, &Deadline::after(limit))?;
         log::debug!("verified in {}", human(begun.elapsed()));
         Ok(())
     }

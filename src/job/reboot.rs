@@ -9,7 +9,7 @@ use crate::job::startable;
 use crate::plan::Intent;
 use crate::pve::conf::store::Conf;
 use crate::pve::pct;
-use crate::pve::pct::Status;
+use crate::pve::pct::{RestartTimeouts, Status};
 use crate::pve::startable::{Obstacle, Startable, list};
 use crate::settings::load;
 use crate::settings::{Settings, keys};
@@ -64,7 +64,7 @@ pub fn after_install(
         look = Deadline::after(LOOK_AGAIN);
         match reboot.startable()? {
             Ok(_) => match reboot.now()? {
-                Some(Err(error)) => return reboot.bring_up(error),
+                Some(Err(error)) => return BringUp::new(&reboot, error).run(),
                 Some(Ok(())) => return Ok(()),
                 // Somebody was quicker with a lock: looked at again.
                 None => told.clear(),
@@ -161,64 +161,6 @@ impl Reboot<'_> {
         Ok(Some(result))
     }
 
-    /// The reboot failed. What we took down is started as soon as it can be:
-    /// at once, if nothing is in the way any more.
-    fn bring_up(&self, mut error: anyhow::Error) -> anyhow::Result<()> {
-        let until = Deadline::after(BRING_UP);
-        let (ctid, timeouts) = (self.ctid, startable::restart_timeouts(self.settings));
-        let settled = Deadline::after(timeouts.timeout + timeouts.start);
-        let mut told = false;
-        loop {
-            // A start that is possible now is made, also when a signal has come.
-            let put_off = signal::put_off(timeouts.longest());
-            if let Err(changed) = self.identity.still() {
-                log::warn!("container not started: {changed}");
-                return Err(error);
-            }
-            let lock = locks::try_by_hand(ctid);
-            match pct::status(ctid) {
-                Ok(Status::Running) if startable::runs_with_old_driver(&Record::of(ctid).load()) => {
-                    return Err(error);
-                }
-                Ok(Status::Running) => break,
-                // The call by hand that is at work starts it.
-                Ok(Status::Stopped) if lock.is_none() && !until.passed() => {}
-                Ok(Status::Stopped) => match self.startable()? {
-                    Ok(_) => {
-                        if !told {
-                            log::error!("{}", exit::one_line(&error));
-                            log::info!("starting the container: nothing prevents it any more");
-                        }
-                        let Err(failed) = pct::start(ctid, &timeouts, &[]) else { break };
-                        error = startable::explained(ctid, &Conf::of(ctid), self.settings, failed);
-                        // Only what came between that look and Proxmox's own is waited for.
-                        if self.startable()?.is_ok() {
-                            return Err(error);
-                        }
-                        told = false;
-                    }
-                    Err(found) if !found.iter().all(Obstacle::passes) || until.passed() => return Err(error),
-                    Err(found) if !told => {
-                        log::error!("{}", exit::one_line(&error));
-                        log::info!("starting the container as soon as this has passed: {}", list(&found));
-                        told = true;
-                    }
-                    Err(_) => {}
-                },
-                // Still on its way down, or not to be seen just now.
-                Ok(Status::Between) | Err(_) if settled.passed() => return Err(error),
-                Ok(Status::Between) | Err(_) => {}
-            }
-            drop((put_off, lock));
-            signal::sleep(LOOK_AGAIN)?;
-        }
-        self.identity.update(|state| {
-            state.outcome = Outcome::Ok;
-            state.message = String::new();
-        });
-        Ok(())
-    }
-
     /// `pct reboot`, again while the hook's task still holds Proxmox's lock.
     fn tried(&self, mut may: Startable) -> anyhow::Result<()> {
         let (ctid, settings) = (self.ctid, self.settings);
@@ -250,6 +192,95 @@ impl Reboot<'_> {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// A start that was tried.
+enum Tried {
+    Started,
+    Failed,
+    /// Something prevents it that passes.
+    Waits,
+}
+
+/// The reboot failed: what it took down is started again.
+struct BringUp<'a> {
+    reboot: &'a Reboot<'a>,
+    error: anyhow::Error,
+    timeouts: RestartTimeouts,
+    until: Deadline,
+    /// The error was told, and what prevents the start.
+    told: bool,
+}
+
+impl<'a> BringUp<'a> {
+    fn new(reboot: &'a Reboot<'a>, error: anyhow::Error) -> BringUp<'a> {
+        let timeouts = startable::restart_timeouts(reboot.settings);
+        BringUp { reboot, error, timeouts, until: Deadline::after(BRING_UP), told: false }
+    }
+
+    /// At once if nothing prevents it, or as soon as that has passed.
+    fn run(mut self) -> anyhow::Result<()> {
+        let (ctid, identity) = (self.reboot.ctid, self.reboot.identity);
+        let settled = Deadline::after(self.timeouts.timeout + self.timeouts.start);
+        loop {
+            // A start that is possible now is made, also when a signal has come.
+            let put_off = signal::put_off(self.timeouts.longest());
+            if let Err(changed) = identity.still() {
+                log::warn!("container not started: {changed}");
+                return Err(self.error);
+            }
+            let lock = locks::try_by_hand(ctid);
+            match pct::status(ctid) {
+                Ok(Status::Running) if startable::runs_with_old_driver(&Record::of(ctid).load()) => {
+                    return Err(self.error);
+                }
+                Ok(Status::Running) => break,
+                // The call by hand that runs starts it.
+                Ok(Status::Stopped) if lock.is_none() && !self.until.passed() => {}
+                Ok(Status::Stopped) => match self.start()? {
+                    Tried::Started => break,
+                    Tried::Failed => return Err(self.error),
+                    Tried::Waits => {}
+                },
+                // Still on its way down, or not to be seen just now.
+                Ok(Status::Between) | Err(_) if settled.passed() => return Err(self.error),
+                Ok(Status::Between) | Err(_) => {}
+            }
+            drop((put_off, lock));
+            signal::sleep(LOOK_AGAIN)?;
+        }
+        identity.update(|state| {
+            state.outcome = Outcome::Ok;
+            state.message = String::new();
+        });
+        Ok(())
+    }
+
+    fn start(&mut self) -> anyhow::Result<Tried> {
+        let Reboot { ctid, settings, .. } = *self.reboot;
+        match self.reboot.startable()? {
+            Ok(_) => {
+                self.tell(|| "starting the container: nothing prevents it any more".to_owned());
+                let Err(failed) = pct::start(ctid, &self.timeouts, &[]) else { return Ok(Tried::Started) };
+                self.error = startable::explained(ctid, &Conf::of(ctid), settings, failed);
+                self.told = false;
+                // Only what came between that look and Proxmox's own is waited for.
+                Ok(if self.reboot.startable()?.is_ok() { Tried::Failed } else { Tried::Waits })
+            }
+            Err(found) if !found.iter().all(Obstacle::passes) || self.until.passed() => Ok(Tried::Failed),
+            Err(found) => {
+                self.tell(|| format!("starting the container as soon as this has passed: {}", list(&found)));
+                Ok(Tried::Waits)
+            }
+        }
+    }
+
+    fn tell(&mut self, what: impl FnOnce() -> String) {
+        if !std::mem::replace(&mut self.told, true) {
+            log::error!("{}", exit::one_line(&self.error));
+            log::info!("{}", what());
         }
     }
 }

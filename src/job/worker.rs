@@ -69,13 +69,13 @@ fn log_file(ctid: Ctid) -> std::io::Result<File> {
 /// # Errors
 /// [`Code::Software`].
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
-    // Alone: a second one finds the first at work, and has nothing to add.
+    // Alone: a second one finds the first running, and has nothing to add.
     let Some(alive) = locks::worker(ctid)? else {
         log::info!("another install process is running");
         return Ok(Code::Success);
     };
     let begun = Instant::now();
-    let done = bring_whoever(ctid);
+    let done = install_for_whoever(ctid);
     let Done { progress, settings, identity, result } = &done;
     if let Some(changed) = result.as_ref().err().and_then(exec::changed) {
         done.leave(ctid, changed);
@@ -157,13 +157,13 @@ impl Done {
 
 /// A container that was given the number meanwhile, and runs, may have asked
 /// while this process had the place: then it is its turn.
-fn bring_whoever(ctid: Ctid) -> Done {
+fn install_for_whoever(ctid: Ctid) -> Done {
     let mut round = 1;
     loop {
-        let done = bring(ctid);
+        let done = install_once(ctid);
         let changed = done.result.as_ref().err().and_then(exec::changed);
         let Some(changed @ Changed::Replaced { .. }) = changed else { return done };
-        if round == ATTEMPTS || !identity::heir_asks(ctid) {
+        if round == ATTEMPTS || !identity::successor_asks(ctid) {
             return done;
         }
         round += 1;
@@ -171,21 +171,21 @@ fn bring_whoever(ctid: Ctid) -> Done {
     }
 }
 
-fn bring(ctid: Ctid) -> Done {
+fn install_once(ctid: Ctid) -> Done {
     let conf = Conf::of(ctid);
     let document = match conf.read() {
         Ok(document) => document,
         Err(error) => return Done::early(None, Err(error)),
     };
-    let whom = net::identity(&document);
-    Record::of(ctid).take_over(&whom);
-    Record::of(ctid).update_of(&whom, |state| {
+    let identity = net::identity(&document);
+    Record::of(ctid).take_over(&identity);
+    Record::of(ctid).update_of(&identity, |state| {
         "install".clone_into(&mut state.phase);
         state.outcome = Outcome::Running;
         state.message = String::new();
         state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
     });
-    let environment = handover::load(ctid, &whom);
+    let environment = handover::load(ctid, &identity);
     let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (intent, _) = Intent::of(&settings);
     let inventory = Inventory::read_for(View::host(), intent.display(&document));
@@ -204,8 +204,8 @@ fn bring(ctid: Ctid) -> Done {
     Done { progress, settings: Some(settings), identity: Some(identity), result }
 }
 
-/// A container that is rebooted from inside runs no hook: what was under way
-/// in it is begun again.
+/// A container that is rebooted from inside runs no hook: what ran in it is
+/// begun again.
 fn again_if_rebooted(install: &Install<'_>) -> (Progress, anyhow::Result<()>) {
     let mut attempt = 1;
     loop {

@@ -84,7 +84,7 @@ fn no_change_is_lost_among_many_at_once() {
                 for _ in 0..EACH {
                     record.update(|state| {
                         let field = match n {
-                            0 => &mut state.whom,
+                            0 => &mut state.identity,
                             1 => &mut state.start_warning,
                             2 => &mut state.kernel_driver,
                             3 => &mut state.container_driver,
@@ -102,7 +102,7 @@ fn no_change_is_lost_among_many_at_once() {
     });
     let s = record(&dir).load();
     let fields = [
-        s.whom,
+        s.identity,
         s.start_warning,
         s.kernel_driver,
         s.container_driver,
