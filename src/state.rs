@@ -257,8 +257,10 @@ impl Record {
         if state.outcome == Outcome::Ok {
             state.last_success = Some(state.at);
         }
-        // The disk is written only when something worth keeping changed.
-        let news = (&before.0, before.1) != (&state.container_driver, state.outcome);
+        // The disk is written only when something worth keeping changed, or
+        // stands where 0.1.0 had it.
+        let news = (&before.0, before.1) != (&state.container_driver, state.outcome)
+            || self.old_file(&self.lib).exists();
         if self.write(&self.run, &state) && news {
             self.write(&self.lib, &state);
         }

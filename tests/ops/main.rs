@@ -16,3 +16,4 @@ mod settings;
 mod status;
 mod storage;
 mod undo;
+mod upgrade;
