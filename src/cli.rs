@@ -6,9 +6,9 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// NVIDIA GPUs and the matching driver for Proxmox VE containers
 ///
-/// Attached as a container's hookscript it works by itself at every start.
-/// Called with a CTID it does the same at once: configure, install, restart
-/// if needed, verify.
+/// As a container's hookscript it runs at every start of the container.
+/// Called with a CTID it does the same now: configure, install, restart if
+/// needed, verify.
 #[derive(Debug, Parser)]
 #[command(
     name = "phoenix-nvidia",
@@ -20,15 +20,15 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
     after_help = AFTER
 )]
 pub struct Cli {
-    /// Show what is done in detail
+    /// Show each step in detail
     #[arg(short, long, global = true)]
     pub verbose: bool,
 
-    /// The container and, when Proxmox calls, the phase
+    /// The container and, in a hook, the phase
     #[command(flatten)]
     pub hook: Option<Target>,
 
-    /// Instead of a CTID: a command
+    /// The command
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -41,7 +41,7 @@ impl Cli {
     /// A usage error.
     pub fn sound(self) -> Result<Cli, clap::Error> {
         if self.hook.is_some() && self.command.is_some() {
-            let message = "a CTID comes after a command, not before it";
+            let message = "give the CTID after the command";
             return Err(Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         Ok(self)
@@ -51,67 +51,67 @@ impl Cli {
 /// A container and, in a hook, the phase.
 #[derive(Args, Debug)]
 pub struct Target {
-    /// The container's number
+    /// Container ID
     #[arg(value_name = "CTID", required = true)]
     pub ctid: Ctid,
 
-    /// Given by Proxmox: pre-start, post-start, pre-stop or post-stop
+    /// From Proxmox: pre-start, post-start, pre-stop or post-stop
     #[arg(value_name = "PHASE")]
     pub phase: Option<Phase>,
 }
 
-/// What else there is to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Give containers their GPUs: settings and hookscript, in one step
+    /// Give containers GPUs: write their settings and set the hookscript
     Attach(Attach),
-    /// Take from containers all that attach and the starts gave them
+    /// Remove settings, device entries and hookscript from containers
     Detach(Detach),
-    /// Say what a run for a container would do, and do nothing
+    /// Show what `phoenix-nvidia CTID` would change, and change nothing
     Plan {
-        /// The container's number
+        /// Container ID
         #[arg(value_name = "CTID")]
         ctid: Ctid,
     },
-    /// Show the containers that have GPUs, and how they fare
+    /// List containers with their GPUs, driver and state
     Status {
-        /// The containers' numbers; all that have settings if there is none
+        /// Container IDs; default: all with settings, entries or hookscript
         #[arg(value_name = "CTID")]
         ctids: Vec<Ctid>,
-        /// Print JSON, as phoenix-nvidia(8) describes it
+        /// Print JSON, described in phoenix-nvidia(8)
         #[arg(long)]
         json: bool,
     },
-    /// Look for what is wrong, say why, and what mends it
+    /// Find what is wrong, with the cause and the command that repairs it
     Doctor {
-        /// The container's number; all that have settings if there is none
+        /// Container ID; default: all with settings, entries or hookscript
         #[arg(value_name = "CTID")]
         ctid: Option<Ctid>,
-        /// Print JSON, as phoenix-nvidia(8) describes it
+        /// Print JSON, described in phoenix-nvidia(8)
         #[arg(long)]
         json: bool,
     },
-    /// Make the device nodes of all cards, as at boot
+    /// Make the missing device nodes of all GPUs, as at boot
     ///
-    /// Loads the kernel modules and makes the nodes that are missing, through
-    /// nvidia-modprobe where it is installed. Changes nothing that is right.
+    /// Loads the kernel modules and makes missing or wrong nodes, with
+    /// nvidia-modprobe if it is installed.
     Prepare,
-    /// Fetch drivers ahead, so that the next starts need no network
+    /// Download drivers ahead, so that starts need no network
     ///
-    /// Without a version: what NVIDIA_DRIVER_VERSION says, and for `host` the
-    /// driver that is loaded and the one that the next boot will load.
+    /// Without a version: NVIDIA_DRIVER_VERSION, and for `host` the loaded
+    /// driver and the one that the next boot loads.
     Prefetch {
-        /// The drivers' versions
+        /// The driver versions
         #[arg(value_name = "VERSION")]
         versions: Vec<Version>,
     },
-    /// Read files that may never answer, for another process of ours
+    /// Read files that may never answer, for the calling process
     #[command(hide = true)]
     Look,
-    /// Install the driver in a container; what post-start starts
+    /// Install the driver in a container, started by post-start
     #[command(hide = true)]
     Install {
-        /// The container's number
+        /// Container ID
         ctid: Ctid,
     },
 }
@@ -119,35 +119,35 @@ pub enum Command {
 /// `attach`.
 #[derive(Args, Debug)]
 pub struct Attach {
-    /// The containers' numbers
+    /// Container IDs
     #[arg(value_name = "CTID", required = true)]
     pub ctids: Vec<Ctid>,
 
-    /// The GPUs: none, all, or indices, UUIDs, PCI addresses, MIG instances
+    /// GPUs: none, all, or indices, UUIDs, PCI addresses, MIG instances
     #[arg(long, value_name = "LIST")]
     pub gpus: Option<Assignment>,
 
-    /// Write the GPUs' UUIDs instead of indices, which can change
+    /// Write UUIDs instead of indices, which can change
     #[arg(long, requires = "gpus")]
     pub by_uuid: bool,
 
-    /// CUDA from apt: none, toolkit, or names of packages
+    /// CUDA from apt: none, toolkit, or package names
     #[arg(long, value_name = "PACKAGES")]
     pub cuda: Option<Line>,
 
-    /// The driver in the container: a version, or host
+    /// Driver in the container: a version, or host
     #[arg(long, value_name = "VERSION")]
     pub driver: Option<Line>,
 
-    /// The storage that the hookscript goes to
+    /// Storage for the hookscript
     #[arg(long, value_name = "ID")]
     pub storage: Option<Line>,
 
-    /// Keep the container's own hookscript and run it too
+    /// Keep the container's own hookscript: both run
     #[arg(long)]
     pub chain: bool,
 
-    /// Start or restart the containers now, and follow that to its end
+    /// Start or restart the containers now, and wait for the install
     #[arg(long)]
     pub now: bool,
 }
@@ -155,11 +155,11 @@ pub struct Attach {
 /// `detach`.
 #[derive(Args, Debug)]
 pub struct Detach {
-    /// The containers' numbers
+    /// Container IDs
     #[arg(value_name = "CTID", required = true)]
     pub ctids: Vec<Ctid>,
 
-    /// The driver in the container stays: don't say how to remove it
+    /// Keep the driver in the container: do not say how to remove it
     #[arg(long)]
     pub keep_driver: bool,
 }
@@ -169,7 +169,7 @@ Exit codes:
   0 success            4 host passthrough configuration failed
   1 general error      5 NVIDIA software in the container failed
   2 invalid input      6 the container did not stop or start
-  3 no such container  10 plan only: there is something to do
+  3 no such container  10 plan only: changes pending
 
 Examples:
   phoenix-nvidia 101

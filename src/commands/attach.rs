@@ -1,5 +1,5 @@
 //! `attach`: a container gets its settings and the hookscript, in one step
-//! that is undone when a part of it fails.
+//! that is rolled back when a part of it fails.
 
 mod changes;
 mod effective;
@@ -218,9 +218,9 @@ impl Attachment {
         Ok(())
     }
 
-    /// Notes how the container's settings and hookscript are taken back: the
+    /// Notes how to roll back the container's settings and hookscript: the
     /// hookscript first, and where that fails the settings stay too, so that
-    /// it starts as one that is attached.
+    /// it starts as an attached one.
     fn note(&self, undo: &mut Undo) {
         let (ctid, conf, back) = (self.ctid, self.conf.clone(), self.changes.reverse(&self.before));
         let (old, new) = (self.hookscript.clone(), self.place.volume.clone());

@@ -1,50 +1,46 @@
-//! `detach`: the hookscript, the settings and the device pairs go.
+//! `detach`: removes the hookscript, the settings and the device entries.
 
 use crate::cli::Detach;
 use crate::device::{Device, Number};
 use crate::driver::repo;
-use crate::exit::{Code, Fault};
+use crate::exit::{self, Code};
 use crate::guest::exec::Guest;
 use crate::host::masks;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
 use crate::pve::conf::devices::{Present, present};
-use crate::pve::conf::document::Document;
-use crate::pve::conf::document::EnvKey;
-use crate::pve::conf::document::Form;
-use crate::pve::conf::mounts::mounts;
+use crate::pve::conf::document::{ConfValue, Document, EnvKey, Form};
+use crate::pve::conf::mounts::{Mount, mounts};
 use crate::pve::conf::reconcile::reconcile;
-use crate::pve::conf::store::Caller;
-use crate::pve::conf::store::Conf;
+use crate::pve::conf::store::{Caller, Conf};
 use crate::pve::hookscript::Hookscript;
 use crate::pve::net;
 use crate::pve::pct;
-use crate::pve::storage;
-use crate::pve::storage::Storage;
+use crate::pve::sharing;
+use crate::pve::storage::{self, Storage};
 use crate::settings::keys;
 use crate::settings::load;
 use crate::state::Record;
-use crate::sys::look::Look;
-use crate::sys::look::View;
+use crate::sys::look::{Look, View};
 use crate::sys::out::Out;
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 
-const FORGET: &str = include_str!("detach.sh");
+const REMOVE_LOGIN: &str = include_str!("detach.sh");
 /// So many removed lines are told one by one.
 const MOST_LINES: usize = 40;
 
-/// What is to be done for one container.
-struct Job {
+/// What is removed from one container.
+struct Detachment {
     ctid: Ctid,
     conf: Conf,
     before: Document,
-    /// Our hookscript, which goes.
+    /// Our hookscript.
     ours: Option<String>,
-    /// The user's own, which comes back in its place.
+    /// The user's own, which replaces it.
     chained: Option<String>,
-    /// Its repository wanted a login.
+    /// Its repository needs a login.
     has_login: bool,
 }
 
@@ -59,33 +55,30 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     let mut ctids = options.ctids.clone();
     ctids.sort();
     ctids.dedup();
-    let jobs: Vec<Job> =
-        ctids.iter().map(|ctid| job(*ctid, options, &storages)).collect::<anyhow::Result<_>>()?;
+    let detachments: Vec<Detachment> =
+        ctids.iter().map(|ctid| detachment(*ctid, options, &storages)).collect::<anyhow::Result<_>>()?;
     // Without anything to take away nothing has to be written.
-    if jobs.iter().any(Job::has_some) {
+    if detachments.iter().any(Detachment::has_some) {
         cluster::must_have_quorum(&look)?;
     }
     let mut undo = Undo::default();
-    for job in &jobs {
-        if let Err(error) = job.act(&mut undo) {
+    for detachment in &detachments {
+        if let Err(error) = detachment.act(&mut undo) {
             undo.roll_back();
             return Err(error);
         }
     }
-    for job in &jobs {
-        job.tell(options);
+    for detachment in &detachments {
+        detachment.tell(options);
     }
     Ok(Code::Success)
 }
 
-fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job> {
+fn detachment(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Detachment> {
     let keep = if options.keep_driver { " --keep-driver" } else { "" };
     let conf = Conf::of(ctid).called(format!("detach {ctid}{keep}"));
     let before = conf.read()?;
-    if let Some(owner) = before.get("lock") {
-        let message = format!("container {ctid} is locked ({owner}): another operation owns its conf");
-        return Err(Fault::new(Code::Passthrough, message).remedy("wait until that has ended").into());
-    }
+    conf.may_edit(Caller::ByHand, &before)?;
     let look = Look::at_files(View::host(), Hookscript::questions(storages, &before));
     let hook = Hookscript::of(&look, storages, &before);
     if let Hookscript::Unseen(place, why) = &hook {
@@ -100,7 +93,7 @@ fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job
         let volume = storage::volume_of(storages, &path);
         if volume.is_none() {
             log::warn!(
-                "container {ctid}: {} lies in no storage for snippets, so it cannot be its hookscript again",
+                "container {ctid}: cannot restore hookscript {}: it is in no storage for snippets",
                 path.display()
             );
         }
@@ -109,28 +102,30 @@ fn job(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Job
     let settings = load::of_next_start(ctid, &conf, &before);
     let repository = settings.get(keys::NVIDIA_REPO_URL);
     let has_login = repository.is_ok_and(|url| url.has_login());
-    Ok(Job { ctid, conf, before, ours, chained, has_login })
+    Ok(Detachment { ctid, conf, before, ours, chained, has_login })
 }
 
-impl Job {
+impl Detachment {
     /// Whether there is anything of ours to take away.
     fn has_some(&self) -> bool {
         bare(&self.before).is_some() || self.ours.is_some()
     }
 
     /// The hookscript first, then settings and devices: in between the
-    /// container starts without our doing, with the devices that it has.
+    /// container starts without us, with the devices that it has.
     fn act(&self, undo: &mut Undo) -> anyhow::Result<()> {
         let ctid = self.ctid;
         self.note(undo);
         if let Some(ours) = &self.ours {
             match &self.chained {
-                Some(theirs) => pct::set(ctid, &["--hookscript", theirs])?,
-                None => pct::set(ctid, &["--delete", "hookscript"])?,
-            }
-            match &self.chained {
-                Some(theirs) => log::info!("container {ctid}: hookscript {theirs} again, instead of {ours}"),
-                None => log::info!("container {ctid}: removed hookscript {ours}"),
+                Some(theirs) => {
+                    pct::set(ctid, &["--hookscript", theirs])?;
+                    log::info!("container {ctid}: restored hookscript {theirs}, removed {ours}");
+                }
+                None => {
+                    pct::set(ctid, &["--delete", "hookscript"])?;
+                    log::info!("container {ctid}: removed hookscript {ours}");
+                }
             }
         }
         for line in removed(&self.before) {
@@ -140,13 +135,13 @@ impl Job {
         Ok(())
     }
 
-    /// Notes how that is taken back, in reverse. Where the settings cannot
-    /// come back the hookscript stays away: without them it could stop a start.
+    /// Notes how to roll that back, in reverse. Where the settings cannot be
+    /// restored the hookscript is not either: without them it could stop a start.
     fn note(&self, undo: &mut Undo) {
         let (ctid, conf, before, ours) =
             (self.ctid, self.conf.clone(), self.before.clone(), self.ours.clone());
         undo.push(format!("the settings, the devices and the hookscript of container {ctid}"), move || {
-            let mut taken = conf.edit(Caller::ByHand, |now| ours_again(now, &before))?.is_some();
+            let mut taken = conf.edit(Caller::ByHand, |now| restored(now, &before))?.is_some();
             if let Some(ours) =
                 ours.filter(|ours| conf.read().is_ok_and(|now| now.get("hookscript").as_ref() != Some(ours)))
             {
@@ -157,31 +152,29 @@ impl Job {
         });
     }
 
-    /// The repository's login goes, whether the driver stays or not.
-    fn forget_login(&self, running: bool) {
+    /// Removes the repository's login, whether the driver stays or not.
+    fn remove_login(&self, running: bool) {
         let ctid = self.ctid;
-        let command = format!("pct exec {ctid} -- rm -f {} {}", repo::AUTH, repo::SOURCE);
-        if running {
-            let output = Guest::new(ctid).attach_sh(FORGET, []).run(&Deadline::secs(15));
-            match output {
-                Ok(output) if output.success() && output.stdout.is_empty() => {}
-                Ok(output) if output.success() => {
-                    log::info!("container {ctid}: removed the repository's login and source");
-                }
-                // Without a shell inside there was never a login.
-                Ok(output) if matches!(output.code(), Some(126 | 127)) => {}
-                Ok(output) => log::warn!(
-                    "container {ctid}: the repository's login may stay ({}): {command}",
-                    output.ended
-                ),
-                Err(error) => {
-                    log::warn!("container {ctid}: the repository's login may stay ({error}): {command}")
-                }
+        let stays = |why: String| {
+            log::warn!("container {ctid}: the repository login may still be there: {why}");
+            let command = format!("pct exec {ctid} -- rm -f {} {}", repo::AUTH, repo::SOURCE);
+            log::warn!("{}", exit::fix(&command));
+        };
+        if !running {
+            if self.has_login {
+                stays("the container is stopped".to_owned());
             }
-        } else if self.has_login {
-            log::warn!(
-                "container {ctid} does not run and keeps the repository's login; when it runs: {command}"
-            );
+            return;
+        }
+        match Guest::new(ctid).attach_sh(REMOVE_LOGIN, []).run(&Deadline::secs(15)) {
+            Ok(output) if output.success() && output.stdout.is_empty() => {}
+            Ok(output) if output.success() => {
+                log::info!("container {ctid}: removed the repository login and source");
+            }
+            // Without a shell inside there was never a login.
+            Ok(output) if matches!(output.code(), Some(126 | 127)) => {}
+            Ok(output) => stays(output.ended.to_string()),
+            Err(error) => stays(error.to_string()),
         }
     }
 
@@ -189,27 +182,27 @@ impl Job {
         let ctid = self.ctid;
         let driver = Record::of(ctid).last_driver(&net::identity(&self.before));
         if let Err(error) = Record::of(ctid).forget() {
-            log::warn!("what was recorded of container {ctid} stays: {error}");
+            log::warn!("container {ctid}: cannot delete its record: {error}");
         }
         if let Err(error) = masks::remove(View::host(), ctid) {
             log::warn!(
-                "what container {ctid} was shown of /proc/driver/nvidia stays until the next boot: {error}"
+                "container {ctid}: its copies of /proc/driver/nvidia stay until the next boot: {error}"
             );
         }
-        let running = crate::pve::sharing::is_running(&mut Look::host(), ctid);
+        let running = sharing::is_running(&mut Look::host(), ctid);
         if running {
-            log::info!("container {ctid} runs and keeps its GPUs until it is restarted: pct reboot {ctid}");
+            log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
-        self.forget_login(running);
+        self.remove_login(running);
         if !self.has_some() {
-            log::info!("container {ctid} had nothing of phoenix-nvidia");
+            log::info!("container {ctid}: nothing to remove");
         } else if let Some(driver) = driver.filter(|_| !options.keep_driver) {
             let out = Out::stdout();
             out.line(format_args!(
-                "Driver {driver} in container {ctid} stays. To remove it while the container runs:"
+                "Driver {driver} stays in container {ctid}. To remove it while the container runs:"
             ));
             out.line(format_args!("  pct exec {ctid} -- nvidia-uninstall --silent"));
-            out.line("and what apt installed beside it:");
+            out.line("To remove what apt installed with it:");
             out.line(format_args!(
                 "  pct exec {ctid} -- sh -c \"apt-get purge 'cuda-*' nvtop && apt-get autoremove\""
             ));
@@ -219,19 +212,23 @@ impl Job {
 
 /// The conf without anything of ours; `None` when there is nothing.
 fn bare(conf: &Document) -> Option<Document> {
-    let mut changed: Option<Document> = None;
-    for key in keys::ALL.iter().filter_map(|key| key.name.parse::<EnvKey>().ok()) {
-        if let Some(new) = changed.as_ref().unwrap_or(conf).set_environment(&key, None) {
-            changed = Some(new);
-        }
-    }
-    match reconcile(changed.as_ref().unwrap_or(conf), &[], &[], Form::Pve) {
-        Some(edit) => Some(edit.document),
-        None => changed,
-    }
+    let keys = keys::ALL.iter().filter_map(|key| Some((key.name.parse().ok()?, None)));
+    with(conf, &keys.collect::<Vec<_>>(), &[], &[])
 }
 
-/// What [`bare`] takes away, for the user.
+/// The conf with these settings, pairs and mounts; `None` when it has them.
+fn with(
+    conf: &Document,
+    settings: &[(EnvKey, Option<ConfValue>)],
+    devices: &[Device],
+    mounts: &[Mount],
+) -> Option<Document> {
+    let set = conf.set_all(settings);
+    let edit = reconcile(set.as_ref().unwrap_or(conf), devices, mounts, Form::Pve);
+    edit.map(|edit| edit.document).or(set)
+}
+
+/// What [`bare`] removes, for messages.
 fn removed(conf: &Document) -> Vec<String> {
     let settings = conf.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
     let mut lines: Vec<String> =
@@ -242,23 +239,15 @@ fn removed(conf: &Document) -> Vec<String> {
 }
 
 /// The conf with the settings, pairs and mounts that `before` had.
-fn ours_again(now: &Document, before: &Document) -> Option<Document> {
-    let mut changed: Option<Document> = None;
-    for line in before.environment().iter().filter(|line| keys::by_name(&line.key).is_some()) {
-        let (Ok(key), Ok(value)) = (line.key.parse(), line.value.parse()) else { continue };
-        if let Some(new) = changed.as_ref().unwrap_or(now).set_environment(&key, Some(&value)) {
-            changed = Some(new);
-        }
-    }
+fn restored(now: &Document, before: &Document) -> Option<Document> {
+    let ours = before.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
+    let settings = ours.filter_map(|line| Some((line.key.parse().ok()?, Some(line.value.parse().ok()?))));
     let device = |pair: Present| {
         let Number { major, minor } = pair.rule?;
         Some(Device { path: pair.path, major, minor })
     };
-    let wanted: Vec<Device> = present(before).into_iter().filter_map(device).collect();
-    match reconcile(changed.as_ref().unwrap_or(now), &wanted, &mounts(before), Form::Pve) {
-        Some(edit) => Some(edit.document),
-        None => changed,
-    }
+    let devices: Vec<Device> = present(before).into_iter().filter_map(device).collect();
+    with(now, &settings.collect::<Vec<_>>(), &devices, &mounts(before))
 }
 
 #[cfg(test)]
@@ -272,7 +261,7 @@ mod tests {
         lxc.mount.entry: /run/phoenix-nvidia/proc/101/gpus proc/driver/nvidia/gpus none bind,ro,optional 0 0\n\n[snap]\nmemory: 1\n";
 
     #[test]
-    fn nothing_of_ours_stays_and_nothing_else_goes() {
+    fn all_of_ours_is_removed_and_nothing_else() {
         let attached = Document::parse(ATTACHED.as_bytes());
         let bare_again = bare(&attached).unwrap();
         assert_eq!(String::from_utf8_lossy(bare_again.as_bytes()), BARE);
@@ -289,15 +278,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_can_come_back() {
+    fn what_was_removed_can_be_restored() {
         let drm = "lxc.mount.entry: /dev/dri/card1 dev/dri/card1 none create=file,optional,bind 0 0\n\
             lxc.cgroup2.devices.allow: c 226:1 rwm\n";
         let graphics = ATTACHED.replace("lxc.mount.entry: /run", &format!("{drm}lxc.mount.entry: /run"));
         let attached = Document::parse(graphics.as_bytes());
-        assert_eq!(ours_again(&bare(&attached).unwrap(), &attached), Some(attached));
+        assert_eq!(restored(&bare(&attached).unwrap(), &attached), Some(attached));
 
         let bare = Document::parse(BARE.as_bytes());
-        let again = ours_again(&bare, &Document::parse(ATTACHED.as_bytes())).unwrap();
+        let again = restored(&bare, &Document::parse(ATTACHED.as_bytes())).unwrap();
         assert_eq!(String::from_utf8_lossy(again.as_bytes()), ATTACHED);
     }
 }

@@ -1,5 +1,5 @@
-//! `prefetch`: the runfiles that the next starts will want, fetched now, so
-//! that those starts need no network.
+//! `prefetch`: downloads the runfiles that the next starts need, so that those
+//! starts need no network.
 
 use crate::driver::cache::Cache;
 use crate::driver::obtain::{RunfileRequest, obtain};
@@ -18,11 +18,11 @@ use crate::types::Version;
 /// versions that this host's containers have or will have after its next boot.
 ///
 /// # Errors
-/// [`Code::Software`] when one could not be had; the others are fetched all
-/// the same. [`Code::Input`] for settings that cannot be read.
+/// [`Code::Software`] when one failed, after the others; [`Code::Input`] for
+/// settings that cannot be read.
 pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     let settings = load::of_node();
-    // What is missing matters only where it is wanted.
+    // What is missing matters only where it is used.
     if let Some(problem) = settings.all_problems().into_iter().find(|problem| !problem.is_missing()) {
         return Err(input(problem));
     }
@@ -37,8 +37,8 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     for version in &versions {
         match obtain(&cache, &RunfileRequest { version, url: &url, sha256, limits: &limits }) {
             Ok(runfile) => {
-                let how = if runfile.fresh { "fetched" } else { "was there" };
-                log::info!("driver {version}: {how}, {}, {}", runfile.path.display(), size(runfile.size));
+                let how = if runfile.fresh { "downloaded" } else { "already in the cache" };
+                log::info!("driver {version}: {how} ({}, {})", runfile.path.display(), size(runfile.size));
             }
             Err(error) => {
                 if let Some(first) = failed.replace(error) {
@@ -61,16 +61,16 @@ fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
         DriverVersion::Host => {
             let installed =
                 kernel_driver::installed(View::host(), &Deadline::secs(15)).unwrap_or_else(|error| {
-                    log::warn!("which driver is installed for the next boot is not known: {error:#}");
+                    log::warn!("cannot read which driver the next boot loads: {error:#}");
                     None
                 });
             let versions = both(kernel_driver::version(View::host()), installed);
             if versions.is_empty() {
                 return Err(Fault::new(
                     Code::Software,
-                    "NVIDIA_DRIVER_VERSION is host, and no driver is loaded or installed on this host",
+                    "NVIDIA_DRIVER_VERSION=host, but this host has no driver",
                 )
-                .remedy("name a version: phoenix-nvidia prefetch 580.95.05")
+                .remedy("phoenix-nvidia prefetch VERSION")
                 .into());
             }
             Ok(versions)

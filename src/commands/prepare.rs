@@ -1,8 +1,8 @@
 //! `prepare`: the device nodes of all cards, at boot and by hand.
 //!
-//! A container that names a node in a `devN:` line does not start while it is
-//! missing, and no hookscript is asked before that; so this runs ahead of the
-//! first guest, and prepares what nobody may have assigned yet.
+//! A container with a `devN:` line does not start while that node is missing,
+//! and no hookscript runs before; so this runs ahead of the first guest, for all
+//! cards.
 
 use crate::device::assignment::Assignment;
 use crate::device::{self, DevicePath};
@@ -21,7 +21,7 @@ use crate::sys::time::Deadline;
 /// guests wait for this.
 pub const LIMIT: u64 = 100;
 
-/// Makes the nodes that are missing, and says what is there.
+/// Makes the missing nodes.
 ///
 /// # Errors
 /// [`Code::Passthrough`] when a card's node cannot be made or the driver
@@ -39,21 +39,16 @@ pub fn run() -> anyhow::Result<Code> {
         Request { assignment: Assignment::All, capabilities: Capabilities::default(), exclusive: None };
     let mut provided = provide(host, &request, &deadline);
     prepare_modeset(host, &mut provided, &deadline);
-    for warning in &provided.warnings {
-        log::warn!("{warning}");
-    }
+    provided.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     match provided.made.as_slice() {
-        [] => log::info!("{}: every node was there", plan::describe(&provided.choice)),
+        [] => log::info!("{}: all device nodes present", plan::describe(&provided.choice)),
         made => log::info!("{}: made {}", plan::describe(&provided.choice), device::joined(made, ", ")),
     }
-    match plan::fault(&provided.choice) {
-        Some(fault) => Err(fault.into()),
-        None => Ok(Code::Success),
-    }
+    plan::fault(&provided.choice).map_or(Ok(Code::Success), |fault| Err(fault.into()))
 }
 
 /// Why there is nothing to prepare: no card that this host keeps for itself,
-/// and no driver that thinks otherwise.
+/// and no driver loaded.
 fn nothing_to_prepare(host: View<'_>) -> Option<Diagnosis> {
     let mut inventory = Inventory::read_for(host, false);
     if inventory.driver.is_some() {
@@ -66,7 +61,7 @@ fn nothing_to_prepare(host: View<'_>) -> Option<Diagnosis> {
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on
-/// a host without a screen, and graphics in a container wants it.
+/// a host without a screen, and graphics in a container needs it.
 fn prepare_modeset(host: View<'_>, provided: &mut Provided, deadline: &Deadline) {
     if !host.root().join("sys/module/nvidia_modeset").exists() {
         return;

@@ -6,7 +6,7 @@
 use crate::exit::{Code, Context as _, Fault, code_of};
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
-use crate::job::by_hand::ByHand;
+use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
 use crate::job::desired::Software;
 use crate::job::devices;
 use crate::job::identity::Identity;
@@ -60,9 +60,7 @@ fn carry_out(
     Record::of(ctid).take_over(&net::identity(&document));
     let choice = configure(hand, intent, &document)?;
     if document.get("template").as_deref() == Some("1") {
-        log::info!(
-            "container {ctid} is a template: clones inherit this and get the driver at their first start"
-        );
+        log::info!("container {ctid} {TEMPLATE}");
         return Ok(());
     }
     let run = Run { hand, choice, timeouts: startable::restart_timeouts(&hand.settings) };
@@ -71,8 +69,7 @@ fn carry_out(
     }
     let compared = hand.compare(&run.choice.devices)?;
     compared.unseen.iter().for_each(|unseen| log::warn!("{unseen}"));
-    compared.differences.iter().for_each(|difference| log::info!("{difference}"));
-    run.install_and_restart(software, !compared.differences.is_empty(), driver)
+    run.install_and_restart(software, compared.differences, driver)
 }
 
 /// The requirements' `configure_passthrough`.
@@ -143,38 +140,34 @@ impl Run<'_> {
     fn install_and_restart(
         &self,
         software: &Software,
-        devices_changed: bool,
+        differences: Vec<String>,
         driver: &mut Option<Version>,
     ) -> anyhow::Result<()> {
-        let skipped = |why: &str| {
-            log::info!("driver check skipped: {why}");
-            if devices_changed || self.hand.restart_due() { self.restart() } else { Ok(()) }
-        };
-        let desired = match software {
-            Software::Desired(desired) => desired,
-            Software::Off => return skipped("INSTALL=off"),
-            Software::NoDriver => return skipped("no NVIDIA kernel driver loaded"),
-        };
         let (ctid, settings) = (self.hand.ctid, &self.hand.settings);
-        let mut desired = desired.as_ref().clone();
+        let mut desired = match software.desired() {
+            Ok(desired) => desired.clone(),
+            Err(skipped) => {
+                log::info!("{skipped}");
+                return self.hand.restart(differences, false).map_or(Ok(()), |why| self.restart(&why));
+            }
+        };
         desired.gpus = Some(self.choice.gpus.len());
         let document = self.hand.conf.read()?;
         let identity = Identity::of(ctid, &document, Call::ByHand, load::environment(), &desired.driver);
         let nodes = plan::nodes(&self.choice);
         // Until the restart nvidia-smi would not find what is new.
-        let seen = (!devices_changed).then(|| nodes.clone());
+        let seen = differences.is_empty().then(|| nodes.clone());
         let mut install =
             Install { ctid, settings, desired: &desired, nodes: seen, insist: true, identity: &identity };
         let (progress, result) = install.run();
         driver.clone_from(&progress.version);
-        if result.is_err() && progress.driver_changed.is_none() && !devices_changed {
+        if result.is_err() && progress.driver_changed.is_none() && differences.is_empty() {
             return result;
         }
-        if !devices_changed && !self.hand.restart_due() {
-            return result;
-        }
+        // What the install changed in this very start is recorded by now.
+        let Some(restart) = self.hand.restart(differences, false) else { return result };
         identity.still().fault(|| Fault::new(Code::Restart, format!("container {ctid} not restarted")))?;
-        self.restart()?;
+        self.restart(&restart)?;
         install.nodes = Some(nodes);
         // What failed first is the error; nvidia-smi is asked in any case.
         let verified = install.verify();
@@ -193,7 +186,8 @@ impl Run<'_> {
     }
 
     /// Once, and never so that the container stays down.
-    fn restart(&self) -> anyhow::Result<()> {
+    fn restart(&self, restart: &Restart) -> anyhow::Result<()> {
+        log::info!("{restart}");
         let refusal = |obstacles: Vec<Obstacle>| startable::refusal(self.hand.ctid, &obstacles);
         let look = || self.hand.startable(&self.choice)?.map_err(refusal);
         pct::restart(look()?, &look, &self.timeouts, &self.environment())

@@ -17,6 +17,10 @@ use crate::settings::{self, Call, Settings, keys, load};
 use crate::state::Record;
 use crate::sys::look::{Look, View};
 use crate::types::Ctid;
+use std::fmt;
+
+/// What is said of a template: a run ends there.
+pub const TEMPLATE: &str = "is a template: clones inherit this and get the driver at their first start";
 
 /// A container that somebody names on the command line.
 pub struct ByHand {
@@ -28,6 +32,18 @@ pub struct ByHand {
     pub document: Document,
     /// Its settings.
     pub settings: Settings,
+}
+
+/// A restart, with its reasons.
+pub struct Restart {
+    ctid: Ctid,
+    why: Vec<String>,
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "restart container {}: {}", self.ctid, self.why.join("; "))
+    }
 }
 
 impl ByHand {
@@ -93,11 +109,18 @@ impl ByHand {
         devices::compare(self.ctid, &document, wanted, self.settings.value(keys::CHECK_TIMEOUT))
     }
 
-    /// Whether the driver was changed under the services of this very start,
-    /// by this run or by one that was cut off before its restart, and that is
-    /// followed by one. It is due without an install too, INSTALL=off say.
-    pub fn restart_due(&self) -> bool {
-        startable::restart_is_due(&Record::of(self.ctid).load(), &self.settings)
+    /// Why the running container is restarted, if it is: its devices differ, its
+    /// driver will change, or has changed in this very start, by this run or by
+    /// one that was cut off before its restart. That is due without an install
+    /// too, INSTALL=off say.
+    pub fn restart(&self, differences: Vec<String>, driver_will_change: bool) -> Option<Restart> {
+        let mut why = differences;
+        if driver_will_change && startable::restarts_after_install(&self.settings) {
+            why.push("its driver changes".to_owned());
+        } else if startable::restart_is_due(&Record::of(self.ctid).load(), &self.settings) {
+            why.push("its services run with the previous driver".to_owned());
+        }
+        (!why.is_empty()).then_some(Restart { ctid: self.ctid, why })
     }
 
     /// What keeps it from starting as it is now.

@@ -19,6 +19,20 @@ pub enum Software {
     NoDriver,
 }
 
+impl Software {
+    /// What is desired.
+    ///
+    /// # Errors
+    /// Why nothing is, for messages.
+    pub fn desired(&self) -> Result<&Desired, &'static str> {
+        match self {
+            Software::Desired(desired) => Ok(desired),
+            Software::Off => Err("driver check skipped: INSTALL=off"),
+            Software::NoDriver => Err("driver check skipped: no NVIDIA kernel driver loaded"),
+        }
+    }
+}
+
 /// Reads what says which software there is to be, and whence, so that every
 /// problem of it is told at once. Lists of packages and limits that cannot be
 /// read stop no driver: no packages, and the default of the limit. By hand

@@ -213,7 +213,7 @@ fn prefetch_spares_the_start_the_network() {
     lab.web().runfile(&Runfile::new(V));
     let path = lab.web().runfile(&Runfile::new("590.48.01"));
     lab.run(["phoenix-nvidia", "prefetch"]).ok().says("driver 580.95.05: fetched");
-    lab.run(["phoenix-nvidia", "prefetch"]).ok().says("driver 580.95.05: was there");
+    lab.run(["phoenix-nvidia", "prefetch"]).ok().says("driver 580.95.05: already in the cache");
     lab.run(["phoenix-nvidia", "prefetch", "590.48.01"]).ok().says("driver 590.48.01: fetched");
     assert_eq!(lab.web().requests().of(&path).len(), 1);
     lab.run(["phoenix-nvidia", "prefetch", "1.2"]).code(2);

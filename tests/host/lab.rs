@@ -262,7 +262,7 @@ fn prepare_makes_the_nodes_of_all_cards_so_that_dev_lines_work() {
     start(&lab).ok();
     works(&ct, &["/dev/nvidia1"]);
     let again = lab.trace(["phoenix-nvidia", "prepare"]);
-    again.output.ok().says("every node was there");
+    again.output.ok().says("all device nodes present");
     assert!(only_looks(&again.execs), "{:?}", again.execs);
 }
 

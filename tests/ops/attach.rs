@@ -56,7 +56,7 @@ fn detach_leaves_the_conf_as_it_was_and_says_what_it_took() {
         .says("removed /dev/nvidia1 (c 195:1)")
         .says_not("nvidia-uninstall");
     assert_eq!(lab.conf(101), before);
-    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("had nothing").says_not("nvidia-uninstall");
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("nothing to remove").says_not("nvidia-uninstall");
     lab.run(["pct", "start", "101"]).ok();
 }
 
@@ -92,7 +92,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     // What is written below an empty mount point is hidden once the storage is there.
     lab.append("/etc/pve/storage.cfg", "\nnfs: share\n\tserver 192.0.2.9\n\texport /x\n\tcontent snippets\n");
     lab.sh("mkdir -p /mnt/pve/share").ok();
-    attach(&["101", "--gpus", "0"]).code(4).says("the storage share is not mounted");
+    attach(&["101", "--gpus", "0"]).code(4).says("storage share is not mounted");
     assert!(!lab.exists("/mnt/pve/share/snippets"));
     assert_eq!((lab.conf(101), lab.conf(102)), before);
     assert!(!lab.exists(SNIPPET));
@@ -113,12 +113,12 @@ fn a_foreign_hookscript_is_kept_by_chaining_and_comes_back() {
     assert!(lab.read("/run/mine").starts_with("101 pre-start\n"));
     lab.run(["phoenix-nvidia", "detach", "101", "--keep-driver"])
         .ok()
-        .says("hookscript local:snippets/mine again");
+        .says("restored hookscript local:snippets/mine");
     assert_eq!(lab.conf(101), before);
 }
 
 #[test]
-fn a_step_that_fails_takes_the_others_back() {
+fn a_step_that_fails_rolls_the_others_back() {
     let Some(lab) = lab() else { return };
     for id in [101, 102] {
         lab.create(id, Rootfs::Busybox.privileged());
@@ -135,7 +135,7 @@ fn a_step_that_fails_takes_the_others_back() {
     lab.run(["phoenix-nvidia", "attach", "101", "102", "--gpus", "0"])
         .code(4)
         .says("no quorum")
-        .says("taken back: the settings");
+        .says("rolled back: the settings");
     assert_eq!((lab.conf(101), lab.conf(102)), before);
     assert!(!lab.exists(SNIPPET));
 }

@@ -27,12 +27,12 @@ fn without_quorum_attach_and_detach_say_so_and_change_nothing() {
             .says("this node has no quorum: /etc/pve is read-only; nothing changed")
             .says("pvecm status")
             .says_not("Permission denied")
-            .says_not("taken back");
+            .says_not("rolled back");
     }
     assert_eq!((lab.conf(101), lab.conf(102), lab.calls().len()), before);
     assert!(!lab.exists(SNIPPET));
     // There is nothing to be changed here.
-    lab.run(["phoenix-nvidia", "detach", "102"]).ok().says("had nothing");
+    lab.run(["phoenix-nvidia", "detach", "102"]).ok().says("nothing to remove");
     pve.find_quorum(&lab);
     lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("removed hookscript");
 }
@@ -52,7 +52,7 @@ fn only_a_driver_that_is_there_stays() {
     lab.sh("umount -l /run/phoenix-nvidia/proc/*; rm -rf /run/phoenix-nvidia").ok();
     lab.run(["phoenix-nvidia", "detach", "102"])
         .ok()
-        .says("Driver 580.95.05 in container 102 stays")
+        .says("Driver 580.95.05 stays in container 102")
         .says("nvidia-uninstall");
 }
 

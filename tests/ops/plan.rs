@@ -35,7 +35,7 @@ fn plan_tells_the_steps_and_the_diff_and_changes_nothing() {
     let before = everything(&lab);
     lab.run(["phoenix-nvidia", "plan", "101"])
         .code(10)
-        .says("make the device node /dev/nvidia-uvm, which is missing")
+        .says("make device node /dev/nvidia-uvm: it is missing")
         .says("+ lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0")
         .says("+ lxc.cgroup2.devices.allow: c 195:0 rwm")
         .says("added /dev/nvidia-uvm (c 511:0)")
@@ -51,7 +51,10 @@ fn plan_tells_the_steps_and_the_diff_and_changes_nothing() {
 
     // The run does what the plan said, and then there is nothing left to do.
     lab.run(["phoenix-nvidia", "101"]).ok();
-    lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do").says("INSTALL is off");
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .ok()
+        .says("Nothing to do")
+        .says("driver check skipped: INSTALL=off");
     let conf = lab.conf(101);
     lab.write("/etc/pve/lxc/101.conf", conf.replace("GPU_ASSIGNMENT=0\n", "GPU_ASSIGNMENT=1\n"));
     let before = everything(&lab);
@@ -70,13 +73,13 @@ fn plan_looks_into_a_running_container() {
     lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\n");
     lab.run(["phoenix-nvidia", "plan", "101"])
         .code(10)
-        .says("whether it has driver 580.95.05 is seen once it does");
+        .says("after the start: install driver 580.95.05 if missing");
     lab.run(["pct", "start", "101"]).ok();
     let before = everything(&lab);
     lab.run(["phoenix-nvidia", "plan", "101"])
         .code(10)
         .says("install driver 580.95.05 (found none)")
-        .says("the driver is new");
+        .says("its driver changes");
     assert_eq!(everything(&lab), before);
 }
 
@@ -192,7 +195,9 @@ fn a_restart_that_is_due_is_a_step_of_plan_and_run_without_an_install_too() {
     let before = ct.init_pid();
     lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
     node(&lab, "AFTER_INSTALL=reboot\nINSTALL=off");
-    lab.run(["phoenix-nvidia", "plan", "101"]).code(10).says("restart container 101: its services still run");
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .code(10)
+        .says("restart container 101: its services run with the previous driver");
     lab.run(["phoenix-nvidia", "doctor", "101"]).says("restart-due");
     lab.run(["phoenix-nvidia", "101"]).ok();
     assert!(ct.running() && ct.init_pid() != before);

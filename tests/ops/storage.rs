@@ -77,6 +77,6 @@ fn a_chained_hookscript_comes_back_from_a_storage_without_snippets_among_its_con
     let volume = "lxc.environment: HOOK_CHAIN=/var/lib/vz/snippets/mine\n";
     lab.snippet("phoenix-nvidia", "#!/bin/sh\n# The hookscript of phoenix-nvidia\n");
     lab.write("/etc/pve/lxc/101.conf", before.replace("snippets/mine", "snippets/phoenix-nvidia") + volume);
-    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("hookscript local:snippets/mine again");
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("restored hookscript local:snippets/mine");
     assert_eq!(lab.conf(101), before);
 }

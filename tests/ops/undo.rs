@@ -1,5 +1,5 @@
 //! attach and detach that a signal, or a `pct` that fails, cuts off at each of
-//! their steps: what was done is taken back, and every container starts.
+//! their steps: what was done is rolled back, and every container starts.
 
 use phoenix_lab::{Lab, Output, Rootfs, Signal};
 use std::time::{Duration, Instant};
@@ -73,7 +73,7 @@ fn confs(lab: &Lab) -> [String; 2] {
 }
 
 #[test]
-fn an_attach_that_is_told_to_stop_at_any_step_takes_all_back() {
+fn an_attach_that_is_told_to_stop_at_any_step_rolls_all_back() {
     let Some(lab) = lab() else { return };
     let before = confs(&lab);
     for how in ["before", "after", "through"] {
@@ -99,7 +99,7 @@ fn a_snippet_that_a_conf_still_names_stays_and_so_do_its_settings() {
     let Some(lab) = lab() else { return };
     let out = cut(&lab, "broken", 2, &["attach", "101", "102", "--gpus", "0"]);
     out.code(1)
-        .says("not taken back: the settings and the hookscript of container 101")
+        .says("not rolled back: the settings and the hookscript of container 101")
         .says("fix: pct set 101 --delete hookscript")
         .says(&format!("{SNIPPET} stays"));
     assert!(lab.conf(101).contains("GPU_ASSIGNMENT=0\n") && lab.conf(101).contains("hookscript: "));
@@ -108,7 +108,7 @@ fn a_snippet_that_a_conf_still_names_stays_and_so_do_its_settings() {
 }
 
 #[test]
-fn an_attach_that_is_told_to_stop_while_it_waits_for_a_lock_takes_all_back() {
+fn an_attach_that_is_told_to_stop_while_it_waits_for_a_lock_rolls_all_back() {
     let Some(lab) = lab() else { return };
     let before = confs(&lab);
     let hold = "exec 9>/run/lock/lxc/pve-config-102.lock; flock 9; echo $$ > /run/wrap/pid; exec sleep 600";
@@ -120,7 +120,7 @@ fn an_attach_that_is_told_to_stop_while_it_waits_for_a_lock_takes_all_back() {
     }
     std::thread::sleep(Duration::from_millis(300));
     attach.signal(Signal::SIGTERM);
-    attach.wait().code(1).says("taken back: the settings and the hookscript of container 101");
+    attach.wait().code(1).says("rolled back: the settings and the hookscript of container 101");
     assert_eq!(confs(&lab), before);
     assert!(!lab.exists(SNIPPET));
     lab.sh("kill $(cat /run/wrap/pid)").ok();
@@ -151,8 +151,8 @@ fn a_detach_that_is_told_to_stop_at_any_step_leaves_containers_that_start() {
             assert_eq!(confs(&lab), attached, "{what}: {out}");
         }
     }
-    // The first is done, the second fails, and nothing can be taken back.
-    cut(&lab, "broken", 2, &["detach", "101", "102"]).code(1).says("not taken back");
+    // The first is done, the second fails, and nothing can be rolled back.
+    cut(&lab, "broken", 2, &["detach", "101", "102"]).code(1).says("not rolled back");
     assert!(!lab.conf(101).contains("hookscript"), "{}", lab.conf(101));
     assert!(lab.exists(SNIPPET));
     all_start(&lab, "broken");

@@ -1,4 +1,4 @@
-//! Which settings `attach` writes into a conf, and how they are put back.
+//! Which settings `attach` writes into a conf, and how to restore the old ones.
 
 use crate::cli::Attach;
 use crate::device::assignment::{Assignment, GpuName};
@@ -21,8 +21,7 @@ impl Changes {
     /// [`Code::Input`]: the value is none of this setting, or cannot stand in
     /// a conf.
     pub fn set(&mut self, key: &Spec, value: Option<&str>) -> anyhow::Result<()> {
-        let input =
-            |e: anyhow::Error| e.context(Fault::new(Code::Input, format!("the value for {}", key.name)));
+        let input = |e: anyhow::Error| e.context(Fault::new(Code::Input, format!("value of {}", key.name)));
         // An empty one would count as not set.
         if value.is_some_and(|text| text.trim().is_empty()) {
             return Err(input(anyhow::anyhow!("is empty")));
@@ -42,17 +41,10 @@ impl Changes {
 
     /// The conf with them; `None` when it has them already.
     pub fn apply(&self, conf: &Document) -> Option<Document> {
-        let mut changed: Option<Document> = None;
-        for (key, value) in &self.0 {
-            let now = changed.as_ref().unwrap_or(conf);
-            if let Some(new) = now.set_environment(key, value.as_ref()) {
-                changed = Some(new);
-            }
-        }
-        changed
+        conf.set_all(&self.0)
     }
 
-    /// What puts the same settings back to what `conf` has now.
+    /// What restores the same settings to what `conf` has now.
     pub fn reverse(&self, conf: &Document) -> Changes {
         let environment = conf.environment();
         let old = |key: &EnvKey| {
@@ -114,13 +106,13 @@ fn uuid_of(name: &GpuName, inventory: &Inventory) -> anyhow::Result<GpuName> {
         GpuName::Uuid(_) | GpuName::MigUuid(_) => return Ok(name.clone()),
     };
     let uuid = gpu.and_then(|gpu| gpu.uuid.clone()).ok_or_else(|| {
-        Fault::new(Code::Passthrough, format!("the UUID of GPU {name} is not known on this host"))
-            .remedy("run nvidia-smi -L; the driver must be loaded")
+        Fault::new(Code::Passthrough, format!("cannot read the UUID of GPU {name} on this host"))
+            .remedy("nvidia-smi -L")
     })?;
     Ok(GpuName::Uuid(uuid))
 }
 
-/// For GPUs that are given by index: what their UUIDs are.
+/// The UUIDs of GPUs that are given by index.
 pub fn uuid_hint(gpus: &Assignment, inventory: &Inventory) -> Option<String> {
     let Assignment::List(names) = gpus else { return None };
     let indices: Vec<&GpuName> = names.iter().filter(|n| matches!(n, GpuName::Index(_))).collect();
@@ -129,8 +121,9 @@ pub fn uuid_hint(gpus: &Assignment, inventory: &Inventory) -> Option<String> {
         _ => None,
     };
     let lines: Vec<String> = indices.iter().filter_map(known).collect();
-    (!lines.is_empty())
-        .then(|| format!("{}; --by-uuid writes that, which no new card changes", lines.join(", ")))
+    (!lines.is_empty()).then(|| {
+        format!("{}; indices can change with a new card: --by-uuid writes the UUID", lines.join(", "))
+    })
 }
 
 #[cfg(test)]

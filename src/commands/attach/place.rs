@@ -1,4 +1,4 @@
-//! The snippet: which storage it goes to, and putting it there.
+//! The snippet: its storage, and writing it there.
 
 use crate::exit::{Code, Context as _, Fault};
 use crate::job::undo::Undo;
@@ -21,8 +21,8 @@ const PLACED: &str = "/var/lib/phoenix-nvidia/snippets";
 /// No script is larger, in bytes.
 const MAX: u64 = 64 << 20;
 
-/// The storage that is to hold the snippet: the one that is asked for, or
-/// `local`, or else the first that can.
+/// The storage for the snippet: the one that is asked for, or `local`, or else
+/// the first that can hold it.
 ///
 /// # Errors
 /// [`Code::Input`] with the `pvesm set` line, when there is none.
@@ -34,7 +34,7 @@ pub fn choose<'a>(storages: &'a [Storage], wanted: Option<&str>, node: &str) -> 
     };
     let storage = storages.iter().find(|s| s.id == id).ok_or_else(|| {
         let names: Vec<&str> = storages.iter().map(|s| s.id.as_str()).collect();
-        let message = format!("{id} is no storage that can hold snippets; those are: {}", names.join(", "));
+        let message = format!("no storage {id} for snippets; this node has: {}", names.join(", "));
         Fault::new(Code::Input, message).remedy("pvesm status")
     })?;
     if fits(&storage) {
@@ -46,14 +46,14 @@ pub fn choose<'a>(storages: &'a [Storage], wanted: Option<&str>, node: &str) -> 
 fn unfit(storage: &Storage, node: &str) -> Fault {
     let id = &storage.id;
     if storage.disabled {
-        let message = format!("the storage {id} is switched off");
+        let message = format!("storage {id} is disabled");
         return Fault::new(Code::Input, message).remedy(format!("pvesm set {id} --disable 0"));
     }
     if !storage.is_on(node) {
-        let message = format!("the storage {id} is not on this node, {node}");
-        return Fault::new(Code::Input, message).remedy("choose another one with --storage");
+        let message = format!("storage {id} is not available on node {node}");
+        return Fault::new(Code::Input, message).remedy("choose another storage with --storage");
     }
-    let message = format!("the storage {id} does not hold snippets");
+    let message = format!("storage {id} does not hold snippets");
     Fault::new(Code::Input, message).remedy(storage.allow_snippets())
 }
 
@@ -64,7 +64,7 @@ fn none_fits(storages: &[Storage], node: &str) -> Fault {
         || "pvesm add dir snippets --path /var/lib/snippets --content snippets".to_owned(),
         Storage::allow_snippets,
     );
-    Fault::new(Code::Input, "no storage of this node holds snippets, where Proxmox looks for hookscripts")
+    Fault::new(Code::Input, "no storage of this node holds snippets, and hookscripts are snippets")
         .remedy(remedy)
 }
 
@@ -76,7 +76,7 @@ pub fn check_mounted(look: &Look, storages: &[Storage], place: &Place) -> anyhow
     let id = id(place);
     match storages.iter().find(|storage| storage.id == id).map(|storage| storage.is_mounted(look)) {
         Some(Seen::Is(false)) => {
-            let message = format!("the storage {id} is not mounted");
+            let message = format!("storage {id} is not mounted");
             Err(Fault::new(Code::Passthrough, message).remedy(format!("pvesm status --storage {id}")).into())
         }
         Some(Seen::Unseen(why)) => Err(silent(place, &why)),
@@ -88,8 +88,7 @@ fn id(place: &Place) -> &str {
     place.volume.split(':').next().unwrap_or_default()
 }
 
-/// The storage does not answer, or a signal ended the look at it: that is no
-/// fault of the storage's.
+/// The storage does not answer; unless a signal of ours ended the look.
 pub fn silent(place: &Place, why: &str) -> anyhow::Error {
     if let Err(signal) = signal::check() {
         return signal.into();
@@ -107,7 +106,7 @@ pub fn look(storages: &[Storage], place: &Place) -> Look<'static> {
     Look::at_files(View::host(), questions)
 }
 
-/// Fails when something else than a snippet of ours stands in its place.
+/// Fails when another file has its place.
 ///
 /// # Errors
 /// [`Code::Passthrough`].
@@ -125,13 +124,13 @@ pub fn check(look: &Look, place: &Place) -> anyhow::Result<()> {
         Seen::Is(false) | Seen::Absent => {}
     }
     let path = place.path.display();
-    let message = format!("{path} is there and is no hookscript of phoenix-nvidia");
-    Err(Fault::new(Code::Passthrough, message).remedy(format!("look at it; mv {path} {path}.old")).into())
+    let message = format!("{path} exists and is not the hookscript of phoenix-nvidia");
+    Err(Fault::new(Code::Passthrough, message).remedy(format!("mv {path} {path}.old")).into())
 }
 
-/// Puts the snippet there as a regular executable file; true if that changed
-/// anything. A link is replaced: where it points to need not exist on the
-/// node that the container comes to.
+/// Writes the snippet as a regular executable file; true if that changed
+/// anything. A link is replaced: its target need not exist on the node that the
+/// container moves to.
 ///
 /// # Errors
 /// [`Code::Passthrough`].
@@ -145,36 +144,38 @@ pub fn put(place: &Place, storages: &[Storage], undo: &mut Undo) -> anyhow::Resu
     }
     let before = old(path);
     let failed = || {
-        Fault::new(Code::Passthrough, format!("the hookscript cannot be written to {}", path.display()))
-            .remedy("pvesm status shows whether the storage is there")
+        Fault::new(Code::Passthrough, format!("cannot write hookscript {}", path.display()))
+            .remedy("pvesm status")
     };
     let directory = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(directory).fault(failed)?;
     replace_own(path, SNIPPET.as_bytes(), 0o755).fault(failed)?;
     note(path);
     let (again, storages) = (place.clone(), storages.to_vec());
-    undo.push(format!("the file {}", path.display()), move || take_back(&again, &storages, before));
+    undo.push(format!("the file {}", path.display()), move || {
+        restore_unless_named(&again, &storages, before)
+    });
     Ok(true)
 }
 
-/// Puts back what stood there, unless a guest of the cluster names the
-/// snippet: without it that one could not start any more.
-fn take_back(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result<bool> {
+/// Restores what stood there, unless a guest of the cluster names the snippet:
+/// that guest would not start without it.
+fn restore_unless_named(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result<bool> {
     let path = place.path.display();
     let named = || hookscript::named_by(View::host().root(), storages, place);
     match named() {
         Ok(confs) if confs.is_empty() => {}
         Ok(confs) => {
             let confs: Vec<String> = confs.iter().map(|conf| conf.display().to_string()).collect();
-            log::info!("{path} stays: {} names it", confs.join(", "));
+            log::info!("{path} stays: named in {}", confs.join(", "));
             return Ok(false);
         }
         Err(error) => {
-            log::warn!("{path} stays: cannot check whether a container names it: {error}");
+            log::warn!("{path} stays: cannot check which containers name it: {error}");
             return Ok(false);
         }
     }
-    put_back(&place.path, before)?;
+    restore(&place.path, before)?;
     // Somebody may have set it in the moment between.
     if !matches!(named(), Ok(confs) if confs.is_empty()) && !is_right(&Look::host(), &place.path) {
         replace_own(&place.path, SNIPPET.as_bytes(), 0o755)?;
@@ -183,7 +184,7 @@ fn take_back(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result
     Ok(true)
 }
 
-/// What stood there before.
+/// What was there before.
 enum Old {
     Nothing,
     Link(std::path::PathBuf),
@@ -200,7 +201,7 @@ fn old(path: &Path) -> Old {
     }
 }
 
-fn put_back(path: &Path, old: Old) -> anyhow::Result<()> {
+fn restore(path: &Path, old: Old) -> anyhow::Result<()> {
     match old {
         Old::File(bytes, mode) => replace_own(path, &bytes, mode)?,
         Old::Link(target) => {

@@ -85,6 +85,14 @@ impl Document {
         self.main_settings().filter_map(assignment).collect()
     }
 
+    /// Sets or removes several assignments. Returns `None` if nothing changes.
+    pub fn set_all(&self, settings: &[(EnvKey, Option<ConfValue>)]) -> Option<Document> {
+        settings.iter().fold(None, |changed: Option<Document>, (key, value)| {
+            let new = changed.as_ref().unwrap_or(self).set_environment(key, value.as_ref());
+            new.or(changed)
+        })
+    }
+
     /// Sets an `lxc.environment` assignment of the main section, or removes it
     /// (`None`). Returns `None` if nothing changes. Of several lines the last
     /// keeps its place: its value is the one that counts.
