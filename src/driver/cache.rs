@@ -2,6 +2,7 @@
 
 use crate::driver::desired::Limits;
 use crate::driver::template::RUNFILE_ARCH;
+use crate::pve::datacenter;
 use crate::sys::fetch::Client;
 use crate::sys::lock::{self, Lock};
 use crate::sys::time::{Deadline, human};
@@ -31,7 +32,7 @@ impl Cache {
     /// This node's, with the proxy of datacenter.cfg, since a hook's
     /// environment has none.
     pub fn system() -> Self {
-        let proxy = crate::pve::datacenter::datacenter_proxy(Path::new("/"));
+        let proxy = datacenter::proxy(Path::new(datacenter::FILE));
         Cache { directory: DIRECTORY.into(), locks: LOCKS.into(), proxy }
     }
 

@@ -5,7 +5,7 @@ use super::finding::Finding;
 use super::read::Container;
 use crate::device::DevicePath;
 use crate::plan;
-use crate::pve::conf::devices::{Flaw, Present, present};
+use crate::pve::conf::devices::{Flaw, Present, appended, present};
 use crate::pve::conf::document::Entry;
 use crate::pve::passthrough;
 use crate::sys::text;
@@ -25,14 +25,6 @@ pub fn absolute_targets(c: &Container) -> Vec<Finding> {
 
 /// The same in the section of a snapshot: appended to the end of the file.
 pub fn in_snapshots(c: &Container) -> Vec<Finding> {
-    let stray = |entry: &Entry| {
-        let mut words = entry.value.split_ascii_whitespace();
-        let (source, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        entry.section.is_some()
-            && entry.key == "lxc.mount.entry"
-            && source.starts_with("/dev/nvidia")
-            && target.starts_with('/')
-    };
     let finding = |entry: Entry| {
         let section = entry.section.as_deref().unwrap_or_default();
         let what =
@@ -41,7 +33,7 @@ pub fn in_snapshots(c: &Container) -> Vec<Finding> {
             .why("what a script appends to the end of the file belongs to the last snapshot: delete the line")
             .fix(edit(c))
     };
-    few(c.conf.entries().into_iter().filter(stray).map(finding).collect())
+    few(appended(&c.conf).into_iter().map(finding).collect())
 }
 
 /// The same node by a `devN:` line and by an entry: LXC fails on the second.
@@ -62,7 +54,7 @@ pub fn double_pass(c: &Container) -> Vec<Finding> {
 /// `devN:` lines that give a GPU for reading only, or that take it away.
 pub fn dev_lines(c: &Container) -> Vec<Finding> {
     let denied = passthrough::next(&c.conf).into_iter().filter_map(|line| {
-        let device = line.device.ok().filter(|device| device.deny_write)?;
+        let device = line.value.ok().filter(|device| device.deny_write)?;
         device.path.parse::<DevicePath>().ok()?;
         let finding = Finding::warning("dev-line", format!("{} denies writing to {}", line.key, device.path))
             .why("the NVIDIA driver opens its nodes for writing: no program can use the GPU")

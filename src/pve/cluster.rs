@@ -7,6 +7,9 @@ use crate::sys::look::Look;
 use crate::types::Ctid;
 use std::os::unix::fs::MetadataExt as _;
 
+/// The directories of all nodes.
+pub const NODES: &str = "/etc/pve/nodes";
+
 /// A node of the cluster, other than this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -68,7 +71,7 @@ impl Cluster {
         // Without corosync .members has no list; then take the directories,
         // which may include those of removed nodes.
         if others.is_empty() {
-            let names = look.names("/etc/pve/nodes").unwrap_or_default();
+            let names = look.names(NODES).unwrap_or_default();
             others.extend(names.into_iter().map(|name| Node { name, address: None, online: false }));
         }
         others.retain(|node| node.name != local);

@@ -101,18 +101,18 @@ pub fn is_ours_by_name(volume: &str) -> bool {
     storage::snippet(volume).is_some_and(|(_, name)| name == NAME)
 }
 
-/// The confs of the cluster's containers and virtual machines that name a
-/// snippet, also in a snapshot: a rollback restores that. A guest without its
+/// The confs of containers and virtual machines in `nodes` that name a snippet,
+/// also in a snapshot: a rollback restores that. A guest without its
 /// hookscript does not start.
 ///
 /// # Errors
 /// A conf that cannot be read.
-pub fn named_by(root: &Path, storages: &[Storage], place: &Place) -> std::io::Result<Vec<PathBuf>> {
+pub fn named_by(nodes: &Path, storages: &[Storage], place: &Place) -> std::io::Result<Vec<PathBuf>> {
     let leads_there = |volume: &str| {
         volume == place.volume || storage::path_of(storages, volume).is_some_and(|path| path == place.path)
     };
     let mut found = Vec::new();
-    for node in std::fs::read_dir(root.join("etc/pve/nodes"))? {
+    for node in std::fs::read_dir(nodes)? {
         let node = node?.path();
         for kind in ["lxc", "qemu-server"] {
             let confs = match std::fs::read_dir(node.join(kind)) {
@@ -170,10 +170,10 @@ mod tests {
             volume: "local:snippets/phoenix-nvidia".into(),
             path: "/var/lib/vz/snippets/phoenix-nvidia".into(),
         };
-        let names = || named_by(dir.path(), &storages, &place);
+        let names = || named_by(&dir.path().join("nodes"), &storages, &place);
         assert!(names().is_err(), "/etc/pve is not served");
         let write = |name: &str, text: &str| {
-            let path = dir.path().join("etc/pve/nodes").join(name);
+            let path = dir.path().join("nodes").join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             crate::sys::replace::replace_own(&path, text.as_bytes(), 0o640).unwrap();
         };
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_conf_that_is_no_file_is_waited_for_by_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let confs = dir.path().join("etc/pve/nodes/one/lxc");
+        let confs = dir.path().join("one/lxc");
         std::fs::create_dir_all(&confs).unwrap();
         nix::unistd::mkfifo(&confs.join("101.conf"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let place = Place { volume: "local:snippets/x".into(), path: "/x".into() };

@@ -11,14 +11,14 @@ use std::str::FromStr;
 
 /// The value of a `devN:` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
+pub struct DevValue {
     /// Its path, on the host and in the container, with single slashes.
     pub path: String,
     /// The container may only read it.
     pub deny_write: bool,
 }
 
-impl FromStr for Device {
+impl FromStr for DevValue {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
@@ -37,7 +37,7 @@ impl FromStr for Device {
                 _ => bail!("unknown key '{}'", key.escape_debug()),
             }
         }
-        Ok(Device { path: path.context("has no path")?, deny_write })
+        Ok(DevValue { path: path.context("has no path")?, deny_write })
     }
 }
 
@@ -73,13 +73,13 @@ pub struct DevLine {
     /// The line in the file, from 1.
     pub line: usize,
     /// Its value, or why Proxmox cannot read it and refuses each start.
-    pub device: anyhow::Result<Device>,
+    pub value: anyhow::Result<DevValue>,
 }
 
 impl DevLine {
     /// The path of its device.
     pub fn path(&self) -> Option<&str> {
-        self.device.as_ref().ok().map(|device| device.path.as_str())
+        self.value.as_ref().ok().map(|value| value.path.as_str())
     }
 
     /// The NVIDIA device that it passes.
@@ -109,7 +109,7 @@ pub fn going(conf: &Document) -> Vec<DevLine> {
 fn read(entries: BTreeMap<String, Entry>) -> Vec<DevLine> {
     let mut lines: Vec<DevLine> = entries
         .into_values()
-        .map(|entry| DevLine { device: entry.value.parse(), key: entry.key, line: entry.line })
+        .map(|entry| DevLine { value: entry.value.parse(), key: entry.key, line: entry.line })
         .collect();
     lines.sort_by_key(|line| line.line);
     lines
@@ -140,7 +140,7 @@ mod tests {
             ("/dev/nvidia0,deny-write=0", "/dev/nvidia0", false),
         ];
         for (text, path, deny_write) in table {
-            let device: Device = text.parse().unwrap_or_else(|e| panic!("{text:?}: {e:#}"));
+            let device: DevValue = text.parse().unwrap_or_else(|e| panic!("{text:?}: {e:#}"));
             assert_eq!((device.path.as_str(), device.deny_write), (path, deny_write), "{text:?}");
         }
     }
@@ -165,7 +165,7 @@ mod tests {
             "/dev/nvidia0,deny-write=maybe",
             "/dev/nvidia0,other=1",
         ] {
-            assert!(text.parse::<Device>().is_err(), "{text:?}");
+            assert!(text.parse::<DevValue>().is_err(), "{text:?}");
         }
     }
 
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(paths(&next(&conf)), ["/dev/nvidia2", "/dev/nvidia3", "/dev/nvidia7"]);
         assert_eq!(paths(&going(&conf)), ["/dev/nvidia0", "/dev/nvidia1"]);
         let bad: Vec<String> =
-            next(&conf).into_iter().filter(|l| l.device.is_err()).map(|line| line.key).collect();
+            next(&conf).into_iter().filter(|l| l.value.is_err()).map(|line| line.key).collect();
         assert_eq!(bad, ["dev4"]);
     }
 

@@ -166,9 +166,9 @@ fn hookscript(files: &Look<'_>, conf: &Document, storages: &str) -> Option<Obsta
 }
 
 fn devices(look: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
-    let missing = |DevLine { key, device, .. }: DevLine| match device {
+    let missing = |DevLine { key, value, .. }: DevLine| match value {
         Err(why) => Some(Obstacle::DeviceLine { key, why: format!("{why:#}") }),
-        Ok(device) if is_missing(look, &device.path) => Some(Obstacle::Device { key, path: device.path }),
+        Ok(value) if is_missing(look, &value.path) => Some(Obstacle::Device { key, path: value.path }),
         Ok(_) => None,
     };
     passthrough::next(conf).into_iter().filter_map(missing).collect()

@@ -2,11 +2,12 @@
 
 use crate::exit::{Code, Context as _, Fault};
 use crate::job::undo::Undo;
+use crate::pve::cluster;
 use crate::pve::hookscript;
 use crate::pve::hookscript::NAME;
 use crate::pve::hookscript::Place;
 use crate::pve::hookscript::SNIPPET;
-use crate::pve::storage::Storage;
+use crate::pve::storage::{self, Storage};
 use crate::sys::file;
 use crate::sys::look::View;
 use crate::sys::look::{Look, Seen};
@@ -85,7 +86,7 @@ pub fn check_mounted(look: &Look, storages: &[Storage], place: &Place) -> anyhow
 }
 
 fn id(place: &Place) -> &str {
-    place.volume.split(':').next().unwrap_or_default()
+    storage::of_volume(&place.volume).unwrap_or_default()
 }
 
 /// The storage does not answer; unless a signal of ours ended the look.
@@ -162,7 +163,7 @@ pub fn put(place: &Place, storages: &[Storage], undo: &mut Undo) -> anyhow::Resu
 /// that guest would not start without it.
 fn restore_unless_named(place: &Place, storages: &[Storage], before: Old) -> anyhow::Result<bool> {
     let path = place.path.display();
-    let named = || hookscript::named_by(View::host().root(), storages, place);
+    let named = || hookscript::named_by(Path::new(cluster::NODES), storages, place);
     match named() {
         Ok(confs) if confs.is_empty() => {}
         Ok(confs) => {

@@ -1,5 +1,6 @@
 //! The difference of two texts, line by line. Pure.
 
+use crate::pve::conf::document::Document;
 use crate::sys::out::Style;
 use crate::sys::text;
 use std::fmt;
@@ -59,12 +60,9 @@ pub fn lines(old: &[u8], new: &[u8]) -> Vec<Line> {
 
 /// A line of a conf, fit to be shown: settings may hold passwords.
 fn shown(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let shown = match text.split_once('=') {
-        Some((key, value)) if key.starts_with("lxc.environment") => {
-            format!("{key}={}", text::hidden(value.trim_end()))
-        }
-        _ => text::without_secrets(&text),
+    let shown = match Document::parse(line).environment().first() {
+        Some(set) => format!("lxc.environment: {}={}", set.key, text::hidden(&set.value)),
+        None => text::without_secrets(&String::from_utf8_lossy(line)),
     };
     text::line(shown.as_bytes())
 }

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::device::DevicePath;
 use crate::device::Number;
 use crate::pve::conf::document::Document;
+use crate::pve::conf::document::Entry;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::line::Setting;
 use crate::pve::passthrough::normal;
@@ -97,12 +98,23 @@ pub(super) fn find(document: &Document, wanted: &[Device], form: Form) -> Vec<Pr
 /// The NVIDIA devices in mount entries of the main section, whoever wrote them.
 pub fn passed_by_entries(document: &Document) -> Vec<DevicePath> {
     let entries = document.main_settings().filter(|(_, setting)| setting.key == ENTRY);
-    entries.filter_map(|(_, setting)| device_in(&setting)).collect()
+    entries.filter_map(|(_, setting)| device_in(setting.value)).collect()
+}
+
+/// The entries for NVIDIA devices below the main section with an absolute
+/// target: scripts append them to the end of the file, to the last snapshot.
+pub fn appended(document: &Document) -> Vec<Entry> {
+    let is_absolute = |value: &[u8]| words(value).nth(1).is_some_and(|target| target.starts_with(b"/"));
+    let is_stray = |entry: &Entry| {
+        let value = entry.value.as_bytes();
+        entry.section.is_some() && entry.key == ENTRY && is_absolute(value) && device_in(value).is_some()
+    };
+    document.entries().into_iter().filter(is_stray).collect()
 }
 
 /// The device that is the source of a mount entry.
-fn device_in(entry: &Setting<'_>) -> Option<DevicePath> {
-    let source = std::str::from_utf8(words(entry.value).next()?).ok()?;
+fn device_in(entry: &[u8]) -> Option<DevicePath> {
+    let source = std::str::from_utf8(words(entry).next()?).ok()?;
     normal(source).parse().ok()
 }
 
@@ -111,7 +123,7 @@ fn path_of(setting: &Setting<'_>) -> Option<DevicePath> {
     if setting.key != ENTRY {
         return None;
     }
-    let path = device_in(setting)?;
+    let path = device_in(setting.value)?;
     // Any card has DRM nodes: such an entry may be the user's.
     let ours = !path.is_drm() || words(setting.value).eq(words(entry_value(path).as_bytes()));
     ours.then_some(path)
