@@ -130,10 +130,10 @@ pub fn remedy_of(error: &anyhow::Error) -> Option<&str> {
     outer.or_else(|| error.chain().find_map(|e| e.downcast_ref::<Fault>().and_then(|f| f.remedy.as_deref())))
 }
 
-/// The error in one line, causes after colons.
+/// The error in one line, causes after colons. A cause that its error repeats, as
+/// an interruption is, appears once.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = error.chain().map(ToString::to_string).collect();
-    // What an error passes on as its own is said once.
     parts.dedup();
     parts.join(": ")
 }
@@ -167,6 +167,8 @@ pub fn tell(level: log::Level, error: &anyhow::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::fetch::FetchError;
+    use crate::sys::signal::Interrupted;
 
     #[test]
     fn the_codes_are_those_of_the_requirements() {
@@ -181,6 +183,11 @@ mod tests {
         let outer = inner.context("while configuring").context(Fault::new(Code::Restart, "start"));
         assert_eq!(code_of(&outer), Code::Restart);
         assert_eq!(one_line(&outer), "start: while configuring: conf: EACCES");
+        let interrupted = FetchError::Interrupted(Interrupted(15));
+        assert_eq!(
+            one_line(&anyhow::Error::new(interrupted).context("conf")),
+            "conf: interrupted by SIGTERM"
+        );
         assert_eq!(code_of(&anyhow::anyhow!("plain")), Code::General);
     }
 

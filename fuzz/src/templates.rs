@@ -62,7 +62,7 @@ fn filled(text: &str, filled: &str) {
 
 /// What came over http without a checksum came from this machine.
 fn way(url: &Url) {
-    if !url.is_trusted_way() || url.is_https() || url.local().is_some() {
+    if !url.has_trusted_transport() || url.is_https() || url.local().is_some() {
         return;
     }
     let url = url.request();

@@ -5,8 +5,8 @@ use crate::driver::desired::{Limits, Sha256};
 use crate::driver::progress::DownloadProgress;
 use crate::driver::runfile;
 use crate::driver::template::{Facts, RUNFILE_ARCH, Template};
-use crate::exit::{Code, Context as _, Fault};
-use crate::sys::fetch::{self, Client, FetchError, Watch, Way};
+use crate::exit::{self, Code, Context as _, Fault};
+use crate::sys::fetch::{self, Client, FetchError, Transport, Watch};
 use crate::sys::file;
 use crate::sys::replace::replace_own;
 use crate::sys::time::{Deadline, human};
@@ -91,6 +91,7 @@ impl CacheEntry<'_> {
                 log::debug!("cache: using {}", self.path.display());
                 self.accept(&file, sha256, false).map(Some)
             }
+            Err(why) if exit::interrupted(&why) => Err(why),
             Err(why) => {
                 log::warn!("cache: removing {}: {why:#}", self.path.display());
                 let _ = std::fs::remove_file(record(&self.path));
@@ -169,9 +170,9 @@ impl CacheEntry<'_> {
         last: bool,
     ) -> anyhow::Result<Option<Runfile>> {
         let (part, started) = (self.path.with_extension("run.part"), Instant::now());
-        // Without a checksum in the settings only the way vouches for the file.
-        let way = if self.request.sha256.is_some() { Way::Any } else { Way::Trusted };
-        let order = fetch::Order { url, way, part: &part, max: self.request.limits.download_max };
+        // Without a checksum in the settings only the transport vouches for the file.
+        let transport = if self.request.sha256.is_some() { Transport::Any } else { Transport::Trusted };
+        let order = fetch::Order { url, transport, part: &part, max: self.request.limits.download_max };
         let begun = part.exists();
         let mut watch = Download::new(self.cache, self.request.version);
         let resumed = match fetch::download(client, &order, deadline, &mut watch) {
@@ -235,7 +236,9 @@ impl CacheEntry<'_> {
             Unaccepted::Local(anyhow::Error::new(error).context(part.display().to_string()))
         };
         let mut file = fetch::open_regular(part).map_err(local)?;
-        let sha256 = self.check(&mut file).and_then(|sum| self.expected(sum)).map_err(Unaccepted::Bad)?;
+        let sha256 = self.check(&mut file).and_then(|sum| self.expected(sum)).map_err(|why| {
+            if exit::interrupted(&why) { Unaccepted::Local(why) } else { Unaccepted::Bad(why) }
+        })?;
         if self.request.sha256.is_none() {
             published(client, url, &sha256, deadline)?;
         }
@@ -263,7 +266,7 @@ fn rejected(url: &dyn std::fmt::Display, why: &anyhow::Error) -> anyhow::Error {
 /// be read, that is a warning, since mirrors often lack it.
 fn published(client: &Client, url: &Url, sum: &Sha256, deadline: &Deadline) -> Result<(), Unaccepted> {
     let sum_url = url.with_suffix(".sha256sum");
-    let text = match fetch::small(client, &sum_url, Way::Trusted, SUM_LIMIT, deadline) {
+    let text = match fetch::small(client, &sum_url, Transport::Trusted, SUM_LIMIT, deadline) {
         Ok(text) => text,
         Err(FetchError::Interrupted(signal)) => return Err(Unaccepted::Local(anyhow::Error::new(signal))),
         Err(error) if url.local().is_some() => {

@@ -7,7 +7,7 @@ use crate::driver::packages;
 use crate::driver::template::Facts;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::armour;
-use crate::sys::fetch::{self, Client, FetchError, Way};
+use crate::sys::fetch::{self, Client, FetchError, Transport};
 use crate::sys::file;
 use crate::sys::replace::replace_own;
 use crate::sys::signal;
@@ -167,11 +167,11 @@ struct Server {
 }
 
 impl Server {
-    fn get(&self, url: &Url, way: Way, most: usize) -> Result<Vec<u8>, FetchError> {
+    fn get(&self, url: &Url, transport: Transport, most: usize) -> Result<Vec<u8>, FetchError> {
         loop {
             let limit =
                 self.deadline.at_most(Duration::from_secs(60)).remaining().max(Duration::from_secs(5));
-            match fetch::small(&self.client, url, way, most, &Deadline::after(limit)) {
+            match fetch::small(&self.client, url, transport, most, &Deadline::after(limit)) {
                 Err(FetchError::Unreachable(url, why)) if !self.deadline.passed() => {
                     log::debug!("repository: {url}: {why}; retrying");
                     signal::sleep(Duration::from_secs(1)).map_err(FetchError::Interrupted)?;
@@ -183,7 +183,7 @@ impl Server {
 
     /// The index, `None` if there is none. apt verifies its signature.
     fn index(&self, url: &Url) -> anyhow::Result<Option<String>> {
-        match self.get(url, Way::Any, INDEX_LIMIT) {
+        match self.get(url, Transport::Any, INDEX_LIMIT) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 // A login page answers every request.
@@ -215,10 +215,10 @@ impl Server {
     fn key(&self, cache: &Cache, urls: &[Url]) -> anyhow::Result<String> {
         let mut missing = String::new();
         for url in urls {
-            if !url.is_trusted_way() {
+            if !url.has_trusted_transport() {
                 anyhow::bail!("{url}: a key downloaded over http is not trusted");
             }
-            match self.get(url, Way::Trusted, KEY_LIMIT) {
+            match self.get(url, Transport::Trusted, KEY_LIMIT) {
                 Ok(bytes) => {
                     let key = armour::public_key(&bytes).with_context(|| url.to_string())?;
                     keep(cache, url, &key);

@@ -32,7 +32,7 @@ impl DeviceNode {
             Seen::Absent => DeviceNode::Absent,
             Seen::Is(stat) => DeviceNode::of(&stat),
             Seen::Unseen(why) => {
-                look.problems.push(format!("cannot look at {path}: {why}"));
+                look.problems.push(format!("cannot access {path}: {why}"));
                 DeviceNode::Unknown
             }
         }

@@ -82,7 +82,7 @@ impl Masks {
             private::directory(directory, *mode).map_err(io::Error::other)?;
         }
         let source = self.make(root, ctid)?;
-        let shown = mount::hide(&at).and_then(|()| mount::show(&source, &empty, &at));
+        let shown = mount::unmount(&at).and_then(|()| mount::read_only(&source, &empty, &at));
         if shown.is_err() {
             let _ = fs::remove_dir_all(&source);
         }
@@ -145,7 +145,7 @@ pub fn exist<'a>(host: impl Into<View<'a>>, ctid: Ctid) -> bool {
 pub fn remove<'a>(host: impl Into<View<'a>>, ctid: Ctid) -> io::Result<()> {
     let root = host.into().root();
     let at = mount_point(root, ctid);
-    mount::hide(&at)?;
+    mount::unmount(&at)?;
     unless_absent(fs::remove_dir_all(&at))?;
     sweep(root);
     Ok(())
@@ -167,7 +167,7 @@ pub fn sweep<'a>(host: impl Into<View<'a>>) {
             continue;
         }
         let at = mount_point(root, ctid);
-        match mount::hide(&at).and_then(|()| unless_absent(fs::remove_dir_all(&at))) {
+        match mount::unmount(&at).and_then(|()| unless_absent(fs::remove_dir_all(&at))) {
             Ok(()) => {
                 log::info!("removed the masks of container {ctid}: no such container on this node")
             }

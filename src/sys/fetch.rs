@@ -1,8 +1,8 @@
-//! Getting a file from a URL: https, http, `file:///` or a plain path.
+//! Fetches a file from a URL: https, http, `file:///` or a plain path.
 //!
-//! The transfer runs in a thread of its own, so that a signal, a stalled
-//! server or a deadline ends the wait at once; an abandoned thread is bound by
-//! the same limits and ends by itself.
+//! The transfer runs in its own thread, so that a signal, a stalled server or a
+//! deadline ends the wait at once. An abandoned thread has the same timeouts
+//! and ends by itself.
 
 mod answer;
 mod error;
@@ -20,38 +20,38 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// How many attempts in a row may bring next to nothing.
+/// The limit of failed attempts in a row without progress.
 const FRUITLESS: u32 = 3;
-/// An attempt that brought this many bytes was worth it.
-const WORTH: u64 = 4 << 20;
+/// An attempt with this many bytes made progress.
+const PROGRESS: u64 = 4 << 20;
 
-/// How many bytes are written before room is asked for again.
+/// The number of bytes written between two checks for space.
 const STEP: u64 = 8 << 20;
-/// So many bytes of a file's beginning are shown to who waits for it, at most.
+/// The size limit of the beginning that [`Watch::begins`] gets, in bytes.
 pub const BEGINNING: usize = 256 * 1024;
 
-/// How to reach servers.
+/// Timeouts and proxy.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// How long reaching the server may take.
+    /// The timeout of a connection.
     pub connect: Duration,
-    /// How long a transfer may bring nothing.
+    /// The time limit without data.
     pub stall: Duration,
-    /// A proxy to be used where the environment names none.
+    /// The proxy, unless the environment names one.
     pub proxy: Option<Url>,
 }
 
-/// What vouches for the bytes that come. Wherever a server sends us, the rule
-/// of the first URL holds, and https never becomes http.
+/// The transport that a file needs. Redirects follow the same rule, and https
+/// never becomes http.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Nothing but the way that they take: [`Url::is_trusted_way`].
+pub enum Transport {
+    /// One that cannot be tampered with: [`Url::has_trusted_transport`].
     Trusted,
-    /// A checksum or a signature that the caller checks: any way will do.
+    /// Any: the caller verifies a checksum or a signature.
     Any,
 }
 
-/// A number of bytes as a person reads it.
+/// A number of bytes for messages.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..=9_999 => format!("{bytes} bytes"),
@@ -61,19 +61,19 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A small file, whole.
+/// Fetches a small file.
 ///
 /// # Errors
 /// [`FetchError`].
 pub fn small(
     client: &Client,
     url: &Url,
-    way: Way,
+    transport: Transport,
     limit: usize,
     deadline: &Deadline,
 ) -> Result<Vec<u8>, FetchError> {
     let mut bytes = Vec::new();
-    let mut transfer = Transfer::start(client, url, way, &Resume::default(), deadline);
+    let mut transfer = Transfer::start(client, url, transport, &Resume::default(), deadline);
     let too_large = || FetchError::TooLarge(url.to_string(), limit as u64);
     if transfer.head()?.length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
@@ -87,43 +87,42 @@ pub fn small(
     Ok(bytes)
 }
 
-/// What a download tells while it runs.
+/// The observer of a download.
 pub trait Watch {
-    /// Bytes are about to be written, so many at least. An error ends the
-    /// download before it fills the disk.
+    /// Called before so many more bytes are written. An error ends the download
+    /// before it fills the disk.
     ///
     /// # Errors
-    /// What keeps them from being written; [`io::ErrorKind::StorageFull`] for
-    /// a lack of room.
+    /// [`io::ErrorKind::StorageFull`] for a lack of space, or another reason.
     fn room(&mut self, more: u64) -> io::Result<()>;
-    /// The file begins so; asked again with more of it until the answer is
-    /// true, or [`BEGINNING`] has come.
+    /// Called with the beginning of the file, again with more of it until it
+    /// returns true or [`BEGINNING`] is reached.
     ///
     /// # Errors
-    /// Why it is not the file that is waited for: the download ends at once.
+    /// Why this is the wrong file, which ends the download.
     fn begins(&mut self, bytes: &[u8]) -> Result<bool, String>;
-    /// So much has come, of so much.
+    /// Called with the bytes received, and those of the whole file if known.
     fn progress(&mut self, got: u64, of: Option<u64>);
-    /// It goes on after this trouble.
+    /// Called before a retry.
     fn retry(&mut self, trouble: &FetchError);
 }
 
-/// A large file: from where, to where, how large at most.
+/// A large file to download.
 pub struct Order<'a> {
-    /// The file.
+    /// Its URL.
     pub url: &'a Url,
-    /// What vouches for it.
-    pub way: Way,
-    /// The file that it is written to.
+    /// The transport that it needs.
+    pub transport: Transport,
+    /// The file to write.
     pub part: &'a Path,
-    /// How many bytes it may have.
+    /// Its size limit, in bytes.
     pub max: u64,
 }
 
-/// A large file, into `part`. What an earlier call left there is resumed if
-/// the server still has the same file. After a failure `part` stays behind if
-/// a later call can go on with it; what is of no use, or what a full disk
-/// needs, is removed. True: bytes of an earlier call are in it.
+/// Downloads a large file to `part`. Resumes what an earlier call left there, if
+/// the server still has the same file. After a failure `part` stays if a later
+/// call can resume it; a useless one is removed, or any if the disk is full.
+/// True if it resumed.
 ///
 /// # Errors
 /// [`FetchError`].
@@ -145,15 +144,15 @@ pub fn download(
             let _ = std::fs::remove_file(Resume::notes(order.part));
             let _ = std::fs::remove_file(order.part);
         }
-        // A part that cannot be continued is gone: from the start, then.
+        // The part that cannot be resumed is removed: retry from the start.
         let from_start = before > 0 && matches!(error, FetchError::Odd(..));
         if !(error.is_transient() || from_start) || deadline.passed() {
             return Err(error);
         }
-        let brought = length(order.part).saturating_sub(before);
-        // A tenth of what was missing is worth it too, be it small.
-        let worth = brought >= WORTH || brought >= error.missing().max(10) / 10;
-        fruitless = if worth { 0 } else { fruitless + 1 };
+        let received = length(order.part).saturating_sub(before);
+        // Also a tenth of what was missing, for a small file.
+        let progress = received >= PROGRESS || received >= error.missing().max(10) / 10;
+        fruitless = if progress { 0 } else { fruitless + 1 };
         if fruitless >= FRUITLESS {
             return Err(error);
         }
@@ -163,7 +162,7 @@ pub fn download(
     }
 }
 
-/// One request, from where the part ends.
+/// One attempt, from the end of the part.
 fn attempt(
     client: &Client,
     order: &Order<'_>,
@@ -173,7 +172,7 @@ fn attempt(
 ) -> Result<(), FetchError> {
     let (part, max) = (order.part, order.max);
     let resume = Resume::read(part, order.url, max);
-    let mut transfer = Transfer::start(client, order.url, order.way, &resume, deadline);
+    let mut transfer = Transfer::start(client, order.url, order.transport, &resume, deadline);
     let head = transfer.head()?;
     let io = |error| FetchError::local(part, error);
     let too_large = || FetchError::TooLarge(order.url.to_string(), max);
@@ -181,7 +180,7 @@ fn attempt(
         return Err(too_large());
     }
     let mut got = head.from;
-    // What is not continued is gone before room is asked for: it is room.
+    // Truncates a part that is not resumed before the check for space.
     let mut file = open_part(part, got).map_err(io)?;
     *resumed = got > 0;
     if got == 0 {
@@ -211,24 +210,24 @@ fn attempt(
     Ok(())
 }
 
-/// The part, to be continued at `from`, or begun.
+/// Opens the part to resume it at `from`, or to begin.
 fn open_part(part: &Path, from: u64) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(from == 0).append(from > 0).mode(0o600);
     options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
     let file = options.open(part)?;
-    // A device or FIFO in its place would take everything.
+    // Not a device or a FIFO.
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
-/// What has come of a file's beginning, until it has been looked at.
+/// The beginning of a file, until the observer has seen enough.
 struct Beginning {
     bytes: Vec<u8>,
     seen: bool,
 }
 
 impl Beginning {
-    /// With what an earlier attempt left in the part.
+    /// Starts with what an earlier attempt left in the part.
     fn of(part: &Path, got: u64) -> io::Result<Beginning> {
         let mut bytes = Vec::new();
         if got > 0 {
@@ -252,7 +251,7 @@ fn length(path: &Path) -> u64 {
     path.metadata().map_or(0, |meta| meta.len())
 }
 
-/// Opens a file for reading, refusing what is no regular file.
+/// Opens a regular file for reading.
 ///
 /// # Errors
 /// What open or fstat say.

@@ -1,18 +1,18 @@
-//! Opening files that may be something else than files.
+//! Opens regular files at paths that may have something else.
 //!
-//! A FIFO is opened only once somebody is at its other end, a terminal becomes
-//! the opener's own, and a device does what it likes: none of that happens
-//! here, whoever put such a thing in the place of a settings file.
+//! Opening a FIFO blocks, opening a terminal makes it the controlling one, and
+//! opening a device may have any effect. Nothing of that happens here, even if
+//! someone put one in the place of a settings file.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Waits for nobody at the other end, and takes no terminal.
+/// Never blocks on a FIFO, never makes a terminal the controlling one.
 const GUARDED: i32 = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
 
-/// What stands where a regular file was expected; inside an [`io::Error`].
+/// What is at the path instead of a regular file; inside an [`io::Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotRegular(pub &'static str);
 
@@ -24,13 +24,12 @@ impl std::fmt::Display for NotRegular {
 
 impl std::error::Error for NotRegular {}
 
-/// What an error says that stands in the file's place, if it says that.
+/// The [`NotRegular`] inside an error, if any.
 pub fn in_its_place(error: &io::Error) -> Option<NotRegular> {
     error.get_ref()?.downcast_ref().copied()
 }
 
-/// Opens the regular file that a path leads to, for reading. It waits for
-/// nobody.
+/// Opens a regular file for reading, without blocking.
 ///
 /// # Errors
 /// What open or fstat say; [`NotRegular`].
@@ -38,8 +37,7 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
     with(OpenOptions::new().read(true), 0, path)
 }
 
-/// The same for a file that is at the path itself: no symbolic link at its end
-/// is followed.
+/// The same without following a symlink at the end of the path.
 ///
 /// # Errors
 /// As [`open`].
@@ -47,8 +45,8 @@ pub fn open_itself(path: &Path) -> io::Result<(File, Metadata)> {
     with(OpenOptions::new().read(true), nix::libc::O_NOFOLLOW, path)
 }
 
-/// Opens a regular file to add to its end; makes it with this mode if there is
-/// none. No symbolic link is followed.
+/// Opens a regular file for appending; creates it with this mode if missing.
+/// Follows no symlink.
 ///
 /// # Errors
 /// As [`open`].
@@ -58,21 +56,21 @@ pub fn append(path: &Path, mode: u32) -> io::Result<(File, Metadata)> {
     with(&mut options, nix::libc::O_NOFOLLOW, path)
 }
 
-/// The whole regular file that a path leads to, `most` bytes of it.
+/// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open`]; it is larger than that.
+/// As [`open`]; the file is larger.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (file, meta) = open(path)?;
     whole(file, &meta, most)
 }
 
-/// The same of a file that is open.
+/// The same for an open file.
 ///
 /// # Errors
-/// What reading says; it is larger than that.
+/// What read says; the file is larger.
 pub fn whole(file: File, meta: &Metadata, most: u64) -> io::Result<Vec<u8>> {
-    // One byte more than there is: the read that finds the end needs no more room.
+    // One byte more than the file, so that the last read needs no new allocation.
     let room = usize::try_from(meta.len().min(most)).unwrap_or_default() + 1;
     let mut bytes = Vec::with_capacity(room);
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -83,9 +81,9 @@ pub fn whole(file: File, meta: &Metadata, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The first `most` bytes of what a path leads to, for who reads many files of
-/// the kernel's: it takes no more calls than reading does, and so asks only of
-/// what gave nothing whether it is a file.
+/// Reads the first `most` bytes, for readers of many files of the kernel: with
+/// no system call beyond open, read and close. It checks what the path is only
+/// if there are no bytes.
 ///
 /// # Errors
 /// As [`open`].
@@ -93,8 +91,7 @@ pub fn beginning(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(GUARDED).open(path).map_err(|error| explained(error, path))?;
     let mut bytes = Vec::new();
-    // Through `take`: without it the size is asked for, one call more, and 0
-    // for everything in /proc.
+    // Without `take`, read_to_end asks for the size first, which is 0 in /proc.
     match (&file).take(most).read_to_end(&mut bytes) {
         Ok(1..) => Ok(bytes),
         nothing => match kind(&file.metadata()?) {
@@ -104,7 +101,7 @@ pub fn beginning(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// [`read`] as text; what is no UTF-8 in it is replaced.
+/// [`read`] as text, with invalid UTF-8 replaced.
 ///
 /// # Errors
 /// As [`read`].
@@ -122,7 +119,7 @@ fn with(options: &mut OpenOptions, more: i32, path: &Path) -> io::Result<(File, 
     }
 }
 
-/// Errors that are about what is there rather than about the opening.
+/// Replaces an error of open by [`NotRegular`], if that is the reason.
 fn explained(error: io::Error, path: &Path) -> io::Error {
     use nix::libc::{EISDIR, ELOOP, ENODEV, ENXIO};
     match error.raw_os_error() {

@@ -1,8 +1,8 @@
-//! flock(2) with a deadline, and who holds it.
+//! flock(2) with a deadline, and the holder of a lock.
 //!
-//! The lock files of ours lie in a directory that is root's alone. Those of an
-//! older version could be opened, and so locked, by everybody: one is replaced
-//! when it is next used, since who has it open keeps that.
+//! Our lock files are in a directory that only root can access. Every user
+//! could open, and so lock, those of an older version: the next use replaces
+//! such a file, since open descriptors of it remain.
 
 mod look;
 
@@ -20,20 +20,20 @@ use std::time::Duration;
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub enum LockError {
-    /// Somebody held it until the deadline.
+    /// Held until the deadline.
     Busy {
         /// The locked file.
         path: PathBuf,
-        /// How long we waited.
+        /// The time waited.
         after: Duration,
-        /// Who held it, where /proc/locks tells.
+        /// The holder, if known.
         holder: Option<Holder>,
     },
-    /// We were told to stop while waiting.
+    /// A signal came while waiting.
     Interrupted(Interrupted),
     /// The lock file or the lock itself failed.
     Io(PathBuf, std::io::Error),
-    /// The file or its directory is not ours.
+    /// The file or its directory is not safe to use.
     Refused(Refused),
 }
 
@@ -63,14 +63,13 @@ impl std::error::Error for LockError {
     }
 }
 
-/// A held lock; closing the file gives it back.
+/// A held lock, released when dropped.
 #[derive(Debug)]
 pub struct Lock {
-    /// The locked file.
-    pub file: File,
+    _file: File,
 }
 
-/// Opens a lock file of ours, which is made with its directory.
+/// Opens our lock file; creates it and its directory if missing.
 fn open(path: &Path) -> Result<File, LockError> {
     if let Some(parent) = path.parent() {
         private::directory(parent, 0o700).map_err(LockError::Refused)?;
@@ -82,16 +81,15 @@ fn open(path: &Path) -> Result<File, LockError> {
     renewed(path, file, &meta)
 }
 
-/// Replaces a file of an older version, unless a process of root's, one of
-/// that version, holds its lock: then it is kept until nobody does.
+/// Replaces a lock file of an older version, unless a process of root, running
+/// that version, holds its lock.
 fn renewed(path: &Path, file: File, meta: &Metadata) -> Result<File, LockError> {
     let io = |error| LockError::Io(path.to_owned(), error);
     let free = try_exclusive(&file, path)?;
     if !free && holder_of(&file).is_some_and(|holder| holder.is_alive_root()) {
         return Ok(file);
     }
-    // Under its lock, or when a stranger holds that: another process of ours
-    // may have replaced it meanwhile.
+    // Another process of ours may have replaced it meanwhile.
     if is_at(meta, path) {
         std::fs::remove_file(path).map_err(io)?;
         log::debug!("replaced {}, which other users could lock", path.display());
@@ -103,13 +101,13 @@ fn renewed(path: &Path, file: File, meta: &Metadata) -> Result<File, LockError> 
     Ok(new)
 }
 
-/// Whether the path still leads to this very file.
+/// Whether this file is still at the path.
 fn is_at(meta: &Metadata, path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
 }
 
-/// Opens Proxmox' lock file as Proxmox does: appending, created with mode
-/// 0644, in a directory that is Proxmox' to keep.
+/// Opens a lock file of Proxmox as Proxmox does: for appending, created with
+/// mode 0644.
 ///
 /// # Errors
 /// [`LockError::Io`].
@@ -127,13 +125,12 @@ pub fn open_theirs(path: &Path) -> Result<File, LockError> {
         .map_err(io)
 }
 
-/// Tries once. False: somebody holds it.
+/// Tries once; false if the lock is held.
 ///
 /// # Errors
 /// [`LockError::Io`].
 pub fn try_exclusive(file: &File, path: &Path) -> Result<bool, LockError> {
-    // By its full name: on a new std the method syntax would silently mean
-    // File::try_lock instead.
+    // By its full name: with a newer std, method syntax would call that of std.
     match fs2::FileExt::try_lock_exclusive(file) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
@@ -141,7 +138,7 @@ pub fn try_exclusive(file: &File, path: &Path) -> Result<bool, LockError> {
     }
 }
 
-/// Takes the lock on a file of ours if nobody has it.
+/// Takes the lock on our file, unless it is held.
 ///
 /// # Errors
 /// [`LockError::Io`], [`LockError::Refused`].
@@ -149,8 +146,8 @@ pub fn try_take(path: &Path) -> Result<Option<Lock>, LockError> {
     Ok(attempt(path)?.ok())
 }
 
-/// Takes the exclusive lock on a file of ours, waiting until the deadline.
-/// `waiting` is told once, with the holder, when it has to wait.
+/// Takes the exclusive lock on our file, waiting until the deadline. Calls
+/// `waiting` once with the holder if it has to wait.
 ///
 /// # Errors
 /// [`LockError`].
@@ -178,8 +175,8 @@ pub fn take(
     }
 }
 
-/// One attempt: the lock, or the file that somebody else has locked. A lock on
-/// a file that was replaced meanwhile holds nothing, and is tried anew.
+/// One attempt: the lock, or the file if its lock is held. Retries if the file
+/// was replaced meanwhile, since that lock protects nothing.
 fn attempt(path: &Path) -> Result<Result<Lock, File>, LockError> {
     loop {
         let file = open(path)?;
@@ -188,7 +185,7 @@ fn attempt(path: &Path) -> Result<Result<Lock, File>, LockError> {
         }
         let meta = file.metadata().map_err(|error| LockError::Io(path.to_owned(), error))?;
         if is_at(&meta, path) {
-            return Ok(Ok(Lock { file }));
+            return Ok(Ok(Lock { _file: file }));
         }
     }
 }
@@ -233,7 +230,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(try_take(&path).is_ok());
         std::fs::set_permissions(dir.path().join("l"), Permissions::from_mode(0o777)).unwrap();
-        assert!(try_take(&path).unwrap_err().to_string().contains("other users"));
+        assert!(try_take(&path).unwrap_err().to_string().contains("other than root"));
         symlink(dir.path().join("l"), dir.path().join("m")).unwrap();
         assert!(try_take(&dir.path().join("m/x.lock")).unwrap_err().to_string().contains("symlink"));
     }
@@ -257,7 +254,7 @@ mod tests {
         fs2::FileExt::unlock(&theirs).unwrap();
         let ours = try_take(&path).unwrap().unwrap();
         assert_eq!(mode(&path), 0o600);
-        assert_ne!(ours.file.metadata().unwrap().ino(), inode);
+        assert_ne!(ours._file.metadata().unwrap().ino(), inode);
         // The old file is still open to who had it, and locks nothing.
         assert!(try_exclusive(&theirs, &path).unwrap());
         drop(ours);

@@ -1,8 +1,8 @@
-//! Where messages go: stderr (in a hook, the task log), syslog, and for an
-//! install that runs by itself its own file.
+//! The destinations of messages: stderr (in a hook, the task log), syslog, and
+//! the log file of an install process.
 //!
-//! No destination can hold a start: syslog has a write timeout and is given up
-//! after the first one, stderr is only written while somebody takes it.
+//! No destination blocks a start: syslog has a write timeout and is disabled
+//! after the first one; stderr is written only while it is writable.
 
 use super::text;
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -15,35 +15,35 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
-/// How long one message may wait for a syslog daemon that does not read.
-const SYSLOG_PATIENCE: Duration = Duration::from_millis(250);
-/// How long all messages together may wait for a reader of stderr. A slow one
-/// misses lines then, and gets those for which it has room again.
-const STDERR_PATIENCE: Duration = Duration::from_secs(1);
+/// The write timeout of syslog.
+const SYSLOG_TIMEOUT: Duration = Duration::from_millis(250);
+/// The time that all messages together wait for stderr. Afterwards a slow reader
+/// misses lines.
+const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 const SOCKET: &str = "/dev/log";
 
-/// The target of messages that another process of ours has logged already:
-/// they go to stderr alone.
+/// The target of messages that another process of ours already logged: they go
+/// to stderr only.
 pub const RELAY: &str = "phoenix_nvidia::relay";
 
-/// What the log is told at the start.
+/// The options of the log.
 #[derive(Default)]
 pub struct Options {
-    /// Stands in every line: the container's number.
+    /// The CTID in every line.
     pub subject: Option<String>,
-    /// Debug messages on stderr too.
+    /// Also debug messages on stderr.
     pub verbose: bool,
-    /// A further destination, with times.
+    /// A log file, with timestamps.
     pub file: Option<File>,
-    /// What kept that destination from being had: the first message.
+    /// Why the log file is missing: the first message.
     pub trouble: Option<String>,
-    /// How much stderr shows without `verbose`: info in a task log, warnings
-    /// where the result is on stdout, nothing in a process without one.
+    /// The level of stderr without `verbose`: info in a task log, warnings if the
+    /// result goes to stdout, nothing in an install process.
     pub stderr: Option<LevelFilter>,
 }
 
-/// Has a panic's message on stderr as every other one: it may quote what a
-/// container printed. Not through the log, whose lock may be held.
+/// Escapes the messages of panics, which may quote output of a container. Writes
+/// them to stderr directly, since the lock of the log may be held.
 pub fn tame_panics() {
     std::panic::set_hook(Box::new(|panic| {
         for line in panic.to_string().lines() {
@@ -54,7 +54,7 @@ pub fn tame_panics() {
     }));
 }
 
-/// Sets up the process's log. Later calls change nothing.
+/// Sets up the log of this process. Later calls have no effect.
 pub fn init(options: Options) {
     let sink = Sink {
         subject: options.subject,
@@ -63,7 +63,7 @@ pub fn init(options: Options) {
         } else {
             options.stderr.unwrap_or(LevelFilter::Info)
         },
-        state: Mutex::new(State { syslog: connect(), file: options.file, patience: STDERR_PATIENCE }),
+        state: Mutex::new(State { syslog: connect(), file: options.file, timeout: STDERR_TIMEOUT }),
     };
     if log::set_boxed_logger(Box::new(sink)).is_ok() {
         log::set_max_level(LevelFilter::Debug);
@@ -82,14 +82,14 @@ struct Sink {
 struct State {
     syslog: Option<Logger<LoggerBackend, Formatter3164>>,
     file: Option<File>,
-    /// What is left of [`STDERR_PATIENCE`].
-    patience: Duration,
+    /// The rest of [`STDERR_TIMEOUT`].
+    timeout: Duration,
 }
 
-/// A connection to the local syslog, or none: a missing /dev/log is no error.
+/// A connection to the local syslog; `None` if /dev/log is missing.
 fn connect() -> Option<Logger<LoggerBackend, Formatter3164>> {
     let socket = UnixDatagram::unbound().ok()?;
-    socket.set_write_timeout(Some(SYSLOG_PATIENCE)).ok()?;
+    socket.set_write_timeout(Some(SYSLOG_TIMEOUT)).ok()?;
     socket.connect(SOCKET).ok()?;
     let formatter = Formatter3164 {
         facility: Facility::LOG_DAEMON,
@@ -102,7 +102,7 @@ fn connect() -> Option<Logger<LoggerBackend, Formatter3164>> {
 
 impl Log for Sink {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // What libraries have to say (ureq, rustls) is not our story.
+        // Not those of libraries (ureq, rustls).
         metadata.target().starts_with("phoenix_nvidia")
     }
 
@@ -146,7 +146,7 @@ pub fn parse(line: &str) -> (Level, &str) {
 }
 
 impl Sink {
-    /// ` 101: WARNING: text`, one line whatever the text holds.
+    /// One line: ` 101: WARNING: text`.
     fn line(&self, level: Level, message: &str) -> String {
         let mark = MARKS.iter().find(|(marked, _)| *marked == level).map_or("", |(_, mark)| mark);
         let message = text::message(&text::without_secrets(message));
@@ -161,12 +161,12 @@ impl State {
     fn stderr(&mut self, line: &str) {
         let stderr = std::io::stderr();
         let begun = Instant::now();
-        let writable = writable(&stderr.as_fd(), self.patience);
-        self.patience = self.patience.saturating_sub(begun.elapsed());
+        let writable = writable(&stderr.as_fd(), self.timeout);
+        self.timeout = self.timeout.saturating_sub(begun.elapsed());
         if !writable {
             return;
         }
-        // A closed stderr must not end a start.
+        // A closed stderr is no error.
         let _ = stderr.lock().write_all(line.as_bytes());
     }
 
@@ -197,11 +197,10 @@ fn dated(line: &str) -> String {
     format!("{when}Z phoenix-nvidia{line}")
 }
 
-/// Whether a line can be written now: a pipe that says so takes 4096 bytes
-/// whole.
-fn writable(fd: &std::os::fd::BorrowedFd<'_>, patience: Duration) -> bool {
+/// Whether a line can be written now: a writable pipe takes 4096 bytes at once.
+fn writable(fd: &std::os::fd::BorrowedFd<'_>, timeout: Duration) -> bool {
     let mut fds = [PollFd::new(*fd, PollFlags::POLLOUT)];
-    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
     matches!(poll(&mut fds, timeout), Ok(n) if n > 0)
 }
 
@@ -210,7 +209,7 @@ mod tests {
     use super::*;
 
     fn sink(subject: Option<&str>) -> Sink {
-        let state = State { syslog: None, file: None, patience: STDERR_PATIENCE };
+        let state = State { syslog: None, file: None, timeout: STDERR_TIMEOUT };
         Sink { subject: subject.map(Into::into), stderr: LevelFilter::Info, state: Mutex::new(state) }
     }
 

@@ -1,32 +1,32 @@
-//! Reading files, keeping "is not there" apart from "could not look"; and
-//! reading those that may never answer in a process of its own.
+//! Reads files, distinguishes "absent" from "not readable", and reads files that
+//! may block forever in another process.
 //!
-//! What can block for ever, in a system call that no signal ends, is only
-//! looked at through [`View::apart`]:
+//! A file that can block in a system call that no signal ends is read only
+//! through [`View::apart`]:
 //!
 //! | what | because |
 //! | --- | --- |
-//! | anything below `/proc/PID/root` | a container mounts what it likes there: a FUSE of its own over a device node |
+//! | anything below `/proc/PID/root` | a container can mount a FUSE file system over a device node |
 //! | `/proc/PID/environ`, `cmdline`, `maps`, `smaps` | they wait for the lock on the process's memory, or for a page of it |
-//! | `/proc/driver/nvidia` | the driver holds a card's lock while it waits for a card that is lost |
-//! | a storage's files, the source of a mount point | NFS whose server is gone, FUSE |
+//! | `/proc/driver/nvidia` | the driver holds the lock of a card while it waits for a lost card |
+//! | files of a storage, the source of a mount point | NFS without its server, FUSE |
 //!
-//! What the kernel answers from its own memory is read directly:
+//! Files that the kernel answers from memory are read directly:
 //! `/proc/PID/stat`, `status`, `cgroup`, `mountinfo`, `comm` and `ns`,
 //! `/proc/devices`, `/proc/locks`, `/sys/module`, `/sys/bus/pci` (but
 //! `config`), `/sys/fs/cgroup`, `/dev` itself. So is `/etc/pve`: while pmxcfs
-//! does not answer, Proxmox itself starts nothing.
+//! does not answer, Proxmox starts nothing.
 //!
-//! The other process is our own program, called `phoenix-nvidia look`
-//! ([`serve`]). It makes a [`Walk`], the very one that the caller makes
-//! afterwards over its answers, and so reads a whole tree in one go.
+//! The other process is our own program, `phoenix-nvidia look` ([`serve`]). It
+//! makes the same [`Walk`] as the caller does afterwards over its answers, and so
+//! reads a whole tree at once.
 
 mod answer;
 mod apart;
 mod serve;
 
 pub use answer::{Op, Question, Stat};
-pub use serve::{Entry, entry, serve};
+pub use serve::{entry, serve};
 
 use super::time::{Deadline, human};
 use answer::Answer;
@@ -39,7 +39,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A host's root directory, and who looks at it.
+/// A host's root directory, and the process that reads it.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     root: &'a Path,
@@ -47,8 +47,7 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The files are read by another process, until the deadline at the
-    /// latest.
+    /// Another process reads the files, with a deadline.
     pub fn apart(root: &'a Path, deadline: &Deadline) -> View<'a> {
         View { root, apart: Some(*deadline) }
     }
@@ -72,43 +71,42 @@ impl View<'static> {
     }
 }
 
-/// The files are read by this process itself: for files of a test's.
+/// This process reads the files: for files of a test.
 impl<'a> From<&'a Path> for View<'a> {
     fn from(root: &'a Path) -> View<'a> {
         View { root, apart: None }
     }
 }
 
-/// Something that looks at files, and does nothing else: what it asks follows
-/// from the answers alone.
+/// A sequence of reads that depends only on their results.
 pub trait Walk: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What the other process knows it by.
+    /// Its name for the other process.
     const NAME: &'static str;
 
-    /// Looks at all that there is to be looked at.
+    /// Makes all reads.
     fn walk(&self, look: &mut Look<'_>);
 
-    /// This walk as a part of a call of [`Look::of`].
+    /// This walk for [`Look::of`].
     fn asked(&self) -> Asked {
-        // A walk is made of numbers and texts, which JSON takes.
+        // Serializing never fails: a walk has only numbers and text.
         Asked { name: Self::NAME.to_owned(), with: serde_json::to_value(self).unwrap_or_default() }
     }
 }
 
-/// A [`Walk`] on its way to the other process.
+/// A serialized [`Walk`].
 #[derive(Clone, Debug, Serialize, serde::Deserialize)]
 pub struct Asked {
     name: String,
     with: serde_json::Value,
 }
 
-/// Files whose names are known before.
+/// A walk over known files.
 #[derive(Clone, Debug, Default, Serialize, serde::Deserialize)]
 pub struct Questions(pub Vec<Question>);
 
 impl Questions {
-    /// Each once, on their way to the other process. They keep their order:
-    /// what comes last is not asked where too many before it do not answer.
+    /// Each question once, in the same order: the last ones are not asked if too
+    /// many before them get no answer.
     pub fn asked_once(questions: impl IntoIterator<Item = Question>) -> Asked {
         let mut asked = BTreeSet::new();
         Questions(questions.into_iter().filter(|question| asked.insert(question.clone())).collect()).asked()
@@ -125,14 +123,14 @@ impl Walk for Questions {
     }
 }
 
-/// What came of a look.
+/// The result of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen<T> {
-    /// This.
+    /// The value.
     Is(T),
-    /// There is nothing.
+    /// No such file.
     Absent,
-    /// It could not be looked at; why.
+    /// Not readable; the reason.
     Unseen(String),
 }
 
@@ -146,7 +144,7 @@ impl<T> Seen<T> {
         }
     }
 
-    /// The value, if there is one.
+    /// The value, if any.
     pub fn value(self) -> Option<T> {
         match self {
             Seen::Is(value) => Some(value),
@@ -155,23 +153,22 @@ impl<T> Seen<T> {
     }
 }
 
-/// A reader bound to a root, `/` on a real host, which collects what it could
-/// not look at.
+/// A reader with a root directory, `/` on a real host, that collects errors.
 pub struct Look<'a> {
     root: &'a Path,
     source: Source,
-    /// What could not be looked at, and why.
+    /// What was not readable, and why.
     pub problems: Vec<String>,
-    /// That not everything was asked is told once.
+    /// Whether the problems say already that not everything was asked.
     cut_short: Cell<bool>,
 }
 
 enum Source {
     /// The files themselves.
     Files,
-    /// What another process answered.
+    /// The answers of another process.
     Answers(Box<Answers>),
-    /// The files, for another process.
+    /// The files, in the other process.
     For(Arc<serve::Shared>, u32),
 }
 
@@ -179,25 +176,25 @@ enum Source {
 enum Unanswered {
     Error(std::io::Error),
     Silent(String),
-    /// It was not asked, because others did not answer.
+    /// Not asked, because others got no answer.
     NotAsked(String),
 }
 
 impl Look<'static> {
-    /// Looks at this host by itself.
+    /// Reads this host in this process.
     pub fn host() -> Self {
         Look::new(Path::new("/"))
     }
 }
 
 impl<'a> Look<'a> {
-    /// Looks under `root` by itself.
+    /// Reads below `root` in this process.
     pub fn new(root: &'a Path) -> Self {
         Look::with(root, Source::Files)
     }
 
-    /// Has what these walks look at be looked at as the view says; then each
-    /// is to be made over this.
+    /// Makes these walks as the view says. The caller then makes each of them over
+    /// this reader.
     pub fn of(view: impl Into<View<'a>>, walks: &[Asked]) -> Self {
         let View { root, apart } = view.into();
         match apart {
@@ -208,7 +205,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The same for files whose names are known.
+    /// The same for known files.
     pub fn at_files(view: impl Into<View<'a>>, questions: Vec<Question>) -> Self {
         if questions.is_empty() {
             return Look::new(view.into().root);
@@ -220,18 +217,18 @@ impl<'a> Look<'a> {
         Look { root, source, problems: Vec::new(), cut_short: Cell::new(false) }
     }
 
-    /// Where the absolute `path` lies under the root.
+    /// The absolute `path` below the root.
     pub fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// The text of a file; none if there is none.
+    /// The text of a file; `None` if absent.
     pub fn text(&mut self, path: &str) -> Option<String> {
         let bytes = self.bytes(path)?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The content of a file; none if there is none.
+    /// The content of a file; `None` if absent.
     pub fn bytes(&mut self, path: &str) -> Option<Vec<u8>> {
         match self.noted(Op::Read, path)? {
             Answer::Bytes(bytes) => Some(bytes),
@@ -239,7 +236,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The names in a directory, sorted; none if there is no directory.
+    /// The names in a directory, sorted; `None` if absent.
     pub fn names(&mut self, path: &str) -> Option<Vec<String>> {
         match self.noted(Op::List, path)? {
             Answer::Names(names) => Some(names),
@@ -247,7 +244,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The names of the directories in a directory, likewise.
+    /// The same for the subdirectories only.
     pub fn directories(&mut self, path: &str) -> Option<Vec<String>> {
         match self.noted(Op::Directories, path)? {
             Answer::Names(names) => Some(names),
@@ -255,7 +252,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The last part of what a symbolic link points to.
+    /// The last component of a symlink's target.
     pub fn link_name(&mut self, path: &str) -> Option<String> {
         match self.noted(Op::Link, path)? {
             Answer::Path(target) => Some(Path::new(&target).file_name()?.to_string_lossy().into_owned()),
@@ -263,13 +260,13 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Whether there is something at `path`.
+    /// Whether `path` exists.
     pub fn exists(&mut self, path: &str) -> bool {
         self.noted(Op::Stat, path).is_some()
     }
 
-    /// What is at `path`, links followed. Nothing is added to the problems,
-    /// here and below.
+    /// What is at `path`, following symlinks. This and the following methods add
+    /// nothing to the problems.
     pub fn stat(&self, path: &str) -> Seen<Stat> {
         self.seen(Op::Stat, path, |answer| match answer {
             Answer::Stat(stat) => Some(stat),
@@ -277,7 +274,7 @@ impl<'a> Look<'a> {
         })
     }
 
-    /// The same without following a link at its end.
+    /// The same without following a symlink at its end.
     pub fn stat_link(&self, path: &str) -> Seen<Stat> {
         self.seen(Op::StatLink, path, |answer| match answer {
             Answer::Stat(stat) => Some(stat),
@@ -293,7 +290,7 @@ impl<'a> Look<'a> {
         })
     }
 
-    /// The path without links in it.
+    /// The path without symlinks.
     pub fn real(&self, path: &str) -> Seen<String> {
         self.seen(Op::Real, path, |answer| match answer {
             Answer::Path(path) => Some(path),
@@ -310,7 +307,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The answer; what could not be looked at becomes a problem.
+    /// The answer; adds to the problems if not readable.
     fn noted(&mut self, op: Op, path: &str) -> Option<Answer> {
         let verb = op.verb();
         match self.ask(op, path) {
@@ -326,7 +323,7 @@ impl<'a> Look<'a> {
             }
             Err(Unanswered::NotAsked(why)) => {
                 if !self.cut_short.replace(true) {
-                    self.problems.push(format!("cannot {verb} {path} and what comes after it: {why}"));
+                    self.problems.push(format!("cannot {verb} {path} and later files: {why}"));
                 }
                 None
             }
@@ -355,7 +352,7 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Also what /proc says of a process that has just ended.
+/// Also for the files of a process that just ended, in /proc.
 fn is_absent(error: &std::io::Error) -> bool {
     let gone = error.raw_os_error() == Some(nix::libc::ESRCH);
     gone || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)

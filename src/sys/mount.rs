@@ -1,9 +1,9 @@
-//! Read-only views of our directories, to be bound into containers.
+//! Read-only overlays of our directories, to bind into containers.
 //!
-//! A read-only bind of a host's directory does not protect it from root of a
-//! privileged container: mount_setattr(2) makes it writable again, under every
-//! AppArmor profile of Proxmox. An overlay of lower layers alone has nothing to
-//! write to, and every such attempt ends in EROFS.
+//! A read-only bind mount does not protect a directory from root of a privileged
+//! container: mount_setattr(2) makes it writable again, under every AppArmor
+//! profile of Proxmox. An overlay without an upper layer stays read-only: every
+//! write fails with EROFS.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::ffi::OsString;
@@ -12,14 +12,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Shows `lower` at the directory `at`, read-only and private: nothing that is
-/// mounted on it or taken off it shows in containers. `empty` is an empty
-/// directory, since an overlay without an upper layer wants two.
+/// Mounts `lower` at the directory `at`, read-only and private: later mounts on
+/// it do not propagate to containers. `empty` is an empty directory, since an
+/// overlay without an upper layer needs two lower ones.
 ///
 /// # Errors
 /// The kernel's; ENODEV where it has no overlayfs.
-pub fn show(lower: &Path, empty: &Path, at: &Path) -> io::Result<()> {
-    // Both separate the layers in the option.
+pub fn read_only(lower: &Path, empty: &Path, at: &Path) -> io::Result<()> {
+    // These separate layers and options.
     if [lower, empty].iter().any(|path| path.as_os_str().as_bytes().iter().any(|b| b":,\\".contains(b))) {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
@@ -32,18 +32,18 @@ pub fn show(lower: &Path, empty: &Path, at: &Path) -> io::Result<()> {
     Ok(mount(None::<&str>, at, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
 }
 
-/// Takes away all that is mounted at a directory. Who has it bound keeps it.
+/// Unmounts everything at a directory. Bind mounts of it remain.
 ///
 /// # Errors
 /// The kernel's.
-pub fn hide(at: &Path) -> io::Result<()> {
+pub fn unmount(at: &Path) -> io::Result<()> {
     while is_mounted(at) {
         umount2(at, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
     }
     Ok(())
 }
 
-/// Whether the directory is another file system than the one it lies in.
+/// Whether the directory is a mount point: another file system than its parent.
 pub fn is_mounted(at: &Path) -> bool {
     let device = |path: &Path| std::fs::symlink_metadata(path).ok().map(|meta| meta.dev());
     match (device(at), at.parent().and_then(device)) {
@@ -63,14 +63,15 @@ mod tests {
         assert!(!is_mounted(&own));
         std::fs::create_dir(&own).unwrap();
         assert!(!is_mounted(&own));
-        hide(&own).unwrap();
+        unmount(&own).unwrap();
         assert!(is_mounted(Path::new("/proc")));
     }
 
     #[test]
     fn a_path_that_would_be_read_as_two_layers_is_refused() {
         for bad in ["/a:b", "/a,upperdir=/etc", "/a\\b"] {
-            let error = show(Path::new(bad), Path::new("/empty"), Path::new("/nonexistent")).unwrap_err();
+            let error =
+                read_only(Path::new(bad), Path::new("/empty"), Path::new("/nonexistent")).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad}");
         }
     }

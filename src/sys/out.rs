@@ -1,28 +1,27 @@
-//! The result of a command, on stdout. Messages go through the log instead.
+//! The result of a command, on stdout. Messages go to the log instead.
 //!
-//! Much of a result is somebody else's text, a container's too: what would
-//! have a terminal do something is escaped here, whatever it went through
-//! before. Styles are marked by noncharacters until the line is printed, so
-//! that no escape code of anybody's is taken for ours.
+//! A result quotes foreign text, also of containers: every character that a
+//! terminal obeys is escaped here. Styles are noncharacters until the line is
+//! printed, so that foreign escape codes are never taken for ours.
 //!
-//! Printing to a pipe that nobody reads any more is no panic and no failure:
-//! `phoenix-nvidia status | head -1` is an honest thing to ask for.
+//! Printing to a closed pipe is no panic and no failure, as in
+//! `phoenix-nvidia status | head -1`.
 
 use super::text;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
 
-/// How a word is shown on a terminal that can do so.
+/// The style of a word on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// As it is.
+    /// None.
     Plain,
-    /// All is well; a line that is added.
+    /// Right; an added line.
     Good,
-    /// Something to look at.
+    /// A warning.
     Warn,
-    /// Something is wrong; a line that is removed.
+    /// Wrong; a removed line.
     Bad,
     /// Less important.
     Faint,
@@ -46,7 +45,7 @@ impl Style {
     }
 }
 
-/// What a terminal is told for a mark.
+/// The escape code of a mark.
 fn code(mark: char) -> Option<&'static str> {
     Some(match mark {
         END => "\x1b[0m",
@@ -59,26 +58,20 @@ fn code(mark: char) -> Option<&'static str> {
     })
 }
 
-/// Where the result goes.
+/// The destination of the result.
 #[derive(Clone, Copy, Debug)]
 pub struct Out {
     colour: bool,
 }
 
 impl Out {
-    /// The process's stdout; in colour only on a terminal, and not where
-    /// NO_COLOR is set.
+    /// Stdout; in colour only on a terminal and without NO_COLOR.
     pub fn stdout() -> Out {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Out { colour: wanted && std::io::stdout().is_terminal() }
     }
 
-    /// One that never uses colour.
-    pub fn plain() -> Out {
-        Out { colour: false }
-    }
-
-    /// The text in a style, where that can be shown.
+    /// The text in a style, if in colour.
     pub fn paint(&self, style: Style, text: impl Display) -> String {
         match (self.colour, style) {
             (false, _) | (_, Style::Plain) => text.to_string(),
@@ -86,7 +79,7 @@ impl Out {
         }
     }
 
-    /// One line. A reader that has gone is no error.
+    /// Prints one line. A closed pipe is no error.
     pub fn line(&self, text: impl Display) {
         print(&self.rendered(&text.to_string()));
     }
@@ -121,8 +114,8 @@ fn print(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
-/// JSON escapes the control characters of ASCII alone; the others stand in
-/// strings too, and nowhere else.
+/// JSON escapes only the control characters of ASCII. This escapes the others,
+/// which are always inside strings.
 fn json(value: &impl Serialize) -> serde_json::Result<String> {
     let text = serde_json::to_string_pretty(value)?;
     let mut out = String::with_capacity(text.len() + 1);
@@ -149,7 +142,7 @@ mod tests {
     #[test]
     fn no_terminal_obeys_what_a_line_quotes() {
         let escaped = "a\\u{1b}[2J\\u{9b}2J\\u{202e}\\u{e0041}\\r\\nb";
-        let (plain, colour) = (Out::plain(), Out { colour: true });
+        let (plain, colour) = (Out { colour: false }, Out { colour: true });
         assert_eq!(plain.rendered(HOSTILE), format!("{escaped}\n"));
         let line = format!("x {}", colour.paint(Style::Bad, HOSTILE));
         assert_eq!(colour.rendered(&line), format!("x \x1b[31m{escaped}\x1b[0m\n"));
@@ -168,7 +161,7 @@ mod tests {
 
     #[test]
     fn colour_is_only_for_terminals() {
-        assert_eq!(Out::plain().paint(Style::Bad, "x"), "x");
+        assert_eq!(Out { colour: false }.paint(Style::Bad, "x"), "x");
         let colour = Out { colour: true };
         assert_eq!(colour.rendered(&colour.paint(Style::Bad, "x")), "\x1b[31mx\x1b[0m\n");
         assert_eq!(colour.rendered(&colour.paint(Style::Plain, "x")), "x\n");

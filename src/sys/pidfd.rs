@@ -1,4 +1,4 @@
-//! A process that is held: its number may become another one's, this cannot.
+//! A reference to a process. Unlike a pid, it is never reused.
 
 use super::raw;
 use nix::sys::signal::Signal;
@@ -9,18 +9,18 @@ use std::os::fd::{AsFd as _, OwnedFd};
 pub struct Pidfd(OwnedFd);
 
 impl Pidfd {
-    /// The one that has this number now.
+    /// The process with this pid.
     ///
     /// # Errors
-    /// The system's: ESRCH when there is none, ENOSYS before Linux 5.3.
+    /// ESRCH if there is none, ENOSYS before Linux 5.3.
     pub fn open(pid: i32) -> std::io::Result<Pidfd> {
         raw::pidfd_open(pid).map(Pidfd)
     }
 
-    /// Kills it; one that has ended is none to be killed.
+    /// Kills it, unless it has ended.
     pub fn kill(&self) {
         if let Err(error) = raw::pidfd_send_signal(self.0.as_fd(), Signal::SIGKILL) {
-            log::debug!("a process is not killed: {error}");
+            log::debug!("cannot kill a process: {error}");
         }
     }
 }
@@ -37,7 +37,7 @@ mod tests {
         let held = Pidfd::open(child.id() as i32).unwrap();
         held.kill();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
-        // Reaped: whoever has the number now is somebody else.
+        // Reaped: the pid may be reused.
         held.kill();
         assert!(Pidfd::open(i32::MAX).is_err());
     }

@@ -1,7 +1,7 @@
-//! Directories and files that are root's alone.
+//! Directories and files that only root can access.
 //!
-//! flock(2) needs an open file and nothing more, and whoever may read a file
-//! may open it: what nobody else is to lock lies where nobody else can come.
+//! Whoever can read a file can lock it with flock(2): a lock file must be in a
+//! directory that no other user can enter.
 
 use super::file;
 use std::fmt;
@@ -10,20 +10,20 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Follows no link, and waits for nobody at the other end of a fifo.
+/// Follows no symlink, and never blocks on a FIFO.
 pub const GUARDED: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 
-/// Why a path is not used.
+/// Why a path is not safe to use.
 #[derive(Debug)]
 pub enum Refused {
-    /// What is there is not ours: what it is. It was not touched.
+    /// Something not created by us, described; left untouched.
     NotOurs(PathBuf, String),
     /// The file system's error.
     Io(PathBuf, io::Error),
 }
 
 impl Refused {
-    /// The command that mends it, where one does.
+    /// The command that repairs it, if any.
     pub fn fix(&self) -> Option<String> {
         match self {
             Refused::NotOurs(path, _) => Some(format!("rm -r {}", path.display())),
@@ -43,13 +43,12 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Has `path` be a directory of ours with exactly this mode: makes it, or
-/// corrects the mode of an older one. What is above it has to be there, or is
-/// made as anybody would.
+/// Makes `path` a directory of ours with exactly this mode: creates it, or
+/// corrects its mode. Creates its parents as usual.
 ///
 /// # Errors
-/// [`Refused::NotOurs`] for a link, for what is no directory, and for one in
-/// which others could have put things.
+/// [`Refused::NotOurs`] for a symlink, another type of file, or a directory that
+/// other users could write to.
 pub fn directory(path: &Path, mode: u32) -> Result<(), Refused> {
     let io = |error| Refused::Io(path.to_owned(), error);
     let flags = nix::libc::O_DIRECTORY | GUARDED;
@@ -66,7 +65,7 @@ pub fn directory(path: &Path, mode: u32) -> Result<(), Refused> {
     };
     let directory = opened.map_err(|error| match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => not_ours(path, "is a symlink".to_owned()),
-        Ok(meta) if !meta.is_dir() => not_ours(path, "is no directory".to_owned()),
+        Ok(meta) if !meta.is_dir() => not_ours(path, "is not a directory".to_owned()),
         _ => io(error),
     })?;
     let meta = directory.metadata().map_err(io)?;
@@ -77,11 +76,11 @@ pub fn directory(path: &Path, mode: u32) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Opens a file in such a directory for appending; makes it with mode 0600.
+/// Opens a file in such a directory for appending; creates it with mode 0600.
 ///
 /// # Errors
-/// [`Refused::NotOurs`] for a link and anything else that is no regular file,
-/// and for one that others own or may write to.
+/// [`Refused::NotOurs`] for anything but a regular file, and for a file that
+/// other users own or can write to.
 pub fn append(path: &Path) -> Result<(File, Metadata), Refused> {
     let (file, meta) = file::append(path, 0o600).map_err(|error| match file::in_its_place(&error) {
         Some(other) => not_ours(path, format!("is {}, not a regular file", other.0)),
@@ -91,21 +90,21 @@ pub fn append(path: &Path) -> Result<(File, Metadata), Refused> {
     Ok((file, meta))
 }
 
-/// The content of a regular file of at most `most` bytes; `None` for anything
-/// else, and for what cannot be read.
+/// Reads a regular file of at most `most` bytes; `None` for anything else, or if
+/// not readable.
 pub fn read(path: &Path, most: u64) -> Option<Vec<u8>> {
     let (file, meta) = file::open_itself(path).ok()?;
     file::whole(file, &meta, most).ok()
 }
 
-/// Whether others than root could have had a hand in it.
+/// Fails if another user than root owns it or can write to it.
 fn owned(path: &Path, meta: &Metadata) -> Result<(), Refused> {
     let root = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
     match root {
-        false => Err(not_ours(path, format!("belongs to the user {}, not to root", meta.uid()))),
+        false => Err(not_ours(path, format!("belongs to user {}, not root", meta.uid()))),
         true if meta.mode() & 0o022 != 0 => {
             let mode = meta.mode() & 0o7777;
-            Err(not_ours(path, format!("can be written to by other users than root (mode {mode:04o})")))
+            Err(not_ours(path, format!("is writable by users other than root (mode {mode:04o})")))
         }
         true => Ok(()),
     }
@@ -142,19 +141,19 @@ mod tests {
         for open in [0o777, 0o775] {
             chmod(&path, open);
             let refused = directory(&path, 0o700).unwrap_err();
-            assert!(refused.to_string().contains("other users"), "{refused}");
+            assert!(refused.to_string().contains("other than root"), "{refused}");
             assert_eq!((mode(&path), refused.fix()), (open, Some(format!("rm -r {}", path.display()))));
         }
         if nix::unistd::geteuid().is_root() {
             chmod(&path, 0o700);
             std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
-            assert!(directory(&path, 0o700).unwrap_err().to_string().contains("the user 65534"));
+            assert!(directory(&path, 0o700).unwrap_err().to_string().contains("user 65534"));
         }
         let (link, file) = (dir.path().join("link"), dir.path().join("file"));
         symlink(dir.path().join("above"), &link).unwrap();
         File::create(&file).unwrap();
         assert!(directory(&link, 0o700).unwrap_err().to_string().contains("is a symlink"));
-        assert!(directory(&file, 0o700).unwrap_err().to_string().contains("is no directory"));
+        assert!(directory(&file, 0o700).unwrap_err().to_string().contains("is not a directory"));
         assert_eq!(mode(&dir.path().join("above")), 0o755);
     }
 

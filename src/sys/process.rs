@@ -1,15 +1,13 @@
 //! The one function that runs programs.
 //!
-//! Every child has an absolute path, a cleared environment, a stated stdin,
-//! a session of its own, a deadline, and output that is read apart from ours
-//! and bounded. When it ends, or the deadline passes, its whole process group
-//! goes: a grandchild that kept the pipe open would hold us for as long as it
-//! lives, and one that nobody waits for would go on unseen.
+//! Every child has an absolute path, a cleared environment, a stated stdin, its
+//! own session, a deadline, and bounded output, separate from ours. When it
+//! ends, or at the deadline, its whole process group is killed: a grandchild
+//! with the pipe open would block us, or continue unnoticed.
 //!
-//! The session is what keeps a container from the terminal that we were
-//! called at: `lxc-attach` makes no terminal where its streams are pipes and
-//! leaves the caller's session to the program inside, which could open
-//! /dev/tty there, read what root types, and type.
+//! The session keeps a container away from our terminal: with pipes as streams,
+//! `lxc-attach` makes no terminal and leaves the caller's session to the program
+//! inside, which could open /dev/tty, read what root types, and type.
 
 mod pump;
 
@@ -28,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a child finds in its environment besides what the call adds.
+/// The environment of a child, besides what the call adds.
 const ENVIRONMENT: [(&str, &str); 5] = [
     ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
     ("LC_ALL", "C"),
@@ -37,22 +35,23 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("TERM", "dumb"),
 ];
 
-/// After TERM, a group has this long until KILL.
+/// The time between TERM and KILL.
 const GRACE: Duration = Duration::from_millis(700);
-/// After KILL, a child in D state is abandoned after this long.
+/// The time between KILL and abandoning a child in D state.
 const REAP: Duration = Duration::from_secs(1);
-/// How a group is ended.
+/// The steps that end a group.
 const IN_TURN: [(Signal, Duration); 2] = [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, REAP)];
-/// How one is that [`Cmd::at_once`] is for.
+/// The steps for [`Cmd::at_once`].
 const AT_ONCE: [(Signal, Duration); 1] = [(Signal::SIGKILL, Duration::from_millis(100))];
-/// How much of each stream is kept unless the call says otherwise, in bytes.
+/// The default of [`Cmd::keep`], in bytes.
 const KEEP: usize = 256 * 1024;
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It exited with this code.
+    /// Its exit code.
     Code(i32),
-    /// This signal killed it.
+    /// The signal that killed it.
     Signal(i32),
 }
 
@@ -77,16 +76,16 @@ impl From<ExitStatus> for Ended {
     }
 }
 
-/// What a child left behind.
+/// The result of a child.
 #[derive(Debug)]
 pub struct Output {
     /// How it ended.
     pub ended: Ended,
-    /// Its stdout; of more than the limit, the beginning and the end.
+    /// Its stdout; beyond the limit, the beginning and the end.
     pub stdout: Vec<u8>,
     /// Its stderr, likewise.
     pub stderr: Vec<u8>,
-    /// How long it ran.
+    /// Its run time.
     pub took: Duration,
 }
 
@@ -104,40 +103,40 @@ impl Output {
         }
     }
 
-    /// The last `count` lines of both streams, safe to show; stderr last.
+    /// The last `count` lines of both streams, escaped; stderr last.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let mut lines = text::last_lines(&self.stdout, count);
         lines.extend(text::last_lines(&self.stderr, count));
         lines.split_off(lines.len().saturating_sub(count))
     }
 
-    /// stdout as text, invalid UTF-8 replaced.
+    /// Its stdout as text, with invalid UTF-8 replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 }
 
-/// Why a program gave no [`Output`].
+/// Why a program has no [`Output`].
 #[derive(Debug)]
 pub enum Failure {
-    /// There is no such program.
+    /// No such program.
     Missing(PathBuf),
-    /// It could not be started.
+    /// It did not start.
     Spawn(PathBuf, std::io::Error),
-    /// It did not end in time; its group was killed.
+    /// It exceeded its deadline; its group was killed.
     TimedOut {
         /// The program.
         program: PathBuf,
-        /// The time it had.
+        /// The timeout.
         after: Duration,
-        /// What it last printed, safe to show.
+        /// Its last lines of output, escaped.
         last: Vec<String>,
-        /// What it had printed on stdout.
+        /// Its stdout.
         stdout: Vec<u8>,
-        /// Not even KILL ended it (D state), and it was left behind.
+        /// KILL did not end it (D state).
         abandoned: bool,
     },
-    /// We were told to stop; its group was killed.
+    /// A signal came; its group was killed.
     Interrupted(Interrupted),
 }
 
@@ -146,16 +145,16 @@ impl fmt::Display for Failure {
         match self {
             Failure::Missing(program) => write!(f, "{} is not installed", program.display()),
             Failure::Spawn(program, error) => {
-                write!(f, "{} cannot be started: {error}", program.display())
+                write!(f, "cannot start {}: {error}", program.display())
             }
             Failure::TimedOut { program, after, last, abandoned, .. } => {
-                write!(f, "{} did not end within {}", program.display(), human(*after))?;
+                write!(f, "{} timed out after {}", program.display(), human(*after))?;
                 if *abandoned {
-                    f.write_str(", cannot be killed (uninterruptible) and was left behind")?;
+                    f.write_str(", cannot be killed (uninterruptible sleep)")?;
                 }
                 match last.as_slice() {
-                    [] => f.write_str("; it printed nothing"),
-                    lines => write!(f, "; it last printed: {}", lines.join(" | ")),
+                    [] => f.write_str("; no output"),
+                    lines => write!(f, "; last output: {}", lines.join(" | ")),
                 }
             }
             Failure::Interrupted(signal) => signal.fmt(f),
@@ -201,68 +200,67 @@ impl Cmd {
         }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    /// More arguments.
+    /// Adds arguments.
     #[must_use]
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// One more variable in its otherwise bare environment.
+    /// Adds a variable to its environment.
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((key.into(), value.into()));
         self
     }
 
-    /// What it reads on stdin, through a pipe; nothing otherwise.
+    /// Its stdin, through a pipe; /dev/null by default.
     #[must_use]
     pub fn stdin(mut self, reader: impl Read + 'static) -> Self {
         self.input = Input::Pipe(Box::new(reader));
         self
     }
 
-    /// How much of each stream is kept, in bytes.
+    /// The limit of each output stream, in bytes.
     #[must_use]
     pub fn keep(mut self, bytes: usize) -> Self {
         self.keep = bytes;
         self
     }
 
-    /// Has it run also after a signal has asked us to leave: for clean-up,
-    /// with a short deadline.
+    /// Runs it even after a signal came: for clean-up, with a short deadline.
     #[must_use]
     pub fn even_when_stopping(mut self) -> Self {
         self.stopping = true;
         self
     }
 
-    /// What it is called in a list of processes, instead of by its path.
+    /// Its name in the process list, instead of its path.
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// Has it be killed without TERM, and abandoned at once if that does not
-    /// end it: for one that has nothing to clean up.
+    /// Kills it without TERM, and abandons it at once if it does not end: for a
+    /// program that has nothing to clean up.
     #[must_use]
     pub fn at_once(mut self) -> Self {
         self.at_once = true;
         self
     }
 
-    /// Runs it to its end, or to the deadline, or to a signal of ours.
+    /// Runs it until it ends, or the deadline, or a signal.
     ///
     /// # Errors
-    /// [`Failure`]; an exit code other than 0 is none, the caller judges that.
+    /// [`Failure`]; an exit code other than 0 is not an error.
     pub fn run(self, deadline: &Deadline) -> Result<Output, Failure> {
         if !self.stopping {
             signal::check().map_err(Failure::Interrupted)?;
@@ -278,7 +276,7 @@ impl Cmd {
         let ended = match verdict {
             Ok(status) => Ended::from(status),
             Err(why) => {
-                // One that cannot even be asked is not there to be killed.
+                // If waiting failed, there is no such child.
                 let abandoned = !matches!(why, Why::Wait(_)) && !end_group(&mut child, steps);
                 pump.drain();
                 let last = pump.last_lines();
@@ -298,7 +296,7 @@ impl Cmd {
         Ok(Output { ended, stdout, stderr, took })
     }
 
-    /// The command line, safe to log.
+    /// The command line, escaped.
     fn shown(&self) -> String {
         let words = std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(|a| a.as_os_str()));
         let line: Vec<_> = words.map(|w| brief(&w.to_string_lossy())).collect();
@@ -330,8 +328,7 @@ impl Cmd {
     }
 }
 
-/// Starts it; a program that somebody is just writing (ETXTBSY) is tried again
-/// for a moment.
+/// Starts it; retries for a moment while the program is being written (ETXTBSY).
 fn spawn_when_written(command: &mut Command) -> std::io::Result<Child> {
     let deadline = Deadline::after(GRACE);
     loop {
@@ -344,7 +341,7 @@ fn spawn_when_written(command: &mut Command) -> std::io::Result<Child> {
     }
 }
 
-/// A word of a command line; of a whole script its first line.
+/// A word of a command line; only the first line of a script.
 fn brief(word: &str) -> String {
     match word.trim_start().split_once('\n') {
         Some((first, _)) => format!("'{first} …'"),
@@ -352,9 +349,8 @@ fn brief(word: &str) -> String {
     }
 }
 
-/// One signal after the other to the whole group, which has the number of the
-/// child that began the session, each with some time for its effect. False
-/// when the child is still there.
+/// Sends each signal to the whole group, whose id is that of the child, and
+/// waits. False if the child has not ended.
 fn end_group(child: &mut Child, steps: &[(Signal, Duration)]) -> bool {
     let group = Pid::from_raw(child.id() as i32);
     for (signal, time) in steps {
@@ -373,7 +369,7 @@ fn end_group(child: &mut Child, steps: &[(Signal, Duration)]) -> bool {
     false
 }
 
-/// Whether a program is there to be run.
+/// Whether a program is installed.
 pub fn installed(program: impl AsRef<Path>) -> bool {
     nix::unistd::access(program.as_ref(), nix::unistd::AccessFlags::X_OK).is_ok()
 }

@@ -6,11 +6,9 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Installs `handler` for what ends a process from outside (TERM, and INT, HUP
-/// and QUIT, which a terminal sends), has SIGPIPE and SIGXFSZ ignored and
-/// SIGCHLD not: whatever the caller left of them, blocked ones included. An
-/// INT, HUP or QUIT that is ignored already stays so: that is what nohup and a
-/// shell's background jobs are for.
+/// Installs `handler` for TERM, INT, HUP and QUIT, ignores PIPE and XFSZ, and
+/// resets CHLD, whatever the caller ignored or blocked. An INT, HUP or QUIT
+/// that is ignored stays ignored, for nohup and a shell's background jobs.
 pub fn on_signals(handler: extern "C" fn(i32)) {
     let note = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
@@ -28,19 +26,18 @@ pub fn on_signals(handler: extern "C" fn(i32)) {
         // SAFETY: ignoring a signal runs no code of ours.
         let _ = unsafe { sigaction(signal, &ignore) };
     }
-    // Ignored, the kernel would reap our children itself: how they ended could
-    // not be asked, and their numbers would be somebody else's at once.
+    // If ignored, the kernel would reap our children itself: waiting would fail,
+    // and their pids could be reused at once.
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action runs no code of ours.
     let _ = unsafe { sigaction(Signal::SIGCHLD, &default) };
-    // Last: one that waited behind the caller's mask is noted, not lost.
+    // Last: a signal pending behind the caller's mask is noted, not lost.
     let relied_on: SigSet = ends.into_iter().chain([Signal::SIGCHLD]).collect();
     let _ = relied_on.thread_unblock();
 }
 
-/// Every file that we inherited beyond the three standard ones is closed in
-/// what we start: a container's command has no business with a task
-/// worker's pipes.
+/// Closes every inherited file but the three standard ones in our children: a
+/// command in a container must not get a task worker's pipes.
 pub fn keep_inherited_files_from_children() {
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets a flag on
     // descriptors; it closes none. An old kernel answers ENOSYS or EINVAL.
@@ -49,12 +46,12 @@ pub fn keep_inherited_files_from_children() {
     };
 }
 
-/// A descriptor of the process that has this number now.
+/// A descriptor of the process with this pid.
 pub fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two numbers and makes a descriptor, or answers -1.
+    // SAFETY: pidfd_open takes two numbers and returns a new descriptor or -1.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
     match i32::try_from(fd) {
-        // SAFETY: the kernel has just made it for us (close-on-exec), and nobody else has it.
+        // SAFETY: the descriptor is new (close-on-exec), nothing else owns it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(std::io::Error::last_os_error()),
     }
@@ -63,16 +60,16 @@ pub fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
 /// Sends a signal to the process of such a descriptor.
 pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: Signal) -> std::io::Result<()> {
     let none = std::ptr::null::<nix::libc::siginfo_t>();
-    // SAFETY: the descriptor is open for the time of the call, and no siginfo
-    // is what kill(2) sends.
+    // SAFETY: the descriptor is open during the call; a null siginfo is as in
+    // kill(2).
     let done = unsafe {
         nix::libc::syscall(nix::libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, none, 0)
     };
     if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Has the child begin a session of its own: no controlling terminal is left
-/// to it, nor to anything that it starts, and its process group is its own.
+/// Starts the child in a new session and process group: it and its children
+/// have no controlling terminal.
 pub fn own_session(command: &mut Command) {
     // SAFETY: the closure runs between fork and exec; setsid is
     // async-signal-safe, allocates nothing and touches no lock.
@@ -81,8 +78,8 @@ pub fn own_session(command: &mut Command) {
     }
 }
 
-/// Has the child begin with the default action for every signal: what is
-/// ignored here, by us or by our caller, would be inherited as ignored.
+/// Starts the child with the default action for every signal: otherwise it
+/// would inherit what we or our caller ignore.
 pub fn default_signals(command: &mut Command) {
     // SAFETY: the closure makes only sigaction calls, which are
     // async-signal-safe; the default action runs no code of ours.
@@ -90,7 +87,7 @@ pub fn default_signals(command: &mut Command) {
         command.pre_exec(|| {
             let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
             for signal in Signal::iterator() {
-                // KILL and STOP have no other action, and say EINVAL.
+                // EINVAL for KILL and STOP.
                 let _ = sigaction(signal, &default);
             }
             Ok(())
@@ -98,8 +95,8 @@ pub fn default_signals(command: &mut Command) {
     }
 }
 
-/// Gives the child back the default action for what this process alone
-/// ignores; the caller's other choices pass through.
+/// Resets the signals that only this process ignores; the caller's other
+/// choices pass through.
 pub fn callers_signals(command: &mut Command) {
     // SAFETY: as in `default_signals`.
     unsafe {
@@ -113,8 +110,8 @@ pub fn callers_signals(command: &mut Command) {
     }
 }
 
-/// Has the kernel kill the child when the thread that starts it dies, so that
-/// a SIGKILL of ours leaves no orphan at work.
+/// Makes the kernel kill the child when the thread that starts it dies, so that
+/// killing us leaves no orphan.
 pub fn die_with_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();
     // SAFETY: the closure runs between fork and exec and makes only system
@@ -132,7 +129,7 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// Gives the child another umask than ours.
+/// Sets the umask of the child.
 pub fn umask(command: &mut Command, mode: nix::sys::stat::Mode) {
     // SAFETY: umask is async-signal-safe, cannot fail and allocates nothing.
     unsafe {

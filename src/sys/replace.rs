@@ -9,18 +9,18 @@ use std::path::Path;
 /// in the same directory, is created exclusively, written and synced, then
 /// renamed over it, and the directory is synced.
 ///
-/// `mode` is what the file gets where the file system allows it (pmxcfs
-/// answers EPERM to any but its own, which is no failure).
+/// The file gets `mode` if the file system allows it (pmxcfs answers EPERM to any
+/// but its own, which is no failure).
 ///
 /// # Errors
-/// The first thing that failed; `temp` is then gone and `path` as it was. A
-/// failed sync of the directory after the rename is an error too: the new
-/// file is in place, but may not outlive a power cut.
+/// The first failure; then `temp` is removed and `path` unchanged. A failed sync
+/// of the directory after the rename is an error too: the new file is in place,
+/// but may not survive a power failure.
 pub fn replace(path: &Path, temp: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     replace_if(path, temp, contents, Attributes { mode, owner: None }, || Ok(()))
 }
 
-/// What the new file gets, where the file system allows it.
+/// Mode and owner of the new file, if the file system allows them.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes {
     /// The permission bits.
@@ -29,11 +29,11 @@ pub struct Attributes {
     pub owner: Option<(u32, u32)>,
 }
 
-/// [`replace`] with an owner, and `check` as the last thing before the rename:
-/// an error of its leaves everything as it was.
+/// [`replace`] with an owner, and with `check` right before the rename: its error
+/// leaves everything unchanged.
 ///
 /// # Errors
-/// As [`replace`], and that of `check`.
+/// As [`replace`], and those of `check`.
 pub fn replace_if(
     path: &Path,
     temp: &Path,
@@ -53,7 +53,7 @@ pub fn replace_if(
         std::fs::rename(temp, path)
     })();
     if written.is_err() {
-        // Its name is ours alone (created exclusively above).
+        // Created exclusively above, so it is ours.
         let _ = std::fs::remove_file(temp);
         return written;
     }
@@ -61,7 +61,7 @@ pub fn replace_if(
     File::open(directory)?.sync_all()
 }
 
-/// chown, unless it is right already or the file system fixes it.
+/// chown, unless already right or not allowed by the file system.
 fn set_owner(file: &File, owner: Option<(u32, u32)>) -> io::Result<()> {
     let Some((user, group)) = owner else { return Ok(()) };
     let now = file.metadata()?;
@@ -74,7 +74,7 @@ fn set_owner(file: &File, owner: Option<(u32, u32)>) -> io::Result<()> {
     }
 }
 
-/// chmod, unless it is right already or the file system fixes it.
+/// chmod, unless already right or not allowed by the file system.
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & 0o7777 == mode {
         return Ok(());
@@ -85,8 +85,8 @@ fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     }
 }
 
-/// [`replace`] for files of our own: the temp name is made from the path's
-/// and the process id, and a leftover of that name is overwritten.
+/// [`replace`] for our own files: with a temporary name made from the path and
+/// the process id, replacing a leftover of that name.
 ///
 /// # Errors
 /// As [`replace`].

@@ -1,9 +1,8 @@
-//! SIGTERM and what a terminal sends (INT, HUP, QUIT) as something that waits
-//! can ask about. Children have no terminal: of a Ctrl-C only we hear, and we
-//! end them.
+//! SIGTERM and the signals of a terminal (INT, HUP, QUIT), noted for waits to
+//! check. Children have no terminal: only we get a Ctrl-C, and we end them.
 //!
-//! A task that is stopped in Proxmox gets TERM, and KILL 5 s later: every
-//! wait of ours looks here at least ten times a second.
+//! Proxmox stops a task with TERM, and KILL 5 s later: every wait checks at
+//! least ten times a second.
 
 use super::time::Deadline;
 use std::cell::Cell;
@@ -13,11 +12,11 @@ use std::time::Duration;
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
 thread_local! {
-    /// Until when this thread puts a signal off.
+    /// The end of this thread's [`PutOff`].
     static PUT_OFF: Cell<Option<Deadline>> = const { Cell::new(None) };
 }
 
-/// A signal told us to end; the process cleans up first.
+/// A signal came: the process cleans up and exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted(pub i32);
 
@@ -32,8 +31,7 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Fails once SIGTERM, SIGINT, SIGHUP or SIGQUIT has come, unless that is put
-/// off.
+/// Fails once SIGTERM, SIGINT, SIGHUP or SIGQUIT came, unless put off.
 ///
 /// # Errors
 /// [`Interrupted`], with the signal's number.
@@ -45,14 +43,13 @@ pub fn check() -> Result<(), Interrupted> {
     }
 }
 
-/// The signal that has come, also while it is put off.
+/// The signal that came, even if put off.
 pub fn pending() -> Option<Interrupted> {
     Some(CAUGHT.load(Ordering::Relaxed)).filter(|number| *number != 0).map(Interrupted)
 }
 
-/// While it lives, and for its span at most, [`check`] finds no signal in this
-/// thread: what was begun is undone first, with the same locks and programs
-/// as it was done with.
+/// While it exists, for its span at most, [`check`] succeeds in this thread: a
+/// rollback needs the same locks and programs as the change.
 #[must_use = "signals count again when it is dropped"]
 pub struct PutOff {
     before: Option<Deadline>,
@@ -69,10 +66,9 @@ impl Drop for PutOff {
     }
 }
 
-/// From here on TERM, INT, HUP and QUIT are noted instead of ending the
-/// process, a closed pipe or a size limit is an error instead of a death, how
-/// a child ended can be asked, and files that were open before us are not
-/// passed on. Nothing of that depends on what the caller ignored or blocked.
+/// From now on TERM, INT, HUP and QUIT are noted, a closed pipe and a size limit
+/// are errors, children can be waited for, and inherited files are closed in
+/// children, whatever signals the caller ignored or blocked.
 pub fn catch() {
     extern "C" fn note(signal: i32) {
         CAUGHT.store(signal, Ordering::Relaxed);
@@ -81,10 +77,10 @@ pub fn catch() {
     super::raw::keep_inherited_files_from_children();
 }
 
-/// Sleeps, but no longer than until a signal.
+/// Sleeps; a signal ends it.
 ///
 /// # Errors
-/// [`Interrupted`] when one came.
+/// [`Interrupted`].
 pub fn sleep(span: Duration) -> Result<(), Interrupted> {
     let deadline = Deadline::after(span);
     loop {

@@ -1,5 +1,5 @@
-//! Programs that are not ours to bound: a user's hookscript that takes our
-//! place for a while, and a process of ours that outlives us.
+//! Programs without a deadline: a user's hookscript that runs in our place, and
+//! a process of ours that outlives us.
 
 use super::process::Ended;
 use super::signal::{self, Interrupted};
@@ -11,23 +11,23 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The umask that we were called with.
+/// The umask of our caller.
 static CALLERS: AtomicU32 = AtomicU32::new(0o022);
 
-/// From here on nothing that we make is for others to write to, whatever the
-/// umask of the shell that called us. What is not ours gets that one back.
+/// From now on no file that we create is writable by others, whatever our
+/// caller's umask. A program of the user gets that umask back.
 pub fn keep_others_out() {
     let before = umask(Mode::S_IWGRP | Mode::S_IWOTH);
     umask(before | Mode::S_IWGRP | Mode::S_IWOTH);
     CALLERS.store(before.bits(), Ordering::Relaxed);
 }
 
-/// Runs somebody else's program with our own arguments, environment (and one
-/// more variable), stdin, stdout and stderr, in our own session and so at our
-/// caller's terminal, and without a deadline. A signal of ours is passed on.
+/// Runs a program of the user with our arguments, environment (plus one
+/// variable), streams, session and so our caller's terminal, and without a
+/// deadline. Passes signals on.
 ///
 /// # Errors
-/// It could not be started.
+/// It did not start.
 pub fn hand_over(program: &Path, args: &[String], variable: (&str, &str)) -> std::io::Result<Ended> {
     #[allow(clippy::disallowed_methods)] // this is the one room
     let mut command = Command::new(program);
@@ -45,7 +45,7 @@ pub fn hand_over(program: &Path, args: &[String], variable: (&str, &str)) -> std
         if let (false, Err(Interrupted(number))) = (told, signal::check()) {
             told = true;
             let signal = Signal::try_from(number).unwrap_or(Signal::SIGTERM);
-            // Not reaped yet: its number is nobody else's.
+            // Not reaped yet: its pid is not reused.
             let _ = nix::sys::signal::kill(Pid::from_raw(child.id() as i32), signal);
         }
         std::thread::sleep(pause);
@@ -53,19 +53,19 @@ pub fn hand_over(program: &Path, args: &[String], variable: (&str, &str)) -> std
     }
 }
 
-/// Starts a process that goes on by itself: its own session, no open file of
-/// ours, stdin, stdout and stderr on /dev/null. Proxmox reads a hook's output
-/// until its end, so a child that kept it would hold the start.
+/// Starts a process that outlives us: with its own session and /dev/null as
+/// streams. Proxmox reads a hook's output to its end, so a child with our stdout
+/// would block the start.
 ///
 /// # Errors
-/// It could not be started.
+/// It did not start.
 pub fn detach(program: &Path, args: &[String]) -> std::io::Result<()> {
     #[allow(clippy::disallowed_methods)] // this is the one room
     let mut command = Command::new(program);
     command.args(args).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     super::raw::own_session(&mut command);
     super::raw::default_signals(&mut command);
-    // It is not waited for: when we end, init takes it over.
+    // Not waited for: init adopts it when we exit.
     command.spawn().map(drop)
 }
 

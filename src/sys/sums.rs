@@ -5,7 +5,7 @@ use super::signal;
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd as _;
 
 /// How much is read at a time, in bytes.
@@ -26,24 +26,24 @@ impl Sums {
     ///
     /// # Errors
     /// The file cannot be read, or a signal came.
-    pub fn of(file: &File, from: u64) -> io::Result<Sums> {
+    pub fn of(file: &File, from: u64) -> anyhow::Result<Sums> {
         let again = || File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let (first, second) = (again()?, again()?);
         std::thread::scope(|scope| {
             let md5 = scope.spawn(move || digest::<Md5>(first, from));
             let sha256 = digest::<Sha256>(second, 0)?;
-            let md5 = md5.join().map_err(|_| io::Error::other("the MD5 thread failed"))??;
+            let md5 = md5.join().map_err(|_| anyhow::anyhow!("the MD5 thread failed"))??;
             Ok(Sums { sha256: sha256.into(), md5: md5.into() })
         })
     }
 }
 
 /// The checksum of a file from an offset on.
-fn digest<D: Digest>(mut file: File, from: u64) -> io::Result<sha2::digest::Output<D>> {
+fn digest<D: Digest>(mut file: File, from: u64) -> anyhow::Result<sha2::digest::Output<D>> {
     file.seek(SeekFrom::Start(from))?;
     let (mut sum, mut buffer) = (D::new(), vec![0; CHUNK]);
     loop {
-        signal::check().map_err(io::Error::other)?;
+        signal::check()?;
         match file.read(&mut buffer)? {
             0 => return Ok(sum.finalize()),
             n => sum.update(&buffer[..n]),

@@ -1,15 +1,14 @@
-//! Text that comes from elsewhere, made fit to be shown.
+//! Foreign text, escaped for messages.
 
-/// The longest line of somebody else's that is passed on, in characters; the
-/// rest is cut.
+/// The length limit of a foreign line, in characters.
 pub const MAX_LINE: usize = 400;
-/// The longest message of our own, in bytes. A list of 16 cards or 56 MIG
-/// instances fits, and a pipe takes the line whole (`PIPE_BUF` is 4096).
+/// The length limit of our own message, in bytes. A list of 16 cards or 56 MIG
+/// instances fits, and writing the line to a pipe is atomic (`PIPE_BUF` is 4096).
 pub const MAX_MESSAGE: usize = 3800;
 
-/// Bytes from a container or a program as one line that is safe to log:
-/// invalid UTF-8 replaced, control characters (escape codes, NUL) escaped,
-/// tabs as blanks, at most [`MAX_LINE`] characters.
+/// Bytes of a container or a program as one line for the log: invalid UTF-8
+/// replaced, control characters escaped, tabs as blanks, at most [`MAX_LINE`]
+/// characters.
 pub fn line(bytes: &[u8]) -> String {
     // MAX_LINE characters never need more than four times as many bytes.
     let cut = &bytes[..bytes.len().min((MAX_LINE + 1) * 4)];
@@ -26,8 +25,8 @@ pub fn line(bytes: &[u8]) -> String {
     out
 }
 
-/// A message of our own as one line that is safe to show, at most about
-/// [`MAX_MESSAGE`] bytes. What it quotes of others has passed [`line`].
+/// Our own message as one escaped line of about [`MAX_MESSAGE`] bytes at most. A
+/// foreign text in it went through [`line`].
 pub fn message(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MAX_MESSAGE + 8));
     for c in text.trim_end_matches(['\r', '\n']).chars() {
@@ -40,7 +39,7 @@ pub fn message(text: &str) -> String {
     out
 }
 
-/// Text of any length that is safe to show as part of a line.
+/// Escaped text of any length, as part of a line.
 pub fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     text.chars().for_each(|c| push(&mut out, c));
@@ -56,11 +55,10 @@ pub(super) fn push(out: &mut String, c: char) {
     }
 }
 
-/// Whether a character tells a terminal or a reader's eye to do something
-/// instead of standing for itself: control characters (the C1 ones too, which
-/// begin sequences as ESC does), those that end a line or change its
-/// direction, invisible ones, and the noncharacters, which are [`super::out`]'s
-/// own.
+/// Whether a character controls a terminal or misleads a reader: control
+/// characters (with C1, which begin sequences like ESC), line separators,
+/// direction marks, invisible characters, and the noncharacters used by
+/// [`super::out`].
 pub(super) fn commands(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -70,7 +68,7 @@ pub(super) fn commands(c: char) -> bool {
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The text as one word of a command line that can be pasted into a shell.
+/// The text as one word of a shell command.
 pub fn word(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"%+,-./:=@_".contains(&b);
     if !text.is_empty() && text.bytes().all(plain) {
@@ -79,13 +77,13 @@ pub fn word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The text without what its URLs hold that is not for everybody: a user's
-/// name and password (between `://` and `@`), and a query (behind `?`, a token
-/// say). Log and state are read by others. Doing it twice changes nothing.
+/// The text without the secrets of its URLs: user name and password (between
+/// `://` and `@`) and query (after `?`). Other users read log and state. Applying
+/// it twice changes nothing.
 pub fn without_secrets(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    // Where the present URL ends, and its first query begins: each is looked for
-    // once, however many URLs stand in one word.
+    // The end of the current URL and the start of its first query, each searched
+    // once for all URLs in one word.
     let (mut done, mut end, mut sign) = (0, 0, 0);
     while let Some(at) = text[done..].find("://").map(|found| done + found + 3) {
         out.push_str(&text[done..at]);
@@ -104,7 +102,7 @@ pub fn without_secrets(text: &str) -> String {
         }
         out.push_str(&authority[host.unwrap_or(0)..]);
         done = path;
-        // A URL in the path of another is one to be looked at too.
+        // A URL in the path of another one is searched too.
         if sign == end || text[path..sign].contains("://") {
             continue;
         }
@@ -119,15 +117,15 @@ pub fn without_secrets(text: &str) -> String {
     out
 }
 
-/// The same for a value of a setting, which may be no proper URL: a password
-/// with a slash in it, a URL without its scheme.
+/// The same for the value of a setting, which may be an invalid URL: a password
+/// with a slash, no scheme.
 pub fn hidden(value: &str) -> String {
     let start = value.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = value.split_at(start);
     let user = rest.rfind('@');
     let sign = rest.find(['?', '#']).filter(|_| start > 0 || user.is_some());
     match (user, sign) {
-        // Of a password with a sign in it or of a query with an @: who knows.
+        // Either a password with a `?`, or a query with an `@`.
         (Some(user), Some(sign)) if sign < user => format!("{scheme}…"),
         (user, sign) => {
             let (mark, from) = user.map_or(("", 0), |at| ("…", at));
@@ -138,7 +136,7 @@ pub fn hidden(value: &str) -> String {
     }
 }
 
-/// The first `most` of many lines, and how many more there are.
+/// The first `most` lines, and the number of the others.
 pub fn few(mut lines: Vec<String>, most: usize) -> Vec<String> {
     if let Some(more) = lines.len().checked_sub(most).filter(|more| *more > 0) {
         lines.truncate(most);
@@ -147,8 +145,8 @@ pub fn few(mut lines: Vec<String>, most: usize) -> Vec<String> {
     lines
 }
 
-/// The last `count` lines that are not blank, each through [`line`]. Carriage
-/// returns end a line too: progress bars redraw with them.
+/// The last `count` non-blank lines, each through [`line`]. A carriage return ends
+/// a line too, as in progress bars.
 pub fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
     let mut lines: Vec<String> = bytes
         .rsplit(|b| matches!(b, b'\n' | b'\r'))

@@ -1,8 +1,8 @@
-//! Deadlines: points in time that waits and children are bound by.
+//! Deadlines of waits and children.
 
 use std::time::{Duration, Instant};
 
-/// A point in time by which something has to be over.
+/// A point in time, and the timeout that led to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
@@ -20,7 +20,7 @@ impl Deadline {
         Deadline::after(Duration::from_secs(seconds))
     }
 
-    /// What is left; zero when it has passed.
+    /// The time left; zero if passed.
     pub fn remaining(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
@@ -37,13 +37,13 @@ impl Deadline {
         if other.at < self.at { other } else { *self }
     }
 
-    /// The time it gave from the start, for messages.
+    /// The timeout, for messages.
     pub fn span(&self) -> Duration {
         self.span
     }
 }
 
-/// A duration as a person reads it: `85 ms`, `4.2 s`, `12 min`.
+/// A duration for messages: `85 ms`, `4.2 s`, `12 min`.
 pub fn human(d: Duration) -> String {
     match d.as_millis() {
         ms @ 0..=999 => format!("{ms} ms"),

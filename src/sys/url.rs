@@ -1,6 +1,5 @@
-//! A URL or path that something is fetched from. A user's name, a password and
-//! a query may be secret: they are in no output of this type but that of the
-//! methods named for it.
+//! A URL or path to fetch from. User name, password and query may be secret:
+//! no output has them, except of the methods marked **secret**.
 
 use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
@@ -8,20 +7,20 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// No server takes one that is nearly as long, in bytes.
+/// The length limit, in bytes, far beyond that of any server.
 const MAX: usize = 128 * 1024;
 
 /// A URL (https, http, `file:///`) or an absolute path. `Display` and `Debug`
-/// leave user's name, password and query out.
+/// omit user name, password and query.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(String);
 
-/// A user's name and password, as they are meant (`%40` is `@`).
+/// A user name and password, decoded (`%40` is `@`).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The name.
+    /// The user name.
     pub user: String,
-    /// The password; empty where there is none.
+    /// The password; empty if none.
     pub password: String,
 }
 
@@ -31,11 +30,10 @@ impl fmt::Debug for Login {
     }
 }
 
-/// What a URL or path must be, whatever its host is: also one with
-/// placeholders.
+/// Checks a URL or path, which may have placeholders.
 ///
 /// # Errors
-/// What is wrong with it; none of the text itself.
+/// What is wrong, without the text itself.
 pub fn check(text: &str) -> anyhow::Result<()> {
     if text.len() > MAX {
         bail!("longer than {MAX} characters");
@@ -59,7 +57,7 @@ impl FromStr for Url {
         let url = Url(text.to_owned());
         if let Some(parts) = url.parts() {
             parts.server().context("names no host that a URL can have")?;
-            // Read as a slash by some, and as part of a name by others.
+            // Programs read these differently.
             if text.contains(['\\', '"', '<', '>']) {
                 bail!("a URL cannot contain a backslash, a quote or angle brackets");
             }
@@ -70,8 +68,8 @@ impl FromStr for Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // By its parts: what a text's URLs hold is looked for up to a quote, and
-        // a password may have one.
+        // Not with without_secrets(), which ends a URL at a quote: a password may
+        // have one.
         let Some(parts) = self.parts() else { return f.pad(&self.0) };
         let user = if parts.user.is_some() { "…@" } else { "" };
         let behind = &parts.rest[parts.path().len()..];
@@ -81,7 +79,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// A text that may hold placeholders, as the URL that it will be is shown.
+/// A text that may have placeholders, displayed like a URL.
 pub fn shown(text: &str) -> String {
     Url(text.to_owned()).to_string()
 }
@@ -95,7 +93,7 @@ impl fmt::Debug for Url {
 /// The pieces of an http or https URL.
 struct Parts<'a> {
     scheme: &'a str,
-    /// What stands before the last `@` of the authority.
+    /// The part before the last `@` of the authority.
     user: Option<&'a str>,
     /// Host and port.
     place: &'a str,
@@ -104,7 +102,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Host and port, where they are such: there are no two ways to read them.
+    /// Host and port, if they are valid and unambiguous.
     fn server(&self) -> Option<(String, Option<u16>)> {
         let (host, port) = match self.place.rsplit_once(':') {
             Some((host, port)) if !self.place.ends_with(']') => (host, Some(port)),
@@ -123,8 +121,8 @@ impl<'a> Parts<'a> {
         good.then(|| (host.to_ascii_lowercase(), port))
     }
 
-    /// Path and query, as they are asked for: never the fragment.
-    fn asked(&self) -> &'a str {
+    /// Path and query, without the fragment.
+    fn requested(&self) -> &'a str {
         self.rest.split('#').next().unwrap_or_default()
     }
 
@@ -155,52 +153,52 @@ impl Url {
         self.0.starts_with("https://")
     }
 
-    /// Whether its server is on this machine.
+    /// Whether its server is this machine.
     pub fn is_loopback(&self) -> bool {
         let Some((host, _)) = self.parts().and_then(|parts| parts.server()) else { return false };
         let host = host.trim_matches(['[', ']']);
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// Whether nobody on the way can change what comes: https, a local file, or
-    /// a server on this machine.
-    pub fn is_trusted_way(&self) -> bool {
+    /// Whether nobody can tamper with the transfer: https, a local file, or a
+    /// server on this machine.
+    pub fn has_trusted_transport(&self) -> bool {
         self.is_https() || self.local().is_some() || self.is_loopback()
     }
 
-    /// The name and password in it. **Secret**: only for the server itself, or
-    /// for a file that root alone can read.
+    /// Its user name and password. **Secret**: only for the server itself, or for
+    /// a file that only root can read.
     pub fn login(&self) -> Option<Login> {
         let (user, password) = self.parts()?.user.map(|u| u.split_once(':').unwrap_or((u, "")))?;
         Some(Login { user: decode(user), password: decode(password) })
     }
 
-    /// What a request names: without user's name and fragment. **May be
-    /// secret**: the query is in it.
+    /// The URL of a request: without user name and fragment. **May be secret**:
+    /// it has the query.
     pub fn request(&self) -> String {
         match self.parts() {
-            Some(parts) => format!("{}://{}{}", parts.scheme, parts.place, parts.asked()),
+            Some(parts) => format!("{}://{}{}", parts.scheme, parts.place, parts.requested()),
             None => self.0.clone(),
         }
     }
 
-    /// Hands the whole text over, login and query included. **Secret**: only
-    /// to what really connects.
+    /// Passes the whole text on, with login and query. **Secret**: only to code
+    /// that connects.
     pub fn with_login<T>(&self, use_it: impl FnOnce(&str) -> T) -> T {
         use_it(&self.0)
     }
 
-    /// Whether something of it is not for everybody.
+    /// Whether it has a secret.
     pub fn has_secret(&self) -> bool {
         self.parts().is_some_and(|parts| parts.user.is_some()) || self.has_query()
     }
 
-    /// Whether a query (`?token=…`) belongs to it.
+    /// Whether it has a query (`?token=…`).
     pub fn has_query(&self) -> bool {
-        self.parts().is_some_and(|parts| parts.asked().contains('?'))
+        self.parts().is_some_and(|parts| parts.requested().contains('?'))
     }
 
-    /// The same without user's name, query and fragment: fit to be shown.
+    /// The same without user name, query and fragment.
     #[must_use]
     pub fn bare(&self) -> Url {
         match self.parts() {
@@ -209,19 +207,17 @@ impl Url {
         }
     }
 
-    /// Host and port as they stand there, and the path: how apt's auth file
-    /// names it.
+    /// Host, port and path, as in apt's auth file.
     pub fn machine(&self) -> Option<String> {
         self.parts().map(|parts| format!("{}{}", parts.place, parts.path()))
     }
 
-    /// Tells it from others without holding it.
+    /// A hash of it.
     pub fn identity(&self) -> String {
         hex(&Sha256::digest(self.0.as_bytes()))
     }
 
-    /// Whether both are of one server: who may have the one's password may
-    /// have the other's.
+    /// Whether both have the same server, so that a password is for both.
     pub fn same_server(&self, other: &Url) -> bool {
         let server = |url: &Url| {
             let parts = url.parts()?;
@@ -232,7 +228,7 @@ impl Url {
         server(self).is_some_and(|one| server(other) == Some(one))
     }
 
-    /// The same server, user and query with another path.
+    /// The same with another path.
     pub fn map_path(&self, change: impl FnOnce(&str) -> Option<String>) -> Option<Url> {
         let Some(parts) = self.parts() else { return change(&self.0).map(Url) };
         let head = &self.0[..self.0.len() - parts.rest.len()];
@@ -257,11 +253,11 @@ impl Url {
         self.parts().map_or(self.0.as_str(), |parts| parts.path()).ends_with('/')
     }
 
-    /// Where an answer's `Location` leads (RFC 9110, section 10.2.2). A login
-    /// that a server puts there is not used.
+    /// The target of a `Location` (RFC 9110, section 10.2.2). Ignores a login in
+    /// it.
     ///
     /// # Errors
-    /// It is no http or https URL.
+    /// It is not an http or https URL.
     pub fn follow(&self, location: &str) -> anyhow::Result<Url> {
         let parts = self.parts().context("not a URL")?;
         let root = format!("{}://{}", parts.scheme, parts.place);
@@ -290,7 +286,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// `%40` as `@`; what is no such code stays as it is.
+/// Decodes `%40` to `@`; leaves invalid codes.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -40,7 +40,7 @@ fn only_this_machine_and_https_are_trusted_ways() {
     for good in
         ["https://h/x", "http://127.0.0.1:8/x", "http://[::1]/x", "http://localhost/x", "/x", "file:///x"]
     {
-        assert!(url(good).is_trusted_way(), "{good}");
+        assert!(url(good).has_trusted_transport(), "{good}");
     }
     for bad in [
         "http://h/x",
@@ -50,7 +50,7 @@ fn only_this_machine_and_https_are_trusted_ways() {
         "http://localhost@evil/x",
         "http://evil/?@localhost/",
     ] {
-        assert!(!url(bad).is_trusted_way(), "{bad}");
+        assert!(!url(bad).has_trusted_transport(), "{bad}");
     }
 }
 

@@ -120,6 +120,20 @@ fn a_run_that_is_stopped_cleans_up_at_once() {
 }
 
 #[test]
+fn a_signal_while_a_runfile_is_verified_does_not_remove_it() {
+    let Some(lab) = bare(Lab::builder().gpus(1).driver(V)) else { return };
+    lab.web().runfile(&Runfile::new(V));
+    lab.run(["phoenix-nvidia", "prefetch"]).ok();
+    // Longer than before, it is verified again, which now takes a while.
+    lab.sh("truncate -s 8G /var/cache/phoenix-nvidia/*.run").ok();
+    let run = lab.command("phoenix-nvidia").arg("prefetch").spawn();
+    wait_for("it is not verified", || lab.sh("ls -l /proc/[0-9]*/fd | grep '[.]run$'").exit() == Some(0));
+    lab.sh("pkill -TERM -x phoenix-nvidia");
+    run.wait().code(1).says("interrupted by SIGTERM").says_not("removing");
+    lab.sh("ls /var/cache/phoenix-nvidia/*.run").ok();
+}
+
+#[test]
 fn a_container_that_stops_in_the_middle_is_said_to_be_gone() {
     let Some(lab) = running_without(Rootfs::Debian12.unprivileged()) else { return };
     lab.web().runfile(&Runfile::new(V).flaw(Flaw::Slow(60)));
@@ -345,8 +359,7 @@ fn a_redirect_from_this_machine_to_another_needs_a_checksum() {
     let path = lab.web().runfile(&Runfile::new(V));
     node(&lab, "NVIDIA_RUNFILE_URL=http://127.0.0.1/start.run");
     lab.web().fail("/start.run", Fault::Redirect(lab.web().url(&path)));
-    let run =
-        by_hand(&lab).code(5).says("the server leads to http://mirror.lab/").says("NVIDIA_RUNFILE_SHA256");
+    let run = by_hand(&lab).code(5).says("redirect to http://mirror.lab/").says("NVIDIA_RUNFILE_SHA256");
     run.says_not("rejected and deleted");
     assert_eq!(lab.web().requests().of(&path).len(), 0, "the other server was asked");
     let sum = lab.sh(&format!("sha256sum /run/lab/web/www{path}")).ok().stdout;

@@ -102,8 +102,8 @@ fn a_directory_that_is_a_link_or_somebody_elses_is_refused_with_the_command_that
     lab.sh("mkdir -m 777 /tmp/trap").ok();
     for (what, make) in [
         ("is a symlink", "ln -s /tmp/trap"),
-        ("can be written to by other users", "mkdir -m 1777"),
-        ("is no directory", "mkfifo"),
+        ("is writable by users other than root", "mkdir -m 1777"),
+        ("is not a directory", "mkfifo"),
     ] {
         lab.sh(&format!("rm -rf /run/lock/phoenix-nvidia; {make} /run/lock/phoenix-nvidia")).ok();
         lab.run([PROGRAM, "101"]).code(1).says(what).says("rm -r /run/lock/phoenix-nvidia");

@@ -98,7 +98,7 @@ fn no_gpu_assigned_means_the_control_devices_and_the_driver() {
 fn a_server_that_fails_costs_one_start_its_driver_and_the_next_one_has_it() {
     let faults = [
         (Fault::Status(404), "404"),
-        (Fault::Stall(100_000), "not complete within 4 s"),
+        (Fault::Stall(100_000), "timed out after 4 s"),
         (Fault::Cut(100_000), "cut off after"),
     ];
     for (fault, said) in faults {

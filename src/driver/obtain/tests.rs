@@ -286,7 +286,7 @@ fn a_good_header_before_a_body_without_an_end_fills_no_disk() {
     let request = RunfileRequest { version: &version, url: &node.url, sha256: None, limits: &limits };
     let error = obtain(&node.cache, &request).unwrap_err();
     let text = crate::exit::one_line(&error);
-    assert!(text.contains("exceeds DOWNLOAD_MAX (24 MiB)") && text.contains("larger than 25 MB"), "{text}");
+    assert!(text.contains("exceeds DOWNLOAD_MAX (24 MiB)") && text.contains("limit of 25 MB"), "{text}");
     assert!(crate::exit::remedy_of(&error).unwrap().contains("DOWNLOAD_MAX"));
     assert!(node.files().is_empty(), "{:?}", node.files());
     // Lengths that no disk holds, one of which wraps around.
@@ -311,7 +311,7 @@ fn a_redirect_away_from_this_machine_needs_a_checksum() {
     let authority = node.url.to_string().split('/').nth(2).unwrap().replace("127.0.0.1", "0.0.0.0");
     node.site.faults().set(&path, Ill::Redirect(format!("http://{authority}{other}"))).unwrap();
     let text = node.refused(V);
-    assert!(text.contains("the server leads to http://0.0.0.0") && text.contains("no checksum"), "{text}");
+    assert!(text.contains("redirect to http://0.0.0.0") && text.contains("without a checksum"), "{text}");
     assert_eq!(node.site.requests().unwrap().of(&other).len(), 0);
     let good = crate::sys::sums::Sums::of(&std::fs::File::open(&file).unwrap(), 0).unwrap().sha256;
     node.obtain_with(V, Some(&Sha256(good))).unwrap();

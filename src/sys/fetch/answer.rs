@@ -1,16 +1,16 @@
-//! What a server's answer says.
+//! Parts of a server's response.
 
 use crate::sys::text;
 
-/// What tells this file from a later one at the same URL. A weak ETag does
-/// not: servers must not resume by it.
+/// The validator, which distinguishes this file from a later one at the same
+/// URL. Not a weak ETag: servers must not resume by it.
 pub(super) fn validator<'a>(header: &dyn Fn(&str) -> Option<&'a str>) -> Option<String> {
     let etag = header("etag").filter(|tag| !tag.starts_with("W/"));
     etag.or_else(|| header("last-modified")).map(ToOwned::to_owned)
 }
 
 /// A `Content-Range` (RFC 9110, section 14.4): `bytes 100-199/200`, or
-/// `bytes */200` where the range that was asked for is not there.
+/// `bytes */200` if the requested range does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
     /// The first and the last byte.
@@ -33,8 +33,8 @@ impl Range {
         Some(Range { span, whole })
     }
 
-    /// Whether it is all that follows `from`, to the end of the file, and the
-    /// body's length agrees.
+    /// Whether it is the rest of the file after `from`, and the length of the
+    /// body agrees.
     pub(super) fn is_rest(&self, from: u64, announced: Option<u64>) -> bool {
         let (Some((first, last)), Some(whole)) = (self.span, self.whole) else { return false };
         let length = whole.checked_sub(from).filter(|length| *length > 0);
@@ -45,14 +45,14 @@ impl Range {
     }
 }
 
-/// ureq's error as a person reads it.
+/// ureq's error for a message.
 pub(super) fn explain(error: &ureq::Error) -> String {
     let words = match error {
-        ureq::Error::HostNotFound => "the host's name is not known (name service)".to_owned(),
-        ureq::Error::Timeout(what) => format!("no answer in time ({what})"),
-        ureq::Error::ConnectionFailed => "no connection".to_owned(),
-        // Its own words may hold the URL.
-        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => "not a URL to be asked for".to_owned(),
+        ureq::Error::HostNotFound => "host name not found (DNS)".to_owned(),
+        ureq::Error::Timeout(what) => format!("timed out ({what})"),
+        ureq::Error::ConnectionFailed => "connection failed".to_owned(),
+        // ureq's message may have the URL, with its password.
+        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => "invalid URL".to_owned(),
         other => text::without_secrets(&other.to_string()),
     };
     text::line(words.as_bytes())

@@ -1,4 +1,4 @@
-//! Why a URL gave no file.
+//! Why a transfer failed.
 
 use super::size;
 use crate::sys::signal::Interrupted;
@@ -8,72 +8,71 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Why a URL gave no file. Its URLs are text that is fit to be shown.
+/// Why a transfer failed. Its URLs are without passwords and queries.
 #[derive(Debug)]
 pub enum FetchError {
-    /// The server's answer was another than 200.
+    /// An HTTP status other than 200.
     Status(String, u16),
-    /// There is no such local file.
+    /// No such local file.
     Missing(PathBuf),
-    /// The server was not reached, or spoke no HTTP, or its certificate is
-    /// not trusted.
+    /// No connection, no HTTP, or a certificate that is not trusted.
     Unreachable(String, String),
-    /// Nothing came for so long.
+    /// No data for too long.
     Stalled {
-        /// What was being fetched.
+        /// The URL.
         url: String,
-        /// How long nothing came.
+        /// The time without data.
         after: Duration,
-        /// Bytes that had come.
+        /// Bytes received.
         got: u64,
-        /// Bytes that should have come, where the server said so.
+        /// Bytes of the whole file, if known.
         of: Option<u64>,
     },
-    /// The transfer ended before the end of the file.
+    /// Ended before the end of the file.
     Cut {
-        /// What was being fetched.
+        /// The URL.
         url: String,
-        /// Bytes that had come.
+        /// Bytes received.
         got: u64,
-        /// Bytes that should have come, where the server said so.
+        /// Bytes of the whole file, if known.
         of: Option<u64>,
-        /// What happened.
+        /// The reason, in parentheses.
         why: String,
     },
-    /// It took longer than the whole may take.
+    /// Not complete before the deadline.
     TooSlow {
-        /// What was being fetched.
+        /// The URL.
         url: String,
-        /// The time it had.
+        /// The timeout.
         after: Duration,
-        /// Bytes that had come.
+        /// Bytes received.
         got: u64,
     },
-    /// It is larger than it may be, in bytes.
+    /// Larger than the limit, in bytes.
     TooLarge(String, u64),
-    /// The server leads to where this URL may not lead: from, to, and why not.
+    /// A refused redirect: from, to, reason.
     Redirect(String, String, &'static str),
-    /// Anybody on the way could change what comes.
+    /// Plain http, without a checksum.
     Untrusted(String),
-    /// The answer makes no sense: another range than was asked for, say.
+    /// An invalid response, like another range than requested.
     Odd(String, String),
-    /// What came is not what was waited for.
+    /// The caller rejected the content.
     Refused(String, String),
-    /// There is no room for it where it is written to.
+    /// No space for the file.
     Full(PathBuf, io::Error),
-    /// The local side refused otherwise.
+    /// Another error of the local file.
     Local(PathBuf, io::Error),
-    /// We were told to stop.
+    /// A signal came.
     Interrupted(Interrupted),
 }
 
 impl FetchError {
-    /// Whether the file is not there, as opposed to the server being ill.
+    /// Whether the file does not exist, as opposed to a failing server.
     pub fn is_missing(&self) -> bool {
         matches!(self, FetchError::Status(_, 404 | 410) | FetchError::Missing(_))
     }
 
-    /// What the local side said about a file.
+    /// An error of the local file.
     pub(super) fn local(path: &Path, error: io::Error) -> FetchError {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -83,8 +82,8 @@ impl FetchError {
         }
     }
 
-    /// Whether what has come so far is of no use to a later attempt, or takes
-    /// the room that is missing.
+    /// Whether the part is useless for a later attempt, or takes the missing
+    /// space.
     pub(super) fn spoils_part(&self) -> bool {
         matches!(
             self,
@@ -92,7 +91,7 @@ impl FetchError {
         )
     }
 
-    /// How many bytes were still to come, as far as that is known.
+    /// Bytes still missing, if known.
     pub(super) fn missing(&self) -> u64 {
         match self {
             FetchError::Cut { got, of: Some(of), .. } | FetchError::Stalled { got, of: Some(of), .. } => {
@@ -102,7 +101,7 @@ impl FetchError {
         }
     }
 
-    /// Whether trying again may help.
+    /// Whether a retry may help.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             FetchError::Status(_, code) => matches!(code, 408 | 429 | 500 | 502 | 503 | 504),
@@ -115,11 +114,11 @@ impl FetchError {
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FetchError::Status(url, code) => write!(f, "{url}: the server answers {code}{}", name_of(*code)),
+            FetchError::Status(url, code) => write!(f, "{url}: HTTP {code}{}", name_of(*code)),
             FetchError::Missing(path) => write!(f, "{}: no such file", path.display()),
             FetchError::Unreachable(url, why) => write!(f, "{url}: {why}"),
             FetchError::Stalled { url, after, got, .. } => {
-                write!(f, "{url}: stalled, nothing came for {} (after {})", human(*after), size(*got))
+                write!(f, "{url}: stalled: no data for {} ({} received)", human(*after), size(*got))
             }
             FetchError::Cut { url, got, of: Some(of), why } => {
                 write!(f, "{url}: cut off after {} of {}{why}", size(*got), size(*of))
@@ -128,14 +127,14 @@ impl fmt::Display for FetchError {
                 write!(f, "{url}: cut off after {}{why}", size(*got))
             }
             FetchError::TooSlow { url, after, got } => {
-                write!(f, "{url}: not complete within {} ({} came)", human(*after), size(*got))
+                write!(f, "{url}: timed out after {} ({} received)", human(*after), size(*got))
             }
             FetchError::TooLarge(url, limit) => {
-                write!(f, "{url}: larger than {}, the most that is taken", size(*limit))
+                write!(f, "{url}: larger than the limit of {}", size(*limit))
             }
-            FetchError::Redirect(from, to, why) => write!(f, "{from}: the server leads to {to}: {why}"),
+            FetchError::Redirect(from, to, why) => write!(f, "{from}: redirect to {to} refused: {why}"),
             FetchError::Untrusted(url) => {
-                write!(f, "{url}: over http anybody on the way could change it")
+                write!(f, "{url}: http is not trusted without a checksum")
             }
             FetchError::Odd(url, why) | FetchError::Refused(url, why) => write!(f, "{url}: {why}"),
             FetchError::Full(path, error) | FetchError::Local(path, error) => {
@@ -157,10 +156,10 @@ impl std::error::Error for FetchError {
 
 fn name_of(code: u16) -> &'static str {
     match code {
-        401 | 403 => " (not allowed)",
+        401 | 403 => " (access denied)",
         404 => " (not found)",
-        407 => " (the proxy wants a password)",
-        500..=599 => " (it has trouble of its own)",
+        407 => " (proxy authentication required)",
+        500..=599 => " (server error)",
         _ => "",
     }
 }

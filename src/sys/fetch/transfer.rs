@@ -1,13 +1,14 @@
-//! One request, in a thread of its own.
+//! One transfer, in its own thread.
 
 use super::answer::{Range, explain, validator};
-use super::{Client, FetchError, Way, length};
-use crate::sys::armour::base64;
+use super::{Client, FetchError, Transport, length};
 use crate::sys::file;
 use crate::sys::signal;
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::sys::url::Url;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,15 +18,15 @@ use std::time::{Duration, Instant};
 use ureq::Proxy;
 use ureq::tls::{RootCerts, TlsConfig};
 
-/// How much is handed over at a time, in bytes.
+/// The size of a chunk, in bytes.
 const CHUNK: usize = 256 * 1024;
 
-/// How often a server may send us on.
+/// The limit of redirects.
 const HOPS: usize = 8;
-/// The notes about a part are no longer than this, in bytes.
+/// The size limit of the notes about a part, in bytes.
 const NOTES: u64 = 4096;
 
-/// From where a transfer starts.
+/// The position at which a transfer starts.
 #[derive(Clone, Default)]
 pub(super) struct Resume {
     pub(super) from: u64,
@@ -40,8 +41,8 @@ impl Resume {
         part.with_file_name(name)
     }
 
-    /// What is known about a part: only one with a validator, from the same
-    /// URL, and not longer than the whole may be, can be continued.
+    /// Reads the notes about a part. It can be resumed only if it has a validator,
+    /// is from the same URL, and does not exceed the size limit.
     pub(super) fn read(part: &Path, url: &Url, max: u64) -> Resume {
         let text = file::text(&Resume::notes(part), NOTES).unwrap_or_default();
         let from = length(part);
@@ -55,7 +56,7 @@ impl Resume {
         }
     }
 
-    /// The URL is told by its identity: it may hold a password.
+    /// Writes the URL as its identity, since it may have a password.
     pub(super) fn write(part: &Path, url: &Url, validator: Option<&str>) -> io::Result<()> {
         let validator = validator.filter(|v| v.len() < NOTES as usize / 2);
         let text = format!("{}\n{}\n", url.identity(), validator.unwrap_or_default());
@@ -63,12 +64,12 @@ impl Resume {
     }
 }
 
-/// The beginning of an answer.
+/// The header of a response.
 #[derive(Debug, Default)]
 pub(super) struct Head {
-    /// The file's whole length.
+    /// The length of the whole file.
     pub(super) length: Option<u64>,
-    /// Where the body starts in the file.
+    /// The position of the body in the file.
     pub(super) from: u64,
     pub(super) validator: Option<String>,
 }
@@ -80,9 +81,9 @@ enum Message {
     Failed(FetchError),
 }
 
-/// A transfer in its thread, seen from here.
+/// A running transfer, for the thread that waits for it.
 pub(super) struct Transfer {
-    /// As it is shown.
+    /// For messages.
     url: String,
     messages: Receiver<Message>,
     deadline: Deadline,
@@ -96,7 +97,7 @@ impl Transfer {
     pub(super) fn start(
         client: &Client,
         url: &Url,
-        way: Way,
+        transport: Transport,
         resume: &Resume,
         deadline: &Deadline,
     ) -> Transfer {
@@ -104,7 +105,7 @@ impl Transfer {
         let worker = Worker {
             client: client.clone(),
             url: url.clone(),
-            way,
+            transport,
             resume: resume.clone(),
             deadline: *deadline,
             sender,
@@ -122,9 +123,8 @@ impl Transfer {
     }
 
     pub(super) fn head(&mut self) -> Result<Head, FetchError> {
-        // Name service, connection and TLS come before the first byte.
-        let patience = self.stall + self.connect;
-        match self.wait(patience)? {
+        // DNS, connection and TLS come before the first byte.
+        match self.wait(self.stall + self.connect)? {
             Message::Head(head) => {
                 self.got = head.from;
                 self.length = head.length;
@@ -141,7 +141,7 @@ impl Transfer {
                 self.got = self.got.saturating_add(bytes.len() as u64);
                 match self.length {
                     Some(length) if self.got > length => {
-                        Err(FetchError::Odd(self.url.clone(), "more came than was announced".into()))
+                        Err(FetchError::Odd(self.url.clone(), "more data than its Content-Length".into()))
                     }
                     _ => Ok(Some(bytes)),
                 }
@@ -151,19 +151,18 @@ impl Transfer {
         }
     }
 
-    fn wait(&mut self, patience: Duration) -> Result<Message, FetchError> {
+    fn wait(&mut self, timeout: Duration) -> Result<Message, FetchError> {
         let since = Instant::now();
         loop {
             signal::check().map_err(FetchError::Interrupted)?;
             let (url, got) = (self.url.clone(), self.got);
             match self.messages.recv_timeout(Duration::from_millis(50)) {
-                // The thread that reads has time limits too, and on a busy
-                // machine it may be first: the reason is the same.
+                // The timeouts of the transfer thread may expire first.
                 Ok(Message::Failed(FetchError::Cut { .. })) if self.deadline.passed() => {
                     return Err(FetchError::TooSlow { url, after: self.deadline.span(), got });
                 }
-                Ok(Message::Failed(FetchError::Cut { .. })) if since.elapsed() >= patience => {
-                    return Err(FetchError::Stalled { url, after: patience, got, of: self.length });
+                Ok(Message::Failed(FetchError::Cut { .. })) if since.elapsed() >= timeout => {
+                    return Err(FetchError::Stalled { url, after: timeout, got, of: self.length });
                 }
                 Ok(Message::Failed(FetchError::Cut { why, .. })) => return Err(self.cut(&why)),
                 Ok(Message::Failed(error)) => return Err(error),
@@ -172,8 +171,8 @@ impl Transfer {
                 Err(RecvTimeoutError::Timeout) if self.deadline.passed() => {
                     return Err(FetchError::TooSlow { url, after: self.deadline.span(), got });
                 }
-                Err(RecvTimeoutError::Timeout) if since.elapsed() >= patience => {
-                    return Err(FetchError::Stalled { url, after: patience, got, of: self.length });
+                Err(RecvTimeoutError::Timeout) if since.elapsed() >= timeout => {
+                    return Err(FetchError::Stalled { url, after: timeout, got, of: self.length });
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -186,11 +185,11 @@ impl Transfer {
     }
 }
 
-/// The thread's side.
+/// The transfer thread.
 struct Worker {
     client: Client,
     url: Url,
-    way: Way,
+    transport: Transport,
     resume: Resume,
     deadline: Deadline,
     sender: SyncSender<Message>,
@@ -206,7 +205,7 @@ impl Worker {
             Ok(()) => Message::End,
             Err(error) => Message::Failed(error),
         };
-        // Nobody listens any more after a stall: then nobody cares.
+        // Fails if the receiver gave up.
         let _ = self.sender.send(last);
     }
 
@@ -215,7 +214,7 @@ impl Worker {
             io::ErrorKind::NotFound => FetchError::Missing(path.to_owned()),
             _ => FetchError::Local(path.to_owned(), error),
         };
-        // A FIFO in its place must not block for ever.
+        // Opening a FIFO must not block.
         let file =
             OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
@@ -227,9 +226,9 @@ impl Worker {
         self.body(file)
     }
 
-    /// Asks, and goes where the server sends us, as far as that is allowed.
+    /// Sends the request and follows allowed redirects.
     fn http(&self) -> Result<(), FetchError> {
-        if self.way == Way::Trusted && !self.url.is_trusted_way() {
+        if self.transport == Transport::Trusted && !self.url.has_trusted_transport() {
             return Err(FetchError::Untrusted(self.url.to_string()));
         }
         let mut url = self.url.clone();
@@ -239,19 +238,19 @@ impl Worker {
                 return self.answer(&url, response);
             }
             let location = response.headers().get("location").and_then(|v| v.to_str().ok());
-            url = hop(self.way, &url, location.unwrap_or_default())?;
+            url = hop(self.transport, &url, location.unwrap_or_default())?;
         }
-        Err(FetchError::Redirect(self.url.to_string(), url.to_string(), "that often is refused"))
+        Err(FetchError::Redirect(self.url.to_string(), url.to_string(), "too many redirects"))
     }
 
-    /// One request. Name and password are for the server that they were given
-    /// for, and for no other that it leads to.
+    /// Sends one request. User name and password go only to the server of the
+    /// first URL.
     fn ask(&self, url: &Url) -> Result<Response, FetchError> {
         let left = self.deadline.remaining().max(Duration::from_millis(1));
         let mut request = self.agent(url, left).get(url.request());
         if let Some(login) = self.url.login().filter(|_| self.url.same_server(url)) {
             let pair = format!("{}:{}", login.user, login.password);
-            request = request.header("Authorization", format!("Basic {}", base64(pair.as_bytes())));
+            request = request.header("Authorization", format!("Basic {}", STANDARD.encode(pair)));
         }
         if let (from @ 1.., Some(validator)) = (self.resume.from, &self.resume.validator) {
             request = request.header("Range", format!("bytes={from}-")).header("If-Range", validator);
@@ -270,7 +269,9 @@ impl Worker {
         let from = self.resume.from;
         let odd = |why: &str| FetchError::Odd(url.to_string(), why.to_owned());
         let announced = match header("content-length") {
-            Some(text) => Some(text.trim().parse::<u64>().map_err(|_| odd("its length is no number"))?),
+            Some(text) => {
+                Some(text.trim().parse::<u64>().map_err(|_| odd("its Content-Length is not a number"))?)
+            }
             None => None,
         };
         let range = header("content-range").and_then(Range::parse);
@@ -279,13 +280,13 @@ impl Worker {
             (206, Some(range)) if from > 0 && range.is_rest(from, announced) => {
                 Head { length: range.whole, from, validator: None }
             }
-            (206, _) => return Err(odd("the server sends another range than it was asked for")),
-            // The part is the whole file; the caller's checks have the word.
+            (206, _) => return Err(odd("the server sends another range than requested")),
+            // The part is the whole file; the caller verifies it.
             (416, Some(range)) if from > 0 && range.whole == Some(from) => {
                 self.say(Message::Head(Head { length: Some(from), from, validator: None }));
                 return Ok(());
             }
-            (416, _) if from > 0 => return Err(odd("the file is another one by now")),
+            (416, _) if from > 0 => return Err(odd("the file on the server has changed")),
             _ => return Err(FetchError::Status(url.to_string(), status)),
         };
         self.say(Message::Head(head));
@@ -320,7 +321,7 @@ impl Worker {
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         ureq::Agent::config_builder()
             .http_status_as_error(false)
-            // Where a server sends us is looked at here.
+            // Redirects are checked in hop().
             .max_redirects(0)
             .https_only(url.is_https())
             .tls_config(tls)
@@ -328,7 +329,7 @@ impl Worker {
             .user_agent(concat!("phoenix-nvidia/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(self.client.connect))
             .timeout_connect(Some(self.client.connect))
-            // Who waits for the bytes tells a stall first; this ends the thread.
+            // Ends the thread; the receiver notices a stall earlier.
             .timeout_per_read(Some(self.client.stall * 2))
             .timeout_global(Some(left + self.client.stall))
             .build()
@@ -342,25 +343,25 @@ impl Worker {
         Proxy::try_from_env().or_else(|| {
             let named = self.client.proxy.as_ref()?;
             let proxy = named.with_login(Proxy::new);
-            proxy.map_err(|_| log::warn!("the node's http_proxy {named} cannot be used, going without")).ok()
+            proxy
+                .map_err(|_| log::warn!("http_proxy {named} of the node is not usable, connecting without"))
+                .ok()
         })
     }
 }
 
-/// Where a redirect leads, if it may lead there.
-pub(super) fn hop(way: Way, from: &Url, location: &str) -> Result<Url, FetchError> {
+/// The target of a redirect, if allowed.
+pub(super) fn hop(transport: Transport, from: &Url, location: &str) -> Result<Url, FetchError> {
     let refused = |to: String, why| Err(FetchError::Redirect(from.to_string(), to, why));
     let Some(to) = from.follow(location).ok().filter(|_| !location.is_empty()) else {
         let to = text::line(text::hidden(location).as_bytes());
-        return refused(to, "that is no URL of http or https");
+        return refused(to, "not an http or https URL");
     };
     match (from.is_https(), to.is_https()) {
         (_, true) => Ok(to),
-        (true, false) => refused(to.to_string(), "from https to http is refused"),
-        (false, false) if way == Way::Any || to.is_loopback() => Ok(to),
-        (false, false) => {
-            refused(to.to_string(), "over http anybody on the way could change it, and no checksum is set")
-        }
+        (true, false) => refused(to.to_string(), "https to http"),
+        (false, false) if transport == Transport::Any || to.is_loopback() => Ok(to),
+        (false, false) => refused(to.to_string(), "http without a checksum is not trusted"),
     }
 }
 

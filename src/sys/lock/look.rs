@@ -1,8 +1,7 @@
-//! Whether a lock is held, and by whom, without taking it: one that is taken
-//! for a moment only to look is held in that moment, and who really wants it
-//! then finds it held.
+//! Whether a lock is held, and by whom, without taking it: taking it for a
+//! moment would make another process find it held.
 //!
-//! Two places tell, and what they tell was measured on Linux 6.18:
+//! Two sources, as measured on Linux 6.18:
 //!
 //! * `/proc/locks` lists the flocks of the machine: `1: FLOCK  ADVISORY  WRITE
 //!   29164 00:36:21 0 EOF`. The device is the file system's, in hexadecimal,
@@ -30,8 +29,7 @@ use std::path::{Path, PathBuf};
 pub struct Holder {
     /// Its process id, as /proc/locks has it.
     pub pid: i32,
-    /// Its name, from /proc/PID/comm and made fit to be shown, since a process
-    /// may call itself anything; empty when it is gone.
+    /// Its name from /proc/PID/comm, escaped; empty if it has ended.
     pub name: String,
     /// Its user.
     pub user: u32,
@@ -40,15 +38,15 @@ pub struct Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.user) {
-            ("", _) => write!(f, "process {}, which has ended: what it started holds it", self.pid),
+            ("", _) => write!(f, "process {}, which has ended, through a child", self.pid),
             (name, 0) => write!(f, "process {} ({name})", self.pid),
-            (name, user) => write!(f, "process {} ({name}, of the user {user})", self.pid),
+            (name, user) => write!(f, "process {} ({name}, user {user})", self.pid),
         }
     }
 }
 
 impl Holder {
-    /// Whether it is a process of root's that still lives.
+    /// Whether it is a running process of root.
     pub(super) fn is_alive_root(&self) -> bool {
         !self.name.is_empty() && self.user == 0
     }
@@ -61,7 +59,7 @@ impl Holder {
     }
 }
 
-/// A file, as lines about locks name it.
+/// A file's id in lines about locks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Id(String);
 
@@ -75,7 +73,7 @@ impl Id {
         Some(Id::of(&std::fs::symlink_metadata(path).ok()?))
     }
 
-    /// The taker in one line, if that is of a held flock of this file.
+    /// The pid in a line, if the line is about a held flock of this file.
     fn taker_in(&self, line: &str) -> Option<i32> {
         let mut words = line.trim_start_matches("lock:").split_ascii_whitespace().skip(1);
         let kind = (words.next()?, words.next()?, words.next()?);
@@ -85,21 +83,21 @@ impl Id {
     }
 }
 
-/// The locks that were held at one moment: for looks at many.
+/// The locks held at one moment, to look up many.
 pub struct Table(String);
 
 impl Table {
-    /// Reads /proc/locks; one that cannot be read is empty.
+    /// Reads /proc/locks; empty if not readable.
     pub fn read() -> Table {
         let mut bytes = Vec::new();
-        // More than one piece: a second look has what the first may lack.
+        // Read in several pieces, it may lack lines: read it twice.
         if matches!(pieces(&mut bytes), Ok(count) if count > 1) {
             let _ = pieces(&mut bytes);
         }
         Table(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Whether somebody held the lock on the file at this path.
+    /// Whether the lock on the file at this path was held.
     pub fn is_held(&self, path: &Path) -> bool {
         Id::at(path).is_some_and(|id| self.taker(&id).is_some() || hidden(&id, path).is_some())
     }
@@ -122,20 +120,20 @@ fn pieces(bytes: &mut Vec<u8>) -> std::io::Result<usize> {
     }
 }
 
-/// One lock, looked at again and again: the process that was seen to hold it
-/// is asked first, which disturbs nobody else's locking.
+/// One lock, checked repeatedly: checks the last holder first, which does not
+/// slow down other processes' locking.
 pub struct Watch {
     path: PathBuf,
     holder: Option<i32>,
 }
 
 impl Watch {
-    /// The lock on the file at this path, which need not be there.
+    /// The lock on the file at this path, which need not exist.
     pub fn new(path: PathBuf) -> Watch {
         Watch { path, holder: None }
     }
 
-    /// Whether somebody holds it now.
+    /// Whether it is held now.
     pub fn is_held(&mut self) -> bool {
         let Some(id) = Id::at(&self.path) else { return false };
         if self.holder.is_some_and(|pid| holds(pid, &id, &self.path)) {
@@ -146,28 +144,28 @@ impl Watch {
     }
 }
 
-/// Whether somebody holds the lock on the file at this path.
+/// Whether the lock on the file at this path is held.
 pub fn is_held(path: &Path) -> bool {
     Watch::new(path.to_owned()).is_held()
 }
 
-/// Who holds the flock on this file, as far as /proc/locks tells.
+/// The holder of the flock on this file, if /proc/locks has it.
 pub fn holder_of(file: &File) -> Option<Holder> {
     let id = Id::of(&file.metadata().ok()?);
     Table::read().taker(&id).map(Holder::of)
 }
 
-/// Who holds the lock on the file at this path, likewise.
+/// The same for the file at this path.
 pub fn holder_at(path: &Path) -> Option<Holder> {
     Table::read().taker(&Id::at(path)?).map(Holder::of)
 }
 
-/// Whether a process that this one descends from holds the lock on the file at
-/// this path: whoever took it, it is held on our behalf.
+/// Whether an ancestor of this process holds the lock on the file at this path,
+/// and so on our behalf.
 pub fn is_ancestors(path: &Path) -> bool {
     let Some(id) = Id::at(path) else { return false };
     let mut current = nix::unistd::getppid().as_raw();
-    // No chain is that long; the bound is against a race with reused pids.
+    // Bounded because of a race with reused pids.
     for _ in 0..64 {
         if holds(current, &id, path) {
             return true;
@@ -181,13 +179,13 @@ pub fn is_ancestors(path: &Path) -> bool {
     false
 }
 
-/// The parent's pid in /proc/PID/stat; the name before it may hold anything.
+/// The parent's pid in /proc/PID/stat; the name before it may have any bytes.
 fn parent_in(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether an open file of this process holds the lock. Only those of the
-/// file's name are asked: a link is read without touching what is behind it.
+/// Whether an open file of this process holds the lock. Checks only files of
+/// that name: reading a link does not touch its target.
 fn holds(pid: i32, id: &Id, path: &Path) -> bool {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     files.flatten().any(|file| {
@@ -200,10 +198,10 @@ fn holds(pid: i32, id: &Id, path: &Path) -> bool {
     })
 }
 
-/// The number of the first namespace of process numbers.
+/// The inode of the initial pid namespace.
 const FIRST: u64 = 0xEFFF_FFFC;
 
-/// A process that holds a lock which /proc/locks does not show here.
+/// A process that holds a lock not shown in /proc/locks of this namespace.
 fn hidden(id: &Id, path: &Path) -> Option<i32> {
     if std::fs::metadata("/proc/self/ns/pid").is_ok_and(|meta| meta.ino() == FIRST) {
         return None;

@@ -52,7 +52,7 @@ fn a_look_sees_a_lock_and_never_takes_it() {
     assert!(!is_held(&path) && !path.exists(), "nobody who looks makes the file");
     let lock = try_take(&path).unwrap().unwrap();
     assert!(is_held(&path) && Table::read().is_held(&path));
-    assert_eq!(holder_of(&lock.file).unwrap().pid, std::process::id() as i32);
+    assert_eq!(holder_of(&lock._file).unwrap().pid, std::process::id() as i32);
     drop(lock);
     // Thousands of looks, and each attempt to take it succeeds.
     let over = std::sync::atomic::AtomicBool::new(false);
@@ -130,5 +130,5 @@ fn a_name_with_blanks_and_brackets_does_not_hide_the_parent() {
 #[test]
 fn a_hostile_name_is_shown_in_one_harmless_line() {
     let holder = Holder { pid: 7, name: crate::sys::text::line(b"\x1b[2J\nsshd\n"), user: 1000 };
-    assert_eq!(holder.to_string(), "process 7 (\\u{1b}[2J\\nsshd, of the user 1000)");
+    assert_eq!(holder.to_string(), "process 7 (\\u{1b}[2J\\nsshd, user 1000)");
 }

@@ -1,40 +1,39 @@
-//! What is asked of a file, the answer, and how both travel: a line of JSON
-//! each, a file's content behind its line as it is.
+//! Questions about files, answers, and their protocol: one line of JSON each,
+//! followed by the raw content of a file.
 
-use super::super::file;
+use crate::sys::file;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-/// No file of interest is longer, in bytes; the longest is a kernel's
-/// `modules.dep`.
+/// The size limit of a file, in bytes; the longest is a kernel's `modules.dep`.
 const WHOLE: u64 = 4 << 20;
-/// What [`Op::Head`] reads at most, in bytes.
+/// The size limit of [`Op::Head`], in bytes.
 const HEAD: u64 = 256 << 10;
-/// A directory with more names is none of interest.
+/// The limit of names in a directory.
 const NAMES: usize = 20_000;
 
-/// What can be asked.
+/// The kinds of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Op {
     /// A file's content.
     Read,
-    /// The beginning of it.
+    /// Its beginning.
     Head,
     /// A directory's names.
     List,
-    /// The names of the directories in it.
+    /// The names of its subdirectories.
     Directories,
-    /// Where a symbolic link points to.
+    /// The target of a symlink.
     Link,
-    /// What is there, links followed.
+    /// stat(2).
     Stat,
-    /// What is there, be it a link.
+    /// lstat(2).
     StatLink,
-    /// The path without links in it.
+    /// The path without symlinks.
     Real,
 }
 
@@ -44,7 +43,7 @@ impl Op {
             Op::Read | Op::Head => "read",
             Op::List | Op::Directories => "list",
             Op::Link => "read the link",
-            Op::Stat | Op::StatLink | Op::Real => "look at",
+            Op::Stat | Op::StatLink | Op::Real => "access",
         }
     }
 }
@@ -52,31 +51,31 @@ impl Op {
 /// A question about one file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Question {
-    /// What is asked.
+    /// Its kind.
     pub op: Op,
-    /// The absolute path, under whatever root.
+    /// The absolute path below the root.
     pub path: String,
 }
 
 impl Question {
-    /// One question.
+    /// A question.
     pub fn new(op: Op, path: impl Into<String>) -> Question {
         Question { op, path: path.into() }
     }
 }
 
-/// What stat(2) says.
+/// The result of stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stat {
-    /// Kind and permission bits.
+    /// File type and permission bits.
     pub mode: u32,
     /// Owner.
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// The device that it is on.
+    /// The device of its file system.
     pub dev: u64,
-    /// The device that it is: major and minor.
+    /// Major and minor of a device node.
     pub rdev: (u32, u32),
 }
 
@@ -94,27 +93,27 @@ impl Stat {
         self.mode & nix::libc::S_IFMT == kind
     }
 
-    /// A regular file.
+    /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
         self.is(nix::libc::S_IFREG)
     }
 
-    /// A directory.
+    /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         self.is(nix::libc::S_IFDIR)
     }
 
-    /// A symbolic link.
+    /// Whether it is a symlink.
     pub fn is_link(&self) -> bool {
         self.is(nix::libc::S_IFLNK)
     }
 
-    /// A character device.
+    /// Whether it is a character device.
     pub fn is_char_device(&self) -> bool {
         self.is(nix::libc::S_IFCHR)
     }
 
-    /// A block device.
+    /// Whether it is a block device.
     pub fn is_block_device(&self) -> bool {
         self.is(nix::libc::S_IFBLK)
     }
@@ -130,7 +129,7 @@ fn numbers(rdev: u64) -> (u32, u32) {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Answer {
-    /// A content; on its way only the length is in the line.
+    /// A content; its line has only the length.
     #[serde(with = "length")]
     Bytes(Vec<u8>),
     Names(Vec<String>),
@@ -138,14 +137,14 @@ pub(super) enum Answer {
     Stat(Stat),
     /// An errno.
     Failed(i32),
-    /// What else was wrong with it.
+    /// Another error.
     Refused(String),
-    /// None, within so many milliseconds.
+    /// No answer within so many milliseconds.
     Silent(u64),
 }
 
 impl Answer {
-    /// About what it takes to send it, in bytes.
+    /// Its approximate size in the protocol, in bytes.
     pub(super) fn size(&self) -> usize {
         match self {
             Answer::Bytes(bytes) => bytes.len(),
@@ -156,7 +155,7 @@ impl Answer {
     }
 }
 
-/// A content as its length.
+/// Serializes a content as its length.
 mod length {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
@@ -165,7 +164,7 @@ mod length {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        // What it is is read behind the line; until then it is as long.
+        // The content follows the line; until then it is zeros.
         let length = u64::deserialize(from)?.min(super::WHOLE);
         Ok(vec![0; usize::try_from(length).unwrap_or(0)])
     }
@@ -178,10 +177,10 @@ struct Line {
     answer: Answer,
 }
 
-/// The end of all answers.
+/// The last line.
 pub(super) const END: &[u8] = b"end\n";
 
-/// One answer as it travels.
+/// Writes one answer.
 pub(super) fn write(out: &mut Vec<u8>, question: &Question, answer: &Answer) {
     let line = Line { question: question.clone(), answer: answer.clone() };
     if serde_json::to_writer(&mut *out, &line).is_ok() {
@@ -192,8 +191,8 @@ pub(super) fn write(out: &mut Vec<u8>, question: &Question, answer: &Answer) {
     }
 }
 
-/// The answers, and whether the last one came with the end behind it. What
-/// was cut off in the middle is left out.
+/// Reads the answers, and whether the last line followed them. Omits an
+/// incomplete answer.
 pub(super) fn read(mut bytes: &[u8]) -> (Vec<(Question, Answer)>, bool) {
     let mut answers = Vec::new();
     while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
@@ -213,12 +212,12 @@ pub(super) fn read(mut bytes: &[u8]) -> (Vec<(Question, Answer)>, bool) {
     (answers, false)
 }
 
-/// Where the absolute `path` lies under `root`.
+/// The absolute `path` below `root`.
 fn at(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// Looks. Every system call that may block is in here.
+/// Answers a question. Has every system call that may block.
 pub(super) fn of(root: &Path, question: &Question) -> Answer {
     let path = at(root, &question.path);
     let answer = match question.op {

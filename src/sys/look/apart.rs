@@ -1,37 +1,36 @@
-//! The side of the process that asks.
+//! The process that asks.
 
-use super::super::process::{Cmd, Failure};
-use super::super::time::{Deadline, human};
 use super::Asked;
 use super::answer::{self, Answer, Question};
 use super::serve::{MOST, Request};
+use crate::sys::process::{Cmd, Failure};
+use crate::sys::time::{Deadline, human};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a file has for its answer, where the caller's deadline does not
-/// come first. A driver that is just waking its cards takes seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What it has in any case: a phase whose time is over looks all the same, at
-/// what does answer.
+/// The timeout of a file, unless the caller's deadline is earlier. A driver that
+/// wakes its cards takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Its minimum: a phase after its deadline still reads the files that answer.
 const LEAST: Duration = Duration::from_millis(600);
-/// What the other process may take beside that.
-const BESIDE: Duration = Duration::from_millis(400);
-/// A file that did not answer is not asked again for so long.
+/// The additional time of the other process.
+const EXTRA: Duration = Duration::from_millis(400);
+/// The time until a file that did not answer is asked again.
 const REMEMBER: Duration = Duration::from_secs(60);
 
-/// Our own program, also while its package is being upgraded.
+/// Our own program, even while its package is upgraded.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// The files that did not answer this process lately: which, how long it
-/// waited, when.
+/// The files that recently did not answer: question, time waited in
+/// milliseconds, since when.
 static SILENT: Mutex<Vec<(Question, u64, Instant)>> = Mutex::new(Vec::new());
 
-/// What the other process answered.
+/// The answers of the other process.
 pub(super) struct Answers {
     known: BTreeMap<Question, Answer>,
-    /// Why there are no more.
+    /// Why others are missing.
     why: String,
 }
 
@@ -46,27 +45,27 @@ impl Answers {
 
     #[cfg(test)]
     pub(super) fn of_test(answers: Vec<(Question, Answer)>) -> Answers {
-        Answers { known: answers.into_iter().collect(), why: "not looked at".to_owned() }
+        Answers { known: answers.into_iter().collect(), why: "not read".to_owned() }
     }
 }
 
-/// Has the other process make these walks.
+/// Makes these walks in the other process.
 pub(super) fn look(root: &Path, walks: &[Asked], deadline: &Deadline) -> Answers {
-    let patience = deadline.remaining().min(PATIENCE).max(LEAST);
+    let timeout = deadline.remaining().min(TIMEOUT).max(LEAST);
     let silent = remembered();
     let mut known: BTreeMap<Question, Answer> =
         silent.iter().map(|(question, ms)| (question.clone(), Answer::Silent(*ms))).collect();
-    let ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-    let request = Request { root: root.to_owned(), walks: walks.to_vec(), patience: ms, silent };
+    let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let request = Request { root: root.to_owned(), walks: walks.to_vec(), timeout: ms, silent };
     let text = serde_json::to_vec(&request).unwrap_or_default();
     let cmd = Cmd::new(OURSELVES).named("phoenix-nvidia").arg("look").stdin(std::io::Cursor::new(text));
-    let (bytes, why) = match cmd.keep(MOST * 2).at_once().run(&Deadline::after(patience + BESIDE)) {
+    let (bytes, why) = match cmd.keep(MOST * 2).at_once().run(&Deadline::after(timeout + EXTRA)) {
         Ok(output) => {
-            let why = format!("the process that looks ended early ({})", output.ended);
+            let why = format!("the reading process ended early ({})", output.ended);
             (output.stdout, why)
         }
         Err(Failure::TimedOut { stdout, .. }) => {
-            (stdout, format!("the process that looks did not end within {}", human(patience)))
+            (stdout, format!("the reading process timed out after {}", human(timeout)))
         }
         Err(failure) => (Vec::new(), failure.to_string()),
     };
@@ -75,8 +74,8 @@ pub(super) fn look(root: &Path, walks: &[Asked], deadline: &Deadline) -> Answers
     known.extend(answers);
     let first = known.iter().find(|(_, answer)| matches!(answer, Answer::Silent(_)));
     let why = match first {
-        Some((question, _)) => format!("not looked at, because {} does not answer", question.path),
-        None if whole => "not looked at".to_owned(),
+        Some((question, _)) => format!("not read, because {} does not answer", question.path),
+        None if whole => "not read".to_owned(),
         None => why,
     };
     Answers { known, why }

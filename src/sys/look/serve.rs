@@ -1,13 +1,13 @@
-//! The side of the process that looks: `phoenix-nvidia look`.
+//! The process that reads: `phoenix-nvidia look`.
 //!
-//! One thread makes the walk. When a file does not answer, another one makes
-//! it again over the answers so far, passes that file over, and so reads what
-//! comes after it; a late answer counts as well. This thread only waits, so
-//! that what was answered is passed on whatever becomes of the others.
+//! One thread makes the walk. If a file does not answer, another thread repeats
+//! the walk over the answers so far, skips that file, and reads the following
+//! ones; a late answer counts too. The main thread only waits, and so passes on
+//! the answers whatever the others do.
 
-use super::super::time::Deadline;
 use super::answer::{self, Answer, Question};
 use super::{Asked, Look, Source, Walk};
+use crate::sys::time::Deadline;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,27 +16,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A file that takes longer is passed over for now.
+/// The time until a file is skipped.
 const STALL: Duration = Duration::from_millis(300);
-/// So many files that do not answer are enough: each of them keeps a thread.
+/// The limit of files that do not answer: each of them blocks a thread.
 const MOST_SILENT: usize = 32;
-/// All answers together, in bytes.
+/// The size limit of all answers, in bytes.
 pub(super) const MOST: usize = 24 << 20;
-/// A request is short, in bytes.
+/// The size limit of a request, in bytes.
 const REQUEST: u64 = 4 << 20;
 
-/// What is asked of the process, on its stdin.
+/// The request, on stdin.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
     pub root: PathBuf,
     pub walks: Vec<Asked>,
-    /// How long a file has for its answer, in milliseconds.
-    pub patience: u64,
-    /// Files that did not answer a moment ago, and after how long.
+    /// The timeout of a file, in milliseconds.
+    pub timeout: u64,
+    /// Files that recently did not answer, and the time waited in milliseconds.
     pub silent: Vec<(Question, u64)>,
 }
 
-/// A walk that this program knows.
+/// A walk that this process can make: its name and its constructor.
 pub type Entry = (&'static str, fn(Value) -> Option<Step>);
 type Step = Box<dyn Fn(&mut Look<'_>) + Send + Sync>;
 
@@ -48,7 +48,7 @@ pub fn entry<W: Walk>() -> Entry {
     })
 }
 
-/// What the threads share. No lock is held while a file is looked at.
+/// Shared by the threads. Its lock is not held while a file is read.
 pub(super) struct Shared {
     state: Mutex<State>,
     news: Condvar,
@@ -57,17 +57,17 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct State {
     known: BTreeMap<Question, Answer>,
-    /// Asked, and not answered for a while.
+    /// Asked, without an answer for a while.
     silent: BTreeSet<Question>,
-    /// What the walk of now waits for.
+    /// The question that the current walk waits for.
     current: Option<(Question, Instant)>,
-    /// The number of the walk of now; others are too late.
+    /// The number of the current walk; earlier ones are ignored.
     walk: u32,
-    /// It is at its end.
+    /// The current walk has ended.
     done: bool,
     /// A file answered late.
     late: bool,
-    /// What is to be written.
+    /// Output not written yet.
     out: Vec<u8>,
     /// The size of all answers so far.
     size: usize,
@@ -94,7 +94,7 @@ impl Shared {
             if let Some(answer) = state.known.get(&question) {
                 return answer.clone();
             }
-            // A walk that was overtaken has nothing to say any more.
+            // A superseded walk is ignored.
             if state.walk != walk || state.silent.contains(&question) {
                 return Answer::Silent(0);
             }
@@ -114,8 +114,8 @@ impl Shared {
     }
 }
 
-/// Answers what is asked on stdin, on stdout. What it could not get to know in
-/// time is left out; its caller notices.
+/// Reads a request from stdin and writes the answers to stdout. Omits answers
+/// that are too late.
 pub fn serve(entries: &[Entry]) {
     let mut text = Vec::new();
     if std::io::stdin().lock().take(REQUEST).read_to_end(&mut text).is_err() {
@@ -132,10 +132,10 @@ pub fn serve(entries: &[Entry]) {
 
 fn look(request: &Request, steps: Arc<Vec<Step>>, write: &mut dyn FnMut(&[u8]) -> bool) {
     let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new() });
-    let patience = Duration::from_millis(request.patience);
+    let timeout = Duration::from_millis(request.timeout);
     let known = request.silent.iter().map(|(question, ms)| (question.clone(), Answer::Silent(*ms)));
     shared.lock().known.extend(known);
-    let until = Deadline::after(patience);
+    let until = Deadline::after(timeout);
     while !until.passed() && shared.lock().silent.len() < MOST_SILENT {
         begin(&shared, &request.root, &steps);
         let again = watch(&shared, &until);
@@ -148,7 +148,7 @@ fn look(request: &Request, steps: Arc<Vec<Step>>, write: &mut dyn FnMut(&[u8]) -
     let mut waiting = std::mem::take(&mut state.silent);
     waiting.extend(state.current.take().map(|(question, _)| question));
     for question in waiting {
-        state.know(question, Answer::Silent(request.patience));
+        state.know(question, Answer::Silent(request.timeout));
     }
     let mut out = std::mem::take(&mut state.out);
     drop(state);
@@ -156,7 +156,7 @@ fn look(request: &Request, steps: Arc<Vec<Step>>, write: &mut dyn FnMut(&[u8]) -
     write(&out);
 }
 
-/// Begins the walk, anew if there was one already.
+/// Starts the walk, or repeats it.
 fn begin(shared: &Arc<Shared>, root: &Path, steps: &Arc<Vec<Step>>) {
     let mut state = shared.lock();
     state.walk += 1;
@@ -171,7 +171,7 @@ fn begin(shared: &Arc<Shared>, root: &Path, steps: &Arc<Vec<Step>>) {
     });
 }
 
-/// Tells of a walk's end, also when it ends by a fault of ours.
+/// Marks the end of a walk, even if it panics.
 struct End<'a>(&'a Shared, u32);
 
 impl Drop for End<'_> {
@@ -184,8 +184,8 @@ impl Drop for End<'_> {
     }
 }
 
-/// Waits for the end of a walk. True if another one is to be begun: a file
-/// does not answer, or has answered late.
+/// Waits for the end of a walk. True if it must be repeated: a file does not
+/// answer, or answered late.
 fn watch(shared: &Shared, until: &Deadline) -> bool {
     let mut state = shared.lock();
     loop {
@@ -211,9 +211,9 @@ fn watch(shared: &Shared, until: &Deadline) -> bool {
 }
 
 #[cfg(test)]
-pub(super) fn answers_of(root: &Path, walk: impl Walk, patience: Duration) -> Vec<(Question, Answer)> {
-    let patience = u64::try_from(patience.as_millis()).unwrap();
-    let request = Request { root: root.to_owned(), walks: Vec::new(), patience, silent: Vec::new() };
+pub(super) fn answers_of(root: &Path, walk: impl Walk, timeout: Duration) -> Vec<(Question, Answer)> {
+    let timeout = u64::try_from(timeout.as_millis()).unwrap();
+    let request = Request { root: root.to_owned(), walks: Vec::new(), timeout, silent: Vec::new() };
     let step: Step = Box::new(move |look: &mut Look<'_>| walk.walk(look));
     let mut written = Vec::new();
     look(&request, Arc::new(vec![step]), &mut |bytes| {

@@ -26,8 +26,8 @@ fn host() -> tempfile::TempDir {
     dir
 }
 
-fn answers(dir: &Path, patience: Duration) -> Answers {
-    apart::Answers::of_test(serve::answers_of(dir, Tree, patience))
+fn answers(dir: &Path, timeout: Duration) -> Answers {
+    apart::Answers::of_test(serve::answers_of(dir, Tree, timeout))
 }
 
 #[test]
@@ -43,8 +43,8 @@ fn a_walk_over_the_answers_finds_what_the_walk_itself_finds() {
         assert_eq!(look.problems, [""; 0]);
     }
     assert_eq!(there.text("/else"), None);
-    assert_eq!(there.stat("/more"), Seen::Unseen("not looked at".to_owned()));
-    assert_eq!(there.problems, ["cannot read /else and what comes after it: not looked at"]);
+    assert_eq!(there.stat("/more"), Seen::Unseen("not read".to_owned()));
+    assert_eq!(there.problems, ["cannot read /else and later files: not read"]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! The pipes of a running child, and its end.
+//! Pumps the pipes of a running child until it ends.
 
-use super::super::signal::{self, Interrupted};
-use super::super::text;
-use super::super::time::Deadline;
+use crate::sys::signal::{self, Interrupted};
+use crate::sys::text;
+use crate::sys::time::Deadline;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
@@ -13,16 +13,16 @@ use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ExitStatus};
 use std::time::Duration;
 
-/// What a pipe to a child is enlarged to, in bytes: fewer wake-ups on 400 MB.
+/// The size of the stdin pipe, in bytes: fewer wake-ups on 400 MB.
 const PIPE: i32 = 1 << 20;
-/// How long what a child leaves of its group may take to be gone.
+/// The time limit for the rest of a killed group to disappear.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// What a child reads.
+/// The stdin of a child.
 pub(super) enum Input {
     Null,
-    /// Pumped through a pipe, never handed over as a file: a privileged
-    /// container could open a file on its stdin again for writing.
+    /// Pumped through a pipe, never passed as a file: a privileged container
+    /// could reopen it for writing.
     Pipe(Box<dyn Read>),
 }
 
@@ -59,8 +59,7 @@ impl Pump {
         Pump { input, pending: Vec::new(), stdout, stderr, stopping }
     }
 
-    /// Moves data until the child has ended. A grandchild that still holds
-    /// the pipes is not waited for.
+    /// Moves data until the child ends, even if a grandchild has the pipes open.
     pub(super) fn wait(&mut self, child: &mut Child, deadline: &Deadline) -> Result<ExitStatus, Why> {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -75,8 +74,7 @@ impl Pump {
                 return Err(Why::Deadline);
             }
             if self.stdout.closed() && self.stderr.closed() && self.input.is_none() {
-                // Nothing left to poll: it is about to exit, or it closed
-                // its output and goes on.
+                // Nothing to poll: it is exiting, or it closed its output.
                 std::thread::sleep(pause.min(deadline.remaining()));
                 pause = (pause * 2).min(Duration::from_millis(50));
             } else {
@@ -85,7 +83,7 @@ impl Pump {
         }
     }
 
-    /// One poll, and what it allows.
+    /// Polls once, and reads and writes what is ready.
     fn turn(&mut self, timeout: Duration) {
         let mut fds: Vec<PollFd> = Vec::with_capacity(3);
         for capture in [&self.stdout, &self.stderr] {
@@ -105,8 +103,8 @@ impl Pump {
         }
     }
 
-    /// Writes what the pipe takes now, a few megabytes at most: a child that
-    /// reads as fast as we write must not keep us from looking at the clock.
+    /// Writes what the pipe takes now, a few megabytes at most: a fast reader must
+    /// not delay the check of the deadline.
     fn feed(&mut self) {
         let Some((reader, pipe)) = &mut self.input else { return };
         let mut ended = false;
@@ -125,7 +123,7 @@ impl Pump {
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(_) => {
-                    ended = true; // nobody reads any more; its exit code tells why
+                    ended = true; // closed; the exit code tells why
                     break;
                 }
             }
@@ -135,7 +133,7 @@ impl Pump {
         }
     }
 
-    /// Takes what is in the pipes now, without waiting for their end.
+    /// Reads what is in the pipes now, without waiting.
     pub(super) fn drain(&mut self) {
         self.stdout.read_some();
         self.stderr.read_some();
@@ -163,7 +161,7 @@ impl<T: Read + AsFd> ReadFd for T {
     }
 }
 
-/// One output stream: its beginning and its end, however long it was.
+/// One output stream: its beginning and its end.
 struct Capture {
     pipe: Option<Box<dyn ReadFd>>,
     kept: Vec<u8>,
@@ -183,8 +181,8 @@ impl Capture {
         self.pipe.is_none()
     }
 
-    /// Reads what is there, at most a few hundred kilobytes, so that a child
-    /// that prints without end cannot keep us from looking at the clock.
+    /// Reads what is ready, a few hundred kilobytes at most: endless output must
+    /// not delay the check of the deadline.
     fn read_some(&mut self) {
         let mut buffer = [0u8; 64 * 1024];
         for _ in 0..8 {
@@ -226,16 +224,16 @@ impl Capture {
 }
 
 fn nonblocking(fd: &impl AsFd) {
-    // Only fails for a closed descriptor, which this is not.
+    // Fails only for a closed descriptor.
     let _ = fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
 }
 
-/// How the child ended, if it has. What it left of its group ends with it:
-/// while the child is not reaped, the group's number is nobody else's.
+/// How the child ended, if it has. Kills the rest of its group before the child
+/// is reaped: until then the group id is not reused.
 pub(super) fn ended(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(child.id() as i32);
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    // Without an answer (ECHILD, say) the number may be another's by now.
+    // After an error (ECHILD) the pid may be reused.
     if waitid(Id::Pid(pid), look)? == WaitStatus::StillAlive {
         return Ok(None);
     }
@@ -245,12 +243,11 @@ pub(super) fn ended(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     status
 }
 
-/// Waits a moment until nothing of a killed group is left: on a busy machine
-/// its processes get their turn to die only after we have gone on.
+/// Waits a moment until a killed group has disappeared: on a busy machine its
+/// processes end later.
 fn settle(group: Pid) {
     let deadline = Deadline::after(SETTLE);
-    // No signal, only whether there is somebody. The number is free by now;
-    // whoever got it anew costs that moment and no more.
+    // Sends no signal, only checks. A reused id costs only this moment.
     while killpg(group, None).is_ok() && !deadline.passed() {
         std::thread::sleep(Duration::from_millis(1));
     }
