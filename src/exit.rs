@@ -62,7 +62,7 @@ impl From<Code> for std::process::ExitCode {
 }
 
 /// An error that knows its exit code and, where there is one, the command
-/// that mends it.
+/// that fixes it.
 #[derive(Debug, Clone)]
 pub struct Fault {
     /// What the process exits with.
@@ -79,7 +79,7 @@ impl Fault {
         Fault { code, message: message.into(), remedy: None }
     }
 
-    /// Adds what mends it.
+    /// Adds what fixes it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());

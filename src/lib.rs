@@ -2,9 +2,9 @@
 //! containers.
 //!
 //! The data flows one way: settings and facts are read, [`plan`] joins them
-//! into what is wanted, apply carries it out, a report tells. The rooms depend on
-//! one another in one direction only: commands → {settings, pve, conf, host,
-//! guest} → sys.
+//! into what is wanted, [`job`] carries it out, [`state`] records it. The rooms
+//! depend on one another in one direction only: commands → findings → job →
+//! {settings, state, plan} → guest → driver → host → pve → device → sys.
 
 pub mod cli;
 pub mod commands;

@@ -6,17 +6,16 @@
 //! none, since CTIDs are reused and `pct destroy` knows nothing of these files.
 //!
 //! Version 0.1.0 had them one directory above: an install of that version that
-//! is still at work leaves its result there, so it is read there too, and the
+//! still runs leaves its result there, so it is read there too, and the
 //! file goes with the next change.
 
 pub mod recorded;
 
 use crate::exit;
 use crate::sys::lock::{self, Lock};
-use crate::sys::private;
 use crate::sys::replace::replace_own;
-use crate::sys::text;
 use crate::sys::time::Deadline;
+use crate::sys::{private, text};
 use crate::types::Ctid;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -40,7 +39,7 @@ pub enum Outcome {
     /// Nothing was done yet.
     #[default]
     None,
-    /// It is under way.
+    /// It runs.
     Running,
     /// As the settings say.
     Ok,
@@ -119,7 +118,7 @@ impl State {
         self.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         match result {
             Ok(()) => {
-                // The driver may be right and a device missing all the same.
+                // The driver may be right and a device missing.
                 self.outcome = if self.start_warning.is_some() { Outcome::Warning } else { Outcome::Ok };
                 self.code = 0;
                 self.message = self.start_warning.clone().unwrap_or_default();
@@ -306,10 +305,9 @@ impl Record {
         Ok(())
     }
 
-    /// The lock around reading, changing and writing. Where it cannot be had in
-    /// time, that is said and the change made all the same: then one of the two
-    /// may be lost, without it this one would be. Taken also when we are being
-    /// stopped.
+    /// The lock around reading, changing and writing. If it is not free in time,
+    /// that is told and the change made without it: one of the two may be lost
+    /// then, otherwise this one would be. Taken also when we are being stopped.
     fn lock(&self) -> Option<Lock> {
         let (path, ctid, deadline) = (&self.lock, self.ctid, Deadline::after(LOCK_TIME));
         loop {

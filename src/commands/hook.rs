@@ -7,8 +7,7 @@ use crate::exit::{self, Code};
 use crate::job::chain;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
-use crate::settings::Call;
-use crate::settings::load;
+use crate::settings::{Call, load};
 use crate::types::{Ctid, Phase};
 
 /// One phase.

@@ -15,6 +15,7 @@ use crate::host::diagnose::{self, Diagnosis};
 use crate::host::gpus::{Inventory, Scope};
 use crate::host::kernel_driver;
 use crate::host::masks;
+use crate::job::chain;
 use crate::job::desired::{self, Software};
 use crate::job::locks;
 use crate::job::startable;
@@ -219,7 +220,7 @@ impl Reader {
             kernel,
             hook: Hookscript::of(&self.files, &host.storages, &conf),
             obstacles: startable::obstacles(&mut self.look, &self.files, &conf, &settings, Some(&choice)),
-            chained: startable::chained(&self.files, &settings),
+            chained: chain::obstacle(&self.files, &settings),
             running: sharing::is_running(&mut self.look, ctid),
             ha: host.cluster.ha.contains(&ctid),
             state,

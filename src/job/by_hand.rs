@@ -4,10 +4,9 @@
 use crate::device::Device;
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
-use crate::job::chain;
 use crate::job::desired::{self, Software};
 use crate::job::devices::{self, Compared};
-use crate::job::startable;
+use crate::job::{chain, startable};
 use crate::plan::Intent;
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
@@ -70,9 +69,7 @@ impl ByHand {
         if !problems.is_empty() {
             return Err(settings::fault(&problems, self.ctid));
         }
-        if let Some(lacks) = chain::lacks(&chain::look(&self.settings), &self.settings) {
-            return Err(lacks.fault().into());
-        }
+        chain::validate(&self.settings)?;
         let (intent, _) = Intent::of(&self.settings);
         let software = desired::read(&self.settings, kernel_driver::version(View::host()), None)
             .map_err(|problems| settings::fault(&problems, self.ctid))?;

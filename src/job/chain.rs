@@ -2,15 +2,12 @@
 //! hookscript per container, and people have theirs.
 
 use crate::exit::{Code, Fault};
-use crate::settings::{Origin, Settings, keys};
-use crate::sys::look::View;
-use crate::sys::look::{Look, Op, Question, Seen};
+use crate::pve::startable::Obstacle;
+use crate::settings::{Settings, keys};
+use crate::sys::look::{Look, Op, Question, Seen, View};
 use crate::sys::process::Ended;
-use crate::sys::spawn;
-use crate::sys::text;
+use crate::sys::{spawn, text};
 use crate::types::{Ctid, Phase};
-use std::fmt;
-use std::path::PathBuf;
 
 /// Tells a chained script's own call of ours, or a HOOK_CHAIN that leads back
 /// to us, from Proxmox's: neither may go round for ever.
@@ -47,65 +44,41 @@ pub fn run(settings: &Settings, ctid: Ctid, phase: &Phase) -> anyhow::Result<()>
         .into())
 }
 
-/// Why the chained hookscript cannot run, and with it no start succeeds.
-#[derive(Debug)]
-pub struct Lacks {
-    path: PathBuf,
-    what: &'static str,
-    origin: Origin,
-}
-
-/// The questions of [`lacks`], for a look at many: the script may lie on a storage.
+/// What [`obstacle`] asks, for a look at many: the script may lie on a storage.
 pub fn questions(settings: &Settings) -> Vec<Question> {
     let path = settings.value(keys::HOOK_CHAIN);
     path.iter().map(|path| Question::new(Op::Stat, path.to_string_lossy())).collect()
 }
 
-/// A look at the chained hookscript alone.
-pub fn look(settings: &Settings) -> Look<'static> {
-    Look::at_files(View::host(), questions(settings))
-}
-
-/// The chained hookscript and why it could not be looked at, if it could not.
-pub fn unseen(look: &Look, settings: &Settings) -> Option<(String, String)> {
-    let path = settings.value(keys::HOOK_CHAIN)?.to_string_lossy().into_owned();
-    match look.stat(&path) {
-        Seen::Unseen(why) => Some((path, why)),
-        _ => None,
-    }
-}
-
-/// What keeps the chained hookscript from being run, if anything does.
-pub fn lacks(look: &Look, settings: &Settings) -> Option<Lacks> {
+/// What keeps the chained hookscript from being run, and with it every start;
+/// or what keeps us from knowing that.
+pub fn obstacle(look: &Look<'_>, settings: &Settings) -> Option<Obstacle> {
     let path = settings.value(keys::HOOK_CHAIN)?;
     let (_, origin) = settings.text(keys::HOOK_CHAIN)?;
-    let what = match look.stat(&path.to_string_lossy()) {
-        Seen::Is(stat) if !stat.is_file() => "is not a file",
-        Seen::Is(stat) if stat.mode & 0o111 == 0 => "is not executable",
-        Seen::Absent => "does not exist",
-        Seen::Is(_) | Seen::Unseen(_) => return None,
-    };
-    Some(Lacks { path, what, origin })
-}
-
-impl Lacks {
-    /// What fixes it.
-    pub fn remedy(&self) -> String {
-        match self.what {
-            "is not executable" => format!("chmod 755 {}", text::word(&self.path.to_string_lossy())),
-            _ => format!("correct the path or remove HOOK_CHAIN from {}", self.origin),
+    let path = path.to_string_lossy().into_owned();
+    let correct = || format!("correct the path or remove HOOK_CHAIN from {origin}");
+    let (what, fix) = match look.stat(&path) {
+        Seen::Is(stat) if !stat.is_file() => ("is not a file", correct()),
+        Seen::Is(stat) if stat.mode & 0o111 == 0 => {
+            ("is not executable", format!("chmod 755 {}", text::word(&path)))
         }
-    }
-
-    /// The same as a fault of the settings.
-    pub fn fault(&self) -> Fault {
-        Fault::new(Code::Input, self.to_string()).remedy(self.remedy())
-    }
+        Seen::Is(_) => return None,
+        Seen::Absent => ("does not exist", correct()),
+        Seen::Unseen(why) => {
+            return Some(Obstacle::Silent { key: keys::HOOK_CHAIN.name.to_owned(), source: path, why });
+        }
+    };
+    Some(Obstacle::Chain { why: format!("HOOK_CHAIN={path} ({origin}) {what}: every start fails"), fix })
 }
 
-impl fmt::Display for Lacks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, what, origin) = (self.path.display(), self.what, &self.origin);
-        write!(f, "HOOK_CHAIN={path} ({origin}) {what}: every start fails")
+/// Fails if the chained hookscript cannot be run.
+///
+/// # Errors
+/// [`Code::Input`].
+pub fn validate(settings: &Settings) -> anyhow::Result<()> {
+    let look = Look::at_files(View::host(), questions(settings));
+    match obstacle(&look, settings) {
+        Some(Obstacle::Chain { why, fix }) => Err(Fault::new(Code::Input, why).remedy(fix).into()),
+        _ => Ok(()),
     }
 }

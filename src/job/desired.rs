@@ -1,8 +1,6 @@
 //! Settings as the desired for a container's software.
 
-use crate::driver::desired::CudaPackages;
-use crate::driver::desired::Desired;
-use crate::driver::desired::Limits;
+use crate::driver::desired::{CudaPackages, Desired, Limits};
 use crate::exit::{Code, Fault};
 use crate::settings::values::DriverVersion;
 use crate::settings::{Problem, Settings, keys};
@@ -33,7 +31,7 @@ impl Software {
     }
 }
 
-/// Reads what says which software there is to be, and whence, so that every
+/// Reads which software the settings ask for, and from where, so that every
 /// problem of it is told at once. Lists of packages and limits that cannot be
 /// read stop no driver: no packages, and the default of the limit. By hand
 /// [`Settings::all_problems`] comes first and refuses those too.

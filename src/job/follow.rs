@@ -5,10 +5,8 @@
 //! that its death is noticed without its help.
 
 use crate::exit::{Code, Fault};
-use crate::job::handover;
-use crate::job::locks;
-use crate::state::Outcome;
-use crate::state::Record;
+use crate::job::{handover, locks};
+use crate::state::{Outcome, Record};
 use crate::sys::process::{self, Cmd};
 use crate::sys::time::Deadline;
 use crate::sys::{file, log as messages, signal, spawn, text};
@@ -149,19 +147,19 @@ pub fn tell_continues(ctid: Ctid) {
     log::info!("install continues in the background: tail -f {}", log_path(ctid).display());
 }
 
-/// An error that the install process has logged and recorded already.
+/// See [`is_told`].
 #[derive(Debug)]
-pub struct Told;
+struct Told(String);
 
 impl std::fmt::Display for Told {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("install failed")
+        f.write_str(&self.0)
     }
 }
 
 impl std::error::Error for Told {}
 
-/// Whether an error is [`Told`].
+/// Whether the install process has logged and recorded an error already.
 pub fn is_told(error: &anyhow::Error) -> bool {
     error.chain().any(|e| e.is::<Told>())
 }
@@ -179,9 +177,10 @@ pub fn result(ctid: Ctid) -> anyhow::Result<()> {
             // With the driver in place it was what comes after it.
             let cuda = state.cuda_failed.is_some() && state.cuda_failed == state.asked;
             let what = if cuda { "CUDA" } else { "driver" };
-            let fault = Fault::new(Code::Software, format!("{what} install in container {ctid} failed"))
-                .remedy(format!("tail -n 20 {}; then: phoenix-nvidia {ctid}", log_path(ctid).display()));
-            Err(anyhow::Error::new(Told).context(fault))
+            let message = format!("{what} install in container {ctid} failed");
+            let remedy = format!("tail -n 20 {}; then: phoenix-nvidia {ctid}", log_path(ctid).display());
+            let fault = Fault::new(Code::Software, message.clone()).remedy(remedy);
+            Err(anyhow::Error::new(Told(message)).context(fault))
         }
         Outcome::Running => Err(Fault::new(Code::Software, "install process ended without a result")
             .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid} -n 20; then: phoenix-nvidia {ctid}"))

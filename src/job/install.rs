@@ -1,16 +1,13 @@
-//! Bringing a running container's software to what is wanted, whoever asks:
+//! Installing what a running container lacks, whoever asks:
 //! the install process of a hook, or a call by hand.
 
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::exit::{self, Code, Context as _, Fault};
-use crate::guest::boot;
 use crate::guest::exec::{self, ExecError, Guest};
-use crate::guest::install;
 use crate::guest::install::steps::InstallSteps;
-use crate::guest::leftovers;
 use crate::guest::probe::{self, Ask, Check};
-use crate::guest::verify;
+use crate::guest::{boot, install, leftovers, verify};
 use crate::job::identity::Identity;
 use crate::job::locks;
 use crate::plan;
@@ -35,7 +32,7 @@ pub struct Install<'a> {
     pub settings: &'a Settings,
     /// What they ask for inside.
     pub desired: &'a Desired,
-    /// The paths of the nodes that it is to have, for the verification;
+    /// The paths of the nodes that it gets, for the verification;
     /// `None` while they are not in place.
     pub nodes: Option<Vec<String>>,
     /// A step that failed in this boot with the same inputs is tried again.
@@ -51,7 +48,7 @@ pub struct Progress {
     pub driver_changed: Option<(Option<Version>, Version)>,
     /// The version that is there now.
     pub version: Option<Version>,
-    /// It failed before it could be seen what is in the container.
+    /// It failed before the container was probed.
     pub unseen: bool,
 }
 
@@ -80,7 +77,7 @@ impl Install<'_> {
     /// at once do the work once.
     ///
     /// # Errors
-    /// [`Code::Software`]. The driver may have been changed all the same:
+    /// [`Code::Software`]. The driver may have changed nevertheless:
     /// that is in the first of the two.
     pub fn run(&self) -> (Progress, anyhow::Result<()>) {
         let mut progress = Progress::default();
@@ -180,7 +177,7 @@ impl Install<'_> {
         }
     }
 
-    /// Whether a missing CUDA package is to be tried now.
+    /// Whether to try a missing CUDA package now.
     fn cuda_is_due(&self, check: &Check) -> bool {
         // With another driver to install, what failed before may work now.
         self.insist

@@ -2,8 +2,7 @@
 //! command whose hook wants it.
 
 use crate::exit::{Code, Fault};
-use crate::state::Record;
-use crate::state::{self, Outcome, State};
+use crate::state::{self, Outcome, Record, State};
 use crate::sys::lock::{self, Lock, LockError};
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
@@ -11,14 +10,13 @@ use crate::types::Ctid;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const DIRECTORY: &str = "/run/lock/phoenix-nvidia";
 /// Until a process that was started has its lock.
 pub const START: Duration = Duration::from_secs(5);
 /// While waiting for a place: between two looks at the container.
 const ASK: Duration = Duration::from_secs(2);
 
 fn path(name: String) -> PathBuf {
-    PathBuf::from(DIRECTORY).join(name)
+    PathBuf::from(state::LOCKS).join(name)
 }
 
 /// Around check, install and verify, whoever does them.
@@ -58,7 +56,7 @@ pub fn cards(deadline: &Deadline) -> anyhow::Result<Lock> {
 /// one runs.
 ///
 /// # Errors
-/// [`Code::Software`] when the lock cannot be had for another reason.
+/// [`Code::Software`] if the lock cannot be taken for another reason.
 pub fn worker(ctid: Ctid) -> anyhow::Result<Option<Lock>> {
     lock::try_take(&worker_path(ctid)).map_err(|error| refused(error, Code::Software, "install not started"))
 }

@@ -4,17 +4,13 @@
 use crate::exit;
 use crate::host::gpus::Inventory;
 use crate::job::identity::Identity;
-use crate::job::locks;
-use crate::job::startable;
+use crate::job::{locks, startable};
 use crate::plan::Intent;
 use crate::pve::conf::store::Conf;
-use crate::pve::pct;
-use crate::pve::pct::{RestartTimeouts, Status};
+use crate::pve::pct::{self, RestartTimeouts, Status};
 use crate::pve::startable::{Obstacle, Startable, list};
-use crate::settings::load;
-use crate::settings::{Settings, keys};
-use crate::state::Outcome;
-use crate::state::Record;
+use crate::settings::{Settings, keys, load};
+use crate::state::{Outcome, Record};
 use crate::sys::look::View;
 use crate::sys::time::{Deadline, human};
 use crate::sys::{signal, text};
@@ -32,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(4);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// One reboot for a changed driver: never twice for one version, never
-/// while a call by hand is at work, which restarts the container itself, and
+/// while a call by hand runs, which restarts the container itself, and
 /// never so that the container stays down. What passes by itself is waited
 /// for; otherwise the reboot stays due, which `status` and `doctor` tell.
 ///

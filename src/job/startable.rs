@@ -8,19 +8,13 @@ use crate::plan;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
-use crate::pve::pct;
-use crate::pve::pct::Init;
-use crate::pve::pct::RestartTimeouts;
-use crate::pve::pct::Status;
+use crate::pve::pct::{self, Init, RestartTimeouts, Status};
 use crate::pve::startable::{self, Obstacle, Startable};
-use crate::pve::storage;
-use crate::pve::storage::Storage;
+use crate::pve::storage::{self, Storage};
 use crate::settings::values::{AfterInstall, StartPolicy};
 use crate::settings::{Settings, keys};
 use crate::state::State;
-use crate::sys::look::Look;
-use crate::sys::look::Question;
-use crate::sys::look::View;
+use crate::sys::look::{Look, Question, View};
 use crate::types::Ctid;
 
 /// Everything that keeps it from starting. `choice` is what the host has for
@@ -38,7 +32,7 @@ pub fn obstacles(
     if !matches!(Hookscript::of(files, &storages, conf), Hookscript::Ours(_)) {
         return found;
     }
-    found.extend(chained(files, settings));
+    found.extend(chain::obstacle(files, settings));
     let fails = settings.value(keys::START_POLICY) == StartPolicy::Fail;
     if let Some(fault) = choice.filter(|_| fails).and_then(plan::fault) {
         found.push(Obstacle::Policy { missing: fault.message });
@@ -46,16 +40,7 @@ pub fn obstacles(
     found
 }
 
-/// What keeps the chained hookscript from being run, or us from knowing that.
-pub fn chained(files: &Look<'_>, settings: &Settings) -> Option<Obstacle> {
-    if let Some(lacks) = chain::lacks(files, settings) {
-        return Some(Obstacle::Chain { why: lacks.to_string(), fix: lacks.remedy() });
-    }
-    let (source, why) = chain::unseen(files, settings)?;
-    Some(Obstacle::Silent { key: keys::HOOK_CHAIN.name.to_owned(), source, why })
-}
-
-/// What is to be asked of storages, which may never answer.
+/// The questions about files on storages, which may never answer.
 pub fn questions(storages: &[Storage], conf: &Document, settings: &Settings) -> Vec<Question> {
     let ours = [Hookscript::questions(storages, conf), chain::questions(settings)].concat();
     [ours, startable::questions(storages, conf)].concat()
@@ -86,21 +71,19 @@ pub fn look(
 
 /// What a call by hand ends with before it stops anything.
 pub fn refusal(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
-    let message =
-        format!("container {ctid} not stopped: it would not start again: {}", startable::list(obstacles));
-    let fault = Fault::new(Code::Restart, message);
-    match obstacles.first() {
-        Some(first) => fault.remedy(format!("{}; then: phoenix-nvidia {ctid}", first.remedy(ctid))).into(),
-        None => fault.into(),
-    }
+    let message = format!("container {ctid} not stopped: it would not start again");
+    refused(ctid, &message, obstacles, "phoenix-nvidia")
 }
 
 /// The same for a container that is stopped already.
 pub fn refused_start(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
-    let message = format!("container {ctid} cannot start: {}", startable::list(obstacles));
-    let fault = Fault::new(Code::Restart, message);
+    refused(ctid, &format!("container {ctid} cannot start"), obstacles, "pct start")
+}
+
+fn refused(ctid: Ctid, message: &str, obstacles: &[Obstacle], then: &str) -> anyhow::Error {
+    let fault = Fault::new(Code::Restart, format!("{message}: {}", startable::list(obstacles)));
     match obstacles.first() {
-        Some(first) => fault.remedy(format!("{}; then: pct start {ctid}", first.remedy(ctid))).into(),
+        Some(first) => fault.remedy(format!("{}; then: {then} {ctid}", first.remedy(ctid))).into(),
         None => fault.into(),
     }
 }

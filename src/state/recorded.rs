@@ -24,7 +24,7 @@ pub struct Now {
 pub enum Bearing {
     /// Nothing was recorded, or all went well.
     None,
-    /// An install is under way.
+    /// An install runs.
     Running,
     /// Something went wrong, and is not the case any more.
     Past,

@@ -62,9 +62,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::
     if !problems.is_empty() {
         return Err(settings::fault(&problems, ctid));
     }
-    if let Some(lacks) = chain::lacks(&chain::look(&settings), &settings) {
-        return Err(lacks.fault().into());
-    }
+    chain::validate(&settings)?;
     match desired::read(&settings, host.driver().cloned(), None) {
         Ok(desired::Software::Desired(desired)) => desired.matches_kernel()?,
         Ok(_) => {}

@@ -1,18 +1,15 @@
-//! post-start: one look into the container; if something is to be installed,
-//! an install process is started, followed for a while, and left to go on.
+//! post-start: one look into the container; if something is missing, an install
+//! process is started, followed for a while, and left to continue.
 
 use crate::driver::desired::Desired;
 use crate::exit::{self, Code};
 use crate::guest::exec::{self, Guest};
 use crate::guest::probe::{self, Ask, Check};
 use crate::host::kernel_driver;
-use crate::job::chain;
 use crate::job::desired::{self, Software};
 use crate::job::follow::{self, Follow, Followed};
-use crate::job::handover;
 use crate::job::install::cuda_failed_before;
-use crate::job::locks;
-use crate::job::startable;
+use crate::job::{chain, handover, locks, startable};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;

@@ -4,9 +4,7 @@
 use crate::device::Device;
 use crate::exit::{self, Code};
 use crate::host::choose::Choice;
-use crate::job::chain;
-use crate::job::devices;
-use crate::job::locks;
+use crate::job::{chain, devices, locks};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
