@@ -15,7 +15,8 @@ PACKAGES := $(shell sed 's/\#.*//' tests/lab/packages.txt)
 # Builds quietly in CI, where nobody watches a bar.
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
-.PHONY: build demo test lint unit e2e bench fuzz audit deb gpu-kit test-gpu install install-files clean packages
+.PHONY: help build demo test test-all lint fmt clippy rustdoc e2e bench fuzz audit deb gpu-kit test-gpu install \
+    install-files clean packages
 
 build:
 	$(CARGO) build --release --locked
@@ -38,28 +39,40 @@ demo: packages
 	$(CARGO) build --locked -p phoenix-lab
 	./target/debug/lab-demo ./target/release/phoenix-nvidia
 
-test: packages lint e2e
+# The program as it is built for developers, tested from end to end, with the
+# lints that everybody should see at once: within ten minutes on two cores, from
+# a fresh checkout. The images of the lab's containers are made while the rest
+# compiles.
+test: packages fmt
+	$(CARGO) build --workspace --locked --bins --test lab_itself
+	@mkdir -p $(TARGET) && $(TARGET)/debug/lab-images $(IMAGES) >$(TARGET)/lab-images.log 2>&1 & \
+	$(MAKE) --no-print-directory clippy e2e; code=$$?; wait; exit $$code
 
-lint:
+# What the tests of `make test` start most.
+IMAGES := debian-12 debian-12-systemd debian-13-systemd
+
+# All that is known to be worth a look, within an hour on two cores. It prints
+# what ran, for how long, and what did not and why.
+test-all: packages
+	tests/all
+
+lint: fmt clippy rustdoc
+
+fmt:
 	$(CARGO) fmt --all --check
+
+clippy:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-# A caller that ignores a signal (nohup, a background job) must not have the
-# programs under test ignore it too: that is what they do for nohup.
-# Unit, property, command-line and end-to-end tests. The lab's own programs
-# are built first: tests find them beside themselves. What the end-to-end
-# tests run is the release build.
+# Links between the pages of the sources, which lead somewhere.
+rustdoc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items --workspace --locked
+
+# Unit, property, command-line and end-to-end tests (tests/run). The lab's own
+# programs are built first: tests find them beside themselves.
 e2e:
-	$(CARGO) build --release --locked
-	$(CARGO) build --workspace --all-targets --locked
-	@rm -f target/labs target/test.log
-	PHOENIX_NVIDIA_BINARY=$(CURDIR)/target/release/phoenix-nvidia PHOENIX_LAB_COUNT=$(CURDIR)/target/labs \
-	PHOENIX_REQUIRE_LAB=$${PHOENIX_REQUIRE_LAB:-1} \
-	env --default-signal=HUP,INT,QUIT,TERM \
-	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads 4 2>&1 | tee target/test.log
-	@echo "end-to-end: $$(wc -l < target/labs) labs with real containers were started"
-	@awk '/^test result:/ { p += $$4; f += $$6; i += $$8 } \
-	    END { printf "%d passed, %d failed, %d skipped\n", p, f, i }' target/test.log
+	$(CARGO) build --workspace --locked --bins --tests
+	tests/run
 
 # Tables of times: what happens at every start, on hosts of every size. The
 # lab's own programs come from the debug build.

@@ -30,7 +30,7 @@ fn an_edit_is_written_whole_with_mode_and_owner_kept() {
 #[test]
 fn owner_and_group_are_kept_where_they_can_be() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root");
+        phoenix_lab::skipped("it needs root");
         return;
     }
     let host = Host::new();
@@ -293,10 +293,8 @@ fn all_of_this_holds_on_pmxcfs_too() {
         return;
     }
     if let Some(reason) = phoenix_lab::fuse::unavailable() {
-        let required = std::env::var("CI").is_ok_and(|v| v == "true")
-            || std::env::var("PHOENIX_REQUIRE_LAB").is_ok_and(|v| v == "1");
-        assert!(!required, "{reason}");
-        eprintln!("skipped: {reason}");
+        assert!(!phoenix_lab::required(), "{reason}");
+        phoenix_lab::skipped(&reason.to_string());
         return;
     }
     // In a mount namespace of its own, so that nothing stays mounted whatever happens.

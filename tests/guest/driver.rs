@@ -65,6 +65,13 @@ fn debian_12_privileged_has_its_driver_after_the_first_start() {
 }
 
 #[test]
+#[ignore = "make test-all: another release"]
+fn debian_11_has_its_driver_after_the_first_start() {
+    the_first_start_brings_the_driver(Rootfs::Debian11.unprivileged());
+}
+
+#[test]
+#[ignore = "make test-all: another release"]
 fn debian_13_has_its_driver_after_the_first_start() {
     the_first_start_brings_the_driver(Rootfs::Debian13.unprivileged());
 }

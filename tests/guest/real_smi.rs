@@ -38,7 +38,10 @@ fn unpacked(suite: &str) -> Option<(String, PathBuf, PathBuf)> {
     };
     let (Some(smi), Some(library)) = (find("nvidia-smi"), find("libnvidia-ml.so.*.*")) else {
         let said = String::from_utf8_lossy(&output.stderr);
-        println!("skipped: nvidia-smi of {suite} cannot be had from Debian's archive: {}", said.trim());
+        phoenix_lab::skipped(&format!(
+            "nvidia-smi of {suite} is not to be had from Debian's archive: {}",
+            said.trim()
+        ));
         return None;
     };
     let name = library.file_name()?.to_str()?.to_owned();

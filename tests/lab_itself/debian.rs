@@ -4,11 +4,12 @@ use phoenix_lab::{Lab, Rootfs};
 #[test]
 fn debian_containers_start_have_a_network_and_know_the_mirror() {
     let Some(lab) = Lab::builder().gpus(1).start() else { return };
-    let kinds = [
-        (101, Rootfs::Debian12.privileged(), "12"),
-        (102, Rootfs::Debian12.unprivileged(), "12"),
-        (103, Rootfs::Debian13.unprivileged(), "13"),
-    ];
+    let mut kinds =
+        vec![(101, Rootfs::Debian12.privileged(), "12"), (102, Rootfs::Debian12.unprivileged(), "12")];
+    if phoenix_lab::thorough() {
+        kinds.push((103, Rootfs::Debian11.unprivileged(), "11"));
+        kinds.push((104, Rootfs::Debian13.unprivileged(), "13"));
+    }
     for (id, spec, version) in kinds {
         let ct = lab.create(id, spec);
         lab.run(["pct", "start", &id.to_string()]).ok();

@@ -13,7 +13,7 @@ const IDS: [u32; 2] = [101, 102];
 /// * `before`: does nothing more,
 /// * `after`: has done its work then, and does not end,
 /// * `through`: does its work,
-/// * `broken`: fails, as every call after it does.
+/// * `broken`: does nothing more, and every call after it fails.
 const PCT: &str = "#!/bin/sh
 cd /run/wrap
 n=$(($(cat n) + 1)); echo $n > n
@@ -22,7 +22,7 @@ if [ $n = $(cat at) ]; then
     before) kill -TERM $PPID; exec sleep 600 ;;
     after) /usr/local/bin/real-pct \"$@\"; kill -TERM $PPID; exec sleep 600 ;;
     through) kill -TERM $PPID ;;
-    broken) kill -TERM $PPID ;;
+    broken) kill -TERM $PPID; exec sleep 600 ;;
     esac
 fi
 if [ $(cat how) = broken ] && [ $n -ge $(cat at) ]; then

@@ -28,26 +28,43 @@ impl Builder {
         let bins = programs().unwrap_or_else(|error| panic!("{error:#}"));
         let reason = match possible().and_then(|()| Lab::start(self, bins)) {
             Ok(lab) => {
-                count();
+                note("PHOENIX_LAB_COUNT", "lab");
                 return Some(lab);
             }
             Err(reason) => reason,
         };
-        let asked = |key: &str, value: &str| std::env::var(key).is_ok_and(|set| set == value);
-        let required = asked("CI", "true") || asked("PHOENIX_REQUIRE_LAB", "1");
-        assert!(!required, "no lab on this machine: {reason:#}");
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        host::tell(&format!("{name}: skipped, no lab on this machine: {reason:#}"));
+        assert!(!required(), "no lab on this machine: {reason:#}");
+        skipped(&format!("no lab on this machine: {reason:#}"));
         None
     }
 }
 
-/// Adds a line to the file that `PHOENIX_LAB_COUNT` names, so that `make test` can tell how many labs really ran.
-fn count() {
-    let Some(path) = std::env::var_os("PHOENIX_LAB_COUNT") else { return };
+/// Whether a test that cannot run here is a failure: `CI=true` or `PHOENIX_REQUIRE_LAB=1`.
+pub fn required() -> bool {
+    set("CI", "true") || set("PHOENIX_REQUIRE_LAB", "1")
+}
+
+/// Whether everything is shown, however long it takes: `make test-all` sets `PHOENIX_TEST_ALL=1`.
+pub fn thorough() -> bool {
+    set("PHOENIX_TEST_ALL", "1")
+}
+
+/// Says that the test that calls it did not look, and why; `make test` and `make test-all` list it at their end.
+pub fn skipped(reason: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    host::tell(&format!("{name}: skipped, {reason}"));
+    note("PHOENIX_LAB_SKIPPED", &format!("{name}: {}", reason.replace('\n', " ")));
+}
+
+fn set(key: &str, value: &str) -> bool {
+    std::env::var(key).is_ok_and(|found| found == value)
+}
+
+/// Adds a line to the file that a variable names, for `make test` to count. One that is lost shows; no test fails for it.
+fn note(variable: &str, line: &str) {
+    let Some(path) = std::env::var_os(variable) else { return };
     let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
-    // A count that is short shows; no test fails for it.
-    let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, b"lab\n"));
+    let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes()));
 }
 
 /// What a lab needs before anything is tried.

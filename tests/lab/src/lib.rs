@@ -55,7 +55,7 @@ mod program;
 pub use command::{Command, Output, Running};
 pub use container::Container;
 pub use gpus::Nvidia;
-pub use lab::{Builder, Lab};
+pub use lab::{Builder, Lab, required, skipped, thorough};
 pub use nix::errno::Errno;
 pub use nix::sys::signal::Signal;
 pub use pmxcfs::Pmxcfs;

@@ -17,6 +17,8 @@ use nix::fcntl::{Flock, FlockArg};
 pub enum Rootfs {
     /// A static busybox and its links: starts in a few milliseconds.
     Busybox,
+    /// Debian 11, otherwise like `Debian12`: the oldest that Proxmox' templates still offer.
+    Debian11,
     /// Debian 12 with what Proxmox' template has of interest (wget, kmod, xz, ca-certificates), and a trivial process 1.
     Debian12,
     /// Debian 12 that boots systemd.
@@ -45,6 +47,23 @@ pub struct Spec {
 const SHIFT: u32 = 100_000;
 
 impl Rootfs {
+    /// Those that are made, and not copied from this machine.
+    pub const ALL: [Rootfs; 7] = [
+        Rootfs::Busybox,
+        Rootfs::Debian11,
+        Rootfs::Debian12,
+        Rootfs::Debian12Systemd,
+        Rootfs::Debian13,
+        Rootfs::Debian13Systemd,
+        Rootfs::Ubuntu2404,
+    ];
+
+    /// The releases of which a property is shown: Debian 12, and every one with `make test-all`.
+    pub fn releases() -> &'static [Rootfs] {
+        let all = [Rootfs::Debian12, Rootfs::Debian13].as_slice();
+        if crate::thorough() { all } else { &all[..1] }
+    }
+
     /// A privileged container with this root.
     pub fn privileged(self) -> Spec {
         Spec { rootfs: self, privileged: true, network: self != Rootfs::Busybox, more: Vec::new() }
@@ -59,6 +78,7 @@ impl Rootfs {
     pub fn name(self) -> &'static str {
         match self {
             Rootfs::Busybox => "busybox",
+            Rootfs::Debian11 => "debian-11",
             Rootfs::Debian12 => "debian-12",
             Rootfs::Debian12Systemd => "debian-12-systemd",
             Rootfs::Debian13 => "debian-13",
@@ -71,6 +91,7 @@ impl Rootfs {
     fn suite(self) -> Option<&'static str> {
         match self {
             Rootfs::Busybox | Rootfs::Own => None,
+            Rootfs::Debian11 => Some("bullseye"),
             Rootfs::Debian12 | Rootfs::Debian12Systemd => Some("bookworm"),
             Rootfs::Debian13 | Rootfs::Debian13Systemd => Some("trixie"),
             Rootfs::Ubuntu2404 => Some("noble"),
@@ -80,7 +101,9 @@ impl Rootfs {
     fn packages(self) -> &'static str {
         match self {
             Rootfs::Busybox | Rootfs::Own => "",
-            Rootfs::Debian12 | Rootfs::Debian13 | Rootfs::Ubuntu2404 => "ca-certificates,kmod,wget,xz-utils",
+            Rootfs::Debian11 | Rootfs::Debian12 | Rootfs::Debian13 | Rootfs::Ubuntu2404 => {
+                "ca-certificates,kmod,wget,xz-utils"
+            }
             Rootfs::Debian12Systemd | Rootfs::Debian13Systemd => {
                 "ca-certificates,dbus,kmod,systemd,systemd-sysv,wget,xz-utils"
             }
@@ -142,6 +165,14 @@ pub fn cache() -> Result<PathBuf> {
     let dir = crate::cache::dir();
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Makes the images of privileged and of unprivileged containers that are not in the cache yet.
+///
+/// # Errors
+/// Why one could not be made.
+pub fn make(rootfs: Rootfs) -> Result<()> {
+    ensure(rootfs, true).and_then(|_| ensure(rootfs, false)).map(drop)
 }
 
 /// Makes sure that an image is in the cache, and tells its directory's name there.
