@@ -100,7 +100,7 @@ fn json(page: &mut Page) {
     page.text(
         "status --json and doctor --json print one object. Its member schema, 1 for status and 2 for doctor, changes \
          when a member is removed or changes its meaning; new members may come without that. Times are seconds since \
-         1970 UTC. A level is ok, unknown (could not be looked at), warning or failure.",
+         1970 UTC. A level is ok, unknown (could not be read), warning or failure.",
     );
     page.item(
         "status",
