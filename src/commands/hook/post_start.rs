@@ -58,19 +58,15 @@ fn check_driver(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow:
     let kernel = kernel_driver::version(View::host());
     let identity = net::identity(document);
     let start = Start { ctid, settings, document, identity, kernel: kernel.clone(), begun: Instant::now() };
-    match desired::read(settings, kernel, None) {
-        Ok(Software::Desired(desired)) => start.check(&desired),
-        Ok(Software::Off) => {
-            log::info!("driver check skipped: INSTALL=off");
+    let software = desired::read(settings, kernel, None).map_err(|problems| desired::fault(&problems))?;
+    match software.desired() {
+        Ok(desired) => start.check(desired),
+        Err(why) => {
+            let wanted = matches!(software, Software::NoDriver);
+            log::log!(if wanted { log::Level::Warn } else { log::Level::Info }, "{why}");
             start.devices_only();
             Ok(())
         }
-        Ok(Software::NoDriver) => {
-            log::warn!("driver check skipped: no NVIDIA kernel driver loaded");
-            start.devices_only();
-            Ok(())
-        }
-        Err(problems) => Err(desired::fault(&problems)),
     }
 }
 
