@@ -295,7 +295,10 @@ impl Record {
     pub fn forget(&self) -> std::io::Result<()> {
         let _lock = self.lock();
         for directory in [&self.run, &self.lib] {
-            for path in [self.file(directory), self.old_file(directory)] {
+            let states = [self.file(directory), self.old_file(directory)];
+            // What a hook left for an install, with the settings of its environment.
+            let handed_over = states.clone().map(|path| path.with_extension("job"));
+            for path in states.iter().chain(&handed_over) {
                 match std::fs::remove_file(path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                     _ => {}

@@ -64,11 +64,14 @@ fn a_broken_file_is_as_good_as_none() {
 }
 
 #[test]
-fn forgetting_what_is_not_there_is_no_error() {
+fn forgetting_what_is_not_there_is_no_error_and_nothing_stays() {
     let dir = tempfile::tempdir().unwrap();
     record(&dir).forget().unwrap();
     record(&dir).update(|s| s.outcome = Outcome::Ok);
+    let left = record(&dir).beside("job").unwrap();
+    replace_own(&left, b"{}", 0o600).unwrap();
     record(&dir).forget().unwrap();
+    assert!(!left.exists());
     assert_eq!(record(&dir).load().last_success, None);
 }
 
