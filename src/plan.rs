@@ -98,15 +98,10 @@ pub fn wanted_once_made(choice: &Choice) -> Vec<Device> {
     choice.devices.iter().copied().chain(choice.to_make.iter().filter_map(made)).collect()
 }
 
-/// The paths that the verification opens: files, not directories.
-pub fn nodes(choice: &Choice) -> Vec<String> {
-    files(&choice.devices)
-}
-
-/// The same for a list of devices.
-pub fn files(devices: &[Device]) -> Vec<String> {
-    let files = devices.iter().map(|device| device.path).filter(|path| *path != DevicePath::Caps);
-    files.map(|path| path.to_string()).collect()
+/// The nodes among the devices, without the directory: those that a container
+/// can open.
+pub fn nodes(devices: &[Device]) -> Vec<DevicePath> {
+    devices.iter().map(|device| device.path).filter(|path| *path != DevicePath::Caps).collect()
 }
 
 /// What the container sees of `/proc/driver/nvidia`: the cards of its settings
@@ -160,25 +155,17 @@ pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<De
 pub fn differences(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<String> {
     let mut said = Vec::new();
     for device in without_passed(conf, wanted) {
-        let path = device.path.to_string();
-        if has.unseen.contains_key(&path) {
-            continue;
-        }
-        let right = match has.nodes.get(&path) {
-            Some((0, 0)) => true,
-            Some(number) => *number == (device.major, device.minor),
-            None => false,
-        };
-        if !right {
-            said.push(format!("the running container does not have {path} yet"));
+        let is_right = |number: &Option<Number>| number.is_none_or(|number| number == device.number());
+        let seen = !has.unseen.contains_key(&device.path);
+        if seen && !has.nodes.get(&device.path).is_some_and(is_right) {
+            said.push(format!("the running container does not have {} yet", device.path));
         }
     }
     // The devices of devN lines are the user's, also of pending lines.
     let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
     let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
-    for path in has.nodes.keys().filter_map(|path| path.parse::<DevicePath>().ok()) {
-        // DRM nodes may be the user's, as are NVIDIA's other nodes
-        // (nvidia-nvswitchctl, nvidia-fs, IMEX channels), which have no path here.
+    for path in has.nodes.keys().copied() {
+        // DRM nodes may be the user's.
         if !path.is_drm() && !is_passed(path) && !wanted.iter().any(|device| device.path == path) {
             said.push(format!("the running container still has {path}"));
         }
@@ -205,11 +192,10 @@ pub fn going(conf: &Document, wanted: &[Device]) -> Vec<String> {
 
 /// How many GPUs `devN:` lines pass to a running container in addition to
 /// `nodes`: nvidia-smi lists them too.
-pub fn gpus_beside(conf: &Document, nodes: &[String]) -> usize {
+pub fn gpus_beside(conf: &Document, nodes: &[DevicePath]) -> usize {
     let lines = passthrough::now(conf);
     let devices: BTreeSet<DevicePath> = lines.iter().filter_map(DevLine::device).collect();
-    let beside = |path: &&DevicePath| !nodes.iter().any(|node| *node == path.to_string());
-    devices.iter().filter(|path| matches!(path, DevicePath::Gpu(_))).filter(beside).count()
+    devices.iter().filter(|path| matches!(path, DevicePath::Gpu(_)) && !nodes.contains(path)).count()
 }
 
 /// The fault of missing devices; none if none is missing.
@@ -238,13 +224,16 @@ pub fn describe(choice: &Choice) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::attached::points;
 
     fn conf(text: &str) -> Document {
         Document::parse(text.as_bytes())
     }
 
     fn has(paths: &[&str]) -> Attached {
-        let nodes = paths.iter().map(|path| ((*path).to_owned(), (195, 0))).collect();
+        let table: String = paths.iter().map(|path| format!("1 1 0:5 /x {path} rw\n")).collect();
+        let number = Some(Number { major: 195, minor: 0 });
+        let nodes = points(&table).into_iter().map(|path| (path, number)).collect();
         Attached { nodes, ..Attached::default() }
     }
 
@@ -290,7 +279,7 @@ mod tests {
     #[test]
     fn gpus_of_dev_lines_are_counted_beside_those_of_the_settings() {
         let conf = conf("dev0: gid=44,path=/dev/nvidia1\ndev1: /dev/nvidia0\ndev2: /dev/nvidiactl\n");
-        let node = |path: &str| vec![path.to_owned()];
+        let node = |path: &str| vec![path.parse().unwrap()];
         assert_eq!(gpus_beside(&conf, &[]), 2);
         assert_eq!(gpus_beside(&conf, &node("/dev/nvidia0")), 1);
     }

@@ -26,10 +26,7 @@ pub fn holds(data: &[u8]) {
         assert!(text.contains(version) && version.parse().ok() == Some(driver.version.clone()));
         assert!((100..10_000).contains(&driver.version.branch()) || version.starts_with('0'), "{version}");
     }
-    for path in points(&text) {
-        assert!(path.starts_with("/dev/nvidia") || path.starts_with("/dev/dri/"), "{path:?}");
-        assert!(!path.contains(['\\', '\n', ' ']), "{path:?}");
-    }
+    assert!(points(&text).iter().all(|path| text.contains(&path.to_string())));
     if let Some(ticks) = start_time(&text) {
         // The name of a process may be anything, brackets included.
         assert_eq!(start_time(&format!("7 (a) (b){text}")), Some(ticks));

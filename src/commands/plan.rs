@@ -131,7 +131,7 @@ impl Steps {
             self.refused = self.refused.take().or_else(|| step.possible(ctid, &check).err());
         }
         if self.all.is_empty() {
-            let nodes = plan::nodes(&self.choice).len();
+            let nodes = plan::nodes(&self.choice.devices).len();
             let driver = &desired.driver;
             self.notes.push(format!("driver {driver}: installed; a run verifies it with {nodes} nodes"));
         }

@@ -152,7 +152,7 @@ impl Run<'_> {
         desired.gpus = Some(self.choice.gpus.len());
         let document = self.hand.conf.read()?;
         let identity = Identity::of(ctid, &document, Call::ByHand, load::environment(), &desired.driver);
-        let nodes = plan::nodes(&self.choice);
+        let nodes = plan::nodes(&self.choice.devices);
         // Until the restart nvidia-smi would not find what is new.
         let seen = differences.is_empty().then(|| nodes.clone());
         let mut install =

@@ -4,7 +4,7 @@
 use super::finding::Finding;
 use super::read::{Container, Inside};
 use super::services::Services;
-use crate::device::CAPS_DIR;
+use crate::device::DevicePath;
 use crate::guest::driver_state::DriverState;
 use crate::guest::install::steps::{InstallStep, InstallSteps};
 use crate::guest::probe::Check;
@@ -41,7 +41,7 @@ pub fn devices(c: &Container) -> Vec<Finding> {
 /// What opening its nodes from inside came to.
 pub fn rules(c: &Container) -> Vec<Finding> {
     of(c, |inside| {
-        let bad = |(node, opened): &(String, Opened)| {
+        let bad = |(node, opened): &(DevicePath, Opened)| {
             let what = format!("{node} {opened}");
             match opened {
                 // What is not there at all is among the devices that it lacks.
@@ -49,7 +49,7 @@ pub fn rules(c: &Container) -> Vec<Finding> {
                 Opened::Other(_) => Some(Finding::unknown("rules", what)),
                 Opened::Mode => {
                     // A MIG capability is only read.
-                    let mode = if node.starts_with(CAPS_DIR) { "444" } else { "666" };
+                    let mode = if matches!(node, DevicePath::CapFile(_)) { "444" } else { "666" };
                     Some(Finding::failure("rules", what).fix(format!("chmod {mode} {node}")))
                 }
                 Opened::NoRule | Opened::File => {
@@ -163,7 +163,7 @@ mod tests {
         let inside = Inside {
             differences: Ok(Vec::new()),
             unseen: Vec::new(),
-            opened: opened.into_iter().map(|opened| ("/dev/nvidia0".to_owned(), opened)).collect(),
+            opened: opened.into_iter().map(|opened| (DevicePath::Gpu(0), opened)).collect(),
             software: None,
             services: Services::parse(&format!("begin 1\n{services}\nend 1\n")).ok_or_else(String::new),
         };

@@ -151,7 +151,7 @@ pub struct Inside {
     /// Which of its devices could not be looked at.
     pub unseen: Vec<String>,
     /// What opening its nodes came to.
-    pub opened: Vec<(String, Opened)>,
+    pub opened: Vec<(DevicePath, Opened)>,
     /// The driver and packages; none where none are wanted.
     pub software: Option<Result<probe::Check, String>>,
     /// What else runs in it.
@@ -287,7 +287,7 @@ impl Container {
             Some(init) => attached::read(&init, &deadline.at_most(limit / 3)).map_err(|e| e.to_string()),
             None => Err("it has just stopped".to_owned()),
         });
-        let nodes = plan::nodes(&self.choice);
+        let nodes = plan::nodes(&self.choice.devices);
         Inside {
             unseen: has.as_ref().map(Attached::unseen).unwrap_or_default(),
             differences: has

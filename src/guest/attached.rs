@@ -1,6 +1,7 @@
 //! The NVIDIA devices that a running container has, from its mount table: its
 //! conf may have changed since its start.
 
+use crate::device::{DevicePath, Number};
 use crate::pve::pct::Init;
 use crate::sys::look::{Look, Op, Question, Seen, View};
 use crate::sys::time::Deadline;
@@ -15,18 +16,19 @@ const MOST: usize = 512;
 /// The NVIDIA devices of a running container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attached {
-    /// Device nodes mounted from the host: path in the container and device
-    /// number; `(0, 0)` for a directory.
-    pub nodes: BTreeMap<String, (u32, u32)>,
-    /// Paths that could not be checked, and why.
-    pub unseen: BTreeMap<String, String>,
+    /// Device nodes mounted from the host, with their numbers; none for a
+    /// directory.
+    pub nodes: BTreeMap<DevicePath, Option<Number>>,
+    /// Nodes that could not be checked, and why.
+    pub unseen: BTreeMap<DevicePath, String>,
 }
 
 impl Attached {
-    /// One line for each path that could not be checked.
+    /// One line for each node that could not be checked.
     pub fn unseen(&self) -> Vec<String> {
-        let line =
-            |(path, why): (&String, &String)| format!("cannot check {path} in the running container: {why}");
+        let line = |(path, why): (&DevicePath, &String)| {
+            format!("cannot check {path} in the running container: {why}")
+        };
         self.unseen.iter().map(line).collect()
     }
 }
@@ -45,14 +47,17 @@ pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
     let table = String::from_utf8_lossy(&table);
     let points = points(&table);
     // Never follow: the container can put a link anywhere.
-    let question = |path: &String| Question::new(Op::StatLink, format!("/proc/{}/root{path}", init.pid));
+    let question = |path: &DevicePath| Question::new(Op::StatLink, format!("/proc/{}/root{path}", init.pid));
     let questions: Vec<Question> = points.iter().map(question).collect();
     let look = Look::at_files(View::apart(Path::new("/"), deadline), questions.clone());
     let mut attached = Attached::default();
     for (path, question) in points.into_iter().zip(questions) {
         match look.stat_link(&question.path) {
-            Seen::Is(stat) if stat.is_dir() => drop(attached.nodes.insert(path, (0, 0))),
-            Seen::Is(stat) if stat.is_char_device() => drop(attached.nodes.insert(path, stat.rdev)),
+            Seen::Is(stat) if stat.is_dir() => drop(attached.nodes.insert(path, None)),
+            Seen::Is(stat) if stat.is_char_device() => {
+                let (major, minor) = stat.rdev;
+                attached.nodes.insert(path, Some(Number { major, minor }));
+            }
             Seen::Is(_) | Seen::Absent => {}
             Seen::Unseen(why) => drop(attached.unseen.insert(path, why)),
         }
@@ -62,12 +67,8 @@ pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
 
 /// The mount points of NVIDIA and DRM devices in the text of
 /// /proc/PID/mountinfo (proc(5)): the fifth field.
-pub fn points(table: &str) -> Vec<String> {
-    let point = |line: &str| {
-        let path = line.split(' ').nth(4)?;
-        let ours = path.starts_with("/dev/nvidia") || path.starts_with("/dev/dri/");
-        (ours && !path.contains('\\')).then(|| path.to_owned())
-    };
+pub fn points(table: &str) -> Vec<DevicePath> {
+    let point = |line: &str| line.split(' ').nth(4)?.parse().ok();
     table.lines().filter_map(point).take(MOST).collect()
 }
 
@@ -83,6 +84,6 @@ mod tests {
 606 500 0:5 /nvidia-caps /dev/nvidia-caps rw - devtmpfs udev rw\n\
 607 500 0:5 /x /mnt/dev/nvidia1 rw - devtmpfs udev rw\n\
 608 500 0:5 /x /dev/nvidia\\040x rw - devtmpfs udev rw\n\n";
-        assert_eq!(points(table), ["/dev/nvidia0", "/dev/nvidia-caps"]);
+        assert_eq!(points(table), [DevicePath::Gpu(0), DevicePath::Caps]);
     }
 }

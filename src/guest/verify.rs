@@ -2,6 +2,7 @@
 
 use super::exec::{ExecError, Guest, fields};
 use super::smi::{self, ListedGpu};
+use crate::device::DevicePath;
 use crate::driver::desired::Desired;
 use crate::exit::{Code, Context as _, Fault};
 use crate::sys::process::Failure;
@@ -15,14 +16,19 @@ const OPEN_NODES: &str = include_str!("scripts/open-nodes.sh");
 /// How many lines of nvidia-smi's table are logged.
 const SHOWN: usize = 60;
 
-/// Runs nvidia-smi in the container and logs its output. `nodes` are the device
-/// paths that the container should have; they are opened inside only after
+/// Runs nvidia-smi in the container and logs its output. `nodes` are the
+/// devices that the container should have; they are opened inside only after
 /// nvidia-smi failed, to find the reason.
 ///
 /// # Errors
 /// [`Code::Software`]: it fails although GPUs are assigned, or lists another
 /// number of GPUs.
-pub fn verify(guest: &Guest, desired: &Desired, nodes: &[String], deadline: &Deadline) -> anyhow::Result<()> {
+pub fn verify(
+    guest: &Guest,
+    desired: &Desired,
+    nodes: &[DevicePath],
+    deadline: &Deadline,
+) -> anyhow::Result<()> {
     let deadline = deadline.at_most(desired.limits.verify);
     let fault =
         || Fault::new(Code::Software, format!("verify: cannot run nvidia-smi in container {}", guest.ctid()));
@@ -165,15 +171,18 @@ impl fmt::Display for Opened {
 
 /// Opens the nodes in the container; empty if that failed. A node that does
 /// not answer is the last one.
-pub fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(String, Opened)> {
-    let args = nodes.iter().map(String::as_str);
-    match guest.attach_sh(OPEN_NODES, args).run(&deadline.at_most(std::time::Duration::from_secs(30))) {
+pub fn open_nodes(guest: &Guest, nodes: &[DevicePath], deadline: &Deadline) -> Vec<(DevicePath, Opened)> {
+    let args: Vec<String> = nodes.iter().map(DevicePath::to_string).collect();
+    match guest
+        .attach_sh(OPEN_NODES, args.iter().map(String::as_str))
+        .run(&deadline.at_most(std::time::Duration::from_secs(30)))
+    {
         Ok(output) => opened(&output.stdout, nodes),
         Err(ExecError::Failed(Failure::TimedOut { stdout, after, .. })) => {
             let mut tried = opened(&stdout, nodes);
             let silent = nodes.iter().find(|node| !tried.iter().any(|(done, _)| done == *node));
             let why = Opened::Other(format!("no answer within {}", human(after)));
-            tried.extend(silent.map(|node| (node.clone(), why)));
+            tried.extend(silent.map(|node| (*node, why)));
             tried
         }
         Err(error) => {
@@ -184,10 +193,13 @@ pub fn open_nodes(guest: &Guest, nodes: &[String], deadline: &Deadline) -> Vec<(
 }
 
 /// The script's output for these nodes.
-fn opened(stdout: &[u8], nodes: &[String]) -> Vec<(String, Opened)> {
+fn opened(stdout: &[u8], nodes: &[DevicePath]) -> Vec<(DevicePath, Opened)> {
     fields(stdout)
         .filter(|(key, _)| key == "node")
-        .filter_map(|(_, value)| value.split_once(' ').map(|(n, w)| (n.to_owned(), Opened::read(w))))
+        .filter_map(|(_, value)| {
+            let (node, word) = value.split_once(' ')?;
+            Some((node.parse().ok()?, Opened::read(word)))
+        })
         .filter(|(node, _)| nodes.contains(node))
         .collect()
 }
@@ -198,7 +210,7 @@ fn explain(
     desired: &Desired,
     answer: &SmiAnswer,
     why: String,
-    nodes: &[(String, Opened)],
+    nodes: &[(DevicePath, Opened)],
 ) -> anyhow::Error {
     let ctid = guest.ctid();
     let mut message = format!("verify: nvidia-smi in container {ctid}: {why}");
@@ -206,7 +218,7 @@ fn explain(
         let kernel = desired.kernel.as_ref().map_or("unknown", Version::as_str);
         message.push_str(&format!("; the container has {}, the kernel driver is {kernel}", desired.driver));
     }
-    let bad: Vec<&(String, Opened)> = nodes.iter().filter(|(_, o)| *o != Opened::Allowed).collect();
+    let bad: Vec<&(DevicePath, Opened)> = nodes.iter().filter(|(_, o)| *o != Opened::Allowed).collect();
     for (node, opened) in bad.iter().take(4) {
         message.push_str(&format!("; {node} {opened}"));
     }

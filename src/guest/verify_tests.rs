@@ -58,7 +58,7 @@ fn the_reason_is_the_nodes() {
     let mismatch = answer("Driver/library version mismatch", 18, "");
     let error = explain(&guest, &desired(Some(1)), &mismatch, "exit code 18".into(), &[]);
     assert!(error.to_string().contains("the container has 580.95.05"), "{error}");
-    let nodes = [("/dev/nvidiactl".to_owned(), Opened::Allowed), ("/dev/nvidia0".to_owned(), Opened::NoRule)];
+    let nodes = [(DevicePath::Control, Opened::Allowed), (DevicePath::Gpu(0), Opened::NoRule)];
     let error = explain(&guest, &desired(Some(1)), &answer("", 255, ""), "exit code 255".into(), &nodes);
     assert!(error.to_string().contains("/dev/nvidia0 denied by the container's device rules (EPERM)"));
     assert_eq!(crate::exit::remedy_of(&error), Some("pct reboot 101"));

@@ -133,7 +133,7 @@ pub fn compare(ctid: Ctid, conf: &Document, wanted: &[Device], limit: Duration) 
 /// are those of its start, and the conf's may be right only since. A sentence
 /// each; none where they could not be tried.
 fn refused(ctid: Ctid, wanted: &[Device], limit: Duration) -> Vec<String> {
-    let nodes = plan::files(wanted);
+    let nodes = plan::nodes(wanted);
     if nodes.is_empty() {
         return Vec::new();
     }

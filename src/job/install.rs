@@ -1,6 +1,7 @@
 //! Installing what a running container lacks, whoever asks:
 //! the install process of a hook, or a call by hand.
 
+use crate::device::DevicePath;
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::exit::{self, Code, Context as _, Fault};
@@ -32,9 +33,9 @@ pub struct Install<'a> {
     pub settings: &'a Settings,
     /// What they ask for inside.
     pub desired: &'a Desired,
-    /// The paths of the nodes that it gets, for the verification;
+    /// The nodes that it gets, for the verification;
     /// `None` while they are not in place.
-    pub nodes: Option<Vec<String>>,
+    pub nodes: Option<Vec<DevicePath>>,
     /// A step that failed in this boot with the same inputs is tried again.
     pub insist: bool,
     /// Whether the container is still the one, and asks for this.

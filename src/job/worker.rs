@@ -188,7 +188,7 @@ fn install_once(ctid: Ctid) -> Done {
         Ok(Software::Off | Software::NoDriver) => return Done::early(Some(settings), Ok(())),
         Err(problems) => return Done::early(Some(settings), Err(desired::fault(&problems))),
     };
-    let nodes = Some(plan::nodes(&choice));
+    let nodes = Some(plan::nodes(&choice.devices));
     let identity = Identity::of(ctid, &document, Call::Hook, environment, &desired.driver);
     let install =
         Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };
