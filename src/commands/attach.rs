@@ -77,7 +77,7 @@ pub fn run(options: &Attach) -> anyhow::Result<Vec<Ctid>> {
         log::warn!("{}", exit::fix(&lack.fix));
     }
     let attached = tell(&ctids)?;
-    Ok(attached.into_iter().filter(|c| options.now && !c.is_template()).map(|c| c.ctid).collect())
+    Ok(attached.into_iter().filter(|c| options.now && !c.conf.is_template()).map(|c| c.ctid).collect())
 }
 
 fn read_host(options: &Attach) -> Host {
@@ -100,7 +100,7 @@ fn tell(ctids: &[Ctid]) -> anyhow::Result<Vec<Container>> {
     for (ctid, conf) in confs {
         let container = reader.container(&host, ctid, conf);
         TOLD.iter().flat_map(|check| check(&container)).for_each(|finding| finding.of(ctid).warn());
-        match (container.is_template(), container.running) {
+        match (container.conf.is_template(), container.running) {
             (true, _) => log::info!("container {ctid} is a template: attached, and its clones with it"),
             (_, true) => {
                 log::info!("container {ctid}: attached; to restart it with its GPUs: phoenix-nvidia {ctid}");

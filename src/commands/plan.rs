@@ -8,10 +8,9 @@ use crate::guest::exec::Guest;
 use crate::guest::install::steps::InstallSteps;
 use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
-use crate::host::gpus::Inventory;
-use crate::host::provide::inspect;
 use crate::job::by_hand::{ByHand, TEMPLATE};
 use crate::job::desired::Software;
+use crate::job::devices;
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Form;
@@ -20,9 +19,8 @@ use crate::pve::conf::store::Conf;
 use crate::pve::net;
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
-use crate::settings::keys;
 use crate::state::Record;
-use crate::sys::look::{Look, View};
+use crate::sys::look::Look;
 use crate::sys::out::{Out, Style};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -34,7 +32,7 @@ use crate::types::Ctid;
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let hand = ByHand::read(ctid, Conf::of(ctid).called(format!("plan {ctid}")))?;
     let (intent, software) = hand.validate()?;
-    let choice = choice(&hand, &intent);
+    let choice = devices::look(ctid, &intent, &hand.settings, &hand.document);
     if let Some(fault) = plan::fault(&choice) {
         return Err(fault.into());
     }
@@ -43,7 +41,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let mut steps = Steps { hand, choice, all: Vec::new(), notes: Vec::new(), refused: None };
     steps.configure(&intent);
     // As `status` looks: no program is needed to see that a container runs.
-    if steps.hand.document.get("template").as_deref() == Some("1") {
+    if steps.hand.document.is_template() {
         steps.notes.push(format!("container {ctid} {TEMPLATE}"));
     } else if sharing::is_running(&mut Look::host(), ctid) {
         steps.install_and_restart(&software)?;
@@ -51,18 +49,6 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         steps.start(&software);
     }
     steps.tell(&out)
-}
-
-/// The devices on this host, with those whose nodes a run would make.
-fn choice(hand: &ByHand, intent: &Intent) -> Choice {
-    let exclusive = hand.settings.value(keys::GPU_EXCLUSIVE).then_some(hand.ctid);
-    match intent.request(exclusive) {
-        Some(request) => inspect(View::host(), &request).1,
-        None => {
-            let display = intent.display(&hand.document);
-            intent.on(&Inventory::read_for(View::host(), display), &hand.document)
-        }
-    }
 }
 
 struct Steps {

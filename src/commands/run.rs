@@ -57,7 +57,7 @@ fn carry_out(
     let _lock = locks::by_hand(ctid, longest(hand))?;
     Record::of(ctid).take_over(&net::identity(&document));
     let choice = configure(hand, intent, &document)?;
-    if document.get("template").as_deref() == Some("1") {
+    if document.is_template() {
         log::info!("container {ctid} {TEMPLATE}");
         return Ok(());
     }

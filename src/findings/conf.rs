@@ -115,7 +115,7 @@ fn edit(c: &Container) -> String {
 
 /// A template never starts.
 pub fn template(c: &Container) -> Vec<Finding> {
-    if !c.is_template() {
+    if !c.conf.is_template() {
         return Vec::new();
     }
     let what = "a template never starts, and each of its clones has its settings and GPUs";

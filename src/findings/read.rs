@@ -308,11 +308,6 @@ impl Container {
             _ => None,
         }
     }
-
-    /// Whether it is a template.
-    pub fn is_template(&self) -> bool {
-        self.conf.get("template").as_deref() == Some("1")
-    }
 }
 
 #[cfg(test)]

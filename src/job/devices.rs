@@ -6,8 +6,10 @@ use crate::exit;
 use crate::guest::attached;
 use crate::guest::exec::Guest;
 use crate::guest::verify::{Opened, open_nodes};
+use crate::host::choose::Choice;
+use crate::host::gpus::Inventory;
 use crate::host::masks;
-use crate::host::provide::{Provided, provide, provide_named};
+use crate::host::provide::{Provided, inspect, provide, provide_named};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -52,6 +54,15 @@ pub fn give(
         log::warn!("{}", exit::fix(&format!("phoenix-nvidia doctor {ctid}")));
     }
     Ok(provided)
+}
+
+/// The same as they are now: what [`give`] would find, and make.
+pub fn look(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> Choice {
+    let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
+    match intent.request(exclusive) {
+        Some(request) => inspect(View::host(), &request).1,
+        None => intent.on(&Inventory::read_for(View::host(), intent.display(document)), document),
+    }
 }
 
 /// The entries of ours beside the devices, with what they bind brought up to

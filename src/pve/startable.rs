@@ -124,7 +124,7 @@ pub fn judge(ctid: Ctid, obstacles: Vec<Obstacle>) -> Result<Startable, Vec<Obst
 /// answers to [`questions`]: storages may never answer.
 pub fn obstacles(look: &mut Look<'_>, files: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
     let mut found = Vec::new();
-    if conf.get("template").as_deref() == Some("1") {
+    if conf.is_template() {
         found.push(Obstacle::Template);
     }
     found.extend(conf.get("lock").map(|owner| Obstacle::Lock { owner }));

@@ -166,7 +166,11 @@ fn one_call_attaches_many() {
     for id in [101, 102, 103] {
         lab.create(id, Rootfs::Busybox.unprivileged());
     }
-    lab.run(["phoenix-nvidia", "attach", "101", "102", "103", "102", "--gpus", "none"]).ok();
+    // A C library that no driver runs with is told beforehand.
+    let alpine = lab.conf(103).replace("ostype: unmanaged", "ostype: alpine");
+    lab.write("/etc/pve/lxc/103.conf", alpine);
+    let attach = lab.run(["phoenix-nvidia", "attach", "101", "102", "103", "102", "--gpus", "none"]).ok();
+    attach.says("container 103: Alpine Linux has no glibc");
     for id in [101, 102, 103] {
         assert!(lab.conf(id).contains("GPU_ASSIGNMENT=none\n") && lab.conf(id).contains("hookscript: "));
     }

@@ -84,7 +84,7 @@ impl Row {
             ctid: ctid.get(),
             name: conf.get("hostname"),
             running: *running,
-            template: container.is_template(),
+            template: conf.is_template(),
             assignment: settings.text(keys::GPU_ASSIGNMENT).map(|(text, _)| text.to_owned()),
             gpus: choice.gpus.iter().map(RowGpu::of).collect(),
             kernel_driver: kernel.as_ref().map(ToString::to_string),

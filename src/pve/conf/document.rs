@@ -76,6 +76,11 @@ impl Document {
         found.map(|(_, s)| text(s.value))
     }
 
+    /// Whether it is a template's.
+    pub fn is_template(&self) -> bool {
+        self.get("template").as_deref() == Some("1")
+    }
+
     /// The `lxc.environment` assignments of the main section.
     pub fn environment(&self) -> Vec<EnvLine> {
         let assignment = |(index, s): (usize, Setting<'_>)| {
