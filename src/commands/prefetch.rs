@@ -9,8 +9,8 @@ use crate::job::desired::limits;
 use crate::settings::load;
 use crate::settings::values::DriverVersion;
 use crate::settings::{Problem, Settings, keys};
-use crate::sys::fetch::size;
 use crate::sys::look::View;
+use crate::sys::text::size;
 use crate::sys::time::Deadline;
 use crate::types::Version;
 

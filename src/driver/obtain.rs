@@ -9,6 +9,7 @@ use crate::exit::{self, Code, Context as _, Fault};
 use crate::sys::fetch::{self, Client, FetchError, Transport, Watch};
 use crate::sys::file;
 use crate::sys::replace::replace_own;
+use crate::sys::text::size;
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::Url;
 use crate::types::Version;
@@ -183,7 +184,7 @@ impl CacheEntry<'_> {
         drop(watch);
         match self.verify(&part, url, client, deadline) {
             Ok(runfile) => {
-                let size = fetch::size(runfile.size);
+                let size = size(runfile.size);
                 log::info!("download: {url}: {size} in {}, verified", human(started.elapsed()));
                 Ok(Some(runfile))
             }
@@ -328,7 +329,7 @@ impl Watch for Download<'_> {
         }
         let free = free_space(directory)?;
         if free < need {
-            let why = format!("{} needed, {} free", fetch::size(need), fetch::size(free));
+            let why = format!("{} needed, {} free", size(need), size(free));
             return Err(io::Error::new(io::ErrorKind::StorageFull, why));
         }
         Ok(())

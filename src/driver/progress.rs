@@ -1,7 +1,7 @@
 //! The progress of a download: a bar on a terminal, plain lines in a log.
 
-use crate::sys::fetch::size;
 use crate::sys::text;
+use crate::sys::text::size;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 

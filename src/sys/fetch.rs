@@ -9,7 +9,8 @@ mod error;
 mod transfer;
 
 pub use error::FetchError;
-use transfer::{Resume, Transfer};
+pub use transfer::{Client, Transport};
+use transfer::{Resume, Transfer, length};
 
 use super::signal;
 use super::time::Deadline;
@@ -29,37 +30,6 @@ const PROGRESS: u64 = 4 << 20;
 const STEP: u64 = 8 << 20;
 /// The size limit of the beginning that [`Watch::begins`] gets, in bytes.
 pub const BEGINNING: usize = 256 * 1024;
-
-/// Timeouts and proxy.
-#[derive(Clone, Debug)]
-pub struct Client {
-    /// The timeout of a connection.
-    pub connect: Duration,
-    /// The time limit without data.
-    pub stall: Duration,
-    /// The proxy, unless the environment names one.
-    pub proxy: Option<Url>,
-}
-
-/// The transport that a file needs. Redirects follow the same rule, and https
-/// never becomes http.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// One that cannot be tampered with: [`Url::has_trusted_transport`].
-    Trusted,
-    /// Any: the caller verifies a checksum or a signature.
-    Any,
-}
-
-/// A number of bytes for messages.
-pub fn size(bytes: u64) -> String {
-    match bytes {
-        0..=9_999 => format!("{bytes} bytes"),
-        10_000..=9_999_999 => format!("{} kB", bytes / 1000),
-        10_000_000..=9_999_999_999 => format!("{} MB", bytes / 1_000_000),
-        _ => format!("{} GB", bytes / 1_000_000_000),
-    }
-}
 
 /// Fetches a small file.
 ///
@@ -245,10 +215,6 @@ impl Beginning {
         self.seen = watch.begins(&self.bytes)? || self.bytes.len() >= BEGINNING;
         Ok(())
     }
-}
-
-fn length(path: &Path) -> u64 {
-    path.metadata().map_or(0, |meta| meta.len())
 }
 
 /// Opens a regular file for reading.

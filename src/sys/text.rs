@@ -136,6 +136,16 @@ pub fn hidden(value: &str) -> String {
     }
 }
 
+/// A number of bytes for messages.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..=9_999 => format!("{bytes} bytes"),
+        10_000..=9_999_999 => format!("{} kB", bytes / 1000),
+        10_000_000..=9_999_999_999 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
+    }
+}
+
 /// The first `most` lines, and the number of the others.
 pub fn few(mut lines: Vec<String>, most: usize) -> Vec<String> {
     if let Some(more) = lines.len().checked_sub(most).filter(|more| *more > 0) {

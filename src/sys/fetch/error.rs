@@ -1,7 +1,7 @@
 //! Why a transfer failed.
 
-use super::size;
 use crate::sys::signal::Interrupted;
+use crate::sys::text::size;
 use crate::sys::time::human;
 use std::fmt;
 use std::io;

@@ -1,7 +1,7 @@
 //! One transfer, in its own thread.
 
 use super::answer::{Range, explain, validator};
-use super::{Client, FetchError, Transport, length};
+use super::error::FetchError;
 use crate::sys::file;
 use crate::sys::signal;
 use crate::sys::text;
@@ -25,6 +25,32 @@ const CHUNK: usize = 256 * 1024;
 const HOPS: usize = 8;
 /// The size limit of the notes about a part, in bytes.
 const NOTES: u64 = 4096;
+
+/// Timeouts and proxy.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The timeout of a connection.
+    pub connect: Duration,
+    /// The time limit without data.
+    pub stall: Duration,
+    /// The proxy, unless the environment names one.
+    pub proxy: Option<Url>,
+}
+
+/// The transport that a file needs. Redirects follow the same rule, and https
+/// never becomes http.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// One that cannot be tampered with: [`Url::has_trusted_transport`].
+    Trusted,
+    /// Any: the caller verifies a checksum or a signature.
+    Any,
+}
+
+/// The size of a file, 0 if absent.
+pub(super) fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |meta| meta.len())
+}
 
 /// The position at which a transfer starts.
 #[derive(Clone, Default)]

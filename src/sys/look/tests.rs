@@ -1,8 +1,13 @@
+use super::client::Answers;
+use super::protocol::Answer;
+use super::reader::Source;
 use super::*;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A directory, a file in it, what the file says, and then some.
-#[derive(Serialize, serde::Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Tree;
 
 impl Walk for Tree {
@@ -27,7 +32,7 @@ fn host() -> tempfile::TempDir {
 }
 
 fn answers(dir: &Path, timeout: Duration) -> Answers {
-    apart::Answers::of_test(serve::answers_of(dir, Tree, timeout))
+    client::Answers::of_test(server::answers_of(dir, Tree, timeout))
 }
 
 #[test]
@@ -63,18 +68,18 @@ fn a_fifo_is_not_waited_for() {
 fn answers_that_are_cut_off_count_up_to_there() {
     let mut bytes = Vec::new();
     let question = |path: &str| Question::new(Op::Read, path);
-    answer::write(&mut bytes, &question("/a"), &Answer::Bytes(b"one\nend\n".to_vec()));
-    answer::write(&mut bytes, &question("/b"), &Answer::Failed(13));
-    answer::write(&mut bytes, &question("/c"), &Answer::Bytes(vec![0; 100]));
-    let (all, whole) = answer::read(&[&bytes[..], answer::END].concat());
+    protocol::write(&mut bytes, &question("/a"), &Answer::Bytes(b"one\nend\n".to_vec()));
+    protocol::write(&mut bytes, &question("/b"), &Answer::Failed(13));
+    protocol::write(&mut bytes, &question("/c"), &Answer::Bytes(vec![0; 100]));
+    let (all, whole) = protocol::read(&[&bytes[..], protocol::END].concat());
     assert!(whole && all.len() == 3);
     assert_eq!(all[0], (question("/a"), Answer::Bytes(b"one\nend\n".to_vec())));
     for cut in 0..bytes.len() {
-        let (some, whole) = answer::read(&bytes[..cut]);
+        let (some, whole) = protocol::read(&bytes[..cut]);
         assert!(!whole && some == all[..some.len()], "{cut}");
     }
     assert_eq!(
-        answer::read(b"{\"op\":\"read\",\"path\":\"/\",\"answer\":{\"bytes\":99999999999}}\n").0.len(),
+        protocol::read(b"{\"op\":\"read\",\"path\":\"/\",\"answer\":{\"bytes\":99999999999}}\n").0.len(),
         0
     );
 }

@@ -2,7 +2,7 @@
 
 use crate::driver::packages::{PackageName, is_driver, is_kernel};
 use crate::guest::exec::fields;
-use crate::sys::fetch::size;
+use crate::sys::text::size;
 
 /// The result of a simulated install.
 #[derive(Debug, Default, PartialEq, Eq)]

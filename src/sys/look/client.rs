@@ -1,8 +1,6 @@
 //! The process that asks.
 
-use super::Asked;
-use super::answer::{self, Answer, Question};
-use super::serve::{MOST, Request};
+use super::protocol::{self, Answer, Asked, MOST, Question, Request};
 use crate::sys::process::{Cmd, Failure};
 use crate::sys::time::{Deadline, human};
 use std::collections::BTreeMap;
@@ -69,7 +67,7 @@ pub(super) fn look(root: &Path, walks: &[Asked], deadline: &Deadline) -> Answers
         }
         Err(failure) => (Vec::new(), failure.to_string()),
     };
-    let (answers, whole) = answer::read(&bytes);
+    let (answers, whole) = protocol::read(&bytes);
     remember(&answers);
     known.extend(answers);
     let first = known.iter().find(|(_, answer)| matches!(answer, Answer::Silent(_)));

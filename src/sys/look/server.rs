@@ -5,36 +5,22 @@
 //! ones; a late answer counts too. The main thread only waits, and so passes on
 //! the answers whatever the others do.
 
-use super::answer::{self, Answer, Question};
-use super::{Asked, Look, Source, Walk};
+use super::protocol::{self, Answer, Asked, Request};
+use super::reader::{Look, Source, Walk};
+use super::shared::Shared;
 use crate::sys::time::Deadline;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// The time until a file is skipped.
 const STALL: Duration = Duration::from_millis(300);
 /// The limit of files that do not answer: each of them blocks a thread.
 const MOST_SILENT: usize = 32;
-/// The size limit of all answers, in bytes.
-pub(super) const MOST: usize = 24 << 20;
 /// The size limit of a request, in bytes.
 const REQUEST: u64 = 4 << 20;
-
-/// The request, on stdin.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Request {
-    pub root: PathBuf,
-    pub walks: Vec<Asked>,
-    /// The timeout of a file, in milliseconds.
-    pub timeout: u64,
-    /// Files that recently did not answer, and the time waited in milliseconds.
-    pub silent: Vec<(Question, u64)>,
-}
 
 /// A walk that this process can make: its name and its constructor.
 pub type Entry = (&'static str, fn(Value) -> Option<Step>);
@@ -46,72 +32,6 @@ pub fn entry<W: Walk>() -> Entry {
         let walk: W = serde_json::from_value(with).ok()?;
         Some(Box::new(move |look: &mut Look<'_>| walk.walk(look)))
     })
-}
-
-/// Shared by the threads. Its lock is not held while a file is read.
-pub(super) struct Shared {
-    state: Mutex<State>,
-    news: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    known: BTreeMap<Question, Answer>,
-    /// Asked, without an answer for a while.
-    silent: BTreeSet<Question>,
-    /// The question that the current walk waits for.
-    current: Option<(Question, Instant)>,
-    /// The number of the current walk; earlier ones are ignored.
-    walk: u32,
-    /// The current walk has ended.
-    done: bool,
-    /// A file answered late.
-    late: bool,
-    /// Output not written yet.
-    out: Vec<u8>,
-    /// The size of all answers so far.
-    size: usize,
-}
-
-impl State {
-    fn know(&mut self, question: Question, answer: Answer) {
-        self.size += answer.size();
-        let answer = if self.size > MOST { Answer::Failed(nix::libc::EFBIG) } else { answer };
-        answer::write(&mut self.out, &question, &answer);
-        self.known.insert(question, answer);
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The answer to a question of a walk.
-    pub(super) fn answer(&self, root: &Path, question: Question, walk: u32) -> Answer {
-        {
-            let mut state = self.lock();
-            if let Some(answer) = state.known.get(&question) {
-                return answer.clone();
-            }
-            // A superseded walk is ignored.
-            if state.walk != walk || state.silent.contains(&question) {
-                return Answer::Silent(0);
-            }
-            state.current = Some((question.clone(), Instant::now()));
-        }
-        let answer = answer::of(root, &question);
-        let mut state = self.lock();
-        if state.silent.remove(&question) {
-            state.late = true;
-            self.news.notify_one();
-        }
-        if state.walk == walk {
-            state.current = None;
-        }
-        state.know(question, answer.clone());
-        answer
-    }
 }
 
 /// Reads a request from stdin and writes the answers to stdout. Omits answers
@@ -131,7 +51,7 @@ pub fn serve(entries: &[Entry]) {
 }
 
 fn look(request: &Request, steps: Arc<Vec<Step>>, write: &mut dyn FnMut(&[u8]) -> bool) {
-    let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new() });
+    let shared = Arc::new(Shared::default());
     let timeout = Duration::from_millis(request.timeout);
     let known = request.silent.iter().map(|(question, ms)| (question.clone(), Answer::Silent(*ms)));
     shared.lock().known.extend(known);
@@ -152,7 +72,7 @@ fn look(request: &Request, steps: Arc<Vec<Step>>, write: &mut dyn FnMut(&[u8]) -
     }
     let mut out = std::mem::take(&mut state.out);
     drop(state);
-    out.extend_from_slice(answer::END);
+    out.extend_from_slice(protocol::END);
     write(&out);
 }
 
@@ -211,7 +131,11 @@ fn watch(shared: &Shared, until: &Deadline) -> bool {
 }
 
 #[cfg(test)]
-pub(super) fn answers_of(root: &Path, walk: impl Walk, timeout: Duration) -> Vec<(Question, Answer)> {
+pub(super) fn answers_of(
+    root: &Path,
+    walk: impl Walk,
+    timeout: Duration,
+) -> Vec<(protocol::Question, Answer)> {
     let timeout = u64::try_from(timeout.as_millis()).unwrap();
     let request = Request { root: root.to_owned(), walks: Vec::new(), timeout, silent: Vec::new() };
     let step: Step = Box::new(move |look: &mut Look<'_>| walk.walk(look));
@@ -220,7 +144,7 @@ pub(super) fn answers_of(root: &Path, walk: impl Walk, timeout: Duration) -> Vec
         written.extend_from_slice(bytes);
         true
     });
-    let (answers, whole) = answer::read(&written);
+    let (answers, whole) = protocol::read(&written);
     assert!(whole);
     answers
 }

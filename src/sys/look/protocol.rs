@@ -2,7 +2,7 @@
 //! followed by the raw content of a file.
 
 use crate::sys::file;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// The size limit of a file, in bytes; the longest is a kernel's `modules.dep`.
 const WHOLE: u64 = 4 << 20;
+/// The size limit of all answers, in bytes.
+pub(super) const MOST: usize = 24 << 20;
 /// The size limit of [`Op::Head`], in bytes.
 const HEAD: u64 = 256 << 10;
 /// The limit of names in a directory.
@@ -130,7 +132,7 @@ fn numbers(rdev: u64) -> (u32, u32) {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Answer {
     /// A content; its line has only the length.
-    #[serde(with = "length")]
+    #[serde(serialize_with = "length", deserialize_with = "zeros")]
     Bytes(Vec<u8>),
     Names(Vec<String>),
     Path(String),
@@ -156,18 +158,34 @@ impl Answer {
 }
 
 /// Serializes a content as its length.
-mod length {
-    use serde::{Deserialize as _, Deserializer, Serializer};
+fn length<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(bytes.len() as u64)
+}
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(bytes.len() as u64)
-    }
+/// Reads a length, as so many zeros: the content follows the line.
+fn zeros<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    let length = u64::deserialize(from)?.min(WHOLE);
+    Ok(vec![0; usize::try_from(length).unwrap_or(0)])
+}
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        // The content follows the line; until then it is zeros.
-        let length = u64::deserialize(from)?.min(super::WHOLE);
-        Ok(vec![0; usize::try_from(length).unwrap_or(0)])
-    }
+/// A serialized [`Walk`](super::Walk).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// The name of the walk.
+    pub(super) name: String,
+    /// The walk.
+    pub(super) with: serde_json::Value,
+}
+
+/// The request, on stdin.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Request {
+    pub root: PathBuf,
+    pub walks: Vec<Asked>,
+    /// The timeout of a file, in milliseconds.
+    pub timeout: u64,
+    /// Files that recently did not answer, and the time waited in milliseconds.
+    pub silent: Vec<(Question, u64)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -218,7 +236,7 @@ fn at(root: &Path, path: &str) -> PathBuf {
 }
 
 /// Answers a question. Has every system call that may block.
-pub(super) fn of(root: &Path, question: &Question) -> Answer {
+pub(super) fn answer(root: &Path, question: &Question) -> Answer {
     let path = at(root, &question.path);
     let answer = match question.op {
         Op::Read => file::beginning(&path, WHOLE).map(Answer::Bytes),
