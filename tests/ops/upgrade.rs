@@ -156,7 +156,7 @@ fn a_restart_that_0_1_0_left_due_is_made_and_its_success_is_not_forgotten() {
     lab.sh("sed -i /AFTER_INSTALL/d /etc/default/phoenix-nvidia").ok();
     assert_eq!(recorded(&lab)["restart_due"], true);
     lab.run([PROGRAM, "plan", "101"]).code(10).says("restart container 101");
-    lab.run([PROGRAM, "101"]).ok().says("container 101 runs");
+    lab.run([PROGRAM, "101"]).ok().says("container 101 started");
     assert_ne!(ct.init_pid(), Some(pid));
     let row = recorded(&lab);
     assert_eq!((row["verdict"].as_str(), row["restart_due"].as_bool()), (Some("ok"), Some(false)), "{row:#}");
