@@ -7,7 +7,7 @@ use support::{lab, node, setting};
 
 const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
 
-/// A busybox container without hookscript; the driver is not looked after.
+/// A busybox container without hookscript, INSTALL=off.
 fn plain(gpus: u32) -> Option<Lab> {
     let lab = lab(Lab::builder().gpus(gpus))?;
     node(&lab, "INSTALL=off");
