@@ -25,7 +25,7 @@ use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use changes::Changes;
 
-/// What is told of a container once it is attached.
+/// The checks of an attached container.
 const TOLD: &[fn(&Container) -> Vec<Finding>] =
     &[assigned::secrets, elsewhere::ha_policy, start::obstacles, lines::unsupported];
 
@@ -42,8 +42,8 @@ struct Attachment {
     hookscript: Option<String>,
 }
 
-/// Attaches. Every container is checked before anything is done to one. The
-/// containers to be started or restarted now are returned.
+/// Attaches, once every container is checked. Returns the containers to start
+/// or restart now.
 ///
 /// # Errors
 /// [`Code::Input`], [`Code::NoContainer`] and [`Code::Passthrough`]; then

@@ -44,7 +44,7 @@ struct Detachment {
     has_login: bool,
 }
 
-/// Detaches. Every container is checked before anything is done to one.
+/// Detaches, once every container is checked.
 ///
 /// # Errors
 /// [`Code::NoContainer`], [`Code::Passthrough`]; the container at which it
@@ -57,7 +57,7 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     ctids.dedup();
     let detachments: Vec<Detachment> =
         ctids.iter().map(|ctid| detachment(*ctid, options, &storages)).collect::<anyhow::Result<_>>()?;
-    // Without anything to take away nothing has to be written.
+    // Without anything to remove nothing is written.
     if detachments.iter().any(Detachment::has_some) {
         cluster::must_have_quorum(&look)?;
     }
@@ -106,7 +106,7 @@ fn detachment(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Res
 }
 
 impl Detachment {
-    /// Whether there is anything of ours to take away.
+    /// Whether there is anything of ours to remove.
     fn has_some(&self) -> bool {
         bare(&self.before).is_some() || self.ours.is_some()
     }

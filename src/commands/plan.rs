@@ -56,7 +56,7 @@ struct Steps {
     choice: Choice,
     /// What would be done, each with the lines of a diff.
     all: Vec<(String, Vec<diff::Line>)>,
-    /// What else is to be known.
+    /// What is no step.
     notes: Vec<String>,
     /// What the run would fail with.
     refused: Option<anyhow::Error>,

@@ -77,7 +77,7 @@ pub fn run(ctids: &[Ctid], json: bool) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-/// The worst level, and what is to be said, the worst first.
+/// The worst level, and the findings, the worst first.
 fn verdict(host: &Host, container: &Container) -> (Level, Vec<String>) {
     let of_host = HOST.iter().flat_map(|check| check(host));
     let mut found: Vec<Finding> =

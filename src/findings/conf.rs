@@ -83,7 +83,7 @@ pub fn apparmor(c: &Container) -> Vec<Finding> {
     let off = |e: &Entry| {
         ["lxc.apparmor.profile", "lxc.aa_profile"].contains(&e.key.as_str()) && e.value.trim() == "unconfined"
     };
-    line(c, "apparmor", off, "AppArmor is off for the container", "GPUs need AppArmor nowhere off")
+    line(c, "apparmor", off, "AppArmor is off for the container", "GPUs work with AppArmor on")
 }
 
 /// The first such line of the main section.

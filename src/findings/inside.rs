@@ -108,7 +108,7 @@ fn version(c: &Container, check: &Check, services: Option<&Services>, desired: &
             let remove =
                 check.driver.remove(c.ctid).map_or_else(String::new, |remove| format!("{remove} && "));
             Finding::failure("mixed-driver", format!("{what}: {}", check.driver.owners()))
-                .why("either breaks the other at its next upgrade; phoenix-nvidia installs none beside apt's")
+                .why("each breaks the other at its next upgrade; phoenix-nvidia installs none next to apt's")
                 .fix(format!("{remove}{fix}"))
         }
         DriverState::Unsupported { why } => failure(format!("no driver can work in the container: {why}"))

@@ -152,7 +152,7 @@ pub struct Inside {
     pub unseen: Vec<String>,
     /// What opening its nodes came to.
     pub opened: Vec<(DevicePath, Opened)>,
-    /// The driver and packages; none where none are wanted.
+    /// The driver and packages; `None` where the settings ask for none.
     pub software: Option<Result<probe::Check, String>>,
     /// What else runs in it.
     pub services: Result<Services, String>,
@@ -312,7 +312,7 @@ impl Container {
 
 #[cfg(test)]
 impl Container {
-    /// A running container with this conf, of which nothing else is to be said.
+    /// A healthy running container with this conf.
     pub(crate) fn plain(conf: &str) -> Container {
         Container {
             ctid: "101".parse().unwrap(),

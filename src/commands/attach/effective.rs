@@ -52,7 +52,7 @@ pub fn from_environment(
 ///
 /// # Errors
 /// [`Code::Input`] with all that cannot be read or is missing;
-/// [`Code::Software`] and [`Code::Passthrough`] for what cannot be had here.
+/// [`Code::Software`] and [`Code::Passthrough`] for what this host cannot give.
 pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::Result<Settings> {
     let settings = load::of_next_start(ctid, conf, after);
     let mut problems = settings.all_problems();

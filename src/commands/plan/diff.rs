@@ -58,7 +58,7 @@ pub fn lines(old: &[u8], new: &[u8]) -> Vec<Line> {
     shorten(all)
 }
 
-/// A line of a conf, fit to be shown: settings may hold passwords.
+/// A line of a conf without secrets: settings may hold passwords.
 fn shown(line: &[u8]) -> String {
     let shown = match Document::parse(line).environment().first() {
         Some(set) => format!("lxc.environment: {}={}", set.key, text::hidden(&set.value)),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_beside_a_change_is_not_shown() {
+    fn a_password_next_to_a_change_is_not_shown() {
         let old = "lxc.environment: NVIDIA_REPO_URL=https://me:ge/heim@h/x?t=geheim\nmemory: 1\n";
         let lines = diff(old, &format!("{old}swap: 1\n").replace("memory: 1", "memory: 2"));
         assert!(lines[0].ends_with("NVIDIA_REPO_URL=https://…@h/x?…"), "{lines:?}");

@@ -39,9 +39,9 @@ pub struct Row {
     pub restart_due: bool,
     /// What its next start would be refused for.
     pub obstacles: Vec<Obstacle>,
-    /// The worst level of what is to be said.
+    /// The worst level of the findings.
     pub verdict: Level,
-    /// What is to be said; the first is the worst.
+    /// The findings; the first is the worst.
     pub reasons: Vec<String>,
 }
 
