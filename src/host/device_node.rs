@@ -48,7 +48,7 @@ impl DeviceNode {
             s if s.is_dir() => "a directory",
             s if s.is_file() => "a regular file",
             s if s.is_block_device() => "a block device",
-            _ => "no device",
+            _ => "another type of file",
         })
     }
 

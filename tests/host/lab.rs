@@ -286,6 +286,23 @@ fn prepare_without_a_driver_says_why_with_code_4() {
 }
 
 #[test]
+fn the_remedy_of_a_blacklist_removes_that_line_and_no_other() {
+    let Some(lab) = Lab::builder().gpus(1).no_driver().start() else { return };
+    lab.install(BINARY);
+    let kernel = lab.sh("uname -r").ok().stdout;
+    lab.write(format!("/lib/modules/{}/modules.dep", kernel.trim()), "updates/dkms/nvidia.ko.zst:\n");
+    let lines = "blacklist nouveau\n blacklist  nvidia\nblacklist nvidiafb\nblacklist nvidia-drm\n";
+    lab.write("/etc/modprobe.d/vm.conf", lines);
+    let said = lab.run(["phoenix-nvidia", "prepare"]).code(4);
+    let said = said.says("no NVIDIA kernel driver loaded: module blacklisted in /etc/modprobe.d/vm.conf");
+    let (_, fix) = said.stderr.split_once("fix: ").unwrap();
+    let (sed, _) = fix.split_once(" && modprobe nvidia").unwrap();
+    lab.sh(sed).ok();
+    let left = lab.sh("cat /etc/modprobe.d/vm.conf").ok().stdout;
+    assert_eq!(left, lines.replace(" blacklist  nvidia\n", "# blacklist  nvidia\n"));
+}
+
+#[test]
 fn pre_start_runs_no_program_when_every_node_is_there() {
     let Some(lab) = Lab::builder().gpus(2).start() else { return };
     container(&lab, &["GPU_ASSIGNMENT=0"]);
