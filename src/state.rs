@@ -132,6 +132,12 @@ impl State {
         }
     }
 
+    /// Notes what is missing although nothing failed.
+    pub fn lacks(&mut self, why: &anyhow::Error) {
+        self.outcome = Outcome::Warning;
+        self.message = text::line(text::without_secrets(&exit::one_line(why)).as_bytes());
+    }
+
     /// This one, with what it does not say from an older one.
     fn over(self, older: State) -> State {
         State {

@@ -40,7 +40,7 @@ pub fn holds(data: &[u8]) {
         assert!(check.cuda_missing.len() <= 1 && check.utilities_missing.len() <= 1);
         // Only a whole answer counts, whatever follows it.
         let more = [data, b"\nunheard of\n"].concat();
-        let again = understand(&more, &desired).ok().flatten().map(|c| (c.driver, c.cuda_missing, c.os));
+        let again = understand(&more, &desired).map(|c| (c.driver, c.cuda_missing, c.os));
         assert_eq!(again, Some((check.driver, check.cuda_missing, check.os)));
     }
     let mut os = Os::default();
@@ -115,6 +115,7 @@ fn desired() -> Desired {
         repo_url: url("https://mirror/{distro}/{arch}/"),
         repo_key_url: None,
         cuda: "cuda-toolkit-{cuda}".parse().unwrap_or(CudaPackages::None),
+        cuda_named: false,
         utilities: vec!["nvtop".parse().expect("a package")],
         limits: Limits::all(std::time::Duration::from_secs(60)),
         gpus: Some(1),

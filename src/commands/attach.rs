@@ -9,7 +9,7 @@ use crate::cli::Attach;
 use crate::exit::{self, Code, Fault};
 use crate::findings::finding::Finding;
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, conf as lines, elsewhere, start};
+use crate::findings::{assigned, conf as lines, elsewhere, inside, start};
 use crate::host::gpus::Inventory;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
@@ -27,7 +27,7 @@ use changes::Changes;
 
 /// The checks of an attached container.
 const TOLD: &[fn(&Container) -> Vec<Finding>] =
-    &[assigned::secrets, elsewhere::ha_policy, start::obstacles, lines::unsupported];
+    &[assigned::secrets, elsewhere::ha_policy, start::obstacles, lines::unsupported, inside::foreseen];
 
 /// What one container gets.
 struct Attachment {

@@ -33,6 +33,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     inside::devices,
     inside::rules,
     inside::software,
+    inside::foreseen,
     inside::persistenced,
     inside::docker,
     inside::unseen,

@@ -3,9 +3,9 @@
 
 mod diff;
 
-use crate::exit::Code;
+use crate::exit::{self, Code, Fault};
 use crate::guest::exec::Guest;
-use crate::guest::install::steps::InstallSteps;
+use crate::guest::install::steps::{InstallSteps, cuda_foreseen, cuda_refused};
 use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
 use crate::job::by_hand::{ByHand, TEMPLATE};
@@ -116,12 +116,26 @@ impl Steps {
             self.add(step);
             self.refused = self.refused.take().or_else(|| step.possible(ctid, &check).err());
         }
+        if let Some(refused) = cuda_refused(ctid, &check) {
+            self.without_cuda(refused, desired.cuda_named);
+        }
         if self.all.is_empty() {
             let nodes = plan::nodes(&self.choice.devices).len();
             let driver = &desired.driver;
             self.notes.push(format!("driver {driver}: installed; a run verifies it with {nodes} nodes"));
         }
         Ok(steps.driver())
+    }
+
+    /// CUDA packages that a run will not install: it fails where somebody named
+    /// them.
+    fn without_cuda(&mut self, refused: Fault, named: bool) {
+        if named {
+            self.refused = self.refused.take().or_else(|| Some(refused.into()));
+            return;
+        }
+        self.notes.push(refused.message);
+        self.notes.extend(refused.remedy.map(|remedy| exit::fix(&remedy)));
     }
 
     /// The start of a stopped container, and what shows only then.
@@ -140,6 +154,14 @@ impl Steps {
             (Ok(desired), None) => format!("after the start: install driver {} if missing", desired.driver),
         });
         self.refused_by(startable::refused_start, Obstacle::refuses_start);
+        let ostype = self.hand.document.get("ostype").unwrap_or_default();
+        let foreseen = software
+            .desired()
+            .ok()
+            .and_then(|d| Some((cuda_foreseen(self.hand.ctid, d, &ostype)?, d.cuda_named)));
+        if let Some((refused, named)) = foreseen {
+            self.without_cuda(refused, named);
+        }
     }
 
     /// The same look that the run takes before it stops or starts anything;
@@ -166,7 +188,7 @@ impl Steps {
         for note in &self.notes {
             out.line(out.paint(Style::Faint, format_args!("     {note}")));
         }
-        if self.all.is_empty() {
+        if self.all.is_empty() && self.refused.is_none() {
             out.line("     Nothing to do.");
             return Ok(Code::Success);
         }

@@ -3,13 +3,13 @@
 //! Check, configure, start it if it is stopped, install, restart once if
 //! devices or software changed, verify with the nodes in place.
 
-use crate::exit::{Code, Context as _, Fault, code_of};
+use crate::exit::{self, Code, Context as _, Fault, code_of};
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
 use crate::job::desired::Software;
 use crate::job::identity::Identity;
-use crate::job::install::Install;
+use crate::job::install::{Install, cuda_missing};
 use crate::job::{devices, locks, startable};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
@@ -34,22 +34,37 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let hand = ByHand::read(ctid, Conf::of(ctid))?;
     // What is wrong with the inputs is this call's alone, and changed nothing.
     let (intent, software) = hand.validate()?;
-    let mut driver = None;
-    let result = carry_out(&hand, &intent, &software, &mut driver);
-    record(&hand, &result, driver, begun);
+    let mut seen = Seen::default();
+    let result = carry_out(&hand, &intent, &software, &mut seen);
+    record(&hand, &result, &seen, begun);
     result?;
     log::info!("container {ctid}: NVIDIA configuration completed ({})", human(begun.elapsed()));
     Ok(Code::Success)
 }
 
-/// All of it; `driver` becomes the version that the container has, once that
-/// is seen.
-fn carry_out(
-    hand: &ByHand,
-    intent: &Intent,
-    software: &Software,
-    driver: &mut Option<Version>,
-) -> anyhow::Result<()> {
+/// What is known of the container's software in the end.
+#[derive(Default)]
+struct Seen {
+    /// The driver version that it has.
+    driver: Option<Version>,
+    /// Why CUDA packages that nobody named are missing.
+    cuda: Option<anyhow::Error>,
+}
+
+impl Seen {
+    /// Tells that CUDA packages are missing: an error where somebody named them.
+    fn without_cuda(&mut self, missing: Option<anyhow::Error>, named: bool) -> anyhow::Result<()> {
+        match missing {
+            Some(missing) if named => return Err(missing),
+            Some(missing) => exit::tell(log::Level::Warn, self.cuda.insert(missing)),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// All of it.
+fn carry_out(hand: &ByHand, intent: &Intent, software: &Software, seen: &mut Seen) -> anyhow::Result<()> {
     let ctid = hand.ctid;
     pct::check_exists(ctid).map_err(|error| hand.conf.or_elsewhere(error))?;
     // A conf that vanished, or that another node has, is told here.
@@ -67,7 +82,7 @@ fn carry_out(
     }
     let compared = hand.compare(&run.choice.devices)?;
     compared.unseen.iter().for_each(|unseen| log::warn!("{unseen}"));
-    run.install_and_restart(software, compared.differences, driver)
+    run.install_and_restart(software, compared.differences, seen)
 }
 
 /// The requirements' `configure_passthrough`.
@@ -94,7 +109,7 @@ fn longest(hand: &ByHand) -> Duration {
     limit(keys::INSTALL_TIMEOUT) * 2 + limit(keys::DOWNLOAD_TIMEOUT) + limit(keys::RESTART_TIMEOUT) * 4
 }
 
-fn record(hand: &ByHand, result: &anyhow::Result<()>, driver: Option<Version>, begun: Instant) {
+fn record(hand: &ByHand, result: &anyhow::Result<()>, seen: &Seen, begun: Instant) {
     if let Err(error) = result {
         // Nothing is known of a container that is not there, and a failure is
         // not recorded of another one that has the number now.
@@ -112,12 +127,13 @@ fn record(hand: &ByHand, result: &anyhow::Result<()>, driver: Option<Version>, b
         }
         state.ended("by hand", result, begun);
         state.kernel_driver = kernel.map(|v| v.to_string());
-        if let Some(driver) = driver {
+        if let Some(driver) = &seen.driver {
             state.container_driver = Some(driver.to_string());
         }
         if result.is_ok() && hand.settings.value(keys::INSTALL) {
             state.restart_due = None;
             state.outcome = Outcome::Ok;
+            seen.cuda.iter().for_each(|missing| state.lacks(missing));
         }
         if !startable::runs_with_old_driver(state) {
             state.restart_due = None;
@@ -139,7 +155,7 @@ impl Run<'_> {
         &self,
         software: &Software,
         differences: Vec<String>,
-        driver: &mut Option<Version>,
+        seen: &mut Seen,
     ) -> anyhow::Result<()> {
         let (ctid, settings) = (self.hand.ctid, &self.hand.settings);
         let mut desired = match software.desired() {
@@ -154,22 +170,25 @@ impl Run<'_> {
         let identity = Identity::of(ctid, &document, Call::ByHand, load::environment(), &desired.driver);
         let nodes = plan::nodes(&self.choice.devices);
         // Until the restart nvidia-smi would not find what is new.
-        let seen = differences.is_empty().then(|| nodes.clone());
+        let there = differences.is_empty().then(|| nodes.clone());
         let mut install =
-            Install { ctid, settings, desired: &desired, nodes: seen, insist: true, identity: &identity };
+            Install { ctid, settings, desired: &desired, nodes: there, insist: true, identity: &identity };
         let (progress, result) = install.run();
-        driver.clone_from(&progress.version);
+        seen.driver.clone_from(&progress.version);
         if result.is_err() && progress.driver_changed.is_none() && differences.is_empty() {
             return result;
         }
         // What the install changed in this very start is recorded by now.
-        let Some(restart) = self.hand.restart(differences, false) else { return result };
+        let missing = progress.cuda.map(|why| cuda_missing(&desired, why));
+        let Some(restart) = self.hand.restart(differences, false) else {
+            return result.and(seen.without_cuda(missing, desired.cuda_named));
+        };
         identity.still().fault(|| Fault::new(Code::Restart, format!("container {ctid} not restarted")))?;
         self.restart(&restart)?;
         install.nodes = Some(nodes);
         // What failed first is the error; nvidia-smi is asked in any case.
         let verified = install.verify();
-        result.and(verified)
+        result.and(verified).and(seen.without_cuda(missing, desired.cuda_named))
     }
 
     fn start(&self) -> anyhow::Result<()> {

@@ -27,6 +27,9 @@ pub struct Desired {
     pub repo_key_url: Option<Template>,
     /// The packages of the CUDA step.
     pub cuda: CudaPackages,
+    /// Somebody named them: they are not the default, and missing ones are a
+    /// fault by hand.
+    pub cuda_named: bool,
     /// Optional packages: if one cannot be installed, that is a warning.
     pub utilities: Vec<PackageTemplate>,
     /// The limits of each step.
@@ -146,6 +149,16 @@ pub enum CudaPackages {
     List(Vec<PackageTemplate>),
 }
 
+impl CudaPackages {
+    /// The packages.
+    pub fn list(&self) -> &[PackageTemplate] {
+        match self {
+            CudaPackages::None => &[],
+            CudaPackages::List(list) => list,
+        }
+    }
+}
+
 impl FromStr for CudaPackages {
     type Err = anyhow::Error;
 
@@ -216,6 +229,7 @@ impl Desired {
             repo_url: "/x".parse().unwrap(),
             repo_key_url: None,
             cuda: CudaPackages::None,
+            cuda_named: false,
             utilities: Vec::new(),
             limits: Limits::all(Duration::from_secs(60)),
             gpus: None,

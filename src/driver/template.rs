@@ -109,10 +109,8 @@ impl PackageTemplate {
     /// # Errors
     /// [`Code::Software`]: a placeholder without a value.
     pub fn fill(&self, facts: &Facts<'_>) -> anyhow::Result<String> {
-        fill(&self.0, facts).fault(|| {
-            Fault::new(Code::Software, format!("cannot fill in the package name {self}"))
-                .remedy("set CUDA_PACKAGES to package names (cuda-toolkit-12-8) or to none")
-        })
+        fill(&self.0, facts)
+            .fault(|| Fault::new(Code::Software, format!("cannot fill in the package name {self}")))
     }
 }
 
@@ -227,9 +225,26 @@ fn fill(text: &str, facts: &Facts<'_>) -> anyhow::Result<String> {
     Ok(filled)
 }
 
-/// The newest CUDA version of a driver branch, as in package names.
+/// The newest CUDA version of a driver branch, as in package names. A newer
+/// branch than those known runs the newest one known too.
 pub fn newest_cuda(branch: u32) -> Option<&'static str> {
     Some(match branch {
+        367..=377 => "8-0",
+        378..=386 => "9-0",
+        387..=395 => "9-1",
+        396..=409 => "9-2",
+        410..=417 => "10-0",
+        418..=439 => "10-1",
+        440..=449 => "10-2",
+        450..=454 => "11-0",
+        455..=459 => "11-1",
+        460..=464 => "11-2",
+        465..=469 => "11-3",
+        470..=494 => "11-4",
+        495..=509 => "11-5",
+        510..=514 => "11-6",
+        515..=519 => "11-7",
+        520..=524 => "11-8",
         525..=529 => "12-0",
         530..=534 => "12-1",
         535..=544 => "12-2",
@@ -247,6 +262,11 @@ pub fn newest_cuda(branch: u32) -> Option<&'static str> {
         615.. => "13-4",
         _ => return None,
     })
+}
+
+/// Whether the branch is newer than all whose newest CUDA version is known.
+pub fn is_newer_than_known(branch: u32) -> bool {
+    branch > 619
 }
 
 #[cfg(test)]
@@ -335,11 +355,14 @@ mod tests {
 
     #[test]
     fn the_table_of_cuda_versions_is_the_guides() {
-        let pairs =
-            [(525, "12-0"), (535, "12-2"), (570, "12-8"), (580, "13-0"), (590, "13-1"), (595, "13-2")];
-        for (branch, cuda) in pairs {
-            assert_eq!(newest_cuda(branch), Some(cuda));
+        let guide = "390 9.1 · 418 10.1 · 450 11.0 · 460 11.2 · 470 11.4 · 495 11.5 · 510 11.6 · 515 11.7 · 520 11.8 · \
+                     525 12.0 · 530 12.1 · 535 12.2 · 545 12.3 · 550 12.4 · 555 12.5 · 560 12.6 · 565 12.7 · 570 12.8 · \
+                     575 12.9 · 580 13.0 · 590 13.1 · 595 13.2 · 610 13.3 · 615 13.4";
+        for pair in guide.split(" · ") {
+            let (branch, cuda) = pair.split_once(' ').unwrap();
+            assert_eq!(newest_cuda(branch.parse().unwrap()), Some(cuda.replace('.', "-").as_str()), "{pair}");
         }
-        assert_eq!(newest_cuda(470), None);
+        assert_eq!((newest_cuda(340), newest_cuda(640)), (None, Some("13-4")));
+        assert!(is_newer_than_known(620) && !is_newer_than_known(615));
     }
 }

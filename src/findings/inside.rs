@@ -5,8 +5,9 @@ use super::finding::Finding;
 use super::read::{Container, Inside};
 use super::services::Services;
 use crate::device::DevicePath;
+use crate::exit::Fault;
 use crate::guest::driver_state::DriverState;
-use crate::guest::install::steps::{InstallStep, InstallSteps};
+use crate::guest::install::steps::{InstallStep, InstallSteps, cuda_foreseen, cuda_refused};
 use crate::guest::probe::Check;
 use crate::guest::verify::Opened;
 use crate::types::Version;
@@ -78,11 +79,25 @@ pub fn software(c: &Container) -> Vec<Finding> {
                 Finding::warning("packages", format!("to do: {step}"))
                     .fix(format!("phoenix-nvidia {}", c.ctid))
             }));
+            findings.extend(cuda_refused(c.ctid, check).map(without_cuda));
             findings
         }
         (Some(Err(why)), _) => vec![Finding::unknown("version", why.clone())],
         _ => Vec::new(),
     })
+}
+
+/// CUDA packages that no start will install, seen before one.
+pub fn foreseen(c: &Container) -> Vec<Finding> {
+    let looked = c.inside.as_ref().is_some_and(|inside| matches!(inside.software, Some(Ok(_))));
+    let Some(desired) = c.desired().filter(|_| !looked) else { return Vec::new() };
+    let ostype = c.conf.get("ostype").unwrap_or_default();
+    cuda_foreseen(c.ctid, desired, &ostype).map(without_cuda).into_iter().collect()
+}
+
+fn without_cuda(refused: Fault) -> Finding {
+    let finding = Finding::warning("packages", refused.message).why("the driver is installed without them");
+    refused.remedy.into_iter().fold(finding, Finding::fix)
 }
 
 fn version(c: &Container, check: &Check, services: Option<&Services>, desired: &Version) -> Finding {

@@ -14,28 +14,30 @@ use crate::types::Version;
 use steps::InstallSteps;
 
 /// What an install did.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Installed {
     /// The driver changed: from (if there was one) to.
     pub driver_changed: Option<(Option<Version>, Version)>,
+    /// Why the CUDA step failed: the driver is right all the same.
+    pub cuda: Option<anyhow::Error>,
     /// The utilities that could not be installed, and why.
     pub warnings: Vec<String>,
 }
 
-/// Carries out the steps; each logs one line with its duration. The driver may
-/// have changed although a later step failed.
+/// Carries out the steps; each logs one line with its duration.
+///
+/// # Errors
+/// Those of the driver, and of nothing that comes after it.
 pub fn install(
     guest: &Guest,
     desired: &Desired,
     check: &Check,
     steps: &InstallSteps,
     cache: &Cache,
-) -> (Installed, anyhow::Result<()>) {
+) -> anyhow::Result<Installed> {
     let mut installed = Installed::default();
     if steps.driver() {
-        if let Err(error) = runfile::install(guest, desired, check, cache) {
-            return (installed, Err(error));
-        }
+        runfile::install(guest, desired, check, cache)?;
         let before = check.driver.version(&desired.driver).cloned();
         installed.driver_changed = Some((before, desired.driver.clone()));
         let mut keep = vec![&desired.driver];
@@ -43,10 +45,14 @@ pub fn install(
         cache.prune(&keep);
     }
     let apt = apt::Apt::new(guest, desired, &check.os);
-    let cuda = if steps.cuda() { apt.cuda(check, cache) } else { Ok(()) };
-    let ended = |error: &anyhow::Error| exec::is_gone(error) || exit::interrupted(error);
-    if !cuda.as_ref().is_err_and(ended) {
+    installed.cuda = if steps.cuda() { apt.cuda(check, cache).err() } else { None };
+    if !installed.cuda.as_ref().is_some_and(ended) {
         installed.warnings = apt.utilities(steps.utilities());
     }
-    (installed, cuda)
+    Ok(installed)
+}
+
+/// Whether a step failed only since the container went away or we are stopped.
+pub fn ended(error: &anyhow::Error) -> bool {
+    exec::is_gone(error) || exit::interrupted(error)
 }

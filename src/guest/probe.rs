@@ -41,6 +41,22 @@ impl Ask {
     }
 }
 
+/// What keeps the CUDA packages from being installed, whatever a repository has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CudaObstacle {
+    /// The container has no apt.
+    NoApt,
+    /// A package's name cannot be filled in, and why.
+    NoName(String),
+}
+
+impl CudaObstacle {
+    /// Where there is no apt, the default is no packages.
+    pub fn matters(&self, desired: &Desired) -> bool {
+        desired.cuda_named || *self != CudaObstacle::NoApt
+    }
+}
+
 /// What is installed in the container, compared with what is desired.
 #[derive(Clone, Debug)]
 pub struct Check {
@@ -50,6 +66,8 @@ pub struct Check {
     pub cuda_missing: Vec<PackageTemplate>,
     /// The missing packages of UTILITY_PACKAGES.
     pub utilities_missing: Vec<PackageTemplate>,
+    /// Why the missing CUDA packages cannot be installed, where the look shows it.
+    pub cuda_obstacle: Option<CudaObstacle>,
     /// An earlier CUDA step was interrupted.
     pub cuda_interrupted: bool,
     /// Our apt source has another repository: the settings or the container's
@@ -73,9 +91,10 @@ impl Check {
         self.driver == DriverState::Matching
     }
 
-    /// Whether the CUDA step has something to do.
+    /// Whether the CUDA step has something that it can do.
     pub fn cuda_pending(&self) -> bool {
-        !self.cuda_missing.is_empty() || self.cuda_interrupted || self.source_outdated
+        let due = !self.cuda_missing.is_empty() || self.cuda_interrupted || self.source_outdated;
+        due && self.cuda_obstacle.is_none()
     }
 }
 
@@ -85,7 +104,7 @@ impl Check {
 /// The probe failed, which says nothing about what is installed.
 pub fn check(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) -> anyhow::Result<Check> {
     let output = probe(guest, desired, ask, &deadline.at_most(desired.limits.check))?;
-    let check = understand(&output.stdout, desired)?;
+    let check = understand(&output.stdout, desired);
     let mut check = check.ok_or_else(|| no_answer(guest.ctid(), &output))?;
     check.took = output.took;
     log::debug!("probe: driver {}, {}, {}", check.driver, check.os.shown(), human(check.took));
@@ -104,17 +123,14 @@ pub(super) fn confirm(guest: &Guest, desired: &Desired) -> anyhow::Result<Driver
 }
 
 /// What the probe's answer means; `None` if it is incomplete.
-///
-/// # Errors
-/// A package's name cannot be filled in.
-pub fn understand(answer: &[u8], desired: &Desired) -> anyhow::Result<Option<Check>> {
-    let (raw, names) = (Raw::parse(answer), names(desired)?);
-    Ok(raw.complete.then(|| judge(raw, desired, &names)))
+pub fn understand(answer: &[u8], desired: &Desired) -> Option<Check> {
+    let raw = Raw::parse(answer);
+    raw.complete.then(|| judge(raw, desired, &Names::of(desired)))
 }
 
 fn probe(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) -> anyhow::Result<Output> {
-    let names = names(desired)?;
-    let args = std::iter::once(ask.argument()).chain(names.iter().map(|(_, name)| name.as_str()));
+    let names = Names::of(desired);
+    let args = std::iter::once(ask.argument()).chain(names.known.iter().map(|(_, name)| name.as_str()));
     let fault = || Fault::new(Code::Software, format!("cannot probe container {}", guest.ctid()));
     guest.attach_sh(PROBE, args).keep(128 * 1024).run(deadline).fault(fault)
 }
@@ -132,18 +148,46 @@ fn no_answer(ctid: Ctid, output: &Output) -> anyhow::Error {
     Fault::new(Code::Software, message).into()
 }
 
-/// The packages to look for, each with its name for the probe.
-type Names = Vec<(PackageTemplate, String)>;
+/// The packages to look for.
+#[derive(Default)]
+struct Names {
+    /// Each with its name for the probe.
+    known: Vec<(PackageTemplate, String)>,
+    /// Those whose name cannot be filled in, and why: no reason not to look.
+    unknown: Vec<(PackageTemplate, String)>,
+}
 
-fn names(desired: &Desired) -> anyhow::Result<Names> {
-    let cuda = match &desired.cuda {
-        CudaPackages::None => &[][..],
-        CudaPackages::List(list) => list,
-    };
-    // The distribution is not known yet.
-    let facts = Facts::repository(&desired.driver, Some("*"));
-    let named = |package: &PackageTemplate| Ok((package.clone(), package.fill(&facts)?));
-    cuda.iter().chain(&desired.utilities).map(named).collect()
+impl Names {
+    fn of(desired: &Desired) -> Names {
+        // The distribution is not known yet.
+        let facts = Facts::repository(&desired.driver, Some("*"));
+        let mut names = Names::default();
+        for package in desired.cuda.list().iter().chain(&desired.utilities) {
+            match package.fill(&facts) {
+                Ok(name) => names.known.push((package.clone(), name)),
+                Err(why) => names.unknown.push((package.clone(), why.root_cause().to_string())),
+            }
+        }
+        names
+    }
+
+    /// The name, or the template where it cannot be filled in.
+    fn name(&self, package: &PackageTemplate) -> String {
+        let known = self.known.iter().find(|(template, _)| template == package);
+        known.map_or_else(|| package.to_string(), |(_, name)| name.clone())
+    }
+
+    /// What keeps these packages from being installed.
+    fn obstacle(&self, missing: &[PackageTemplate], os: &Os) -> Option<CudaObstacle> {
+        if missing.is_empty() {
+            return None;
+        }
+        if !os.apt {
+            return Some(CudaObstacle::NoApt);
+        }
+        let unknown = self.unknown.iter().find(|(template, _)| missing.contains(template));
+        unknown.map(|(_, why)| CudaObstacle::NoName(why.clone()))
+    }
 }
 
 /// The probe's lines.
@@ -258,17 +302,15 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
     };
     let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
         let there = |p: &PackageTemplate| {
-            let name = names.iter().find(|(template, _)| template == p).map_or("", |(_, name)| name);
-            raw.have.iter().any(|have| have == name) || (raw.toolkit && name.starts_with("cuda-toolkit"))
+            let name = names.name(p);
+            raw.have.contains(&name) || (raw.toolkit && name.starts_with("cuda-toolkit"))
         };
         list.iter().filter(|p| !there(p)).cloned().collect()
     };
-    let cuda_missing = match &desired.cuda {
-        CudaPackages::None => Vec::new(),
-        CudaPackages::List(list) => missing(list),
-    };
+    let cuda_missing = missing(desired.cuda.list());
     Check {
         driver,
+        cuda_obstacle: names.obstacle(&cuda_missing, &raw.os),
         cuda_missing,
         utilities_missing: missing(&desired.utilities),
         cuda_interrupted: raw.cuda_interrupted && desired.cuda != CudaPackages::None,

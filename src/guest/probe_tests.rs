@@ -13,7 +13,7 @@ const RIGHT: &str = "lib /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.95.05\nli
     state 1.0-5809505 (580.95.05)\n";
 
 fn look(text: &str, cuda: &str) -> Check {
-    understand(format!("{DEBIAN}{text}end 1\n").as_bytes(), &desired(cuda)).unwrap().unwrap()
+    understand(format!("{DEBIAN}{text}end 1\n").as_bytes(), &desired(cuda)).unwrap()
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_source_of_another_release_is_out_of_date() {
     desired.repo_url = "https://h/{distro}/{arch}".parse().unwrap();
     let text = |uri: &str| {
         let text = format!("{DEBIAN}{RIGHT}toolkit /usr/local/cuda/version.json\nsource {uri}\nend 1\n");
-        understand(text.as_bytes(), &desired).unwrap().unwrap()
+        understand(text.as_bytes(), &desired).unwrap()
     };
     let arch = if cfg!(target_arch = "aarch64") { "sbsa" } else { std::env::consts::ARCH };
     let same = text(&format!("https://h/debian12/{arch}/"));
@@ -108,7 +108,7 @@ fn a_changed_login_makes_the_source_outdated() {
         let text = format!(
             "{DEBIAN}{RIGHT}toolkit /usr/local/cuda/version.json\nsource https://h/x/\n{auth}end 1\n"
         );
-        understand(text.as_bytes(), &desired).unwrap().unwrap().source_outdated
+        understand(text.as_bytes(), &desired).unwrap().source_outdated
     };
     let auth = format!("auth {}\n", hex(&Sha256::digest(b"machine h/x/ login me password one\n")));
     assert!(!outdated("https://h/x", ""));
@@ -126,7 +126,7 @@ fn a_container_may_print_anything() {
         let _ = Raw::parse(text);
     }
     assert!(!Raw::parse(b"begin 1\n").complete);
-    let check = understand(b"end 1\n", &desired("none")).unwrap().unwrap();
+    let check = understand(b"end 1\n", &desired("none")).unwrap();
     assert!(matches!(check.driver, DriverState::Unsupported { .. }));
 }
 

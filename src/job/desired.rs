@@ -3,7 +3,7 @@
 use crate::driver::desired::{CudaPackages, Desired, Limits};
 use crate::exit::{Code, Fault};
 use crate::settings::values::DriverVersion;
-use crate::settings::{Problem, Settings, keys};
+use crate::settings::{Origin, Problem, Settings, keys};
 use crate::types::Version;
 
 /// What is wanted, or why nothing is.
@@ -72,6 +72,7 @@ pub fn read(
         repo_url,
         repo_key_url,
         cuda: settings.get(keys::CUDA_PACKAGES).unwrap_or(CudaPackages::None),
+        cuda_named: settings.text(keys::CUDA_PACKAGES).is_some_and(|(_, origin)| origin != Origin::Default),
         utilities: settings.get(keys::UTILITY_PACKAGES).unwrap_or_default(),
         limits: limits(settings),
         gpus,
@@ -147,6 +148,16 @@ mod tests {
         assert_eq!((desired.limits.check.as_secs(), desired.limits.install.as_secs()), (15, 1800));
         // Nothing is installed that nobody asked for.
         assert_eq!((desired.cuda, desired.utilities.len()), (CudaPackages::None, 0));
+    }
+
+    #[test]
+    fn packages_are_named_where_a_place_gives_them() {
+        for (lines, named) in
+            [("", false), ("CUDA_PACKAGES=", false), ("CUDA_PACKAGES=cuda-toolkit-{cuda}", true)]
+        {
+            let Ok(Software::Desired(desired)) = of_node(lines) else { panic!("{lines}") };
+            assert_eq!(desired.cuda_named, named, "{lines}");
+        }
     }
 
     #[test]

@@ -174,10 +174,10 @@ pub fn result(ctid: Ctid) -> anyhow::Result<()> {
         // None: it ended since nobody asks for it any more.
         Outcome::Ok | Outcome::Warning | Outcome::None => Ok(()),
         Outcome::Failed => {
-            // With the driver in place it was what comes after it.
-            let cuda = state.cuda_failed.is_some() && state.cuda_failed == state.asked;
-            let what = if cuda { "CUDA" } else { "driver" };
-            let message = format!("{what} install in container {ctid} failed");
+            // With the driver in place it was something else.
+            let there = state.container_driver.is_some() && state.container_driver == state.kernel_driver;
+            let what = if there { "check" } else { "install" };
+            let message = format!("driver {what} in container {ctid} failed");
             let remedy = format!("tail -n 20 {}; then: phoenix-nvidia {ctid}", log_path(ctid).display());
             let fault = Fault::new(Code::Software, message.clone()).remedy(remedy);
             Err(anyhow::Error::new(Told(message)).context(fault))

@@ -6,9 +6,10 @@ use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::exec::{self, ExecError, Guest};
-use crate::guest::install::steps::InstallSteps;
+use crate::guest::install::steps::{InstallSteps, cuda_refused};
+use crate::guest::install::{self, Installed};
 use crate::guest::probe::{self, Ask, Check};
-use crate::guest::{boot, install, leftovers, verify};
+use crate::guest::{boot, leftovers, verify};
 use crate::job::identity::Identity;
 use crate::job::locks;
 use crate::plan;
@@ -51,6 +52,8 @@ pub struct Progress {
     pub version: Option<Version>,
     /// It failed before the container was probed.
     pub unseen: bool,
+    /// Why CUDA packages are missing: the driver does not depend on them.
+    pub cuda: Option<anyhow::Error>,
 }
 
 /// Whether the CUDA step failed already in this boot, with the same inputs:
@@ -60,12 +63,34 @@ pub fn cuda_failed_before(ctid: Ctid, desired: &Desired) -> bool {
     if failed.as_deref() != Some(&desired.fingerprint()) {
         return false;
     }
-    log::warn!(
+    let level = if desired.cuda_named { log::Level::Warn } else { log::Level::Info };
+    log::log!(
+        level,
         "driver {}: installed; CUDA packages failed earlier in this boot: not tried again",
         desired.driver
     );
-    log::warn!("{}", exit::fix(&format!("phoenix-nvidia {ctid}")));
+    if desired.cuda_named {
+        log::warn!("{}", exit::fix(&format!("phoenix-nvidia {ctid}")));
+    }
     true
+}
+
+/// Says once a boot that CUDA packages cannot be installed, where the probe
+/// shows it; true if they are missing.
+pub fn tell_obstacle(ctid: Ctid, desired: &Desired, check: &Check) -> bool {
+    let matters = check.cuda_obstacle.as_ref().is_some_and(|obstacle| obstacle.matters(desired));
+    let Some(refused) = cuda_refused(ctid, check).filter(|_| matters) else { return false };
+    if !cuda_failed_before(ctid, desired) {
+        exit::tell(log::Level::Warn, &cuda_missing(desired, refused.into()));
+        Record::of(ctid).update(|state| state.cuda_failed = Some(desired.fingerprint()));
+    }
+    true
+}
+
+/// CUDA packages are missing, and what is not.
+pub fn cuda_missing(desired: &Desired, why: anyhow::Error) -> anyhow::Error {
+    let what = format!("driver {} is right, CUDA packages are missing", desired.driver);
+    why.context(Fault::new(Code::Software, what))
 }
 
 impl Install<'_> {
@@ -75,7 +100,8 @@ impl Install<'_> {
     }
 
     /// Check, install what is needed, verify; under the lock that makes two
-    /// at once do the work once.
+    /// at once do the work once. CUDA packages that cannot be installed are no
+    /// error: they are in the first of the two.
     ///
     /// # Errors
     /// [`Code::Software`]. The driver may have changed nevertheless:
@@ -98,6 +124,14 @@ impl Install<'_> {
         let check = self.probe(&guest)?;
         progress.unseen = false;
         let steps = InstallSteps::of(&check, self.desired, self.cuda_is_due(&check));
+        let refused = cuda_refused(self.ctid, &check).map(anyhow::Error::from);
+        let matters = check.cuda_obstacle.as_ref().is_some_and(|obstacle| obstacle.matters(self.desired));
+        if matters {
+            progress.cuda = refused;
+        } else if let (Some(refused), true) = (&refused, steps.driver()) {
+            // No packages are the default there: said with the install, and never again.
+            exit::tell(log::Level::Warn, refused);
+        }
         if steps.is_empty() {
             log::info!("driver {}: installed and right", self.desired.driver);
             log::debug!("probe of the container took {}", human(check.took));
@@ -148,15 +182,18 @@ impl Install<'_> {
         let init = pct::init(self.ctid).ok().flatten();
         let limits = &self.desired.limits;
         let guest = guest.until(Deadline::after(limits.install + limits.download));
-        let (installed, result) = install::install(&guest, self.desired, check, steps, &Cache::system());
-        let changed = installed.driver_changed.is_some();
-        self.record(check, changed, result.is_err(), init.as_ref());
+        let installed = install::install(&guest, self.desired, check, steps, &Cache::system());
+        self.record(installed.as_ref().ok(), progress.cuda.is_some(), init.as_ref());
+        let installed = installed?;
         installed.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        if changed {
-            progress.version = Some(self.desired.driver.clone());
-        }
+        progress.version = Some(self.desired.driver.clone());
         progress.driver_changed = installed.driver_changed;
-        result
+        match installed.cuda {
+            Some(error) if install::ended(&error) => return Err(error),
+            Some(error) => progress.cuda = Some(error),
+            None => {}
+        }
+        Ok(())
     }
 
     /// What is in the container. On a busy node a look may take many times what
@@ -187,9 +224,12 @@ impl Install<'_> {
             || !cuda_failed_before(self.ctid, self.desired)
     }
 
-    fn record(&self, check: &Check, changed: bool, failed: bool, init: Option<&pct::Init>) {
-        // With the driver in place, what failed is what comes after it.
-        let cuda_failed = failed && (changed || check.driver_matches());
+    /// Notes for later starts what changed, and whether CUDA packages could not
+    /// be installed; `None` for a driver that could not.
+    fn record(&self, installed: Option<&Installed>, refused: bool, init: Option<&pct::Init>) {
+        let changed = installed.is_some_and(|installed| installed.driver_changed.is_some());
+        let failed = installed.and_then(|installed| installed.cuda.as_ref());
+        let cuda_failed = refused || failed.is_some_and(|error| !install::ended(error));
         let fingerprint = self.desired.fingerprint();
         self.identity.update(|state| {
             if changed {

@@ -11,7 +11,7 @@ use crate::host::gpus::Inventory;
 use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::identity::{self, Identity};
-use crate::job::install::{Install, Progress};
+use crate::job::install::{Install, Progress, cuda_missing};
 use crate::job::{follow, handover, locks, reboot};
 use crate::plan::{self, Intent};
 use crate::pve::conf::store::Conf;
@@ -75,7 +75,10 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     }
     done.record(ctid, begun);
     match result {
-        Ok(()) => log::info!("done in {}", human(begun.elapsed())),
+        Ok(()) => {
+            progress.cuda.iter().for_each(|missing| exit::tell(log::Level::Warn, missing));
+            log::info!("done in {}", human(begun.elapsed()));
+        }
         Err(error) => exit::tell(log::Level::Error, error),
     }
     // The hook that follows us leaves now, and with it the task and its lock.
@@ -124,6 +127,9 @@ impl Done {
             state.kernel_driver = kernel_driver::version(View::host()).map(|v| v.to_string());
             if let Some(version) = &self.progress.version {
                 state.container_driver = Some(version.to_string());
+            }
+            if let (Ok(()), Some(cuda)) = (&self.result, &self.progress.cuda) {
+                state.lacks(cuda);
             }
             if self.result.is_ok() && self.progress.driver_changed.is_none() {
                 // The reboot helped; a later change of the driver is another one.
@@ -192,7 +198,8 @@ fn install_once(ctid: Ctid) -> Done {
     let identity = Identity::of(ctid, &document, Call::Hook, environment, &desired.driver);
     let install =
         Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };
-    let (progress, result) = again_if_rebooted(&install);
+    let (mut progress, result) = again_if_rebooted(&install);
+    progress.cuda = progress.cuda.map(|why| cuda_missing(&desired, why));
     Done { progress, settings: Some(settings), identity: Some(identity), result }
 }
 
@@ -203,10 +210,10 @@ fn again_if_rebooted(install: &Install<'_>) -> (Progress, anyhow::Result<()>) {
     loop {
         let before = pct::init(install.ctid).ok().flatten();
         let (progress, result) = install.run();
-        let Err(error) = result else { return (progress, Ok(())) };
-        let over = exit::interrupted(&error) || exec::changed(&error).is_some();
-        if over || attempt == ATTEMPTS || !came_back(install, before.as_ref(), &error) {
-            return (progress, Err(error));
+        let Some(error) = result.as_ref().err().or(progress.cuda.as_ref()) else { return (progress, result) };
+        let over = exit::interrupted(error) || exec::changed(error).is_some();
+        if over || attempt == ATTEMPTS || !came_back(install, before.as_ref(), error) {
+            return (progress, result);
         }
         // What runs there now may be another one.
         if let Err(changed) = install.identity.still() {
@@ -214,7 +221,9 @@ fn again_if_rebooted(install: &Install<'_>) -> (Progress, anyhow::Result<()>) {
         }
         attempt += 1;
         // The reason last: a line is cut where it is too long.
-        log::warn!("container rebooted during the install: starting again ({})", exit::one_line(&error));
+        log::warn!("container rebooted during the install: starting again ({})", exit::one_line(error));
+        // What a reboot ended did not fail.
+        install.identity.update(|state| state.cuda_failed = None);
     }
 }
 

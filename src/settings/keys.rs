@@ -135,7 +135,9 @@ settings! {
     /// under NVIDIA's file name.
     NVIDIA_REPO_KEY_URL: Option<Template> { read: optional, default: "none", unit: "URL", example: "" }
 
-    /// CUDA packages that apt installs after the driver; none: no packages and no repository. An installed
+    /// CUDA packages that apt installs after the driver; none: no packages and no repository, as by default
+    /// where the container has no apt. The driver does not depend on them: packages of the default that
+    /// cannot be installed are a warning, packages that somebody named are exit code 5 by hand. An installed
     /// CUDA toolkit of any version satisfies this setting. Packages that would install kernel modules or
     /// another driver version are refused.
     CUDA_PACKAGES: CudaPackages {

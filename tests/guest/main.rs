@@ -10,3 +10,4 @@ mod real_smi;
 mod scripts;
 mod secrets;
 mod smi;
+mod without_cuda;

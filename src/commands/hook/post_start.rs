@@ -8,7 +8,7 @@ use crate::guest::probe::{self, Ask, Check};
 use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::follow::{self, Follow, Followed};
-use crate::job::install::cuda_failed_before;
+use crate::job::install::{cuda_failed_before, tell_obstacle};
 use crate::job::{chain, handover, locks, startable};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -133,8 +133,8 @@ impl Start<'_> {
                 return Ok(());
             }
         };
-        if nothing_to_do(self.ctid, desired, &check) {
-            self.record_right(desired);
+        if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check) {
+            self.record_right(desired, cuda);
             return Ok(());
         }
         self.tell_why_not_waiting();
@@ -185,13 +185,13 @@ impl Start<'_> {
         Ok(())
     }
 
-    fn record_right(&self, desired: &Desired) {
+    fn record_right(&self, desired: &Desired, cuda: bool) {
         self.record("check", &Ok(()), |state| {
             state.asked = Some(desired.fingerprint());
             state.container_driver = Some(desired.driver.to_string());
             // The reboot helped; a later change of the driver is another one.
             state.rebooted_for = None;
-            if state.cuda_failed.is_some() {
+            if !cuda {
                 state.outcome = Outcome::Warning;
                 "CUDA packages missing".clone_into(&mut state.message);
             }
@@ -247,12 +247,18 @@ fn begins(ctid: Ctid) {
     });
 }
 
-/// Whether the container is as wanted, or what is missing failed already in
-/// this boot with the same inputs.
-fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> bool {
+/// The driver is as desired, and nothing is left to install.
+struct Right {
+    /// The CUDA packages are there too.
+    cuda: bool,
+}
+
+/// Whether the container is as wanted, or what is missing cannot be installed or
+/// failed already in this boot with the same inputs.
+fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> Option<Right> {
     if check.up_to_date() {
         log::info!("driver {}: installed and right", desired.driver);
-        return true;
+        return Some(Right { cuda: !tell_obstacle(ctid, desired, check) });
     }
-    check.driver_matches() && cuda_failed_before(ctid, desired)
+    (check.driver_matches() && cuda_failed_before(ctid, desired)).then_some(Right { cuda: false })
 }

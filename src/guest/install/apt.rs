@@ -4,11 +4,10 @@
 pub mod failure;
 pub mod simulate;
 
-use super::steps::no_apt;
 use crate::driver::cache::Cache;
 use crate::driver::desired::{CudaPackages, Desired};
 use crate::driver::repo::{Repository, SOURCE};
-use crate::driver::template::{Facts, PackageTemplate};
+use crate::driver::template::{Facts, PackageTemplate, is_newer_than_known};
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::exec::{self, ExecError, Guest, fields};
 use crate::guest::os::Os;
@@ -74,9 +73,6 @@ impl<'a> Apt<'a> {
     /// [`Code::Software`].
     pub(super) fn cuda(&self, check: &Check, cache: &Cache) -> anyhow::Result<()> {
         let CudaPackages::List(all) = &self.desired.cuda else { return Ok(()) };
-        if !self.os.apt {
-            return Err(no_apt(self.guest.ctid(), check).into());
-        }
         // After an interrupted run ask for all: apt knows what is installed.
         let wanted = if check.cuda_interrupted { all } else { &check.cuda_missing };
         let names = self.names(wanted)?;
@@ -230,7 +226,7 @@ impl<'a> Apt<'a> {
         let toolkit = || format!("phoenix-nvidia attach {ctid} --cuda 'cuda-toolkit-{{cuda}}'");
         let (why, remedy) = match refusal {
             Refusal::Unknown(said) => (
-                format!("{what} not found in {} ({said})", repository.uri),
+                format!("{what} not found in {} ({said}){}", repository.uri, self.assumed()),
                 format!("phoenix-nvidia attach {ctid} --cuda none"),
             ),
             Refusal::Kernel(packages) => (
@@ -252,6 +248,15 @@ impl<'a> Apt<'a> {
             Refusal::Impossible(said) => (format!("cannot install {what}: {said}"), by_hand()),
         };
         Fault::new(Code::Software, format!("cuda: {why}")).remedy(remedy).into()
+    }
+
+    /// Where the CUDA version of the driver is a guess, that is said.
+    fn assumed(&self) -> String {
+        let branch = self.desired.driver.branch();
+        let newer = is_newer_than_known(branch);
+        let assumed =
+            || format!("; CUDA version of driver branch {branch} unknown: newest known one assumed");
+        newer.then(assumed).unwrap_or_default()
     }
 
     /// Installs the utilities, each by itself, since one may fail. Returns the

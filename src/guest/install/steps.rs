@@ -6,7 +6,7 @@ use crate::driver::template::Facts;
 use crate::driver::template::PackageTemplate;
 use crate::exit::{Code, Fault};
 use crate::guest::driver_state::DriverState;
-use crate::guest::probe::Check;
+use crate::guest::probe::{Check, CudaObstacle};
 use crate::types::{Ctid, Version};
 use std::fmt;
 
@@ -63,9 +63,6 @@ impl InstallStep {
     pub fn possible(&self, ctid: Ctid, check: &Check) -> anyhow::Result<()> {
         match self {
             InstallStep::Driver { .. } => refuse(ctid, check),
-            InstallStep::Source | InstallStep::Complete | InstallStep::Cuda(_) if !check.os.apt => {
-                Err(no_apt(ctid, check).into())
-            }
             _ => Ok(()),
         }
     }
@@ -88,13 +85,14 @@ pub struct InstallSteps(Vec<InstallStep>);
 
 impl InstallSteps {
     /// From a probe. `cuda` is false if the CUDA step failed before with the same
-    /// inputs. Utilities are optional: missing ones alone are no step.
+    /// inputs; what keeps packages from being installed is in [`cuda_refused`].
+    /// Utilities are optional: missing ones alone are no step.
     pub fn of(check: &Check, desired: &Desired, cuda: bool) -> InstallSteps {
         let mut steps = Vec::new();
         if !check.driver_matches() {
             steps.push(InstallStep::Driver { found: check.driver.clone(), to: desired.driver.clone() });
         }
-        if cuda {
+        if cuda && check.cuda_obstacle.is_none() {
             if check.source_outdated {
                 steps.push(InstallStep::Source);
             }
@@ -176,8 +174,33 @@ pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
     Err(fault.into())
 }
 
-/// CUDA packages are desired, but there is no apt.
-pub(super) fn no_apt(ctid: Ctid, check: &Check) -> Fault {
-    Fault::new(Code::Software, format!("cannot install CUDA packages: {} has no apt-get", check.os.shown()))
+/// Why the missing CUDA packages are no step, where the probe shows it. The
+/// driver does not depend on that.
+pub fn cuda_refused(ctid: Ctid, check: &Check) -> Option<Fault> {
+    Some(refusal(ctid, check.cuda_obstacle.as_ref()?, check.os.shown()))
+}
+
+/// The same before there is a container to look into, from its `ostype`.
+pub fn cuda_foreseen(ctid: Ctid, desired: &Desired, ostype: &str) -> Option<Fault> {
+    if desired.cuda.list().is_empty() {
+        return None;
+    }
+    if WITHOUT_APT.contains(&ostype) {
+        return Some(refusal(ctid, &CudaObstacle::NoApt, ostype));
+    }
+    let facts = Facts::repository(&desired.driver, Some("*"));
+    let why = desired.cuda.list().iter().find_map(|package| package.fill(&facts).err())?;
+    Some(refusal(ctid, &CudaObstacle::NoName(why.root_cause().to_string()), ostype))
+}
+
+/// The values of `ostype` without apt.
+const WITHOUT_APT: [&str; 7] = ["alpine", "archlinux", "centos", "fedora", "gentoo", "nixos", "opensuse"];
+
+fn refusal(ctid: Ctid, obstacle: &CudaObstacle, os: &str) -> Fault {
+    let why = match obstacle {
+        CudaObstacle::NoApt => format!("{os} has no apt-get"),
+        CudaObstacle::NoName(why) => why.clone(),
+    };
+    Fault::new(Code::Software, format!("cannot install CUDA packages: {why}"))
         .remedy(format!("phoenix-nvidia attach {ctid} --cuda none"))
 }
