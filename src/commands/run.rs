@@ -179,7 +179,7 @@ impl Run<'_> {
             return result;
         }
         // What the install changed in this very start is recorded by now.
-        let missing = progress.cuda.map(|why| cuda_missing(&desired, why));
+        let missing = progress.cuda.map(|why| cuda_missing(ctid, &desired, why));
         let Some(restart) = self.hand.restart(differences, false) else {
             return result.and(seen.without_cuda(missing, desired.cuda_named));
         };

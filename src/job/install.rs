@@ -81,16 +81,18 @@ pub fn tell_obstacle(ctid: Ctid, desired: &Desired, check: &Check) -> bool {
     let matters = check.cuda_obstacle.as_ref().is_some_and(|obstacle| obstacle.matters(desired));
     let Some(refused) = cuda_refused(ctid, check).filter(|_| matters) else { return false };
     if !cuda_failed_before(ctid, desired) {
-        exit::tell(log::Level::Warn, &cuda_missing(desired, refused.into()));
+        exit::tell(log::Level::Warn, &cuda_missing(ctid, desired, refused.into()));
         Record::of(ctid).update(|state| state.cuda_failed = Some(desired.fingerprint()));
     }
     true
 }
 
 /// CUDA packages are missing, and what is not.
-pub fn cuda_missing(desired: &Desired, why: anyhow::Error) -> anyhow::Error {
+pub fn cuda_missing(ctid: Ctid, desired: &Desired, why: anyhow::Error) -> anyhow::Error {
     let what = format!("driver {} is right, CUDA packages are missing", desired.driver);
-    why.context(Fault::new(Code::Software, what))
+    let remedy = exit::remedy_of(&why).map(str::to_owned);
+    let remedy = remedy.unwrap_or_else(|| format!("phoenix-nvidia attach {ctid} --cuda none"));
+    why.context(Fault::new(Code::Software, what).remedy(remedy))
 }
 
 impl Install<'_> {

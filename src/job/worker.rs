@@ -199,7 +199,7 @@ fn install_once(ctid: Ctid) -> Done {
     let install =
         Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };
     let (mut progress, result) = again_if_rebooted(&install);
-    progress.cuda = progress.cuda.map(|why| cuda_missing(&desired, why));
+    progress.cuda = progress.cuda.map(|why| cuda_missing(ctid, &desired, why));
     Done { progress, settings: Some(settings), identity: Some(identity), result }
 }
 
