@@ -21,7 +21,7 @@ const SHOWN: usize = 64 * 1024;
 /// would read it.
 pub fn holds(data: &[u8]) {
     let desired = desired();
-    if let Ok(Some(check)) = understand(data, &desired) {
+    if let Some(check) = understand(data, &desired) {
         clean(&check.driver.to_string());
         match &check.driver {
             DriverState::Packaged { packages, .. } => {
