@@ -96,7 +96,7 @@ pub enum Command {
     /// Loads the kernel modules and makes missing or wrong nodes, with
     /// nvidia-modprobe if it is installed.
     Prepare,
-    /// Download drivers ahead, so that starts need no network
+    /// Fetch drivers ahead, so that starts need no network
     ///
     /// Without a version: NVIDIA_DRIVER_VERSION, and for `host` the loaded
     /// driver and the one that the next boot loads.

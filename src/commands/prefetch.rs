@@ -1,4 +1,4 @@
-//! `prefetch`: downloads the runfiles that the next starts need, so that those
+//! `prefetch`: fetches the runfiles that the next starts need, so that those
 //! starts need no network.
 
 use crate::driver::cache::Cache;
@@ -37,7 +37,7 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     for version in &versions {
         match obtain(&cache, &RunfileRequest { version, url: &url, sha256, limits: &limits }) {
             Ok(runfile) => {
-                let how = if runfile.fresh { "downloaded" } else { "already in the cache" };
+                let how = if runfile.fresh { "fetched" } else { "already in the cache" };
                 log::info!("driver {version}: {how} ({}, {})", runfile.path.display(), size(runfile.size));
             }
             Err(error) => {
