@@ -15,10 +15,15 @@ PACKAGES := $(shell sed 's/\#.*//' tests/lab/packages.txt)
 # Builds quietly in CI, where nobody watches a bar.
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
+# `make` alone builds.
+.DEFAULT_GOAL := build
 .PHONY: help build demo test test-all lint fmt clippy rustdoc e2e bench fuzz audit deb gpu-kit test-gpu install \
     install-files clean packages
 
-build:
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## the program, target/release/phoenix-nvidia
 	$(CARGO) build --release --locked
 
 # The Debian packages that lab and tests use; nothing to do when all are there.
@@ -34,7 +39,7 @@ packages:
 	fi
 
 # The main job in the lab, shown step by step.
-demo: packages
+demo: packages ## the main job in the lab, shown step by step
 	$(CARGO) build --release --locked
 	$(CARGO) build --locked -p phoenix-lab
 	./target/debug/lab-demo ./target/release/phoenix-nvidia
@@ -43,7 +48,7 @@ demo: packages
 # lints that everybody should see at once: within ten minutes on two cores, from
 # a fresh checkout. The images of the lab's containers are made while the rest
 # compiles.
-test: packages fmt
+test: packages fmt ## format, clippy and all tests, on the debug build: ten minutes on two cores
 	$(CARGO) build --workspace --locked --bins --test lab_itself
 	@mkdir -p $(TARGET) && $(TARGET)/debug/lab-images $(IMAGES) >$(TARGET)/lab-images.log 2>&1 & \
 	$(MAKE) --no-print-directory clippy e2e; code=$$?; wait; exit $$code
@@ -53,10 +58,11 @@ IMAGES := debian-12 debian-12-systemd debian-13-systemd
 
 # All that is known to be worth a look, within an hour on two cores. It prints
 # what ran, for how long, and what did not and why.
-test-all: packages
+test-all: packages ## everything, within an hour on two cores (.ci/run)
 	tests/all
 
-lint: fmt clippy rustdoc
+# Unused dependencies and the rooms of src/ are tests (tests/source).
+lint: fmt clippy rustdoc ## format, clippy, and the documentation of the sources
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -76,38 +82,37 @@ e2e:
 
 # Tables of times: what happens at every start, on hosts of every size. The
 # lab's own programs come from the debug build.
-bench: packages
+bench: packages ## what a start costs, on hosts of every size
 	$(CARGO) build --locked -p phoenix-lab
 	$(CARGO) bench --locked --bench '*'
 
 # Every fuzz target for so many seconds, or FUZZ=name alone. What is found
 # lies in target/fuzz/artifacts.
 SECONDS ?= 60
-fuzz:
+fuzz: ## every fuzz target for SECONDS, or FUZZ=name alone
 	fuzz/run $(SECONDS) $(FUZZ)
 
 # Licences, bans, sources (deny.toml).
-audit:
-	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --locked check licenses bans sources
+audit: ## licences, bans and sources of the dependencies
+	tests/audit
 
 # What the tests on real cards need, in one file, for a machine without network.
-gpu-kit: packages
+gpu-kit: packages ## the same in one file, for a machine without network
 	$(CARGO) build --release --locked -p phoenix-nvidia -p phoenix-lab -p phoenix-gpu
 	tests/gpu/kit $(TARGET)/gpu-kit.tar.xz $(TARGET)/release
 
 # The same, run on this machine's cards: needs root, cgroup2 and a loaded NVIDIA
 # driver. Nothing of it stays, and no setting of a card is changed.
-test-gpu: gpu-kit
+test-gpu: gpu-kit ## the tests on this machine's NVIDIA cards
 	tests/gpu/run $(TARGET)/gpu-kit.tar.xz
 
 # The Debian package, in target/deb; needs debhelper.
-deb:
+deb: ## the Debian package, in target/deb
 	$(CARGO) build --release --locked
 	packaging/build-deb $(TARGET)/release/phoenix-nvidia $(TARGET)/deb
 
 # For those without dpkg: the program, its files and the boot unit.
-install: build
+install: build ## without dpkg, below PREFIX and DESTDIR
 	$(MAKE) install-files
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 	    systemd-tmpfiles --create phoenix-nvidia.conf; \
@@ -136,5 +141,5 @@ install-files:
 	install -D -m 644 packaging/completions/phoenix-nvidia.fish \
 	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/phoenix-nvidia.fish
 
-clean:
+clean: ## take away what was built
 	$(CARGO) clean
