@@ -26,7 +26,7 @@ pub fn line(bytes: &[u8]) -> String {
 }
 
 /// Our own message as one escaped line of about [`MAX_MESSAGE`] bytes at most. A
-/// foreign text in it went through [`line`].
+/// foreign text in it went through [`line()`].
 pub fn message(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MAX_MESSAGE + 8));
     for c in text.trim_end_matches(['\r', '\n']).chars() {
@@ -155,7 +155,7 @@ pub fn few(mut lines: Vec<String>, most: usize) -> Vec<String> {
     lines
 }
 
-/// The last `count` non-blank lines, each through [`line`]. A carriage return ends
+/// The last `count` non-blank lines, each through [`line()`]. A carriage return ends
 /// a line too, as in progress bars.
 pub fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
     let mut lines: Vec<String> = bytes
