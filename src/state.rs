@@ -73,8 +73,7 @@ pub struct State {
     pub at: u64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
-    /// The fingerprint of the software that was asked for: what failed may not
-    /// be what is wanted now.
+    /// The fingerprint of the software that was asked for then.
     pub asked: Option<String>,
     /// What pre-start could not give the container in its present start.
     pub start_warning: Option<String>,
@@ -91,8 +90,7 @@ pub struct State {
     pub restart_due: Option<String>,
     /// The driver version for which it was rebooted after an install.
     pub rebooted_for: Option<String>,
-    /// What the CUDA step that failed in this boot was asked for: the same is
-    /// not tried again at every start.
+    /// The fingerprint for which CUDA failed in this boot; no start tries it again.
     pub cuda_failed: Option<String>,
 }
 
