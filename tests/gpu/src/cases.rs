@@ -1,7 +1,7 @@
 //! The cases, each on a lab of its own.
 
-use crate::Outcome;
 use crate::host::{Host, attached, computes, listed, opens_made, start};
+use phoenix_lab::cases::Outcome;
 use phoenix_lab::{Errno, Lab, Rootfs, Spec};
 
 type Case = fn(&Host) -> Outcome;

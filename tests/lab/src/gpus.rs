@@ -19,6 +19,7 @@ pub(crate) struct Gpus {
     uvm: u32,
     caps: u32,
     real: bool,
+    confined: bool,
 }
 
 impl Default for Gpus {
@@ -31,6 +32,7 @@ impl Default for Gpus {
             uvm: 511,
             caps: 510,
             real: false,
+            confined: false,
         }
     }
 }
@@ -46,6 +48,13 @@ impl Builder {
     pub fn real(mut self) -> Builder {
         self.gpus.real = true;
         self
+    }
+
+    /// As `real`, and containers run under AppArmor's profiles, as on a Proxmox host: for a machine whose kernel has
+    /// AppArmor, and LXC's profiles loaded.
+    pub fn confined(mut self) -> Builder {
+        self.gpus.confined = true;
+        self.real()
     }
 
     /// One GPU for each minor, in PCI order: `minors([1, 0])` makes the first one on the bus /dev/nvidia1.
@@ -104,7 +113,7 @@ impl<'lab> Nvidia<'lab> {
     /// Lays everything out at the lab's start.
     pub(crate) fn furnish(&self, gpus: &Gpus) {
         if gpus.real {
-            return self.real_nodes();
+            return self.real_nodes(gpus.confined);
         }
         let files = self.lab.files();
         for dir in ["proc-driver", "module", "pci"] {
@@ -143,7 +152,7 @@ impl<'lab> Nvidia<'lab> {
     }
 
     /// The lab's /dev is its own: the machine's NVIDIA nodes, made there once more.
-    fn real_nodes(&self) {
+    fn real_nodes(&self, confined: bool) {
         let mut script = String::from("set -e\n");
         for dir in ["/dev", "/dev/nvidia-caps"] {
             let Ok(entries) = std::fs::read_dir(dir) else { continue };
@@ -157,10 +166,13 @@ impl<'lab> Nvidia<'lab> {
                 let _ = writeln!(script, "mkdir -p {dir}\nmknod -m {mode:o} {name} c {major} {minor}");
             }
         }
-        // Proxmox' profiles are not those of this machine.
-        script.push_str(
-            "echo 'lxc.apparmor.profile = unconfined' > /usr/share/lxc/config/common.conf.d/20-real.conf\n",
-        );
+        script.push_str(if confined {
+            // Through it LXC loads the profile that it generates for a container.
+            "mount -t securityfs securityfs /sys/kernel/security\n"
+        } else {
+            // Proxmox' profiles are not those of this machine.
+            "echo 'lxc.apparmor.profile = unconfined' > /usr/share/lxc/config/common.conf.d/20-real.conf\n"
+        });
         self.lab.sh(&script).ok();
     }
 

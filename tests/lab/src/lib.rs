@@ -29,11 +29,13 @@
 //!
 //! Rooms: `ns` makes the namespaces and the root, `host` is the files and programs of the lab's host, `gpus` what its
 //! NVIDIA driver shows, `rootfs` the cached container images, `container` one container, `command` runs programs,
-//! `leftovers` counts what they leave, `pct` is the program that stands in for Proxmox', and `pmxcfs` serves /etc/pve with
+//! `leftovers` counts what they leave, `cases` runs cases where
+//! cargo's test harness is not, `pct` is the program that stands in for Proxmox', and `pmxcfs` serves /etc/pve with
 //! a quorum that can be lost. `nvidia`, `repo` and `web`
 //! are NVIDIA's runfile and programs, package repositories, and the server that offers them.
 
 pub mod cache;
+pub mod cases;
 pub mod command;
 pub mod container;
 pub mod files;

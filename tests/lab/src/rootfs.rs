@@ -117,6 +117,15 @@ impl Rootfs {
     pub fn obtainable(self) -> Result<()> {
         ensure(self, false).map(drop)
     }
+
+    /// The names of its images in the cache, for privileged containers and for unprivileged ones; made if they are not
+    /// there.
+    ///
+    /// # Errors
+    /// What can't be had.
+    pub fn images(self) -> Result<[String; 2]> {
+        Ok([ensure(self, false)?, ensure(self, true)?])
+    }
 }
 
 impl From<Rootfs> for Spec {

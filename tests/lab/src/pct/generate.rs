@@ -39,10 +39,7 @@ fn config(id: u32, conf: &Section) -> Result<String> {
         add(&format!("lxc.include = /usr/share/lxc/config/{family}userns.conf"));
         add(&format!("lxc.seccomp.profile = /var/lib/lxc/{id}/rules.seccomp"));
     }
-    add("lxc.apparmor.profile = generated");
-    add("lxc.apparmor.raw = allow mqueue,");
-    add("lxc.apparmor.raw = deny mount -> /proc/,");
-    add("lxc.apparmor.raw = deny mount -> /sys/,");
+    apparmor(conf, &mut add);
     if unprivileged {
         add("lxc.mount.auto = sys:mixed");
     }
@@ -71,6 +68,27 @@ fn config(id: u32, conf: &Section) -> Result<String> {
         add(&format!("{key} = {value}"));
     }
     Ok(lines.join("\n") + "\n")
+}
+
+/// A profile by the container's features, unless the conf names one.
+fn apparmor(conf: &Section, add: &mut impl FnMut(&str)) {
+    if conf.lxc.iter().any(|(key, _)| key == "lxc.apparmor.profile") {
+        return;
+    }
+    add("lxc.apparmor.profile = generated");
+    add("lxc.apparmor.raw = allow mqueue,");
+    if nesting(conf) {
+        add("lxc.apparmor.allow_nesting = 1");
+        add("lxc.apparmor.raw = allow userns,");
+    } else {
+        add("lxc.apparmor.raw = deny mount -> /proc/,");
+        add("lxc.apparmor.raw = deny mount -> /sys/,");
+    }
+}
+
+/// Whether the container may have containers of its own.
+pub(super) fn nesting(conf: &Section) -> bool {
+    conf.get("features").unwrap_or("").contains("nesting=1")
 }
 
 fn network(id: u32, number: u32, net: &str, add: &mut impl FnMut(&str)) {

@@ -92,9 +92,7 @@ fn start(id: u32, conf: &mut Conf, task: &mut Task) -> Result<()> {
     generate::write(id, conf)?;
     hook::run(conf, id, "pre-start")?;
     let started = lxc::start(id)?;
-    if let Some(version) =
-        systemd_version(conf).filter(|_| !conf.get("features").unwrap_or("").contains("nesting=1"))
-    {
+    if let Some(version) = systemd_version(conf).filter(|_| !generate::nesting(conf)) {
         task.warn(&format!("Systemd {version} detected. You may need to enable nesting."));
     }
     warn_only(hook::run(conf, id, "post-start"))?;
