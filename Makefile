@@ -12,13 +12,14 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BINARY ?= $(TARGET)/release/phoenix-nvidia
 PACKAGES := $(shell sed 's/\#.*//' tests/lab/packages.txt)
+VM_PACKAGES := $(shell sed 's/\#.*//' tests/vm/packages.txt)
 # Builds quietly in CI, where nobody watches a bar.
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 # `make` alone builds.
 .DEFAULT_GOAL := build
-.PHONY: help build demo test test-all lint fmt clippy rustdoc e2e bench fuzz audit deb gpu-kit test-gpu install \
-    install-files clean packages
+.PHONY: help build demo test test-all lint fmt clippy rustdoc e2e bench fuzz audit deb gpu-kit test-gpu test-vm install \
+    install-files clean packages vm-packages
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,16 +28,23 @@ build: ## the program, target/release/phoenix-nvidia
 	$(CARGO) build --release --locked
 
 # The Debian packages that lab and tests use; nothing to do when all are there.
+define install-packages
+@missing=$$(for p in $(1); do \
+    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done; \
+    $(CARGO) clippy --version >/dev/null 2>&1 || echo rust-clippy; \
+    $(CARGO) fmt --version >/dev/null 2>&1 || echo rustfmt); \
+if [ -n "$$missing" ]; then \
+    echo "installing $$missing"; \
+    apt-get -qq update && \
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; \
+fi
+endef
 packages:
-	@missing=$$(for p in $(PACKAGES); do \
-	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done; \
-	    $(CARGO) clippy --version >/dev/null 2>&1 || echo rust-clippy; \
-	    $(CARGO) fmt --version >/dev/null 2>&1 || echo rustfmt); \
-	if [ -n "$$missing" ]; then \
-	    echo "installing $$missing"; \
-	    apt-get -qq update && \
-	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; \
-	fi
+	$(call install-packages,$(PACKAGES))
+
+# qemu is large, and nothing else uses it.
+vm-packages: packages
+	$(call install-packages,$(VM_PACKAGES))
 
 # The main job in the lab, shown step by step.
 demo: packages ## the main job in the lab, shown step by step
@@ -105,6 +113,13 @@ gpu-kit: packages ## the same in one file, for a machine without network
 # driver. Nothing of it stays, and no setting of a card is changed.
 test-gpu: gpu-kit ## the tests on this machine's NVIDIA cards
 	tests/gpu/run $(TARGET)/gpu-kit.tar.xz
+
+# Containers under AppArmor's profiles, in a virtual machine, which is emulated
+# where there is no KVM: then 10 minutes on two cores. The first run makes its
+# image. CASES="101 102" are the containers of these numbers (tests/vm/src).
+test-vm: vm-packages ## containers under AppArmor, in a virtual machine (part of test-all)
+	$(CARGO) build --release --locked -p phoenix-nvidia -p phoenix-lab -p phoenix-vm
+	tests/vm/run $(TARGET)/release $(CASES)
 
 # The Debian package, in target/deb; needs debhelper.
 deb: ## the Debian package, in target/deb

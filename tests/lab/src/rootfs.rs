@@ -117,15 +117,6 @@ impl Rootfs {
     pub fn obtainable(self) -> Result<()> {
         ensure(self, false).map(drop)
     }
-
-    /// The names of its images in the cache, for privileged containers and for unprivileged ones; made if they are not
-    /// there.
-    ///
-    /// # Errors
-    /// What can't be had.
-    pub fn images(self) -> Result<[String; 2]> {
-        Ok([ensure(self, false)?, ensure(self, true)?])
-    }
 }
 
 impl From<Rootfs> for Spec {
@@ -176,12 +167,12 @@ pub fn cache() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Makes the images of privileged and of unprivileged containers that are not in the cache yet.
+/// Makes the images of privileged and of unprivileged containers that are not in the cache yet, and tells their names.
 ///
 /// # Errors
 /// Why one could not be made.
-pub fn make(rootfs: Rootfs) -> Result<()> {
-    ensure(rootfs, true).and_then(|_| ensure(rootfs, false)).map(drop)
+pub fn make(rootfs: Rootfs) -> Result<[String; 2]> {
+    Ok([ensure(rootfs, false)?, ensure(rootfs, true)?])
 }
 
 /// Makes sure that an image is in the cache, and tells its directory's name there.

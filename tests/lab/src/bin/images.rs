@@ -12,7 +12,9 @@ fn main() -> std::process::ExitCode {
         .map(|name| {
             std::thread::spawn(move || {
                 let made = known(&name).ok_or_else(|| format!("no image is called {name}"));
-                made.and_then(|found| rootfs::make(found).map_err(|error| format!("{name}: {error:#}")))
+                made.and_then(|found| {
+                    rootfs::make(found).map(drop).map_err(|error| format!("{name}: {error:#}"))
+                })
             })
         })
         .collect();
