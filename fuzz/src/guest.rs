@@ -25,9 +25,9 @@ pub fn holds(data: &[u8]) {
         clean(&check.driver.to_string());
         match &check.driver {
             DriverState::Packaged { packages, .. } => {
-                clean(&check.driver.owners());
-                let remove = check.driver.remove("101".parse().expect("a number"));
-                assert_eq!(remove.is_some(), !packages.is_empty());
+                clean(&packages.shown());
+                let remove = packages.remove("101".parse().expect("a number"));
+                assert_eq!(remove.is_some(), !packages.names.is_empty());
                 let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b" +-.:".contains(&b);
                 let words = remove.as_deref().unwrap_or("pct exec 101 -- ");
                 let rest = words.strip_prefix("pct exec 101 -- ").unwrap_or("?");

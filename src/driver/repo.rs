@@ -21,7 +21,8 @@ pub const SOURCE: &str = "/etc/apt/sources.list.d/phoenix-nvidia.sources";
 const KEY: &str = "/usr/share/keyrings/phoenix-nvidia.asc";
 /// Name and password for the repository, for root alone: apt_auth.conf(5).
 pub const AUTH: &str = "/etc/apt/auth.conf.d/phoenix-nvidia.conf";
-const PREFERENCES: &str = "/etc/apt/preferences.d/phoenix-nvidia";
+/// Our preferences file.
+pub const PREFERENCES: &str = "/etc/apt/preferences.d/phoenix-nvidia";
 /// NVIDIA's signing keys. Debian 13's apt rejects the first, which is older.
 const KEYS: [&str; 2] = ["3bf863cc.pub", "8793F200.pub"];
 /// The size limit of a key, in bytes.

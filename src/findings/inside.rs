@@ -8,6 +8,7 @@ use crate::device::DevicePath;
 use crate::exit::Fault;
 use crate::guest::driver_state::DriverState;
 use crate::guest::install::steps::{InstallStep, InstallSteps, cuda_foreseen, cuda_refused};
+use crate::guest::packaged::{NextUpgrade, Packages};
 use crate::guest::probe::Check;
 use crate::guest::verify::Opened;
 use crate::types::Version;
@@ -104,7 +105,10 @@ fn version(c: &Container, check: &Check, services: Option<&Services>, desired: &
     let fix = format!("phoenix-nvidia {}", c.ctid);
     let failure = |what: String| Finding::failure("version", what);
     match &check.driver {
-        DriverState::Matching => Finding::ok("version", format!("driver {desired}, as in the kernel")),
+        DriverState::Matching => match &check.packages {
+            None => Finding::ok("version", format!("driver {desired}, as in the kernel")),
+            Some(packages) => of_packages(c, desired, packages, check.next_upgrade.as_ref()),
+        },
         DriverState::Missing => failure(format!("no driver in the container, {desired} desired")).fix(fix),
         DriverState::Other { version } => {
             failure(format!("driver {version} in the container, {desired} desired"))
@@ -114,21 +118,47 @@ fn version(c: &Container, check: &Check, services: Option<&Services>, desired: &
         DriverState::Incomplete { why, .. } => {
             failure(format!("driver in the container incomplete: {why}")).fix(fix)
         }
-        DriverState::Packaged { .. } => {
-            let runfile = services.is_some_and(|services| services.has(&["runfile installed"]));
-            let what = match runfile {
-                true => "driver files of a runfile and of apt are mixed",
-                false => "apt installed the driver, in another version than the host's",
-            };
-            let remove =
-                check.driver.remove(c.ctid).map_or_else(String::new, |remove| format!("{remove} && "));
-            Finding::failure("mixed-driver", format!("{what}: {}", check.driver.owners()))
-                .why("each breaks the other at its next upgrade; phoenix-nvidia installs none next to apt's")
-                .fix(format!("{remove}{fix}"))
+        DriverState::Packaged { packages, version, upgrade, mixed } => {
+            let runfile = *mixed || services.is_some_and(|services| services.has(&["runfile installed"]));
+            let remove = packages.remove(c.ctid).map_or_else(String::new, |remove| format!("{remove} && "));
+            let remove = format!("{remove}{fix}");
+            if runfile {
+                let what = format!("driver files of a runfile and of apt are mixed: {}", packages.shown());
+                return Finding::failure("mixed-driver", what)
+                    .why("either breaks the other at its next upgrade")
+                    .fix(remove);
+            }
+            let has =
+                version.as_ref().map_or_else(|| "a part of a driver".to_owned(), |v| format!("driver {v}"));
+            let finding = Finding::failure(
+                "mixed-driver",
+                format!("packages installed {has}, {desired} desired: {}", packages.shown()),
+            );
+            match upgrade {
+                Some(upgrade) => {
+                    finding.why(format!("apt can upgrade it, or remove it: {remove}")).fix(upgrade.clone())
+                }
+                None => finding.why("phoenix-nvidia installs no driver beside that of packages").fix(remove),
+            }
         }
         DriverState::Unsupported { why } => failure(format!("no driver can work in the container: {why}"))
             .fix("create the container from a Debian or Ubuntu template"),
     }
+}
+
+/// A right driver of packages, until apt's next upgrade.
+fn of_packages(c: &Container, desired: &Version, packages: &Packages, next: Option<&NextUpgrade>) -> Finding {
+    let what = format!("driver {desired} from packages, as in the kernel");
+    let why = match next {
+        Some(NextUpgrade { held: true, .. }) => return Finding::ok("version", what),
+        // Not apt's, or it did not answer.
+        None => return Finding::ok("version", what),
+        Some(NextUpgrade { other: Some(version), .. }) => format!("apt's next upgrade brings {version}"),
+        Some(_) => "apt upgrades it as soon as there is another version".to_owned(),
+    };
+    Finding::warning("version", format!("{what}: {why}"))
+        .why("user space of another version than the kernel driver does not work")
+        .fix(packages.hold(c.ctid))
 }
 
 /// The persistence daemon fails in a container, and its unit with it.

@@ -1,7 +1,7 @@
 //! The state of the driver's user space in a container.
 
-use crate::driver::packages::PackageName;
-use crate::types::{Ctid, Version};
+use super::packaged::Packages;
+use crate::types::Version;
 use std::fmt;
 
 /// The state of the driver's user space.
@@ -23,13 +23,17 @@ pub enum DriverState {
         /// What is wrong.
         why: String,
     },
-    /// Installed by packages of the distribution. A runfile on top would break
-    /// both.
+    /// Installed by packages, and not complete and of the desired version. A
+    /// runfile on top would break both.
     Packaged {
-        /// The packages, those with a valid name.
-        packages: Vec<PackageName>,
-        /// Their package manager.
-        manager: Manager,
+        /// The packages.
+        packages: Packages,
+        /// The version of its libraries, if known.
+        version: Option<Version>,
+        /// The command with which apt brings the desired version, if it can.
+        upgrade: Option<String>,
+        /// A runfile's files are among theirs.
+        mixed: bool,
     },
     /// No driver can work in this container.
     Unsupported {
@@ -50,35 +54,14 @@ pub enum Manager {
 }
 
 impl DriverState {
-    /// The command that removes the driver's packages, to be pasted on the host;
-    /// `None` without any.
-    pub fn remove(&self, ctid: Ctid) -> Option<String> {
-        let DriverState::Packaged { packages, manager } = self else { return None };
-        let names: Vec<&str> = packages.iter().map(PackageName::as_str).collect();
-        let verb = match manager {
-            Manager::Dpkg => "apt-get purge",
-            Manager::Rpm => "dnf remove",
-            Manager::Pacman => "pacman -R",
-        };
-        (!names.is_empty()).then(|| format!("pct exec {ctid} -- {verb} {}", names.join(" ")))
-    }
-
-    /// The driver's packages, for messages.
-    pub fn owners(&self) -> String {
-        match self {
-            DriverState::Packaged { packages, .. } if !packages.is_empty() => {
-                packages.iter().map(PackageName::as_str).collect::<Vec<_>>().join(", ")
-            }
-            _ => "(invalid names)".to_owned(),
-        }
-    }
-
     /// The version that programs in the container load now, if any.
     pub fn version<'a>(&'a self, desired: &'a Version) -> Option<&'a Version> {
         match self {
             DriverState::Matching => Some(desired),
             DriverState::Other { version } => Some(version),
-            DriverState::Incomplete { version, .. } => version.as_ref(),
+            DriverState::Incomplete { version, .. } | DriverState::Packaged { version, .. } => {
+                version.as_ref()
+            }
             _ => None,
         }
     }
@@ -91,7 +74,9 @@ impl fmt::Display for DriverState {
             DriverState::Missing => f.write_str("not installed"),
             DriverState::Other { version } => write!(f, "version {version}"),
             DriverState::Incomplete { why, .. } => write!(f, "incomplete: {why}"),
-            DriverState::Packaged { .. } => write!(f, "installed by packages: {}", self.owners()),
+            DriverState::Packaged { packages, .. } => {
+                write!(f, "installed by packages: {}", packages.shown())
+            }
             DriverState::Unsupported { why } => f.write_str(why),
         }
     }

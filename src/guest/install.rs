@@ -44,7 +44,7 @@ pub fn install(
         keep.extend(&desired.kernel);
         cache.prune(&keep);
     }
-    let apt = apt::Apt::new(guest, desired, &check.os);
+    let apt = apt::Apt::new(guest, desired, &check.os, check.packages.is_some());
     installed.cuda = if steps.cuda() { apt.cuda(check, cache).err() } else { None };
     if !installed.cuda.as_ref().is_some_and(ended) {
         installed.warnings = apt.utilities(steps.utilities());

@@ -4,6 +4,7 @@
 use super::driver_state::{DriverState, Manager};
 use super::exec::{Guest, fields};
 use super::os::Os;
+use super::packaged::{NextUpgrade, Packages};
 use super::smi;
 use crate::driver::desired::{CudaPackages, Desired};
 use crate::driver::packages::PackageName;
@@ -62,6 +63,10 @@ impl CudaObstacle {
 pub struct Check {
     /// The driver.
     pub driver: DriverState,
+    /// The packages that hold it, where it is right: it is left to them.
+    pub packages: Option<Packages>,
+    /// What apt's next upgrade does to them; asked for with nvidia-smi.
+    pub next_upgrade: Option<NextUpgrade>,
     /// The missing packages of CUDA_PACKAGES.
     pub cuda_missing: Vec<PackageTemplate>,
     /// The missing packages of UTILITY_PACKAGES.
@@ -91,6 +96,17 @@ impl Check {
         self.driver == DriverState::Matching
     }
 
+    /// Where packages hold the driver: what apt can do about it, or will.
+    fn ask_apt(&mut self, guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) {
+        let deadline = deadline.at_most(desired.limits.check);
+        if let DriverState::Packaged { packages, upgrade, mixed: false, .. } = &mut self.driver {
+            *upgrade = packages.upgrade(guest, &desired.driver, &deadline);
+        }
+        if let (Some(packages), Ask::NvidiaSmi) = (&self.packages, ask) {
+            self.next_upgrade = packages.next(guest, &deadline);
+        }
+    }
+
     /// Whether the CUDA step has something that it can do.
     pub fn cuda_pending(&self) -> bool {
         let due = !self.cuda_missing.is_empty() || self.cuda_interrupted || self.source_outdated;
@@ -107,6 +123,7 @@ pub fn check(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) ->
     let check = understand(&output.stdout, desired);
     let mut check = check.ok_or_else(|| no_answer(guest.ctid(), &output))?;
     check.took = output.took;
+    check.ask_apt(guest, desired, ask, deadline);
     log::debug!("probe: driver {}, {}, {}", check.driver, check.os.shown(), human(check.took));
     Ok(check)
 }
@@ -264,6 +281,26 @@ impl Raw {
         }
     }
 
+    /// The packages that own driver files.
+    fn packages(&self) -> Option<Packages> {
+        let (manager, _) = self.owners.first()?;
+        let theirs = self.owners.iter().filter(|(m, _)| m == manager);
+        Some(Packages { names: theirs.filter_map(|(_, name)| name.clone()).collect(), manager: *manager })
+    }
+
+    /// The state of a driver that packages hold: right is right, whoever
+    /// installed it, unless a runfile did too.
+    fn packaged(&self, packages: Packages, desired: &Version) -> DriverState {
+        let mixed = self.state.is_some() || self.driver_interrupted.is_some();
+        match self.driver(desired) {
+            DriverState::Matching if !mixed => DriverState::Matching,
+            state => {
+                let version = state.version(desired).cloned();
+                DriverState::Packaged { packages, version, upgrade: None, mixed }
+            }
+        }
+    }
+
     /// Why an installed driver is incomplete, if so.
     fn incomplete(&self) -> Option<String> {
         if let Some(version) = &self.driver_interrupted {
@@ -289,16 +326,10 @@ impl Raw {
 
 /// What the lines mean for what is desired.
 fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
-    let driver = if let Some(why) = raw.os.unsupported() {
-        DriverState::Unsupported { why }
-    } else if let Some((manager, _)) = raw.owners.first() {
-        let theirs = raw.owners.iter().filter(|(m, _)| m == manager);
-        DriverState::Packaged {
-            packages: theirs.filter_map(|(_, name)| name.clone()).collect(),
-            manager: *manager,
-        }
-    } else {
-        raw.driver(&desired.driver)
+    let driver = match (raw.os.unsupported(), raw.packages()) {
+        (Some(why), _) => DriverState::Unsupported { why },
+        (None, None) => raw.driver(&desired.driver),
+        (None, Some(packages)) => raw.packaged(packages, &desired.driver),
     };
     let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
         let there = |p: &PackageTemplate| {
@@ -309,6 +340,8 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
     };
     let cuda_missing = missing(desired.cuda.list());
     Check {
+        packages: raw.packages().filter(|_| driver == DriverState::Matching),
+        next_upgrade: None,
         driver,
         cuda_obstacle: names.obstacle(&cuda_missing, &raw.os),
         cuda_missing,

@@ -63,19 +63,33 @@ fn missing_other_and_incomplete_are_told_apart() {
 }
 
 #[test]
-fn packages_that_own_the_driver_are_named_with_the_command_that_removes_them() {
-    let check = look(
-        &format!("{RIGHT}owner dpkg libcuda1:amd64\nowner dpkg nvidia-smi\nowner dpkg $(reboot)\n"),
-        "none",
-    );
+fn packages_that_own_another_driver_are_named_with_the_command_that_removes_them() {
+    let old = RIGHT.replace("580.95.05", "580.76.05").replace("state 1.0-5809505 (580.76.05)\n", "");
+    let text = format!("{old}owner dpkg libcuda1:amd64\nowner dpkg nvidia-smi\nowner dpkg $(reboot)\n");
+    let DriverState::Packaged { packages, version, mixed, .. } = look(&text, "none").driver else { panic!() };
+    assert_eq!((packages.shown().as_str(), mixed), ("libcuda1:amd64, nvidia-smi", false));
+    assert_eq!(version.unwrap().as_str(), "580.76.05");
     let ctid = "101".parse().unwrap();
-    assert_eq!(check.driver.owners(), "libcuda1:amd64, nvidia-smi");
-    let remove = check.driver.remove(ctid).unwrap();
-    assert_eq!(remove, "pct exec 101 -- apt-get purge libcuda1:amd64 nvidia-smi");
+    assert_eq!(packages.remove(ctid).unwrap(), "pct exec 101 -- apt-get purge libcuda1:amd64 nvidia-smi");
     // A package with an invalid name counts too.
-    let check = look(&format!("{RIGHT}owner rpm -y;reboot\n"), "none");
-    assert!(matches!(check.driver, DriverState::Packaged { .. }));
-    assert_eq!(check.driver.remove(ctid), None);
+    let check = look(&format!("{old}owner rpm -y;reboot\n"), "none");
+    let DriverState::Packaged { packages, .. } = check.driver else { panic!() };
+    assert_eq!(packages.remove(ctid), None);
+}
+
+#[test]
+fn packages_of_the_desired_version_are_right_unless_a_runfile_is_among_them() {
+    let alone = RIGHT.replace("state 1.0-5809505 (580.95.05)\n", "");
+    for manager in ["dpkg libcuda1:amd64", "rpm nvidia-driver-cuda-libs", "pacman nvidia-utils"] {
+        let check = look(&format!("{alone}owner {manager}\n"), "none");
+        assert!(check.up_to_date() && check.packages.is_some(), "{manager}: {}", check.driver);
+    }
+    let mixed = look(&format!("{RIGHT}owner dpkg libcuda1\n"), "none");
+    assert!(matches!(mixed.driver, DriverState::Packaged { mixed: true, .. }) && mixed.packages.is_none());
+    let part = alone.replace("smi /usr/bin/nvidia-smi\n", "");
+    let part = look(&format!("{part}owner dpkg libcuda1\n"), "none");
+    assert!(matches!(part.driver, DriverState::Packaged { mixed: false, .. }));
+    assert!(look(RIGHT, "none").packages.is_none());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 mod apt;
 mod broken;
 mod driver;
+mod packaged;
 mod real_smi;
 mod scripts;
 mod secrets;

@@ -6,7 +6,7 @@ pub mod simulate;
 
 use crate::driver::cache::Cache;
 use crate::driver::desired::{CudaPackages, Desired};
-use crate::driver::repo::{Repository, SOURCE};
+use crate::driver::repo::{PREFERENCES, Repository, SOURCE};
 use crate::driver::template::{Facts, PackageTemplate, is_newer_than_known};
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::exec::{self, ExecError, Guest, fields};
@@ -59,12 +59,14 @@ pub(super) struct Apt<'a> {
     guest: &'a Guest,
     desired: &'a Desired,
     os: &'a Os,
+    /// Packages hold the driver: apt may upgrade it.
+    packaged: bool,
     deadline: Deadline,
 }
 
 impl<'a> Apt<'a> {
-    pub(super) fn new(guest: &'a Guest, desired: &'a Desired, os: &'a Os) -> Self {
-        Apt { guest, desired, os, deadline: Deadline::after(desired.limits.apt) }
+    pub(super) fn new(guest: &'a Guest, desired: &'a Desired, os: &'a Os, packaged: bool) -> Self {
+        Apt { guest, desired, os, packaged, deadline: Deadline::after(desired.limits.apt) }
     }
 
     /// Installs the CUDA packages.
@@ -141,6 +143,8 @@ impl<'a> Apt<'a> {
         // By stdin, since everybody can read a command line.
         let mut input = format!("{}\n", repository.uri.request());
         for (path, mode, text) in repository.files() {
+            // Ours would keep apt from upgrading its own driver.
+            let text = if self.packaged && path == PREFERENCES { String::new() } else { text };
             input.push_str(&format!("{path} {mode:o} {}\n{text}", text.lines().count()));
         }
         let cmd = self.guest.pct_sh(PREPARE, []).stdin(std::io::Cursor::new(input));

@@ -6,6 +6,7 @@ use crate::driver::template::Facts;
 use crate::driver::template::PackageTemplate;
 use crate::exit::{Code, Fault};
 use crate::guest::driver_state::DriverState;
+use crate::guest::packaged::Packages;
 use crate::guest::probe::{Check, CudaObstacle};
 use crate::types::{Ctid, Version};
 use std::fmt;
@@ -158,20 +159,37 @@ pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
             Fault::new(Code::Software, format!("cannot install a driver in container {ctid}: {why}"))
                 .remedy("use a Debian or Ubuntu container")
         }
-        DriverState::Packaged { .. } => {
-            let message = format!(
-                "container {ctid} has a driver from packages ({}); a runfile on top would break both",
-                check.driver.owners()
-            );
-            let fault = Fault::new(Code::Software, message);
-            match check.driver.remove(ctid) {
-                Some(remove) => fault.remedy(remove),
-                None => fault,
-            }
+        DriverState::Packaged { packages, version, upgrade, mixed } => {
+            packaged(ctid, packages, version.as_ref(), upgrade.as_deref(), *mixed)
         }
         _ => return Ok(()),
     };
     Err(fault.into())
+}
+
+/// A driver of packages that is not the desired one: both ways, and no third.
+fn packaged(
+    ctid: Ctid,
+    packages: &Packages,
+    version: Option<&Version>,
+    upgrade: Option<&str>,
+    mixed: bool,
+) -> Fault {
+    let what = version.map_or_else(|| "a driver".to_owned(), |version| format!("driver {version}"));
+    let files = if mixed { " and a runfile" } else { "" };
+    let mut message = format!(
+        "container {ctid} has {what} from packages ({}){files}; a runfile on top would break both",
+        packages.shown()
+    );
+    let remove = packages.remove(ctid).map(|remove| format!("{remove} && phoenix-nvidia {ctid}"));
+    if let (Some(_), Some(remove)) = (upgrade, &remove) {
+        message.push_str(&format!("; apt can upgrade it, or remove it: {remove}"));
+    }
+    let fault = Fault::new(Code::Software, message);
+    match upgrade.map(str::to_owned).or(remove) {
+        Some(command) => fault.remedy(command),
+        None => fault,
+    }
 }
 
 /// Why the missing CUDA packages are no step, where the probe shows it. The

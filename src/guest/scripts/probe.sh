@@ -41,6 +41,13 @@ for d in /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/lib64 /usr/li
             echo "lib $f"
             [ "$d/$name.so.1" -ef "$f" ] && echo "link $name ${f##*.so.}"
         done
+        # Debian's packages have theirs in a directory of their own.
+        for f in "$d"/nvidia/*/"$name".so.[0-9]*.[0-9]*; do
+            [ "$d/$name.so.1" -ef "$f" ] || continue
+            libs=$f
+            echo "lib $f"
+            echo "link $name ${f##*.so.}"
+        done
     done
 done
 for f in /usr/bin/nvidia-smi; do

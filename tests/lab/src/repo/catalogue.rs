@@ -111,6 +111,38 @@ pub fn libraries(version: &str, names: Names) -> Vec<Package> {
     }
 }
 
+/// A driver as Debian's own packages have it: the files in a directory of their own, reached through
+/// /etc/alternatives.
+pub fn debian_driver(version: &str) -> Vec<Package> {
+    let debian = format!("{version}-1~deb12u1");
+    let library = |package: &str, library: &str| {
+        let (soname, file) = (format!("{library}.so.1"), format!("{library}.so.{version}"));
+        let place = format!("/usr/lib/{ARCH}-linux-gnu");
+        let alternative = format!("/etc/alternatives/nvidia--{soname}");
+        Package::new(package, &debian)
+            .file(&format!("{place}/nvidia/current/{file}"), 0o644, shared_object(&soname, version))
+            .link(&format!("{place}/nvidia/current/{soname}"), &file)
+            .link(&alternative, &format!("{place}/nvidia/current/{soname}"))
+            .link(&format!("{place}/{soname}"), &alternative)
+    };
+    let tool = crate::nvidia::runfile::smi(version).unwrap_or_default();
+    vec![
+        library("libnvidia-ml1", "libnvidia-ml"),
+        library("libcuda1", "libcuda").depends(&format!("libnvidia-ml1 (= {debian})")),
+        Package::new("nvidia-smi", &debian)
+            .depends(&format!("libnvidia-ml1 (= {debian})"))
+            .file("/usr/lib/nvidia/current/nvidia-smi", 0o755, tool)
+            .link("/etc/alternatives/nvidia--nvidia-smi", "/usr/lib/nvidia/current/nvidia-smi")
+            .link("/usr/bin/nvidia-smi", "/etc/alternatives/nvidia--nvidia-smi"),
+        // A helper of a version of its own, with a file that makes it an owner too.
+        Package::new("nvidia-installer-cleanup", "20220217+3").file(
+            "/usr/lib/nvidia/alternate-install-present",
+            0o644,
+            "",
+        ),
+    ]
+}
+
 /// `nvtop`, which a distribution's repository has.
 pub fn nvtop() -> Package {
     Package::new("nvtop", "3.2.0-1").file("/usr/bin/nvtop", 0o755, "#! /bin/sh\necho 'nvtop version 3.2.0'\n")
