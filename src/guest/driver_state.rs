@@ -42,17 +42,6 @@ pub enum DriverState {
     },
 }
 
-/// A package manager.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manager {
-    /// Debian's.
-    Dpkg,
-    /// Fedora's.
-    Rpm,
-    /// Arch's.
-    Pacman,
-}
-
 impl DriverState {
     /// The version that programs in the container load now, if any.
     pub fn version<'a>(&'a self, desired: &'a Version) -> Option<&'a Version> {

@@ -1,7 +1,6 @@
 //! A driver that the container's own packages hold: apt's to upgrade, and never
 //! mixed with a runfile's.
 
-use super::driver_state::Manager;
 use super::exec::{Guest, fields};
 use super::install::apt::simulate::Simulation;
 use crate::driver::packages::PackageName;
@@ -9,6 +8,17 @@ use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 
 const APT_DRIVER: &str = include_str!("scripts/apt-driver.sh");
+
+/// A package manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    /// Debian's.
+    Dpkg,
+    /// Fedora's.
+    Rpm,
+    /// Arch's.
+    Pacman,
+}
 
 /// The packages that hold a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]

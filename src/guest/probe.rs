@@ -1,10 +1,10 @@
 //! What is installed in the container: one command of shell built-ins, at
 //! every start.
 
-use super::driver_state::{DriverState, Manager};
+use super::driver_state::DriverState;
 use super::exec::{Guest, fields};
 use super::os::Os;
-use super::packaged::{NextUpgrade, Packages};
+use super::packaged::{Manager, NextUpgrade, Packages};
 use super::smi;
 use crate::driver::desired::{CudaPackages, Desired};
 use crate::driver::packages::PackageName;
