@@ -157,7 +157,8 @@ fn a_password_and_a_token_are_readable_only_where_they_must_be() {
     }
     watched.check(&expected);
     node(&lab, &urls("me:kr0kodil-wrong"));
-    watched.during(|| lab.run(["phoenix-nvidia", "101"])).code(5).says("401").says("repository:");
+    // Nobody named CUDA_PACKAGES, so its failure is a warning.
+    watched.during(|| lab.run(["phoenix-nvidia", "101"])).ok().says("401").says("repository:");
     watched.check(&expected);
     // The failed step is remembered by its hash: no start tries it again.
     lab.run(["pct", "stop", "101"]).ok();
