@@ -85,6 +85,15 @@ impl Fault {
         self.remedy = Some(remedy.into());
         self
     }
+
+    /// The error that this fault is, with its cause. A remedy of the cause stays
+    /// the remedy, where the fault has none of its own.
+    pub fn caused_by(mut self, cause: impl Into<anyhow::Error>) -> anyhow::Error {
+        let cause = cause.into();
+        // No search finds it below a second fault.
+        self.remedy = self.remedy.or_else(|| remedy_of(&cause).map(str::to_owned));
+        cause.context(self)
+    }
 }
 
 impl fmt::Display for Fault {
@@ -106,7 +115,7 @@ where
     E: Into<anyhow::Error>,
 {
     fn fault(self, fault: impl FnOnce() -> Fault) -> anyhow::Result<T> {
-        self.map_err(|error| error.into().context(fault()))
+        self.map_err(|error| fault().caused_by(error))
     }
 }
 
@@ -200,8 +209,14 @@ mod tests {
 
     #[test]
     fn a_remedy_further_in_is_still_found() {
-        let error = anyhow::Error::new(Fault::new(Code::Input, "a").remedy("do this"))
-            .context(Fault::new(Code::Software, "b"));
+        let fault = |message| Fault::new(Code::Software, message);
+        let error = fault("b").caused_by(fault("a").remedy("do this"));
         assert_eq!(remedy_of(&error), Some("do this"));
+        let error = fault("c").caused_by(fault("b").remedy("do that").caused_by(anyhow::anyhow!("a")));
+        assert_eq!(remedy_of(&fault("d").caused_by(error.context("while"))), Some("do that"));
+        assert_eq!(
+            remedy_of(&fault("b").remedy("mine").caused_by(fault("a").remedy("do this"))),
+            Some("mine")
+        );
     }
 }

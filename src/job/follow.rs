@@ -178,12 +178,12 @@ pub fn result(ctid: Ctid) -> anyhow::Result<()> {
             let there = state.container_driver.is_some() && state.container_driver == state.kernel_driver;
             let what = if there { "check" } else { "install" };
             let message = format!("driver {what} in container {ctid} failed");
-            let remedy = format!("tail -n 20 {}; then: phoenix-nvidia {ctid}", log_path(ctid).display());
+            let remedy = format!("tail -n 20 {}; phoenix-nvidia {ctid}", log_path(ctid).display());
             let fault = Fault::new(Code::Software, message.clone()).remedy(remedy);
             Err(anyhow::Error::new(Told(message)).context(fault))
         }
         Outcome::Running => Err(Fault::new(Code::Software, "install process ended without a result")
-            .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid} -n 20; then: phoenix-nvidia {ctid}"))
+            .remedy(format!("journalctl -u phoenix-nvidia-install@{ctid} -n 20; phoenix-nvidia {ctid}"))
             .into()),
     }
 }

@@ -68,7 +68,7 @@ pub fn after_install(
             Err(obstacles) if !obstacles.iter().all(Obstacle::passes) || until.passed() => {
                 log::warn!("reboot still due: the container would not start again: {}", list(&obstacles));
                 for obstacle in &obstacles {
-                    let remedy = format!("{}; then: phoenix-nvidia {ctid}", obstacle.remedy(ctid));
+                    let remedy = format!("{} && phoenix-nvidia {ctid}", obstacle.remedy(ctid));
                     log::warn!("{}", exit::fix(&remedy));
                 }
                 return Ok(());

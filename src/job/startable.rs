@@ -83,7 +83,7 @@ pub fn refused_start(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
 fn refused(ctid: Ctid, message: &str, obstacles: &[Obstacle], then: &str) -> anyhow::Error {
     let fault = Fault::new(Code::Restart, format!("{message}: {}", startable::list(obstacles)));
     match obstacles.first() {
-        Some(first) => fault.remedy(format!("{}; then: {then} {ctid}", first.remedy(ctid))).into(),
+        Some(first) => fault.remedy(format!("{} && {then} {ctid}", first.remedy(ctid))).into(),
         None => fault.into(),
     }
 }
@@ -96,8 +96,8 @@ pub fn explained(ctid: Ctid, conf: &Conf, settings: &Settings, error: anyhow::Er
     }
     let found = look(conf, ctid, settings, None).ok().and_then(Result::err).unwrap_or_default();
     let why = if found.is_empty() { String::new() } else { format!(": {}", startable::list(&found)) };
-    let first = found.first().map(|obstacle| format!("{}; then: ", obstacle.remedy(ctid)));
-    let journal = format!("journalctl -u pve-container@{ctid} -n 20; then: ");
+    let first = found.first().map(|obstacle| format!("{} && ", obstacle.remedy(ctid)));
+    let journal = format!("journalctl -u pve-container@{ctid} -n 20; ");
     let remedy = format!("{}pct start {ctid}", first.unwrap_or(journal));
     let message = format!("container {ctid} is stopped and cannot start{why}");
     let code = exit::code_of(&error);

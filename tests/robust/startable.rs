@@ -58,7 +58,7 @@ fn each_verb_tells(line: &str, kind: &str, reason: &str, fix: &str) {
     lab.run([PROGRAM, "doctor", "101"]).code(1).says(reason);
     // A stopped one is told before anything is tried.
     lab.run(["pct", "stop", "101"]).ok();
-    lab.run([PROGRAM, "101"]).code(6).says("cannot start").says(reason).says("then: pct start 101");
+    lab.run([PROGRAM, "101"]).code(6).says("cannot start").says(reason).says("&& pct start 101");
     lab.run([PROGRAM, "plan", "101"]).code(6).says("start container 101").says(reason);
     let command = remedy.rsplit(": ").next().unwrap();
     lab.sh(command).ok();
@@ -323,7 +323,7 @@ fn a_start_that_a_lock_in_between_refuses_names_it_and_what_starts_the_container
     let hand = lab.run([PROGRAM, "101"]).code(6);
     let hand =
         hand.says("is stopped and cannot start: its conf is locked (backup)").says("CT is locked (backup)");
-    hand.says("pct unlock 101; then: pct start 101");
+    hand.says("pct unlock 101 && pct start 101");
     assert!(!ct.running());
     lab.sh("pct unlock 101; pct start 101").ok();
 }
