@@ -8,31 +8,13 @@ use phoenix_lab::repo::{Package, Repo, Signing, catalogue};
 use phoenix_lab::web::Fault;
 use phoenix_lab::{Container, Lab, Output, Rootfs, Spec};
 use std::time::Duration;
-use support::{lab, node, setting};
+use support::{again, lab, node, setting, start};
 
 const V: &str = "580.95.05";
 const SOURCE: &str = "/etc/apt/sources.list.d/phoenix-nvidia.sources";
 
-/// A lab whose server has the runfile, NVIDIA's repositories and a
-/// distribution's; a container that starts for the first time.
 fn ready(rootfs: Spec, lines: &str) -> Option<Lab> {
-    let lab = lab(Lab::builder().gpus(1).driver(V))?;
-    node(&lab, &format!("AFTER_INSTALL=none\nNETWORK_TIMEOUT=5\n{lines}"));
-    lab.web().standard(&[V]);
-    let ct = lab.create(101, rootfs);
-    lab.web().use_distribution(&ct);
-    setting(&lab, 101, "GPU_ASSIGNMENT=0");
-    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
-    Some(lab)
-}
-
-fn start(lab: &Lab) -> Output {
-    lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
-}
-
-fn again(lab: &Lab) -> Output {
-    lab.run(["pct", "stop", "101"]).ok();
-    start(lab)
+    support::ready(Lab::builder().gpus(1), V, rootfs, lines)
 }
 
 /// Driver as it should be, apt without a complaint.

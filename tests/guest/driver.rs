@@ -3,25 +3,20 @@ use crate::support;
 
 use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
 use phoenix_lab::web::Fault;
-use phoenix_lab::{Builder, Container, Lab, Output, Rootfs, Spec};
-use support::{lab, node, setting};
+use phoenix_lab::{Builder, Container, Lab, Rootfs, Spec};
+use support::{lab, node, setting, start};
 
 /// A lab with one GPU, and a container that has it and wants the driver alone.
 fn wanting(builder: Builder, rootfs: Spec) -> Option<Lab> {
     let lab = lab(builder)?;
     node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none");
     lab.create(101, rootfs);
-    setting(&lab, 101, "GPU_ASSIGNMENT=0");
-    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    support::hooked(&lab);
     Some(lab)
 }
 
 fn one_gpu() -> Builder {
     Lab::builder().gpus(1).driver("580.95.05")
-}
-
-fn start(lab: &Lab) -> Output {
-    lab.command("pct").args(["start", "101"]).timeout(std::time::Duration::from_secs(150)).run()
 }
 
 fn stop(lab: &Lab) {

@@ -4,9 +4,8 @@
 use crate::support;
 
 use phoenix_lab::repo::{Package, Repo, catalogue};
-use phoenix_lab::{Lab, Output, Rootfs};
-use std::time::Duration;
-use support::{lab, node};
+use phoenix_lab::{Lab, Rootfs};
+use support::{lab, node, start};
 
 const V: &str = "535.261.03";
 const NEWER: &str = "550.163.01";
@@ -42,10 +41,6 @@ fn offer_newer(lab: &Lab) {
     let ct = lab.container(101);
     lab.web().use_distribution(&ct);
     ct.sh("apt-get update").ok();
-}
-
-fn start(lab: &Lab) -> Output {
-    lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
 }
 
 fn runfiles(lab: &Lab) -> usize {

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::{lab, node, setting};
+use support::{node, setting};
 
 const V: &str = "580.95.05";
 /// What the secrets have in common.
@@ -37,13 +37,8 @@ fn strict(lab: &Lab) {
 }
 
 fn ready(lines: &str) -> Option<Lab> {
-    let lab = lab(Lab::builder().gpus(1).driver(V))?;
-    node(&lab, &format!("AFTER_INSTALL=none\nNETWORK_TIMEOUT=5\nUTILITY_PACKAGES=none\n{lines}"));
-    lab.web().standard(&[V]);
-    let ct = lab.create(101, Rootfs::Debian12.unprivileged());
-    lab.web().use_distribution(&ct);
-    setting(&lab, 101, "GPU_ASSIGNMENT=0");
-    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    let lines = format!("UTILITY_PACKAGES=none\n{lines}");
+    let lab = support::ready(Lab::builder().gpus(1), V, Rootfs::Debian12.unprivileged(), &lines)?;
     strict(&lab);
     Some(lab)
 }

@@ -3,29 +3,18 @@
 use crate::support;
 
 use phoenix_lab::{Lab, Output, Rootfs};
-use std::time::Duration;
-use support::{lab, node, setting};
+use support::{again, start};
 
 /// A host with this driver; a container at the defaults that starts for the
 /// first time.
 fn host(driver: &str, lines: &str) -> Option<Lab> {
-    let lab = lab(Lab::builder().gpus(1).driver(driver).proprietary())?;
-    node(&lab, &format!("AFTER_INSTALL=none\nNETWORK_TIMEOUT=5\nUTILITY_PACKAGES=none\n{lines}"));
-    lab.web().standard(&[driver]);
-    let ct = lab.create(101, Rootfs::Debian12.unprivileged());
-    lab.web().use_distribution(&ct);
-    setting(&lab, 101, "GPU_ASSIGNMENT=0");
-    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
-    Some(lab)
-}
-
-fn start(lab: &Lab) -> Output {
-    lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
-}
-
-fn again(lab: &Lab) -> Output {
-    lab.run(["pct", "stop", "101"]).ok();
-    start(lab)
+    let builder = Lab::builder().gpus(1).proprietary();
+    support::ready(
+        builder,
+        driver,
+        Rootfs::Debian12.unprivileged(),
+        &format!("UTILITY_PACKAGES=none\n{lines}"),
+    )
 }
 
 fn warnings(output: &Output) -> usize {

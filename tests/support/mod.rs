@@ -1,7 +1,8 @@
 //! What the end-to-end tests of the program share.
 #![allow(dead_code)] // each test file uses a part of it
 
-use phoenix_lab::{Builder, Lab};
+use phoenix_lab::{Builder, Lab, Output, Spec};
+use std::time::Duration;
 
 /// A lab with the program under test installed, and no install unless a test
 /// asks for one; `None` where labs cannot run (the reason has been printed).
@@ -9,6 +10,35 @@ pub fn lab(builder: Builder) -> Option<Lab> {
     let lab = builder.start()?;
     lab.install(env!("CARGO_BIN_EXE_phoenix-nvidia"));
     Some(lab)
+}
+
+/// A lab whose server has this driver's runfile, NVIDIA's repositories and a
+/// distribution's; container 101 has GPU 0 and starts for the first time.
+pub fn ready(builder: Builder, driver: &str, rootfs: Spec, lines: &str) -> Option<Lab> {
+    let lab = lab(builder.driver(driver))?;
+    node(&lab, &format!("AFTER_INSTALL=none\nNETWORK_TIMEOUT=5\n{lines}"));
+    lab.web().standard(&[driver]);
+    let ct = lab.create(101, rootfs);
+    lab.web().use_distribution(&ct);
+    hooked(&lab);
+    Some(lab)
+}
+
+/// Container 101 gets GPU 0 and the hookscript.
+pub fn hooked(lab: &Lab) {
+    setting(lab, 101, "GPU_ASSIGNMENT=0");
+    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+}
+
+/// Starts container 101, which may install.
+pub fn start(lab: &Lab) -> Output {
+    lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
+}
+
+/// Stops and starts it.
+pub fn again(lab: &Lab) -> Output {
+    lab.run(["pct", "stop", "101"]).ok();
+    start(lab)
 }
 
 /// The node's settings file with more lines.
