@@ -2,6 +2,7 @@
 //! never answer. It has no log, catches no signal and holds nothing: whoever
 //! waits for it can leave it behind.
 
+use crate::driver::source;
 use crate::guest::leftovers;
 use crate::host::gpus;
 use crate::sys::look::{Questions, entry, serve};
@@ -23,5 +24,6 @@ pub fn run() {
         entry::<gpus::Scope>(),
         entry::<leftovers::Entered>(),
         entry::<leftovers::Marked>(),
+        entry::<source::Runfiles>(),
     ]);
 }

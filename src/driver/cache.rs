@@ -1,10 +1,12 @@
 //! The runfiles on this node: where they are, and which are no longer needed.
 
 use crate::driver::desired::Limits;
+use crate::driver::source;
 use crate::driver::template::RUNFILE_ARCH;
 use crate::pve::datacenter;
 use crate::sys::fetch::Client;
 use crate::sys::lock::{self, Lock};
+use crate::sys::look::View;
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::Url;
 use crate::types::Version;
@@ -26,6 +28,10 @@ pub struct Cache {
     pub(super) directory: PathBuf,
     pub(super) locks: PathBuf,
     pub(super) proxy: Option<Url>,
+    /// The architecture of its runfiles.
+    pub(super) arch: &'static str,
+    /// How directories of this host are read.
+    pub(super) view: fn(&Deadline) -> View<'static>,
 }
 
 impl Cache {
@@ -33,7 +39,8 @@ impl Cache {
     /// environment has none.
     pub fn system() -> Self {
         let proxy = datacenter::proxy(Path::new(datacenter::FILE));
-        Cache { directory: DIRECTORY.into(), locks: LOCKS.into(), proxy }
+        let (directory, locks) = (DIRECTORY.into(), LOCKS.into());
+        Cache { directory, locks, proxy, arch: RUNFILE_ARCH, view: View::host_until }
     }
 
     /// Its directory.
@@ -48,7 +55,7 @@ impl Cache {
 
     /// The file of a version, whether it exists or not.
     pub(super) fn file(&self, version: &Version) -> PathBuf {
-        self.directory.join(format!("NVIDIA-Linux-{RUNFILE_ARCH}-{version}.run"))
+        self.directory.join(source::name(version, self.arch))
     }
 
     /// The lock of a version: one process downloads it, the others wait for the
@@ -59,7 +66,7 @@ impl Cache {
         let lock = lock::take(&self.lock_file(&self.file(version)), deadline, |holder| {
             waited = true;
             let who = holder.map(|h| format!(" by {h}")).unwrap_or_default();
-            log::info!("download: driver {version} is being downloaded{who}; waiting");
+            log::info!("download: driver {version} is being fetched{who}; waiting");
         })?;
         if waited {
             log::debug!("download: waited {}", human(since.elapsed()));

@@ -8,4 +8,5 @@ pub mod packages;
 mod progress;
 pub mod repo;
 pub mod runfile;
+pub mod source;
 pub mod template;

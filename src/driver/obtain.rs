@@ -4,7 +4,8 @@ use crate::driver::cache::{Cache, record};
 use crate::driver::desired::{Limits, Sha256};
 use crate::driver::progress::DownloadProgress;
 use crate::driver::runfile;
-use crate::driver::template::{Facts, RUNFILE_ARCH, Template};
+use crate::driver::source;
+use crate::driver::template::Template;
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::sys::fetch::{self, Client, FetchError, Transport, Watch};
 use crate::sys::file;
@@ -18,10 +19,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Space that a download leaves free, in bytes.
 const RESERVE: u64 = 128 << 20;
+/// How long a directory is searched.
+const SEARCH: Duration = Duration::from_secs(30);
 /// The size limit of a published checksum file, in bytes.
 const SUM_LIMIT: usize = 16 * 1024;
 
@@ -57,7 +60,9 @@ pub struct Runfile {
 /// [`Code::Software`]: the download failed, or the file is not what was asked
 /// for.
 pub fn obtain(cache: &Cache, request: &RunfileRequest<'_>) -> anyhow::Result<Runfile> {
-    let fault = || Fault::new(Code::Software, format!("cannot download driver {}", request.version));
+    let here = request.url.is_local();
+    let what = if here { "no runfile of driver" } else { "cannot download driver" };
+    let fault = || Fault::new(Code::Software, format!("{what} {}", request.version));
     let deadline = Deadline::after(request.limits.download);
     std::fs::create_dir_all(cache.directory())
         .with_context(|| cache.directory().display().to_string())
@@ -104,7 +109,7 @@ impl CacheEntry<'_> {
 
     /// Verifies a file against its header and the version.
     fn check(&self, file: &mut File) -> anyhow::Result<Sha256> {
-        runfile::check(file, self.request.version, RUNFILE_ARCH)
+        runfile::check(file, self.request.version, self.cache.arch)
     }
 
     /// The checksum, if it is the one of the settings.
@@ -135,23 +140,42 @@ impl CacheEntry<'_> {
         Ok(Runfile { path: self.path.clone(), size: file.metadata()?.len(), sha256, fresh })
     }
 
+    /// From the first of its URLs that has it.
     fn fetch(&self, deadline: &Deadline) -> anyhow::Result<Runfile> {
-        let url = self.request.url.fill(&Facts::runfile(self.request.version))?;
-        match self.fetch_from(&url, deadline) {
-            Err(error) if is_missing(&error) => match datacenter(&url, self.request.version) {
-                Some(other) => {
-                    log::info!("download: {url} not found, trying {other}");
-                    self.fetch_from(&other, deadline).map_err(|second| {
-                        if is_missing(&second) { error.context(format!("{second:#}")) } else { second }
-                    })
+        let (version, arch) = (self.request.version, self.cache.arch);
+        let urls = source::urls(self.request.url, version, arch)?;
+        for (n, url) in urls.iter().enumerate() {
+            match self.fetch_from(url, deadline) {
+                Err(error) if is_missing(&error) => {
+                    urls[n + 1..]
+                        .first()
+                        .iter()
+                        .for_each(|next| log::info!("{url} not found, trying {next}"));
                 }
-                None => Err(error),
-            },
-            other => other,
+                other => return other,
+            }
         }
+        Err(source::nowhere(version, arch, &urls).into())
     }
 
+    /// From a server, a file of this host, or one of those in a directory that
+    /// fit.
     fn fetch_from(&self, url: &Url, deadline: &Deadline) -> anyhow::Result<Runfile> {
+        let Some(path) = url.local() else { return self.download(url, deadline) };
+        let view = (self.cache.view)(&deadline.at_most(SEARCH));
+        let found =
+            source::in_directory(view, &path.to_string_lossy(), self.request.version, self.cache.arch)?;
+        let mut error = None;
+        for url in found.as_deref().unwrap_or(std::slice::from_ref(url)) {
+            match self.download(url, deadline) {
+                Err(why) if !exit::interrupted(&why) => drop(error.get_or_insert(why)),
+                done => return done,
+            }
+        }
+        Err(error.unwrap_or_else(|| anyhow::anyhow!("{url}: nothing found")))
+    }
+
+    fn download(&self, url: &Url, deadline: &Deadline) -> anyhow::Result<Runfile> {
         let client = self.cache.client(self.request.limits);
         match self.attempt(url, &client, deadline, false)? {
             Some(runfile) => Ok(runfile),
@@ -174,18 +198,26 @@ impl CacheEntry<'_> {
         // Without a checksum in the settings only the transport vouches for the file.
         let transport = if self.request.sha256.is_some() { Transport::Any } else { Transport::Trusted };
         let order = fetch::Order { url, transport, part: &part, max: self.request.limits.download_max };
-        let begun = part.exists();
-        let mut watch = Download::new(self.cache, self.request.version);
+        let here = url.local().is_some();
+        let begun = !here && part.exists();
+        let mut watch = Download::new(self.cache, self.request.version, here);
         let resumed = match fetch::download(client, &order, deadline, &mut watch) {
             Ok(resumed) => resumed,
             Err(FetchError::Refused(..)) if begun && !last => return Ok(None),
-            Err(error) => return Err(self.fault_of(error)),
+            Err(error) => {
+                if here {
+                    // Its next copy begins anew.
+                    let _ = std::fs::remove_file(&part);
+                }
+                return Err(self.fault_of(error, url));
+            }
         };
         drop(watch);
         match self.verify(&part, url, client, deadline) {
             Ok(runfile) => {
                 let size = size(runfile.size);
-                log::info!("download: {url}: {size} in {}, verified", human(started.elapsed()));
+                let verb = if here { "copy" } else { "download" };
+                log::info!("{verb}: {url}: {size} in {}, verified", human(started.elapsed()));
                 Ok(Some(runfile))
             }
             Err(Unaccepted::Local(error)) => Err(error),
@@ -202,11 +234,14 @@ impl CacheEntry<'_> {
     }
 
     /// A failed download, with its remedy.
-    fn fault_of(&self, error: FetchError) -> anyhow::Error {
+    fn fault_of(&self, error: FetchError, url: &Url) -> anyhow::Error {
         let directory = self.cache.directory().display();
         let fault = |what: String| Fault::new(Code::Software, format!("{what}: {error}"));
         match &error {
-            FetchError::Refused(url, why) => rejected(url, &anyhow::anyhow!("{why}")),
+            FetchError::Refused(_, why) => rejected(url, &anyhow::anyhow!("{why}")),
+            FetchError::Local(path, _) if url.local().as_ref() == Some(path) => {
+                Fault::new(Code::Software, error.to_string()).remedy(source::remedy()).into()
+            }
             FetchError::Full(..) => fault(format!("not enough space for the runfile in {directory}"))
                 .remedy(format!("df -h {directory} && du -xh --max-depth=2 /var | sort -h | tail"))
                 .into(),
@@ -257,7 +292,10 @@ enum Unaccepted {
     Local(anyhow::Error),
 }
 
-fn rejected(url: &dyn std::fmt::Display, why: &anyhow::Error) -> anyhow::Error {
+fn rejected(url: &Url, why: &anyhow::Error) -> anyhow::Error {
+    if url.local().is_some() {
+        return Fault::new(Code::Software, format!("{url}: {why:#}")).remedy(source::remedy()).into();
+    }
     Fault::new(Code::Software, format!("{url} rejected and deleted, not run: {why:#}"))
         .remedy("correct NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if set)")
         .into()
@@ -292,15 +330,6 @@ fn is_missing(error: &anyhow::Error) -> bool {
     error.chain().any(|e| e.downcast_ref().is_some_and(FetchError::is_missing))
 }
 
-/// The directory of the datacenter branch on the same server: many drivers
-/// for H100 and H200 are published only there.
-fn datacenter(url: &Url, version: &Version) -> Option<Url> {
-    let usual = format!("/XFree86/Linux-{RUNFILE_ARCH}/{version}/");
-    url.map_path(|path| {
-        path.contains(&usual).then(|| path.replacen(&usual, &format!("/tesla/{version}/"), 1))
-    })
-}
-
 /// Tells this file from one that replaced it.
 fn identity(file: &File) -> Option<String> {
     let meta = file.metadata().ok()?;
@@ -315,8 +344,9 @@ struct Download<'a> {
 }
 
 impl<'a> Download<'a> {
-    fn new(cache: &'a Cache, version: &'a Version) -> Self {
-        Download { cache, version, progress: DownloadProgress::new(format!("download: driver {version}")) }
+    fn new(cache: &'a Cache, version: &'a Version, here: bool) -> Self {
+        let verb = if here { "copy" } else { "download" };
+        Download { cache, version, progress: DownloadProgress::new(format!("{verb}: driver {version}")) }
     }
 }
 
@@ -336,7 +366,7 @@ impl Watch for Download<'_> {
     }
 
     fn begins(&mut self, bytes: &[u8]) -> Result<bool, String> {
-        runfile::begins(bytes, self.version, RUNFILE_ARCH).map_err(|why| format!("{why:#}"))
+        runfile::begins(bytes, self.version, self.cache.arch).map_err(|why| format!("{why:#}"))
     }
 
     fn progress(&mut self, got: u64, of: Option<u64>) {

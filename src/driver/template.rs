@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::str::FromStr;
 
-/// `{arch}` in runfile names.
+/// `{arch}` in runfile names, on this host.
 pub const RUNFILE_ARCH: &str = std::env::consts::ARCH;
 /// `{arch}` in NVIDIA's repositories.
 const REPOSITORY_ARCH: &str = if cfg!(target_arch = "aarch64") { "sbsa" } else { std::env::consts::ARCH };
@@ -26,9 +26,9 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// For a runfile's URL.
-    pub fn runfile(version: &'a Version) -> Self {
-        Facts { version, arch: RUNFILE_ARCH, distro: None }
+    /// For the URL of a runfile for `arch`.
+    pub fn runfile(version: &'a Version, arch: &'a str) -> Self {
+        Facts { version, arch, distro: None }
     }
 
     /// For a repository's URL and its packages.
@@ -49,6 +49,11 @@ impl Template {
     /// A placeholder without a value, or the result is not a URL.
     pub fn fill(&self, facts: &Facts<'_>) -> anyhow::Result<Url> {
         fill(&self.0, facts)?.parse().with_context(|| self.to_string())
+    }
+
+    /// Whether it names a file or directory of this host.
+    pub fn is_local(&self) -> bool {
+        self.example().is_ok_and(|url| url.local().is_some())
     }
 
     /// Whether it has a user name.
@@ -156,7 +161,7 @@ pub fn packages(text: &str) -> anyhow::Result<Vec<PackageTemplate>> {
 }
 
 /// The known placeholders.
-const PLACEHOLDERS: [&str; 5] = ["version", "branch", "cuda", "arch", "distro"];
+const PLACEHOLDERS: [&str; 6] = ["version", "branch", "cuda", "arch", "platform", "distro"];
 
 /// A piece of a template: a placeholder's name, or the text between two.
 struct Piece<'a> {
@@ -215,6 +220,7 @@ fn fill(text: &str, facts: &Facts<'_>) -> anyhow::Result<String> {
             (_, "version") => filled.push_str(facts.version.as_str()),
             (_, "branch") => filled.push_str(&facts.version.branch().to_string()),
             (_, "arch") => filled.push_str(facts.arch),
+            (_, "platform") => filled.push_str(&platform(facts.arch)),
             (_, "distro") => filled
                 .push_str(facts.distro.with_context(|| format!("no value for {{distro}}: {}", shown()))?),
             _ => filled.push_str(newest_cuda(facts.version.branch()).with_context(|| {
@@ -223,6 +229,14 @@ fn fill(text: &str, facts: &Facts<'_>) -> anyhow::Result<String> {
         }
     }
     Ok(filled)
+}
+
+/// `{platform}`: NVIDIA's directory of the runfiles for an architecture.
+pub fn platform(arch: &str) -> String {
+    match arch {
+        "aarch64" | "sbsa" => "aarch64".to_owned(),
+        arch => format!("Linux-{arch}"),
+    }
 }
 
 /// The newest CUDA version of a driver branch, as in package names. A newer
@@ -280,9 +294,10 @@ mod tests {
     #[test]
     fn every_placeholder_is_filled_in() {
         let version = "580.95.05".parse().unwrap();
-        let template: Template = "https://h/{distro}/{arch}/{branch}/{cuda}/{version}.run".parse().unwrap();
+        let template: Template =
+            "https://h/{distro}/{arch}/{platform}/{branch}/{cuda}/{version}.run".parse().unwrap();
         let filled = template.fill(&facts(&version, Some("debian12"))).unwrap();
-        assert_eq!(filled.request(), "https://h/debian12/x86_64/580/13-0/580.95.05.run");
+        assert_eq!(filled.request(), "https://h/debian12/x86_64/Linux-x86_64/580/13-0/580.95.05.run");
         let error = template.fill(&facts(&version, None)).unwrap_err();
         assert!(error.to_string().contains("no value for {distro}"), "{error}");
     }

@@ -121,10 +121,16 @@ settings! {
     }
 
     /// URL or absolute path of the driver's runfile: https, file, or http from this host or with
-    /// NVIDIA_RUNFILE_SHA256. Placeholders as in NVIDIA_REPO_URL.
+    /// NVIDIA_RUNFILE_SHA256. A path may also be that of a directory of this host, which is searched for the
+    /// runfile of the version, whatever its name; subdirectories are not. To a URL of a server that ends in /
+    /// NVIDIA's name of the file is added. Placeholders as in NVIDIA_REPO_URL, but {arch} is x86_64 or aarch64
+    /// here, and {platform} is NVIDIA's directory of it: Linux-x86_64 or aarch64. Where a URL of NVIDIA's form
+    /// (.../XFree86/...) has no such file, that directory and the one of the datacenter drivers (.../tesla/...)
+    /// are tried too. vGPU, GRID and OEM drivers are on no public server: name the file that the host's driver
+    /// was installed from.
     NVIDIA_RUNFILE_URL: Template {
         read: parsed, default: required, unit: "URL",
-        example: "https://us.download.nvidia.com/XFree86/Linux-{arch}/{version}/NVIDIA-Linux-{arch}-{version}.run"
+        example: "https://us.download.nvidia.com/XFree86/{platform}/{version}/NVIDIA-Linux-{arch}-{version}.run"
     }
 
     /// SHA-256 checksum of the runfile; none: the checksum that is published next to the runfile.

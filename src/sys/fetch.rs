@@ -116,7 +116,8 @@ pub fn download(
         }
         // The part that cannot be resumed is removed: retry from the start.
         let from_start = before > 0 && matches!(error, FetchError::Odd(..));
-        if !(error.is_transient() || from_start) || deadline.passed() {
+        let may_change = error.is_transient() && order.url.local().is_none();
+        if !(may_change || from_start) || deadline.passed() {
             return Err(error);
         }
         let received = length(order.part).saturating_sub(before);

@@ -142,6 +142,11 @@ impl Url {
         Some(Parts { scheme, user, place, rest })
     }
 
+    /// A file of this host, whose path may have any characters.
+    pub fn of_file(path: &str) -> Url {
+        Url(path.to_owned())
+    }
+
     /// The local file that it names.
     pub fn local(&self) -> Option<PathBuf> {
         let text = self.0.as_str();

@@ -6,6 +6,7 @@ mod support;
 mod apt;
 mod broken;
 mod driver;
+mod here;
 mod packaged;
 mod real_smi;
 mod scripts;

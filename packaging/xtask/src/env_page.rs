@@ -25,7 +25,8 @@ const ATTACH: &str = "phoenix-nvidia attach writes these lines, also for setting
 
 const PLACEHOLDERS: &str = "Placeholders in URLs and package names: {version}, the driver version (580.95.05); \
     {branch}, its first number (580); {cuda}, the newest CUDA version of that branch (13-0); {arch}, the \
-    architecture; {distro}, the container's distribution (debian12, ubuntu2404).";
+    architecture (x86_64; on ARM aarch64, in NVIDIA_REPO_URL sbsa); {platform}, NVIDIA's directory of runfiles for it \
+    (Linux-x86_64, aarch64); {distro}, the container's distribution (debian12, ubuntu2404).";
 
 const SECRETS: &str = "A name, password or token in a URL (https://NAME:PASSWORD@HOST/..., ?token=...) appears in no \
     message, and in no other file than yours. For the repository there is one exception: \

@@ -1,9 +1,12 @@
 use super::*;
 use crate::driver::cache::version_of;
+use crate::sys::look::View;
 use crate::sys::replace::replace_own;
 use phoenix_lab::nvidia::runfile::{Flaw, Runfile as Lab};
 use phoenix_lab::web::{Fault as Ill, Server, Site};
 use std::time::Duration;
+
+mod places;
 
 struct Node {
     dir: tempfile::TempDir,
@@ -14,8 +17,14 @@ struct Node {
     limits: Limits,
 }
 
+const ARCH: &str = std::env::consts::ARCH;
+
+fn view(_: &Deadline) -> View<'static> {
+    View::from(Path::new("/"))
+}
+
 fn cache_in(directory: &Path) -> Cache {
-    Cache { directory: directory.into(), locks: directory.join("locks"), proxy: None }
+    Cache { directory: directory.into(), locks: directory.join("locks"), proxy: None, arch: ARCH, view }
 }
 
 fn node() -> Node {
@@ -155,7 +164,7 @@ fn another_version_another_architecture_and_a_wrong_checksum_are_refused() {
     let text = node.refused(V);
     assert!(text.contains("contains driver 580.76.05, expected 580.95.05"), "{text}");
 
-    let arch = RUNFILE_ARCH;
+    let arch = ARCH;
     let foreign =
         String::from_utf8_lossy(&other).replace(&format!("TARGET_ARCH={arch}"), "TARGET_ARCH=riscv64");
     node.site.put(&path, foreign.as_bytes()).unwrap();
@@ -182,8 +191,11 @@ fn a_missing_published_checksum_is_only_a_warning() {
 fn the_datacenter_place_is_tried_where_the_usual_one_has_nothing() {
     let node = node();
     let file = Lab::new(V).build().unwrap();
-    let text = node.refused(V);
+    let error = node.obtain(V).unwrap_err();
+    let text = crate::exit::one_line(&error);
     assert!(text.contains("404") && text.contains("/XFree86/") && text.contains("/tesla/"), "{text}");
+    assert!(text.contains("vGPU, GRID and OEM drivers are not public"), "{text}");
+    assert_eq!(crate::exit::remedy_of(&error), Some(source::remedy()));
     node.site.put_file(&format!("/tesla/{V}/{}", Lab::new(V).name()), &file).unwrap();
     node.obtain(V).unwrap();
 }
@@ -212,18 +224,6 @@ fn plain_http_to_another_machine_needs_a_checksum() {
     let request = RunfileRequest { version: &version, url: &url, sha256: None, limits: &node.limits };
     let error = obtain(&node.cache, &request).unwrap_err();
     assert!(crate::exit::remedy_of(&error).unwrap().contains("NVIDIA_RUNFILE_SHA256"));
-}
-
-#[test]
-fn a_closed_network_gives_it_as_a_file() {
-    let node = node();
-    let version: Version = V.parse().unwrap();
-    let file = Lab::new(V).build().unwrap();
-    let url = format!("file://{}/NVIDIA-Linux-{{arch}}-{{version}}.run", file.parent().unwrap().display());
-    let url = url.parse().unwrap();
-    let request = RunfileRequest { version: &version, url: &url, sha256: None, limits: &node.limits };
-    assert!(obtain(&node.cache, &request).unwrap().fresh);
-    assert!(file.exists());
 }
 
 #[test]

@@ -9,9 +9,7 @@ use crate::sys::time::Deadline;
 use crate::sys::url::Url;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -240,13 +238,7 @@ impl Worker {
             io::ErrorKind::NotFound => FetchError::Missing(path.to_owned()),
             _ => FetchError::Local(path.to_owned(), error),
         };
-        // Opening a FIFO must not block.
-        let file =
-            OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(io)?;
-        let meta = file.metadata().map_err(io)?;
-        if !meta.is_file() {
-            return Err(FetchError::Unreachable(path.display().to_string(), "not a regular file".into()));
-        }
+        let (file, meta) = file::open(path).map_err(io)?;
         let length = Some(meta.len());
         self.say(Message::Head(Head { length, ..Head::default() }));
         self.body(file)

@@ -104,7 +104,10 @@ impl Runfile {
 
     /// The path of its URL at NVIDIA's server.
     pub fn url_path(&self) -> String {
-        format!("/XFree86/Linux-{}/{}/{}", self.arch, self.version, self.name())
+        // Measured: `Linux-aarch64` is no directory there.
+        let platform =
+            if self.arch == "aarch64" { "aarch64".to_owned() } else { format!("Linux-{}", self.arch) };
+        format!("/XFree86/{platform}/{}/{}", self.version, self.name())
     }
 
     /// The path of the datacenter branch, where some drivers are found only.

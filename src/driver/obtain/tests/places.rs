@@ -1,0 +1,119 @@
+//! Where a runfile is looked for: NVIDIA's places, and files of this host.
+
+use super::*;
+
+/// With the default of earlier versions too, of which NVIDIA has nothing on ARM.
+#[test]
+fn the_runfile_of_an_arm_host_is_found_where_nvidia_has_it() {
+    let mut node = node();
+    node.cache.arch = "aarch64";
+    let lab = Lab::new(V).arch("aarch64");
+    let path = lab.publish(&node.site).unwrap();
+    assert!(path.starts_with("/XFree86/aarch64/"), "{path}");
+    for (template, asked) in [("/Linux-{arch}/", 2), ("/{platform}/", 3)] {
+        node.url = node.url.to_string().replace("/Linux-{arch}/", template).parse().unwrap();
+        let runfile = node.obtain(V).unwrap();
+        assert!(runfile.fresh && runfile.path.ends_with(lab.name()), "{runfile:?}");
+        let requests = node.site.requests().unwrap();
+        assert_eq!(requests.ending(".run").len(), asked);
+        std::fs::remove_dir_all(node.cache.directory()).unwrap();
+    }
+    // Of the datacenter branch; and a file for the other architecture is none.
+    node.site.remove(&path).unwrap();
+    let x86 = std::fs::read(Lab::new(V).arch("x86_64").build().unwrap()).unwrap();
+    node.site.put(&lab.tesla_path(), &x86).unwrap();
+    assert!(node.refused(V).contains("built for x86_64, this host is aarch64"));
+    lab.publish_at(&node.site, &lab.tesla_path()).unwrap();
+    node.obtain(V).unwrap();
+}
+
+#[test]
+fn a_url_that_ends_in_a_slash_gets_the_usual_name() {
+    let mut node = node();
+    let server = node.url.to_string().split('/').nth(2).unwrap().to_owned();
+    let lab = Lab::new(V);
+    lab.publish_at(&node.site, &format!("/mine/{}", lab.name())).unwrap();
+    node.url = format!("http://{server}/mine/").parse().unwrap();
+    node.obtain(V).unwrap();
+}
+
+/// The error of a file of this host, with its remedy; it is still there.
+#[track_caller]
+fn refused_here(node: &mut Node, url: &str) -> String {
+    node.url = url.parse().unwrap();
+    let error = node.obtain(V).unwrap_err();
+    assert!(node.files().is_empty(), "{:?}", node.files());
+    let text = crate::exit::one_line(&error);
+    assert!(text.starts_with(&format!("no runfile of driver {V}: ")), "{text}");
+    let remedy = crate::exit::remedy_of(&error).unwrap();
+    let words = ["the file that the host's driver was installed from"];
+    assert!(words.iter().all(|word| remedy.contains(word)), "{remedy}");
+    for word in ["delete", "retr", "download", "server", "again", "attempt"] {
+        assert!(!text.contains(word) && !remedy.contains(word), "{word}: {text}; {remedy}");
+    }
+    text
+}
+
+#[test]
+fn a_closed_network_gives_it_as_a_file_or_as_a_directory() {
+    let mut node = node();
+    let mine = node.dir.path().join("mine");
+    std::fs::create_dir(&mine).unwrap();
+    let mine = mine.display().to_string();
+    let name = format!("NVIDIA-Linux-{ARCH}-{V}-grid.run");
+    std::fs::copy(Lab::new(V).build().unwrap(), format!("{mine}/{name}")).unwrap();
+    for url in [
+        format!("file://{mine}/NVIDIA-Linux-{{arch}}-{{version}}-grid.run"),
+        format!("{mine}/{name}"),
+        mine.clone(),
+        format!("{mine}/"),
+        format!("file://{mine}"),
+        format!("file://{mine}/"),
+    ] {
+        node.url = url.parse().unwrap();
+        assert!(node.obtain(V).unwrap().fresh, "{url}");
+        assert!(Path::new(&format!("{mine}/{name}")).exists());
+        std::fs::remove_dir_all(node.cache.directory()).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_this_host_that_does_not_fit_is_told_in_one_sentence_and_left_alone() {
+    let mut node = node();
+    let mine = node.dir.path().join("mine");
+    std::fs::create_dir(&mine).unwrap();
+    let at = |name: &str| mine.join(name).display().to_string();
+    let other = std::fs::read(Lab::new("580.76.05").build().unwrap()).unwrap();
+    let whole = std::fs::read(Lab::new(V).size(600_000).build().unwrap()).unwrap();
+    replace_own(&mine.join("other.run"), &other, 0o644).unwrap();
+    std::fs::copy(Lab::new(V).arch("riscv64").build().unwrap(), at("arch.run")).unwrap();
+    replace_own(&mine.join("page.run"), b"<!doctype html><title>Login", 0o644).unwrap();
+    replace_own(&mine.join("start.run"), &whole[..200], 0o644).unwrap();
+    replace_own(&mine.join("half.run"), &whole[..whole.len() / 2], 0o644).unwrap();
+    nix::unistd::mkfifo(&mine.join("fifo.run"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (name, says) in [
+        ("other.run", "other.run: contains driver 580.76.05, expected 580.95.05"),
+        ("arch.run", "arch.run: built for riscv64, this host is "),
+        ("page.run", "page.run: not a runfile (a web page)"),
+        ("start.run", "start.run: "),
+        ("half.run", "half.run: its MD5 differs from its header: damaged or truncated"),
+        ("fifo.run", "fifo.run: it is a FIFO, not a regular file"),
+        ("none.run", "no such file: "),
+        ("other.run/x", "other.run/x"),
+    ] {
+        let text = refused_here(&mut node, &at(name));
+        assert!(text.contains(says), "{name}: {text}");
+    }
+    // Whole beside damaged ones of the same version, then without.
+    let good = at("NVIDIA 580 (1).run");
+    replace_own(Path::new(&good), &whole, 0o644).unwrap();
+    node.url = at("").parse().unwrap();
+    node.obtain(V).unwrap();
+    std::fs::remove_dir_all(node.cache.directory()).unwrap();
+    std::fs::remove_file(good).unwrap();
+    assert!(refused_here(&mut node, &at("")).contains("half.run: its MD5"));
+    std::fs::remove_file(mine.join("half.run")).unwrap();
+    let text = refused_here(&mut node, &at(""));
+    assert!(text.ends_with("mine/ has only driver 580.76.05, driver 580.95.05 for riscv64"), "{text}");
+    assert_eq!(std::fs::read(mine.join("other.run")).unwrap(), other);
+}
