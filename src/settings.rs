@@ -5,6 +5,7 @@
 //! where it is only what leaked from the shell that ran `pct start`.
 
 pub mod envfile;
+pub mod idle;
 pub mod keys;
 pub mod load;
 pub mod secrets;

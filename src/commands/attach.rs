@@ -26,8 +26,14 @@ use crate::types::Ctid;
 use changes::Changes;
 
 /// The checks of an attached container.
-const TOLD: &[fn(&Container) -> Vec<Finding>] =
-    &[assigned::secrets, elsewhere::ha_policy, start::obstacles, lines::unsupported, inside::foreseen];
+const TOLD: &[fn(&Container) -> Vec<Finding>] = &[
+    assigned::no_effect,
+    assigned::secrets,
+    elsewhere::ha_policy,
+    start::obstacles,
+    lines::unsupported,
+    inside::foreseen,
+];
 
 /// What one container gets.
 struct Attachment {

@@ -17,6 +17,7 @@ const HOST: &[fn(&Host) -> Vec<Finding>] =
 /// The checks of a container, in the order in which they are told.
 const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     assigned::settings,
+    assigned::no_effect,
     assigned::secrets,
     assigned::gpus,
     start::hookscript,

@@ -19,9 +19,11 @@ use crate::pve::conf::store::Conf;
 use crate::pve::net;
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
+use crate::settings::idle;
 use crate::state::Record;
 use crate::sys::look::Look;
 use crate::sys::out::{Out, Style};
+use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 
@@ -40,6 +42,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     out.line(out.paint(Style::Bold, format_args!("Container {ctid}: {}", plan::describe(&choice))));
     let mut steps = Steps { hand, choice, all: Vec::new(), notes: Vec::new(), refused: None };
     steps.configure(&intent);
+    steps.no_effect();
     // As `status` looks: no program is needed to see that a container runs.
     if steps.hand.document.is_template() {
         steps.notes.push(format!("container {ctid} {TEMPLATE}"));
@@ -83,6 +86,13 @@ impl Steps {
         let changes: Vec<String> = edit.changes.iter().map(ToString::to_string).collect();
         self.all.push((format!("edit {}: {}", self.hand.conf.path().display(), changes.join(", ")), lines));
         self.refused = self.hand.must_be_editable(document).err();
+    }
+
+    /// Settings that have no effect as they stand.
+    fn no_effect(&mut self) {
+        let all = idle::all(&self.hand.settings, &self.hand.document, self.hand.conf.path());
+        let told = all.iter().flat_map(|idle| [format!("{}: {}", idle.what, idle.why), exit::fix(&idle.fix)]);
+        self.notes.extend(text::few(told.collect(), 2 * plan::MOST_LINES));
     }
 
     /// What an install in the running container would do, and its restart.

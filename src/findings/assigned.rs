@@ -7,6 +7,7 @@ use crate::exit::{one_line, remedy_of};
 use crate::plan;
 use crate::pve::conf::mounts::mounts;
 use crate::pve::hookscript::Hookscript;
+use crate::settings::idle::Idle;
 
 /// Of one kind, so many findings are told one by one.
 const MOST: usize = 20;
@@ -33,6 +34,14 @@ pub fn settings(c: &Container) -> Vec<Finding> {
         Finding::failure("settings", one_line(&error)).fix(fix)
     });
     problems.chain(unfit).collect()
+}
+
+/// Settings that have no effect as they stand.
+pub fn no_effect(c: &Container) -> Vec<Finding> {
+    let finding = |idle: &Idle| {
+        Finding::warning("no-effect", idle.what.clone()).why(idle.why.clone()).fix(idle.fix.clone())
+    };
+    few(c.idle.iter().map(finding).collect())
 }
 
 /// Passwords and tokens that others can read.

@@ -33,6 +33,7 @@ use crate::pve::readiness::{self, Lack, Readiness};
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
 use crate::pve::storage::{self, Storage};
+use crate::settings::idle::{self, Idle};
 use crate::settings::secrets::{self, Exposed};
 use crate::settings::{Problem, Settings, keys, load};
 use crate::state::{Record, State};
@@ -106,6 +107,8 @@ pub struct Container {
     pub settings: Settings,
     /// What is missing in them or cannot be read.
     pub problems: Vec<Problem>,
+    /// Those that have no effect.
+    pub idle: Vec<Idle>,
     /// Passwords in them that others can read.
     pub secrets: Vec<Exposed>,
     /// The version of the kernel driver.
@@ -210,6 +213,7 @@ impl Reader {
         Container {
             ctid,
             problems: settings.all_problems(),
+            idle: idle::all(&settings, &conf, Conf::of(ctid).path()),
             secrets: secrets::exposed(&settings, ctid),
             closed: plan::closed(&conf, &host.inventory, &choice),
             pending: assigned && !pairs_are_right(&conf, &plan::wanted_once_made(&choice), Form::Pve),
@@ -319,6 +323,7 @@ impl Container {
             conf: Document::parse(conf.as_bytes()),
             settings: Settings::default(),
             problems: Vec::new(),
+            idle: Vec::new(),
             secrets: Vec::new(),
             kernel: "580.95.05".parse().ok(),
             choice: Choice::default(),

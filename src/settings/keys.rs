@@ -67,6 +67,13 @@ impl<T, D> Deref for Key<T, D> {
     }
 }
 
+impl<T, D> Key<T, D> {
+    /// The same whatever its type.
+    pub const fn spec(&'static self) -> &'static Spec {
+        &self.spec
+    }
+}
+
 impl<T> Key<T, Optional> {
     /// The default as its type.
     pub(super) fn fallback(&self) -> T {

@@ -148,6 +148,33 @@ fn settings_and_gpus_that_are_not_there() {
 }
 
 #[test]
+fn settings_that_have_no_effect() {
+    finds(busybox(), &["no-effect warning"], |lab| {
+        append(lab, "lxc.environment: CUDA_PACKAGES=cuda-toolkit-13-0")
+    });
+    finds(busybox(), &["no-effect warning"], |lab| append(lab, "lxc.environment.runtime: GPU_ASSIGNMENT=1"));
+    finds(busybox(), &["no-effect warning"], |lab| {
+        append(lab, "\n[snap]\narch: amd64\nlxc.environment: INSTALL_WAIT=5");
+    });
+    finds(busybox(), &[], |lab| append(lab, "lxc.environment: INSTALL_WAIT=0"));
+    let Some(lab) = healthy(busybox()) else { return };
+    lab.run(["phoenix-nvidia", "attach", "101"]).ok().says_not("no effect");
+    setting(&lab, 101, "GPU_ASSIGNMENT=none");
+    setting(&lab, 101, "GPU_EXCLUSIVE=yes");
+    let line = lab.conf(101).lines().count();
+    for call in ["attach", "plan"] {
+        let told = lab.run(["phoenix-nvidia", call, "101"]);
+        let told = told.says(&format!("GPU_EXCLUSIVE (/etc/pve/lxc/101.conf line {line}) has no effect"));
+        told.says(&format!("fix: remove line {line} of /etc/pve/lxc/101.conf"));
+    }
+    let plan = lab.command("phoenix-nvidia").args(["plan", "101"]).env("START_POLICY", "fail").run();
+    plan.says("START_POLICY (the environment) has no effect: it decides in starts by this call alone");
+    // Not at each start.
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).ok().says_not("no effect");
+}
+
+#[test]
 fn hookscripts_that_are_missing_or_broken() {
     const SNIPPET: &str = "/var/lib/vz/snippets/phoenix-nvidia";
     finds(busybox(), &["hookscript warning"], |lab| {
@@ -340,7 +367,8 @@ fn files_that_cannot_be_read_are_unknown() {
 
 #[test]
 fn a_password_where_others_can_read_it_is_told() {
-    finds(busybox(), &["secret warning"], |lab| {
+    // Nothing is installed, so it is of no use either.
+    finds(busybox(), &["no-effect warning", "secret warning"], |lab| {
         append(lab, "lxc.environment: NVIDIA_REPO_URL=https://me:kr0kodil@mirror.lab/x");
     });
     finds(busybox(), &["secret warning"], |lab| {

@@ -147,6 +147,31 @@ impl Document {
         found
     }
 
+    /// The lines `NAME=VALUE` of these names that [`Document::environment`] does
+    /// not read: of another `lxc.` key or of none, or below the main section.
+    pub fn unread(&self, is_name: impl Fn(&str) -> bool) -> Vec<Entry> {
+        let mut section = None;
+        let mut found = Vec::new();
+        for index in 0..self.lines.len() {
+            let line = self.line(index);
+            if let Some(name) = header(line) {
+                section = Some(text(name));
+            }
+            let (key, value, signs) = match self.setting(index) {
+                Some(s) if s.key.starts_with("lxc.") => (s.key, s.value, &b"="[..]),
+                Some(_) => continue,
+                None => ("", trim(line), &b"=:"[..]),
+            };
+            let Some(sign) = value.iter().position(|b| signs.contains(b)) else { continue };
+            let is_read = section.is_none() && key == ENVIRONMENT;
+            if !is_read && std::str::from_utf8(trim(&value[..sign])).is_ok_and(&is_name) {
+                let (section, key, value) = (section.clone(), key.to_owned(), text(value));
+                found.push(Entry { section, key, value, line: index + 1 });
+            }
+        }
+        found
+    }
+
     /// The number of lines in the main section.
     pub(super) fn main_len(&self) -> usize {
         self.main
