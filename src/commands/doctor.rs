@@ -35,6 +35,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     inside::rules,
     inside::software,
     inside::foreseen,
+    inside::stale_files,
     inside::persistenced,
     inside::docker,
     inside::unseen,

@@ -161,6 +161,34 @@ fn of_packages(c: &Container, desired: &Version, packages: &Packages, next: Opti
         .fix(packages.hold(c.ctid))
 }
 
+/// Descriptions of a driver that has gone, each with the command that makes it
+/// anew.
+const DESCRIPTIONS: [(&str, &str, &str, &str); 2] = [
+    (
+        "stale cdi",
+        "a CDI file in the container names driver files that are not there",
+        "it was made for another driver version: podman and Docker fail on it",
+        "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+    ),
+    (
+        "stale opencl",
+        "/etc/OpenCL/vendors/nvidia.icd in the container names a library that is not there",
+        "it is of another driver version: OpenCL finds no device",
+        "sh -c 'echo libnvidia-opencl.so.1 >/etc/OpenCL/vendors/nvidia.icd'",
+    ),
+];
+
+/// What describes a driver version that is not there any more.
+pub fn stale_files(c: &Container) -> Vec<Finding> {
+    let finding = |(line, what, why, fix): &(&str, &str, &str, &str)| {
+        with_services(c, |services| {
+            let finding = Finding::warning("stale-files", *what).why(*why);
+            services.has(&[line]).then(|| finding.fix(format!("pct exec {} -- {fix}", c.ctid)))
+        })
+    };
+    DESCRIPTIONS.iter().flat_map(finding).collect()
+}
+
 /// The persistence daemon fails in a container, and its unit with it.
 pub fn persistenced(c: &Container) -> Vec<Finding> {
     with_services(c, |services| {

@@ -11,7 +11,7 @@ const SCRIPT: &str = include_str!("services.sh");
 const LIMIT: Duration = Duration::from_secs(15);
 /// The lines that the script prints; anything else that the container may
 /// print is dropped.
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 10] = [
     "persistenced enabled",
     "persistenced running",
     "docker installed",
@@ -20,6 +20,8 @@ const KNOWN: [&str; 8] = [
     "toolkit installed",
     "no-cgroups true",
     "runfile installed",
+    "stale cdi",
+    "stale opencl",
 ];
 
 /// What the script printed.

@@ -28,6 +28,42 @@ if [ -f "$config" ]; then
 elif [ -x /usr/bin/nvidia-container-cli ] || [ -x /usr/bin/nvidia-container-runtime ]; then
     echo "toolkit installed"
 fi
+# Files that name a library of a driver version: is it there?
+stale() {
+    kind=$1
+    shift
+    for f; do
+        [ -f "$f" ] || continue
+        n=0
+        while [ $n -lt 2000 ] && IFS= read -r line; do
+            n=$((n + 1))
+            case $line in *lib*.so.[0-9]*.[0-9]*) words ;; esac
+        done <"$f"
+    done
+}
+# The words of $line, without quotes; nothing is expanded in them.
+words() {
+    set -f
+    IFS=" '\","
+    for word in $line; do
+        case $word in
+        *:* | */libnvidia-egl-*) ;;
+        /*/lib*.so.[0-9]*.[0-9]*) [ -e "$word" ] || echo "stale $kind" ;;
+        */*) ;;
+        lib*.so.[0-9]*.[0-9]*) here "$word" || echo "stale $kind" ;;
+        esac
+    done
+    unset IFS
+    set +f
+}
+here() {
+    for directory in /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/lib64 /usr/lib; do
+        [ -e "$directory/$1" ] && return 0
+    done
+    return 1
+}
+stale cdi /etc/cdi/*nvidia*.yaml /etc/cdi/*nvidia*.json /var/run/cdi/*nvidia*.yaml /var/run/cdi/*nvidia*.json
+stale opencl /etc/OpenCL/vendors/nvidia.icd
 [ -f /var/lib/nvidia/log ] && echo "runfile installed"
 echo "end 1"
 exit 0

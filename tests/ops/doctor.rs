@@ -175,6 +175,34 @@ fn settings_that_have_no_effect() {
 }
 
 #[test]
+fn descriptions_of_a_driver_that_has_gone() {
+    let Some(lab) = healthy(Rootfs::Debian12.privileged()) else { return };
+    let ct = lab.container(101);
+    let library = |version: &str| format!("/usr/lib/x86_64-linux-gnu/libcuda.so.{version}");
+    let cdi = |version: &str| {
+        format!("cdiVersion: 0.5.0\n  mounts:\n  - containerPath: {0}\n    hostPath: {0}\n", library(version))
+    };
+    ct.write("/etc/cdi/nvidia.yaml", cdi("580.95.05"));
+    ct.write("/etc/OpenCL/vendors/nvidia.icd", "libnvidia-opencl.so.1\n");
+    assert_eq!(bad(&lab), [""; 0]);
+    ct.write("/etc/cdi/nvidia.yaml", cdi("570.148.08"));
+    assert_eq!(bad(&lab), ["stale-files warning"]);
+    lab.run(["phoenix-nvidia", "doctor", "101"])
+        .says("fix: pct exec 101 -- nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml");
+    // As JSON, and from OpenCL: each its own remedy, which ends it.
+    ct.write("/etc/cdi/nvidia.yaml", cdi("580.95.05"));
+    ct.write("/etc/cdi/nvidia-old.json", format!("{{\"hostPath\": \"{}\",}}\n", library("470.256.02")));
+    assert_eq!(bad(&lab), ["stale-files warning"]);
+    ct.sh("rm /etc/cdi/nvidia-old.json").ok();
+    ct.write("/etc/OpenCL/vendors/nvidia.icd", "libnvidia-opencl.so.470.256.02\n");
+    assert_eq!(bad(&lab), ["stale-files warning"]);
+    let fix = "pct exec 101 -- sh -c 'echo libnvidia-opencl.so.1 >/etc/OpenCL/vendors/nvidia.icd'";
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says(fix);
+    lab.sh(fix).ok();
+    assert_eq!(bad(&lab), [""; 0]);
+}
+
+#[test]
 fn hookscripts_that_are_missing_or_broken() {
     const SNIPPET: &str = "/var/lib/vz/snippets/phoenix-nvidia";
     finds(busybox(), &["hookscript warning"], |lab| {
