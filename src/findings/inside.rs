@@ -71,6 +71,11 @@ pub fn rules(c: &Container) -> Vec<Finding> {
 /// The driver inside against the kernel's, and what apt has to do.
 pub fn software(c: &Container) -> Vec<Finding> {
     of(c, |inside| match (&inside.software, c.desired()) {
+        // What it finds half done is what is being done.
+        _ if inside.installing => {
+            let log = format!("tail -f /var/log/phoenix-nvidia/{}.log", c.ctid);
+            vec![Finding::ok("version", format!("an install is running: {log}"))]
+        }
         (Some(Ok(check)), Some(desired)) => {
             let mut findings = vec![version(c, check, inside.services.as_ref().ok(), &desired.driver)];
             // A run does the rest.
@@ -236,6 +241,7 @@ mod tests {
         let inside = Inside {
             differences: Ok(Vec::new()),
             unseen: Vec::new(),
+            installing: false,
             opened: opened.into_iter().map(|opened| (DevicePath::Gpu(0), opened)).collect(),
             software: None,
             services: Services::parse(&format!("begin 1\n{services}\nend 1\n")).ok_or_else(String::new),

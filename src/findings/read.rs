@@ -155,10 +155,19 @@ pub struct Inside {
     pub unseen: Vec<String>,
     /// What opening its nodes came to.
     pub opened: Vec<(DevicePath, Opened)>,
+    /// An install runs in it.
+    pub installing: bool,
     /// The driver and packages; `None` where the settings ask for none.
     pub software: Option<Result<probe::Check, String>>,
     /// What else runs in it.
     pub services: Result<Services, String>,
+}
+
+impl Inside {
+    fn or_installing(mut self, ctid: Ctid) -> Inside {
+        self.installing |= locks::work_runs(ctid);
+        self
+    }
 }
 
 /// Containers with their confs.
@@ -292,7 +301,10 @@ impl Container {
             None => Err("it has just stopped".to_owned()),
         });
         let nodes = plan::nodes(&self.choice.devices);
+        // Before and after: what it makes and removes is seen in between.
+        let installing = locks::work_runs(self.ctid);
         Inside {
+            installing,
             unseen: has.as_ref().map(Attached::unseen).unwrap_or_default(),
             differences: has
                 .map(|has| plan::differences(&self.conf, &has, &plan::wanted_once_made(&self.choice))),
@@ -303,6 +315,7 @@ impl Container {
                 probe::check(&guest, desired, Ask::NvidiaSmi, &deadline).map_err(|error| one_line(&error))
             }),
         }
+        .or_installing(self.ctid)
     }
 
     /// The software that it should have, if any.

@@ -28,6 +28,11 @@ pub fn work(ctid: Ctid, limit: Duration) -> anyhow::Result<Lock> {
     take(path(format!("{ctid}.lock")), limit, Code::Software, message)
 }
 
+/// Whether somebody does that now.
+pub fn work_runs(ctid: Ctid) -> bool {
+    lock::is_held(&path(format!("{ctid}.lock")))
+}
+
 /// Around a whole call by hand, restarts included; hooks don't take it.
 ///
 /// # Errors

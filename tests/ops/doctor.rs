@@ -203,6 +203,21 @@ fn descriptions_of_a_driver_that_has_gone() {
 }
 
 #[test]
+fn an_install_that_runs_is_not_told_as_interrupted() {
+    let Some(lab) = healthy(Rootfs::Debian12.privileged()) else { return };
+    let ct = lab.container(101);
+    ct.write("/var/lib/phoenix-nvidia/driver.installing", "580.95.05\n");
+    assert_eq!(bad(&lab), ["version failure"]);
+    let lock = "/run/lock/phoenix-nvidia/101.lock";
+    let holder = lab.command("flock").args([lock, "sleep", "60"]).spawn();
+    lab.sh(&format!("until ! flock -n {lock} true; do sleep 0.1; done")).ok();
+    assert_eq!(bad(&lab), [""; 0]);
+    lab.run(["phoenix-nvidia", "doctor", "101"]).ok().says("an install is running");
+    drop(holder);
+    assert_eq!(bad(&lab), ["version failure"]);
+}
+
+#[test]
 fn hookscripts_that_are_missing_or_broken() {
     const SNIPPET: &str = "/var/lib/vz/snippets/phoenix-nvidia";
     finds(busybox(), &["hookscript warning"], |lab| {
