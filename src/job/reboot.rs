@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// How long a reboot waits for the hook's task to give the lock back.
 const UNLOCK: Duration = Duration::from_secs(150);
+/// The longest wait for the reboot: systemd ends an install process after a day,
+/// in the middle of whatever it does.
+const LONGEST: Duration = Duration::from_secs(20 * 3600);
 /// How long a container that a failed reboot stopped waits for its start.
 const BRING_UP: Duration = Duration::from_secs(2 * 3600);
 /// Between two looks for what is in the way.
@@ -45,7 +48,7 @@ pub fn after_install(
         return Ok(());
     }
     let reboot = Reboot { ctid, identity, settings, version: version.map(ToString::to_string) };
-    let until = Deadline::after(settings.value(keys::REBOOT_WAIT));
+    let until = Deadline::after(settings.value(keys::REBOOT_WAIT).min(LONGEST));
     let mut told = Vec::new();
     let mut look = Deadline::after(Duration::ZERO);
     loop {

@@ -189,7 +189,8 @@ settings! {
     }
 
     /// How long that reboot waits while the container is locked (a backup) or the node has no quorum. After
-    /// that it stays due until the next start. An install process runs for at most a day.
+    /// that it stays due until the next start. More than 72000 (20 hours) counts as that, since an install
+    /// process runs for at most a day.
     REBOOT_WAIT: Duration { read: seconds, default: "7200", unit: "seconds", example: "28800" }
 
     /// Absolute path of another hookscript that runs too, with the same arguments, or none. It runs first in
