@@ -20,6 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::{fmt, io};
 
+/// The directory of the cluster's settings file.
+pub const CLUSTER_DIRECTORY: &str = "/etc/pve/phoenix-nvidia";
 /// The cluster's settings file.
 pub const CLUSTER_FILE: &str = "/etc/pve/phoenix-nvidia/default.env";
 /// The node's settings file, the package's conffile.

@@ -92,7 +92,7 @@ pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readine
                 ),
                 (false, false) => (
                     format!("the package phoenix-nvidia and the hookscript {path}: starts fail there"),
-                    format!("{install}, then: {put}"),
+                    install.to_owned(),
                 ),
                 _ => (format!("the hookscript {path}: starts fail there"), put),
             };

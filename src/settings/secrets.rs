@@ -2,7 +2,7 @@
 
 use crate::driver::template::Template;
 use crate::settings::keys::{self, Spec};
-use crate::settings::{CLUSTER_FILE, NODE_FILE, Origin, Settings};
+use crate::settings::{CLUSTER_DIRECTORY, CLUSTER_FILE, Origin, Settings};
 use crate::types::Ctid;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn exposed_by(name: &str, origin: &Origin, ctid: Ctid) -> Option<Exposed> {
     if path.starts_with("/etc/pve") && path != Path::new(CLUSTER_FILE) {
         return Some(Exposed {
             what: format!("{at}: the container can read the password or token in {name}"),
-            remedy: format!("move {name} to {CLUSTER_FILE} or {NODE_FILE}, then: pct reboot {ctid}"),
+            remedy: moved(name, path, ctid),
         });
     }
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
@@ -43,6 +43,17 @@ fn exposed_by(name: &str, origin: &Origin, ctid: Ctid) -> Option<Exposed> {
         what: format!("{at}: every user of this node can read the password or token in {name}"),
         remedy: format!("chmod 600 {}", path.display()),
     })
+}
+
+/// Moves a line of the conf's main section to the cluster's file, which root and
+/// www-data can read.
+fn moved(name: &str, conf: &Path, ctid: Ctid) -> String {
+    let conf = conf.display();
+    let line = format!("^lxc\\.environment *[:=] *{name}=");
+    format!(
+        "mkdir -p {CLUSTER_DIRECTORY} && sed -n '/^\\[/q; s/{line}/{name}=/p' {conf} >>{CLUSTER_FILE} && \
+         sed -i '1,/^\\[/{{/{line}/d}}' {conf} && pct reboot {ctid}"
+    )
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ pub fn from_environment(
             let message = format!(
                 "{name} in the environment holds a password or a token, and the container can read its conf"
             );
-            let remedy = format!("set {name} in {NODE_FILE} instead, then: unset {name}");
+            let move_it = format!("echo \"{name}=${{{name}:?}}\" >>{NODE_FILE} && chmod 600 {NODE_FILE}");
+            let remedy = format!("{move_it} && unset {name}");
             return Err(Fault::new(Code::Input, message).remedy(remedy).into());
         }
         changes.set(key, Some(value.trim()))?;
