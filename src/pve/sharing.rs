@@ -38,13 +38,14 @@ pub fn claim(conf: &Document) -> Claim {
 
 /// The GPUs of the other containers of this node that run or start now.
 pub fn claims(look: &mut Look, except: Ctid) -> Vec<(Ctid, Claim)> {
-    let locks: LazyCell<lock::Table> = LazyCell::new(lock::Table::read);
+    let table = look.at("/proc/locks");
+    let locks = LazyCell::new(|| lock::Table::of(&table));
     let mut claims = Vec::new();
     for ctid in cluster::containers(look).unwrap_or_default() {
         if ctid == except {
             continue;
         }
-        if !is_running(look, ctid) && !is_being_started(look, ctid, &locks) {
+        if !is_running(look, ctid) && !is_being_started(look, ctid, || &*locks) {
             continue;
         }
         let conf = look.bytes(&format!("/etc/pve/lxc/{ctid}.conf")).unwrap_or_default();
@@ -68,9 +69,9 @@ pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
 
 /// Whether a task holds Proxmox's lock on its conf, as a start does from before
 /// the hookscript until the container runs.
-fn is_being_started(look: &Look, ctid: Ctid, locks: &LazyCell<lock::Table>) -> bool {
+fn is_being_started<'a>(look: &Look, ctid: Ctid, locks: impl FnOnce() -> &'a lock::Table) -> bool {
     let path = look.at(&format!("/run/lock/lxc/pve-config-{ctid}.lock"));
-    path.exists() && locks.is_held(&path)
+    path.exists() && locks().is_held(&path)
 }
 
 #[cfg(test)]

@@ -89,10 +89,15 @@ pub struct Table(String);
 impl Table {
     /// Reads /proc/locks; empty if not readable.
     pub fn read() -> Table {
+        Table::of(Path::new("/proc/locks"))
+    }
+
+    /// The same of a file of its form.
+    pub fn of(locks: &Path) -> Table {
         let mut bytes = Vec::new();
         // Read in several pieces, it may lack lines: read it twice.
-        if matches!(pieces(&mut bytes), Ok(count) if count > 1) {
-            let _ = pieces(&mut bytes);
+        if matches!(pieces(locks, &mut bytes), Ok(count) if count > 1) {
+            let _ = pieces(locks, &mut bytes);
         }
         Table(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -107,8 +112,8 @@ impl Table {
     }
 }
 
-fn pieces(bytes: &mut Vec<u8>) -> std::io::Result<usize> {
-    let mut file = File::open("/proc/locks")?;
+fn pieces(locks: &Path, bytes: &mut Vec<u8>) -> std::io::Result<usize> {
+    let mut file = File::open(locks)?;
     let mut buffer = vec![0; 64 * 1024];
     let mut count = 0;
     loop {
