@@ -79,15 +79,6 @@ pub fn read(
     })))
 }
 
-/// The fingerprint of the software that the settings ask for; `None` where
-/// they ask for none or cannot be read.
-pub fn asked(settings: &Settings, kernel: Option<Version>) -> Option<String> {
-    match read(settings, kernel, None) {
-        Ok(Software::Desired(desired)) => Some(desired.fingerprint()),
-        _ => None,
-    }
-}
-
 /// Keeps the value, or the problem.
 fn note<T>(problems: &mut Vec<Problem>, value: Result<T, Problem>) -> Option<T> {
     value.map_err(|problem| problems.push(problem)).ok()

@@ -82,14 +82,14 @@ impl Start {
     /// returned.
     fn configure(&self) -> anyhow::Result<Vec<String>> {
         let (intent, mut problems) = Intent::of(&self.settings);
-        let exclusive = self.settings.get(keys::GPU_EXCLUSIVE);
-        problems.extend(exclusive.as_ref().err().cloned());
+        problems.extend(self.settings.get(keys::GPU_EXCLUSIVE).err());
         if self.fails && !problems.is_empty() {
             return Err(settings::fault(&problems, self.ctid));
         }
         problems.iter().for_each(tell);
         // Of two that start at once, one would not see the other's claim.
-        let _cards = exclusive.unwrap_or_default().then(|| locks::cards(&self.deadline)).transpose()?;
+        let exclusive = self.settings.value(keys::GPU_EXCLUSIVE);
+        let _cards = exclusive.then(|| locks::cards(&self.deadline)).transpose()?;
         let provided = devices::give(self.ctid, &intent, &self.settings, &self.document, &self.deadline)?;
         let choice = &provided.choice;
         if let (true, Some(fault)) = (self.fails, plan::fault(choice)) {
