@@ -116,7 +116,9 @@ impl CacheEntry<'_> {
     fn expected(&self, sha256: Sha256) -> anyhow::Result<Sha256> {
         match self.request.sha256 {
             Some(set) if *set != sha256 => {
-                anyhow::bail!("its SHA-256 is {sha256}, NVIDIA_RUNFILE_SHA256 is {set}")
+                let message = format!("its SHA-256 is {sha256}, NVIDIA_RUNFILE_SHA256 is {set}");
+                let remedy = "correct NVIDIA_RUNFILE_SHA256, or remove it";
+                Err(Fault::new(Code::Software, message).remedy(remedy).into())
             }
             _ => Ok(sha256),
         }
@@ -239,6 +241,12 @@ impl CacheEntry<'_> {
         let fault = |what: String| Fault::new(Code::Software, format!("{what}: {error}"));
         match &error {
             FetchError::Refused(_, why) => rejected(url, &anyhow::anyhow!("{why}")),
+            FetchError::Status(_, 401 | 403) => Fault::new(Code::Software, error.to_string())
+                .remedy("correct the name, password or token in NVIDIA_RUNFILE_URL")
+                .into(),
+            FetchError::Status(_, 407) => Fault::new(Code::Software, error.to_string())
+                .remedy("correct http_proxy in /etc/pve/datacenter.cfg")
+                .into(),
             FetchError::Local(path, _) if url.local().as_ref() == Some(path) => {
                 Fault::new(Code::Software, error.to_string()).remedy(source::remedy()).into()
             }
@@ -293,12 +301,14 @@ enum Unaccepted {
 }
 
 fn rejected(url: &Url, why: &anyhow::Error) -> anyhow::Error {
-    if url.local().is_some() {
-        return Fault::new(Code::Software, format!("{url}: {why:#}")).remedy(source::remedy()).into();
-    }
-    Fault::new(Code::Software, format!("{url} rejected and deleted, not run: {why:#}"))
-        .remedy("correct NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if set)")
-        .into()
+    let (message, remedy) = match url.local() {
+        Some(_) => (format!("{url}: {why:#}"), source::remedy()),
+        None => (
+            format!("{url} rejected and deleted, not run: {why:#}"),
+            "correct NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if set)",
+        ),
+    };
+    Fault::new(Code::Software, message).remedy(exit::remedy_of(why).unwrap_or(remedy)).into()
 }
 
 /// Compares with the checksum that is published beside the file. If it cannot

@@ -151,7 +151,13 @@ impl Runfiles {
         names.sort_by_key(|name| !name.contains(&self.version));
         let (mut headers, mut unread) = (Vec::new(), Vec::new());
         let is_file = |name: &String| matches!(look.stat(&self.at(name)), Seen::Is(stat) if stat.is_file());
-        for name in names.into_iter().filter(is_file).take(MOST_READ) {
+        for (n, name) in names.into_iter().filter(is_file).enumerate() {
+            if n == MOST_READ {
+                unread.push(format!(
+                    "only {MOST_READ} files read, those with the version in their names first"
+                ));
+                break;
+            }
             match look.head(&self.at(&name)) {
                 Seen::Is(bytes) => headers.extend(Header::parse(&bytes).ok().map(|header| (name, header))),
                 Seen::Absent => {}
@@ -265,6 +271,6 @@ mod tests {
         assert!(search(dir.path()).unwrap().unwrap().ends_with(&format!("Z-{V}.run")));
         std::fs::remove_file(dir.path().join(format!("Z-{V}.run"))).unwrap();
         let other = search(dir.path()).unwrap_err();
-        assert!(other.ends_with("has only driver 580.95.05"), "{other}");
+        assert!(other.contains("has only driver 580.95.05 (only 64 files read"), "{other}");
     }
 }

@@ -46,8 +46,7 @@ fn refused_here(node: &mut Node, url: &str) -> String {
     let text = crate::exit::one_line(&error);
     assert!(text.starts_with(&format!("no runfile of driver {V}: ")), "{text}");
     let remedy = crate::exit::remedy_of(&error).unwrap();
-    let words = ["the file that the host's driver was installed from"];
-    assert!(words.iter().all(|word| remedy.contains(word)), "{remedy}");
+    assert!(remedy.contains("the file that the host's driver was installed from"), "{remedy}");
     for word in ["delete", "retr", "download", "server", "again", "attempt"] {
         assert!(!text.contains(word) && !remedy.contains(word), "{word}: {text}; {remedy}");
     }
@@ -116,4 +115,28 @@ fn a_file_of_this_host_that_does_not_fit_is_told_in_one_sentence_and_left_alone(
     let text = refused_here(&mut node, &at(""));
     assert!(text.ends_with("mine/ has only driver 580.76.05, driver 580.95.05 for riscv64"), "{text}");
     assert_eq!(std::fs::read(mine.join("other.run")).unwrap(), other);
+}
+
+#[test]
+fn each_way_in_which_a_file_is_refused_has_its_own_remedy() {
+    let node = node();
+    let path = Lab::new(V).publish(&node.site).unwrap();
+    let fails = |error: anyhow::Error| {
+        (crate::exit::one_line(&error), crate::exit::remedy_of(&error).unwrap_or_default().to_owned())
+    };
+    for (status, says, remedy) in [
+        (401, "HTTP 401 (access denied)", "name, password or token"),
+        (403, "HTTP 403 (access denied)", "name, password or token"),
+        (407, "HTTP 407 (proxy authentication required)", "http_proxy"),
+        (503, "HTTP 503 (server error)", ""),
+    ] {
+        node.site.faults().set(&path, Ill::Status(status)).unwrap();
+        let (text, fix) = fails(node.obtain(V).unwrap_err());
+        assert!(text.contains(says) && fix.contains(remedy), "{text}; {fix}");
+        assert!(!text.contains("not published"), "{text}");
+        node.site.faults().clear().unwrap();
+    }
+    let (text, fix) = fails(node.obtain_with(V, Some(&Sha256([7; 32]))).unwrap_err());
+    assert!(text.contains("NVIDIA_RUNFILE_SHA256 is 0707"), "{text}");
+    assert_eq!(fix, "correct NVIDIA_RUNFILE_SHA256, or remove it");
 }
