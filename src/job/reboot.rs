@@ -30,6 +30,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(4);
 /// soon: while this process is there, systemd starts no other install of it.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the reboot waits for what is in the way.
+fn wait(settings: &Settings) -> Duration {
+    settings.value(keys::REBOOT_WAIT).min(LONGEST)
+}
+
 /// One reboot for a changed driver: never twice for one version, never
 /// while a call by hand runs, which restarts the container itself, and
 /// never so that the container stays down. What passes by itself is waited
@@ -48,7 +53,7 @@ pub fn after_install(
         return Ok(());
     }
     let reboot = Reboot { ctid, identity, settings, version: version.map(ToString::to_string) };
-    let until = Deadline::after(settings.value(keys::REBOOT_WAIT).min(LONGEST));
+    let until = Deadline::after(wait(settings));
     let mut told = Vec::new();
     let mut look = Deadline::after(Duration::ZERO);
     loop {
@@ -281,5 +286,30 @@ impl<'a> BringUp<'a> {
             log::error!("{}", exit::one_line(&self.error));
             log::info!("{}", what());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Call, Places};
+
+    /// The unit ends the process in the middle of whatever it does.
+    #[test]
+    fn no_reboot_is_waited_for_longer_than_the_install_process_lives() {
+        let unit = include_str!("../../packaging/phoenix-nvidia-install@.service");
+        assert!(unit.contains("\nRuntimeMaxSec=1d\n"), "{unit}");
+        let settings = |lines: &str| {
+            let (cluster, node) = (Ok(Vec::new()), Ok(lines.as_bytes().to_vec()));
+            Settings::of(
+                Call::Hook,
+                Places { conf: Vec::new(), cluster, node, environment: Vec::new() },
+                None,
+            )
+        };
+        let hours = |lines: &str| wait(&settings(lines)).as_secs_f64() / 3600.0;
+        assert_eq!((hours(""), hours("REBOOT_WAIT=28800")), (2.0, 8.0));
+        // With time for the installs before it.
+        assert!(hours("REBOOT_WAIT=259200") <= 20.0);
     }
 }

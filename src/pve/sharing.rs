@@ -92,4 +92,29 @@ mod tests {
         assert_eq!(claim.gpus, BTreeSet::from([0, 1, 3, 4]));
         assert_eq!(claim.caps, BTreeSet::from([12, 13]));
     }
+
+    #[test]
+    fn a_start_is_seen_by_the_locks_of_the_same_root() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for directory in ["etc/pve/lxc", "run/lock/lxc", "proc"] {
+            std::fs::create_dir_all(at(directory)).unwrap();
+        }
+        let put = |path: &str, text: &str| {
+            crate::sys::replace::replace_own(&at(path), text.as_bytes(), 0o644).unwrap();
+        };
+        put("etc/pve/lxc/102.conf", "dev0: /dev/nvidia3\n");
+        put("run/lock/lxc/pve-config-102.lock", "");
+        let claims = || claims(&mut Look::new(dir.path()), "101".parse().unwrap()).len();
+        assert_eq!(claims(), 0, "no table of locks");
+        let meta = std::fs::metadata(at("run/lock/lxc/pve-config-102.lock")).unwrap();
+        let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
+        let line =
+            |inode: u64| format!("1: FLOCK  ADVISORY  WRITE 7 {major:02x}:{minor:02x}:{inode} 0 EOF\n");
+        put("proc/locks", &line(meta.ino() + 1));
+        assert_eq!(claims(), 0, "another file's");
+        put("proc/locks", &line(meta.ino()));
+        assert_eq!(claims(), 1);
+    }
 }
