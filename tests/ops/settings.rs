@@ -57,7 +57,7 @@ fn attach_writes_what_its_environment_alone_says() {
     attach(&[("NVIDIA_REPO_URL", "https://me:secret@mirror.lab/")], &[])
         .code(2)
         .says("NVIDIA_REPO_URL in the environment holds a password or a token")
-        .says("/etc/default/phoenix-nvidia")
+        .says("fix: echo \"NVIDIA_REPO_URL=${NVIDIA_REPO_URL:?}\" >>/etc/default/phoenix-nvidia && chmod 600")
         .says_not("secret");
     attach(&[("INSTALL_WAIT", "soon")], &[]).code(2).says("INSTALL_WAIT");
     attach(&[], &["--cuda", ""]).code(2).says("--cuda");
