@@ -159,7 +159,7 @@ pub struct Detach {
     #[arg(value_name = "CTID", required = true)]
     pub ctids: Vec<Ctid>,
 
-    /// Keep the driver in the container: do not say how to remove it
+    /// Keep the driver in the container, and apt from replacing it
     #[arg(long)]
     pub keep_driver: bool,
 }

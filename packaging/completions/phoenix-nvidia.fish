@@ -43,7 +43,7 @@ complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l now -d 'Start or restart the containers now, and wait for the install'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -s v -l verbose -d 'Show each step in detail'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -s h -l help -d 'Print help'
-complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -l keep-driver -d 'Keep the driver in the container: do not say how to remove it'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -l keep-driver -d 'Keep the driver in the container, and apt from replacing it'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -s v -l verbose -d 'Show each step in detail'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -s h -l help -d 'Print help'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand plan" -s v -l verbose -d 'Show each step in detail'

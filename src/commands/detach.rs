@@ -5,6 +5,7 @@ use crate::device::{Device, Number};
 use crate::driver::repo;
 use crate::exit::{self, Code};
 use crate::guest::exec::Guest;
+use crate::guest::own;
 use crate::host::masks;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
@@ -27,7 +28,10 @@ use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 
-const REMOVE_LOGIN: &str = include_str!("detach.sh");
+/// What may be installed of CUDA and the utilities; by name alone apt fails for what
+/// it does not know. NVIDIA's keyring is not ours.
+const INSTALLED_BY_APT: &str =
+    "?and(?installed,?or(?name(^cuda-),?exact-name(nvtop)),?not(?exact-name(cuda-keyring)))";
 /// So many removed lines are told one by one.
 const MOST_LINES: usize = 40;
 
@@ -152,30 +156,36 @@ impl Detachment {
         });
     }
 
-    /// Removes the repository's login, whether the driver stays or not.
-    fn remove_login(&self, running: bool) {
-        let ctid = self.ctid;
+    /// Removes our files inside, all but what belongs to a driver that is kept.
+    /// Returns whether there were any, or may be.
+    fn remove_files(&self, options: &Detach, running: bool, driver: bool) -> bool {
+        let (ctid, keep) = (self.ctid, options.keep_driver);
         let stays = |why: String| {
-            log::warn!("container {ctid}: the repository login may still be there: {why}");
-            let command = format!("pct exec {ctid} -- rm -f {} {}", repo::AUTH, repo::SOURCE);
-            log::warn!("{}", exit::fix(&command));
+            let files: Vec<&str> =
+                own::FILES.into_iter().filter(|file| !keep || *file != repo::PREFERENCES).collect();
+            log::warn!("container {ctid}: files of phoenix-nvidia stay in it: {}: {why}", files.join(", "));
+            let keep = if keep { " --keep-driver" } else { "" };
+            log::warn!("{}", exit::fix(&format!("phoenix-nvidia detach {ctid}{keep}")));
         };
         if !running {
-            if self.has_login {
-                stays("the container is stopped".to_owned());
+            // Without an install there was never one.
+            if driver || self.has_login {
+                stays("it is stopped, and they can be removed once it runs".to_owned());
             }
-            return;
+            return driver || self.has_login;
         }
-        match Guest::new(ctid).attach_sh(REMOVE_LOGIN, []).run(&Deadline::secs(15)) {
-            Ok(output) if output.success() && output.stdout.is_empty() => {}
-            Ok(output) if output.success() => {
-                log::info!("container {ctid}: removed the repository login and source");
-            }
-            // Without a shell inside there was never a login.
-            Ok(output) if matches!(output.code(), Some(126 | 127)) => {}
-            Ok(output) => stays(output.ended.to_string()),
-            Err(error) => stays(error.to_string()),
+        match own::remove(&Guest::new(ctid), keep, &Deadline::secs(15)) {
+            Ok(removed) if removed.is_empty() => return false,
+            Ok(removed) => log::info!("container {ctid}: removed in it: {}", removed.join(", ")),
+            Err(why) => stays(why),
         }
+        if keep {
+            log::info!(
+                "container {ctid}: {} keeps apt from replacing the driver, and stays with it",
+                repo::PREFERENCES
+            );
+        }
+        true
     }
 
     fn tell(&self, options: &Detach) {
@@ -193,8 +203,8 @@ impl Detachment {
         if running {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
-        self.remove_login(running);
-        if !self.has_some() {
+        let files = self.remove_files(options, running, driver.is_some());
+        if !self.has_some() && !files {
             log::info!("container {ctid}: nothing to remove");
         } else if let Some(driver) = driver.filter(|_| !options.keep_driver) {
             let out = Out::stdout();
@@ -204,7 +214,7 @@ impl Detachment {
             out.line(format_args!("  pct exec {ctid} -- nvidia-uninstall --silent"));
             out.line("To remove what apt installed with it:");
             out.line(format_args!(
-                "  pct exec {ctid} -- sh -c \"apt-get purge 'cuda-*' nvtop && apt-get autoremove\""
+                "  pct exec {ctid} -- sh -c \"apt-get purge '{INSTALLED_BY_APT}' && apt-get autoremove\""
             ));
         }
     }

@@ -36,6 +36,8 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     inside::software,
     inside::foreseen,
     inside::stale_files,
+    conf::without_driver,
+    inside::left_files,
     inside::persistenced,
     inside::docker,
     inside::unseen,

@@ -5,7 +5,8 @@ mod diff;
 
 use crate::exit::{self, Code, Fault};
 use crate::guest::exec::Guest;
-use crate::guest::install::steps::{InstallSteps, cuda_foreseen, cuda_refused};
+use crate::guest::install::steps::{self, InstallSteps, cuda_foreseen, cuda_refused};
+use crate::guest::os;
 use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
 use crate::job::by_hand::{ByHand, TEMPLATE};
@@ -120,6 +121,10 @@ impl Steps {
         let ctid = self.hand.ctid;
         let deadline = Deadline::after(desired.limits.check);
         let check = probe::check(&Guest::new(ctid), &desired, Ask::Files, &deadline)?;
+        if let Err(unfit) = steps::fit(ctid, &check) {
+            self.refused = self.refused.take().or(Some(unfit));
+            return Ok(false);
+        }
         // As a call by hand: what failed before is tried again.
         let steps = InstallSteps::of(&check, &desired, true);
         for step in steps.iter() {
@@ -153,6 +158,11 @@ impl Steps {
         self.add(format!("start container {}", self.hand.ctid));
         let identity = net::identity(&self.hand.document);
         let last = Record::of(self.hand.ctid).load_of(&identity).container_driver;
+        if let (Ok(_), Some(why)) = (software.desired(), os::foreseen(&self.hand.document)) {
+            self.refused_by(startable::refused_start, Obstacle::refuses_start);
+            self.refused = self.refused.take().or_else(|| Some(steps::unfit(self.hand.ctid, &why)));
+            return;
+        }
         self.notes.push(match (software.desired(), last) {
             (Err(skipped), _) => skipped.to_owned(),
             (Ok(desired), Some(last)) if last == desired.driver.as_str() => {

@@ -4,6 +4,7 @@
 //! devices or software changed, verify with the nodes in place.
 
 use crate::exit::{self, Code, Context as _, Fault, code_of};
+use crate::guest::install::steps::is_unfit;
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
@@ -125,7 +126,11 @@ fn record(hand: &ByHand, result: &anyhow::Result<()>, seen: &Seen, begun: Instan
             // Devices that are missing are a fault by hand.
             state.start_warning = None;
         }
-        state.ended("by hand", result, begun);
+        match result {
+            // What could be given is, as a start has it.
+            Err(error) if is_unfit(error) => state.ended("by hand", &Ok(()), begun),
+            _ => state.ended("by hand", result, begun),
+        }
         state.kernel_driver = kernel.map(|v| v.to_string());
         if let Some(driver) = &seen.driver {
             state.container_driver = Some(driver.to_string());
@@ -186,6 +191,9 @@ impl Run<'_> {
         identity.still().fault(|| Fault::new(Code::Restart, format!("container {ctid} not restarted")))?;
         self.restart(&restart)?;
         install.nodes = Some(nodes);
+        if result.as_ref().is_err_and(is_unfit) {
+            return result;
+        }
         // What failed first is the error; nvidia-smi is asked in any case.
         let verified = install.verify();
         result.and(verified).and(seen.without_cuda(missing, desired.cuda_named))

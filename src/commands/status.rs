@@ -9,7 +9,7 @@ mod table;
 use crate::exit::Code;
 use crate::findings::finding::{Finding, Level};
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, host, record, start};
+use crate::findings::{assigned, conf, host, record, start};
 use crate::sys::out::Out;
 use crate::sys::signal;
 use crate::types::Ctid;
@@ -31,6 +31,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     record::last_run,
     record::version,
     assigned::pending,
+    conf::without_driver,
 ];
 
 /// Where all is well, these have a column.

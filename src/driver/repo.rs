@@ -18,7 +18,11 @@ use std::time::Duration;
 
 /// Our files in the container.
 pub const SOURCE: &str = "/etc/apt/sources.list.d/phoenix-nvidia.sources";
-const KEY: &str = "/usr/share/keyrings/phoenix-nvidia.asc";
+/// The key, where it is not NVIDIA's.
+pub const KEY: &str = "/usr/share/keyrings/phoenix-nvidia.gpg";
+/// Where NVIDIA's own package cuda-keyring has NVIDIA's keys: a source of its
+/// repository with another `Signed-By` would make all of apt unreadable.
+const NVIDIAS_KEYRING: &str = "/usr/share/keyrings/cuda-archive-keyring.gpg";
 /// Name and password for the repository, for root alone: apt_auth.conf(5).
 pub const AUTH: &str = "/etc/apt/auth.conf.d/phoenix-nvidia.conf";
 /// Our preferences file.
@@ -52,6 +56,8 @@ pub struct Repository {
     pub layout: Layout,
     /// Its key, armoured.
     pub key: String,
+    /// The key is published under the name of NVIDIA's.
+    pub nvidias: bool,
 }
 
 /// The layout of a repository.
@@ -94,11 +100,15 @@ impl Repository {
             }
             None => keys_in(&asked, os),
         };
-        let key = server.key(cache, &keys).fault(|| {
+        let (key, nvidias) = server.key(cache, &keys).fault(|| {
             Fault::new(Code::Software, format!("repository: cannot download signing key of {uri}"))
                 .remedy("set NVIDIA_REPO_KEY_URL to an https URL or a file on this host")
         })?;
-        Ok(Repository { uri, auth, layout, key })
+        Ok(Repository { uri, auth, layout, key, nvidias })
+    }
+
+    fn keyring(&self) -> &'static str {
+        if self.nvidias { NVIDIAS_KEYRING } else { KEY }
     }
 
     /// The source, in apt's deb822 format.
@@ -108,17 +118,19 @@ impl Repository {
             Layout::Dists { suite, components } => format!("Suites: {suite}\nComponents: {components}"),
         };
         format!(
-            "# Written by phoenix-nvidia; changes are overwritten.\nTypes: deb\nURIs: {}\n{place}\nSigned-By: {KEY}\n",
-            self.uri
+            "# Written by phoenix-nvidia; changes are overwritten.\nTypes: deb\nURIs: {}\n{place}\nSigned-By: {}\n",
+            self.uri,
+            self.keyring()
         )
     }
 
     /// The files for the container, in the order of writing: path, mode and
-    /// text; an empty text removes the file. **Secret**: may hold a password.
+    /// text, of a key in base64; an empty text removes the file. **Secret**: may hold
+    /// a password.
     pub fn files(&self) -> [(&'static str, u32, String); 4] {
         [
             (PREFERENCES, 0o644, packages::preferences()),
-            (KEY, 0o644, self.key.clone()),
+            (self.keyring(), 0o644, armour::base64(&self.key)),
             (AUTH, 0o600, self.auth.clone().unwrap_or_default()),
             (SOURCE, 0o644, self.source()),
         ]
@@ -159,6 +171,12 @@ fn keys_in(directory: &Url, os: &Distribution) -> Vec<Url> {
     let newer = debian.is_some_and(|version| version >= 13);
     let names = if newer { [KEYS[1], KEYS[0]] } else { KEYS };
     names.iter().map(|name| directory.with_suffix(name)).collect()
+}
+
+/// Whether a key has the file name of one of NVIDIA's.
+fn is_nvidias(url: &Url) -> bool {
+    let path = url.bare().request();
+    KEYS.iter().any(|name| path.strip_suffix(name).is_some_and(|rest| rest.ends_with('/')))
 }
 
 /// The server of a repository: requests are retried while the network comes up.
@@ -213,7 +231,7 @@ impl Server {
         anyhow::bail!("no index at {uri} (no InRelease, no Release, no dists/{suite}/)")
     }
 
-    fn key(&self, cache: &Cache, urls: &[Url]) -> anyhow::Result<String> {
+    fn key(&self, cache: &Cache, urls: &[Url]) -> anyhow::Result<(String, bool)> {
         let mut missing = String::new();
         for url in urls {
             if !url.has_trusted_transport() {
@@ -223,14 +241,14 @@ impl Server {
                 Ok(bytes) => {
                     let key = armour::public_key(&bytes).with_context(|| url.to_string())?;
                     keep(cache, url, &key);
-                    return Ok(key);
+                    return Ok((key, is_nvidias(url)));
                 }
                 Err(FetchError::Interrupted(signal)) => return Err(signal.into()),
                 Err(error) if error.is_missing() => missing = error.to_string(),
                 Err(error) => match kept(cache, url) {
                     Some(key) => {
                         log::warn!("repository: {error}; using the key downloaded earlier");
-                        return Ok(key);
+                        return Ok((key, is_nvidias(url)));
                     }
                     None => return Err(error.into()),
                 },
@@ -277,12 +295,16 @@ mod tests {
     #[test]
     fn a_flat_source_is_right_to_the_last_slash() {
         let (uri, auth) = for_apt(&"https://h/debian12/x86_64".parse().unwrap()).unwrap();
-        let mut repository = Repository { uri, auth, layout: Layout::Flat, key: String::new() };
+        let mut repository =
+            Repository { uri, auth, layout: Layout::Flat, key: String::new(), nvidias: false };
         assert_eq!(
             repository.source(),
             "# Written by phoenix-nvidia; changes are overwritten.\nTypes: deb\nURIs: https://h/debian12/x86_64/\n\
-             Suites: /\nSigned-By: /usr/share/keyrings/phoenix-nvidia.asc\n"
+             Suites: /\nSigned-By: /usr/share/keyrings/phoenix-nvidia.gpg\n"
         );
+        // The very path of cuda-keyring's own source.
+        repository.nvidias = true;
+        assert!(repository.source().ends_with("Signed-By: /usr/share/keyrings/cuda-archive-keyring.gpg\n"));
         repository.layout = Layout::Dists { suite: "bookworm".into(), components: "main".into() };
         assert!(repository.source().contains("Suites: bookworm\nComponents: main\n"));
     }
@@ -293,7 +315,7 @@ mod tests {
         let (uri, auth) = of("https://me:ge%68eim@h:8443/cuda").unwrap();
         assert_eq!(uri.request(), "https://h:8443/cuda/");
         assert_eq!(auth.clone().unwrap(), "machine h:8443/cuda/ login me password geheim\n");
-        let repository = Repository { uri, auth, layout: Layout::Flat, key: String::new() };
+        let repository = Repository { uri, auth, layout: Layout::Flat, key: String::new(), nvidias: true };
         for (path, mode, text) in repository.files() {
             assert_eq!(text.contains("geheim"), path == AUTH, "{path}");
             assert_eq!(mode, if path == AUTH { 0o600 } else { 0o644 }, "{path}");
@@ -321,6 +343,20 @@ mod tests {
         let first = |version| keys_in(&"https://h/?t=1".parse().unwrap(), &debian(version))[0].request();
         assert_eq!(first("12"), "https://h/3bf863cc.pub?t=1");
         assert_eq!(first("13"), "https://h/8793F200.pub?t=1");
+    }
+
+    #[test]
+    fn nvidias_key_is_known_by_its_file_name() {
+        for (url, nvidias) in [
+            ("https://h/debian12/x86_64/3bf863cc.pub", true),
+            ("https://me:x@h/8793F200.pub?token=1", true),
+            ("https://h/my-3bf863cc.pub", false),
+            ("https://h/3bf863cc.pub/", false),
+            ("/srv/keys/3bf863cc.pub", true),
+            ("/srv/mirror.asc", false),
+        ] {
+            assert_eq!(is_nvidias(&url.parse().unwrap()), nvidias, "{url}");
+        }
     }
 
     #[test]

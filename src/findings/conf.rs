@@ -4,6 +4,8 @@ use super::assigned::few;
 use super::finding::Finding;
 use super::read::Container;
 use crate::device::DevicePath;
+use crate::guest::install::steps;
+use crate::guest::os;
 use crate::plan;
 use crate::pve::conf::devices::{Flaw, Present, appended, present};
 use crate::pve::conf::document::Entry;
@@ -122,11 +124,16 @@ pub fn template(c: &Container) -> Vec<Finding> {
     vec![Finding::warning("template", what).fix("phoenix-nvidia attach CLONE --gpus 0")]
 }
 
-/// A C library that NVIDIA's driver does not run with.
+/// A container in which no driver can be, as its conf shows it. A look inside
+/// tells more.
 pub fn unsupported(c: &Container) -> Vec<Finding> {
-    if c.conf.get("ostype").as_deref() != Some("alpine") {
-        return Vec::new();
-    }
-    let what = "Alpine Linux has no glibc, which NVIDIA's driver needs: GPUs without a driver";
-    vec![Finding::warning("glibc", what).fix("create the container from a Debian or Ubuntu template")]
+    let looked = c.inside.as_ref().is_some_and(|inside| matches!(inside.software, Some(Ok(_))));
+    let Some(why) = os::foreseen(&c.conf).filter(|_| !looked) else { return Vec::new() };
+    let wanted = c.desired().map(|_| steps::without_driver(c.ctid));
+    vec![Finding::warning("version", format!("{why}: GPUs without a driver")).fix_if(wanted)]
+}
+
+/// The same where a driver is asked for.
+pub fn without_driver(c: &Container) -> Vec<Finding> {
+    if c.desired().is_some() { unsupported(c) } else { Vec::new() }
 }

@@ -5,12 +5,16 @@ use super::finding::Finding;
 use super::read::{Container, Inside};
 use super::services::Services;
 use crate::device::DevicePath;
+use crate::driver::repo::{PREFERENCES, SOURCE};
 use crate::exit::Fault;
 use crate::guest::driver_state::DriverState;
-use crate::guest::install::steps::{InstallStep, InstallSteps, cuda_foreseen, cuda_refused};
+use crate::guest::install::steps::{InstallStep, InstallSteps, cuda_foreseen, cuda_refused, without_driver};
+use crate::guest::os;
+use crate::guest::own;
 use crate::guest::packaged::{NextUpgrade, Packages};
-use crate::guest::probe::Check;
+use crate::guest::probe::{Check, SourceTwice};
 use crate::guest::verify::Opened;
+use crate::settings::keys;
 use crate::types::Version;
 
 /// The findings of a look inside, where one was taken.
@@ -80,12 +84,15 @@ pub fn software(c: &Container) -> Vec<Finding> {
             let mut findings = vec![version(c, check, inside.services.as_ref().ok(), &desired.driver)];
             // A run does the rest.
             let steps = InstallSteps::of(check, desired, true);
-            let rest = steps.iter().filter(|step| !matches!(step, InstallStep::Driver { .. }));
+            let told =
+                |step: &&InstallStep| matches!(step, InstallStep::Driver { .. } | InstallStep::OneSource(_));
+            let rest = steps.iter().filter(|step| !told(step));
             findings.extend(rest.map(|step| {
                 Finding::warning("packages", format!("to do: {step}"))
                     .fix(format!("phoenix-nvidia {}", c.ctid))
             }));
             findings.extend(cuda_refused(c.ctid, check).map(without_cuda));
+            findings.extend(check.source_twice.iter().map(|twice| one_source(c, twice)));
             findings
         }
         (Some(Err(why)), _) => vec![Finding::unknown("version", why.clone())],
@@ -93,10 +100,42 @@ pub fn software(c: &Container) -> Vec<Finding> {
     })
 }
 
+/// Ours and another file have one repository.
+fn one_source(c: &Container, twice: &SourceTwice) -> Finding {
+    let both = format!("{SOURCE} and {} have the same repository", twice.file);
+    let finding = match twice.unreadable {
+        true => Finding::failure("apt-source", format!("apt cannot read its sources: {both}"))
+            .why("with different keys for one repository apt rejects all sources"),
+        false => Finding::warning("apt-source", both).why("apt warns of it at every call"),
+    };
+    finding.fix(format!("phoenix-nvidia {}", c.ctid))
+}
+
+/// Files of ours in a container that has no settings any more. With a driver, the
+/// preferences may have been kept for it.
+pub fn left_files(c: &Container) -> Vec<Finding> {
+    if c.settings.text(keys::GPU_ASSIGNMENT).is_some() || c.hook.is_meant() {
+        return Vec::new();
+    }
+    with_services(c, |services| {
+        let there = |file: &&&str| services.has(&[format!("left {file}").as_str()]);
+        let left: Vec<&str> = own::FILES.iter().filter(there).copied().collect();
+        let kept = left == [PREFERENCES] && services.has(&["runfile installed"]);
+        (!left.is_empty() && !kept).then(|| {
+            let what = format!("files of phoenix-nvidia in the container: {}", left.join(", "));
+            Finding::warning("left-files", what)
+                .why("it is detached, and they keep apt from installing a driver or from reading its sources")
+                .fix(format!("phoenix-nvidia detach {}", c.ctid))
+        })
+    })
+}
+
 /// CUDA packages that no start will install, seen before one.
 pub fn foreseen(c: &Container) -> Vec<Finding> {
     let looked = c.inside.as_ref().is_some_and(|inside| matches!(inside.software, Some(Ok(_))));
-    let Some(desired) = c.desired().filter(|_| !looked) else { return Vec::new() };
+    let Some(desired) = c.desired().filter(|_| !looked && os::foreseen(&c.conf).is_none()) else {
+        return Vec::new();
+    };
     let ostype = c.conf.get("ostype").unwrap_or_default();
     cuda_foreseen(c.ctid, desired, &ostype).map(without_cuda).into_iter().collect()
 }
@@ -146,8 +185,11 @@ fn version(c: &Container, check: &Check, services: Option<&Services>, desired: &
                 None => finding.why("phoenix-nvidia installs no driver beside that of packages").fix(remove),
             }
         }
-        DriverState::Unsupported { why } => failure(format!("no driver can work in the container: {why}"))
-            .fix("create the container from a Debian or Ubuntu template"),
+        DriverState::Unsupported { why } => {
+            Finding::warning("version", format!("no driver can work in the container: {why}: devices only"))
+                .why("nothing is missing that it could have; with INSTALL=off nobody looks for a driver")
+                .fix(without_driver(c.ctid))
+        }
     }
 }
 
@@ -228,7 +270,12 @@ fn with_services(c: &Container, finding: impl Fn(&Services) -> Option<Finding>) 
 /// A container that could not be looked into.
 pub fn unseen(c: &Container) -> Vec<Finding> {
     let finding = |why: &String| Finding::unknown("inside", format!("cannot look into the container: {why}"));
-    of(c, |inside| inside.services.as_ref().err().map(finding).into_iter().collect())
+    of(c, |inside| {
+        // What has no shell is no fault: the driver's finding tells it.
+        let unfit = |check: &Check| matches!(check.driver, DriverState::Unsupported { .. });
+        let told = matches!(&inside.software, Some(Ok(check)) if unfit(check));
+        inside.services.as_ref().err().filter(|_| !told).map(finding).into_iter().collect()
+    })
 }
 
 #[cfg(test)]

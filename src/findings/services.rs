@@ -1,6 +1,7 @@
 //! What doctor looks for inside a container, besides the driver.
 
 use crate::guest::exec::Guest;
+use crate::guest::own;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::collections::BTreeSet;
@@ -34,8 +35,10 @@ impl Services {
     /// # Errors
     /// Why that could not be done.
     pub fn look(ctid: Ctid) -> Result<Services, String> {
-        let output =
-            Guest::new(ctid).attach_sh(SCRIPT, []).run(&Deadline::after(LIMIT)).map_err(|e| e.to_string())?;
+        let output = Guest::new(ctid)
+            .attach_sh(SCRIPT, own::FILES)
+            .run(&Deadline::after(LIMIT))
+            .map_err(|e| e.to_string())?;
         let last = || output.last_lines(1).pop().unwrap_or_else(|| output.ended.to_string());
         Services::parse(&output.text()).ok_or_else(last)
     }
@@ -43,7 +46,9 @@ impl Services {
     /// `None` if the script did not get to its end.
     pub(super) fn parse(text: &str) -> Option<Services> {
         let lines = text.lines().map(str::trim);
-        let known = lines.clone().filter(|line| KNOWN.contains(line)).map(str::to_owned).collect();
+        let ours = |line: &str| line.strip_prefix("left ").is_some_and(|file| own::FILES.contains(&file));
+        let known =
+            lines.clone().filter(|line| KNOWN.contains(line) || ours(line)).map(str::to_owned).collect();
         lines.clone().any(|line| line == "end 1").then_some(Services(known))
     }
 

@@ -6,10 +6,12 @@ mod runfile;
 pub mod steps;
 
 use super::exec::{self, Guest};
+use super::own;
 use super::probe::Check;
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::exit;
+use crate::sys::time::Deadline;
 use crate::types::Version;
 use steps::InstallSteps;
 
@@ -36,6 +38,10 @@ pub fn install(
     cache: &Cache,
 ) -> anyhow::Result<Installed> {
     let mut installed = Installed::default();
+    // apt may be unreadable until then, and the driver step may need it.
+    if let Some(theirs) = steps.one_source() {
+        own::give_way(guest, theirs, &Deadline::secs(30));
+    }
     if steps.driver() {
         runfile::install(guest, desired, check, cache)?;
         let before = check.driver.version(&desired.driver).cloned();

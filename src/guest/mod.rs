@@ -13,6 +13,7 @@ pub mod exec;
 pub mod install;
 pub mod leftovers;
 pub mod os;
+pub mod own;
 pub mod packaged;
 pub mod probe;
 pub mod smi;

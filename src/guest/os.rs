@@ -1,6 +1,8 @@
 //! The container's distribution and C library, as the container says.
 
 use crate::driver::repo::Distribution;
+use crate::pve::conf::document::Document;
+use crate::sys::text;
 
 /// The C library that the container's programs use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,15 @@ pub enum Libc {
     /// No dynamic loader found.
     #[default]
     Unknown,
+}
+
+/// What keeps a container from being looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It starts this program instead of an init.
+    Application(String),
+    /// It has no shell, and what came of running it.
+    NoShell(String),
 }
 
 /// A container's operating system.
@@ -31,6 +42,10 @@ pub struct Os {
     pub libc: Libc,
     /// Whether it has the loader of this host's architecture.
     pub native: bool,
+    /// Why it was not looked into.
+    pub unfit: Option<Unfit>,
+    /// Whether it is a NixOS.
+    pub nixos: bool,
     /// Whether it has an init.
     pub init: bool,
     /// Whether it has apt-get.
@@ -111,6 +126,14 @@ impl Os {
 
     /// Why NVIDIA's driver cannot work in it, if so.
     pub fn unsupported(&self) -> Option<String> {
+        match &self.unfit {
+            Some(Unfit::Application(entry)) => return Some(runs_application(entry)),
+            Some(Unfit::NoShell(said)) => return Some(format!("cannot run /bin/sh in it ({said})")),
+            None => {}
+        }
+        if self.nixos || self.id == "nixos" || self.like.iter().any(|like| like == "nixos") {
+            return Some(of_nixos(self.shown()));
+        }
         if !self.init {
             return Some("it has no init (an application container)".into());
         }
@@ -122,6 +145,38 @@ impl Os {
             Libc::Glibc => None,
             Libc::Unknown => Some("it has no glibc".into()),
         }
+    }
+}
+
+fn of_nixos(name: &str) -> String {
+    format!("{name} takes its driver from its own configuration (hardware.nvidia)")
+}
+
+fn runs_application(entry: &str) -> String {
+    format!("it has no init (an application container: {entry})")
+}
+
+/// The names of inits: what starts any other program is an application container.
+const INITS: [&str; 6] = ["init", "systemd", "openrc-init", "runit", "runit-init", "s6-svscan"];
+
+/// What a container starts as its first process, as its conf says, if that is no
+/// init: Proxmox' `entrypoint` for OCI images, or LXC's own key, which goes first.
+pub fn application(conf: &Document) -> Option<String> {
+    let named = |key: &str| Some((key.to_owned(), conf.get(key)?));
+    let (key, value) = named("lxc.init.cmd").or_else(|| named("entrypoint"))?;
+    let program = value.split_ascii_whitespace().next()?.trim_matches(['"', '\'']).rsplit('/').next()?;
+    (!INITS.contains(&program)).then(|| text::line(format!("{key}: {value}").as_bytes()))
+}
+
+/// Why no driver can be in a container, as far as its conf shows it.
+pub fn foreseen(conf: &Document) -> Option<String> {
+    if let Some(entry) = application(conf) {
+        return Some(runs_application(&entry));
+    }
+    match conf.get("ostype")?.as_str() {
+        "alpine" => Some("Alpine Linux has no glibc, which NVIDIA's driver needs".to_owned()),
+        "nixos" => Some(of_nixos("NixOS")),
+        _ => None,
     }
 }
 
@@ -159,6 +214,42 @@ mod tests {
         let os = os("ID=../../x;rm\u{1b}[31m\nVERSION_ID=1{version}");
         assert_eq!(os.id, "....xrm31m");
         assert_eq!(os.version, "1version");
+    }
+
+    #[test]
+    fn nixos_is_known_by_its_name_its_family_and_its_mark() {
+        let nixos = |text: &str| Os { init: true, libc: Libc::Glibc, native: true, ..os(text) };
+        for text in ["ID=nixos\nPRETTY_NAME=\"NixOS 25.05 (Warbler)\"", "ID=mine\nID_LIKE=\"nixos\""] {
+            let why = nixos(text).unsupported().unwrap();
+            assert!(why.ends_with("takes its driver from its own configuration (hardware.nvidia)"), "{why}");
+        }
+        assert!(Os { nixos: true, ..nixos("ID=mine") }.unsupported().unwrap().contains("hardware.nvidia"));
+        assert_eq!(nixos("ID=gentoo").unsupported(), None);
+    }
+
+    #[test]
+    fn what_is_no_init_is_an_application() {
+        let of = |text: &str| application(&Document::parse(text.as_bytes()));
+        for text in [
+            "lxc.init.cmd: /usr/bin/sleep 100000\n",
+            "entrypoint: /usr/local/bin/ollama serve\n",
+            "entrypoint: \"/opt/init.d/run\" x\n",
+            "entrypoint: /sbin/init\nlxc.init.cmd: /app\n",
+        ] {
+            assert!(of(text).is_some(), "{text}");
+        }
+        for text in [
+            "",
+            "entrypoint: /sbin/init\n",
+            "lxc.init.cmd = /lib/systemd/systemd --system\n",
+            "[old]\nlxc.init.cmd: /app\n",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        let foreseen = |text: &str| foreseen(&Document::parse(text.as_bytes()));
+        assert!(foreseen("entrypoint: /app\nostype: debian\n").unwrap().contains("entrypoint: /app"));
+        assert!(foreseen("ostype: nixos\n").unwrap().contains("hardware.nvidia"));
+        assert!(foreseen("ostype: gentoo\n").is_none() && foreseen("").is_none());
     }
 
     #[test]

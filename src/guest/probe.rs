@@ -1,26 +1,27 @@
 //! What is installed in the container: one command of shell built-ins, at
 //! every start.
 
+mod raw;
+
 use super::driver_state::DriverState;
-use super::exec::{Guest, fields};
-use super::os::Os;
-use super::packaged::{Manager, NextUpgrade, Packages};
-use super::smi;
+use super::exec::Guest;
+use super::os::{self, Os, Unfit};
+use super::packaged::{NextUpgrade, Packages};
 use crate::driver::desired::{CudaPackages, Desired};
-use crate::driver::packages::PackageName;
 use crate::driver::repo;
 use crate::driver::template::{Facts, PackageTemplate};
 use crate::exit::{Code, Context as _, Fault};
+use crate::pve::conf::store::Conf;
 use crate::sys::process::Output;
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::hex;
-use crate::types::{Ctid, Version};
+use crate::types::Ctid;
+use raw::Raw;
+pub use raw::state_version;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
-const PROBE: &str = include_str!("scripts/probe.sh");
-/// The most driver packages that are read.
-const MOST_PACKAGES: usize = 40;
+const PROBE: &str = concat!(include_str!("scripts/apt-sources.sh"), include_str!("scripts/probe.sh"));
 
 /// What the probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,15 @@ impl CudaObstacle {
     }
 }
 
+/// Another source file with the repository of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTwice {
+    /// The file.
+    pub file: String,
+    /// With both, apt cannot read its sources; asked for with nvidia-smi.
+    pub unreadable: bool,
+}
+
 /// What is installed in the container, compared with what is desired.
 #[derive(Clone, Debug)]
 pub struct Check {
@@ -78,6 +88,8 @@ pub struct Check {
     /// Our apt source has another repository: the settings or the container's
     /// release have changed.
     pub source_outdated: bool,
+    /// Another source file has the repository of ours.
+    pub source_twice: Option<SourceTwice>,
     /// The container's operating system.
     pub os: Os,
     /// How long the probe took.
@@ -119,7 +131,14 @@ impl Check {
 /// # Errors
 /// The probe failed, which says nothing about what is installed.
 pub fn check(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) -> anyhow::Result<Check> {
+    if let Some(application) = application(guest.ctid()) {
+        return Ok(unfit(Unfit::Application(application), desired));
+    }
     let output = probe(guest, desired, ask, &deadline.at_most(desired.limits.check))?;
+    // 126 and 127: lxc-attach cannot execute the command.
+    if matches!(output.code(), Some(126 | 127)) {
+        return Ok(unfit(Unfit::NoShell(output.last_lines(3).join(" | ")), desired));
+    }
     let check = understand(&output.stdout, desired);
     let mut check = check.ok_or_else(|| no_answer(guest.ctid(), &output))?;
     check.took = output.took;
@@ -152,15 +171,21 @@ fn probe(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) -> any
     guest.attach_sh(PROBE, args).keep(128 * 1024).run(deadline).fault(fault)
 }
 
+/// What the container starts instead of an init, as its conf says: then nothing is
+/// run in it.
+pub fn application(ctid: Ctid) -> Option<String> {
+    os::application(&Conf::of(ctid).read().ok()?)
+}
+
+/// A container in which no driver can be, without a probe.
+fn unfit(why: Unfit, desired: &Desired) -> Check {
+    let os = Os { unfit: Some(why), ..Os::default() };
+    judge(Raw { os, ..Raw::default() }, desired, &Names::default())
+}
+
 /// The probe ended before its last line.
 fn no_answer(ctid: Ctid, output: &Output) -> anyhow::Error {
     let last = output.last_lines(3).join(" | ");
-    // 126 and 127: lxc-attach cannot execute the command.
-    if matches!(output.code(), Some(126 | 127)) {
-        let message =
-            format!("cannot install a driver in container {ctid}: cannot run /bin/sh in it ({last})");
-        return Fault::new(Code::Software, message).remedy("use a Debian or Ubuntu container").into();
-    }
     let message = format!("cannot probe container {ctid}: the probe ended early, {}: {last}", output.ended);
     Fault::new(Code::Software, message).into()
 }
@@ -207,123 +232,6 @@ impl Names {
     }
 }
 
-/// The probe's lines.
-#[derive(Debug, Default)]
-struct Raw {
-    os: Os,
-    libs: Vec<String>,
-    ml: Option<Version>,
-    cuda: Option<Version>,
-    smi: bool,
-    state: Option<Version>,
-    driver_interrupted: Option<String>,
-    cuda_interrupted: bool,
-    owners: Vec<(Manager, Option<PackageName>)>,
-    toolkit: bool,
-    have: Vec<String>,
-    source: Option<String>,
-    /// The SHA-256 of apt's auth file; `unknown` if it could not be computed.
-    auth: Option<String>,
-    says: String,
-    complete: bool,
-}
-
-impl Raw {
-    fn parse(bytes: &[u8]) -> Raw {
-        let mut raw = Raw::default();
-        for (key, value) in fields(bytes) {
-            raw.take(&key, value);
-        }
-        raw
-    }
-
-    fn take(&mut self, key: &str, value: String) {
-        let two = value.split_once(' ').unwrap_or((&value, ""));
-        match key {
-            "os" => self.os.release_line(&value),
-            "loader" => self.os.loader(&value),
-            "init" => self.os.init = true,
-            "apt-get" => self.os.apt = true,
-            "modprobe" => self.os.modprobe = true,
-            "systemd" => self.os.systemd = true,
-            "lib" => self.libs.push(value),
-            "link" if two.0 == "libnvidia-ml" => self.ml = two.1.parse().ok(),
-            "link" => self.cuda = two.1.parse().ok(),
-            "smi" => self.smi = true,
-            "state" => self.state = state_version(&value),
-            "cut" if two.0 == "driver" => self.driver_interrupted = Some(two.1.to_owned()),
-            "cut" => self.cuda_interrupted = true,
-            "owner" if self.owners.len() < MOST_PACKAGES => {
-                let manager = match two.0 {
-                    "rpm" => Manager::Rpm,
-                    "pacman" => Manager::Pacman,
-                    _ => Manager::Dpkg,
-                };
-                self.owners.push((manager, two.1.parse().ok()));
-            }
-            "toolkit" => self.toolkit = true,
-            "have" => self.have.push(value),
-            "source" => self.source = Some(value),
-            "auth" => self.auth = Some(value),
-            "says" => self.says.extend([&value, "\n"]),
-            "end" => self.complete = true,
-            _ => {}
-        }
-    }
-
-    /// The driver's state, without the package manager's files.
-    fn driver(&self, desired: &Version) -> DriverState {
-        match (self.incomplete(), &self.ml) {
-            (Some(why), ml) => DriverState::Incomplete { version: ml.clone().or(self.cuda.clone()), why },
-            (None, None) => DriverState::Missing,
-            (None, Some(ml)) if ml == desired => DriverState::Matching,
-            (None, Some(ml)) => DriverState::Other { version: ml.clone() },
-        }
-    }
-
-    /// The packages that own driver files.
-    fn packages(&self) -> Option<Packages> {
-        let (manager, _) = self.owners.first()?;
-        let theirs = self.owners.iter().filter(|(m, _)| m == manager);
-        Some(Packages { names: theirs.filter_map(|(_, name)| name.clone()).collect(), manager: *manager })
-    }
-
-    /// The state of a driver that packages hold: right is right, whoever
-    /// installed it, unless a runfile did too.
-    fn packaged(&self, packages: Packages, desired: &Version) -> DriverState {
-        let mixed = self.state.is_some() || self.driver_interrupted.is_some();
-        match self.driver(desired) {
-            DriverState::Matching if !mixed => DriverState::Matching,
-            state => {
-                let version = state.version(desired).cloned();
-                DriverState::Packaged { packages, version, upgrade: None, mixed }
-            }
-        }
-    }
-
-    /// Why an installed driver is incomplete, if so.
-    fn incomplete(&self) -> Option<String> {
-        if let Some(version) = &self.driver_interrupted {
-            return Some(format!("install of {version} interrupted"));
-        }
-        let Some(ml) = &self.ml else {
-            let some = !self.libs.is_empty() || self.smi;
-            return some.then(|| "libnvidia-ml.so.1 missing".into());
-        };
-        match &self.cuda {
-            None => return Some("libcuda.so.1 missing".into()),
-            Some(cuda) if cuda != ml => return Some(format!("libnvidia-ml is {ml}, libcuda is {cuda}")),
-            _ if !self.smi => return Some("nvidia-smi missing".into()),
-            _ => {}
-        }
-        if let Some(state) = self.state.as_ref().filter(|state| *state != ml) {
-            return Some(format!("libraries are {ml}, the installer's state is {state}"));
-        }
-        let tool = smi::version(&self.says).tool.filter(|tool| tool != ml);
-        tool.map(|tool| format!("libraries are {ml}, nvidia-smi is {tool}"))
-    }
-}
-
 /// What the lines mean for what is desired.
 fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
     let driver = match (raw.os.unsupported(), raw.packages()) {
@@ -348,6 +256,7 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         utilities_missing: missing(&desired.utilities),
         cuda_interrupted: raw.cuda_interrupted && desired.cuda != CudaPackages::None,
         source_outdated: desired.cuda != CudaPackages::None && source_outdated(&raw, desired),
+        source_twice: raw.twice.map(|file| SourceTwice { file, unreadable: raw.unreadable }),
         os: raw.os,
         took: Duration::ZERO,
     }
@@ -369,13 +278,6 @@ fn source_outdated(raw: &Raw, desired: &Desired) -> bool {
         (Some(_), Some(found)) if found == "unknown" => false,
         (Some(auth), found) => found.as_deref() != Some(hex(&Sha256::digest(auth.as_bytes())).as_str()),
     }
-}
-
-/// The version in the first line of the installer's state file, like
-/// `1.0-5904801 (590.48.01)`.
-pub fn state_version(line: &str) -> Option<Version> {
-    let (_, rest) = line.split_once('(')?;
-    rest.split_once(')')?.0.trim().parse().ok()
 }
 
 #[cfg(test)]

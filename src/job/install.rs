@@ -6,7 +6,7 @@ use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::exec::{self, ExecError, Guest};
-use crate::guest::install::steps::{InstallSteps, cuda_refused};
+use crate::guest::install::steps::{self, InstallSteps, cuda_refused};
 use crate::guest::install::{self, Installed};
 use crate::guest::probe::{self, Ask, Check};
 use crate::guest::{boot, leftovers, verify};
@@ -125,6 +125,7 @@ impl Install<'_> {
         progress.unseen = true;
         let check = self.probe(&guest)?;
         progress.unseen = false;
+        steps::fit(self.ctid, &check)?;
         let steps = InstallSteps::of(&check, self.desired, self.cuda_is_due(&check));
         let refused = cuda_refused(self.ctid, &check).map(anyhow::Error::from);
         let matters = check.cuda_obstacle.as_ref().is_some_and(|obstacle| obstacle.matters(self.desired));
@@ -203,7 +204,9 @@ impl Install<'_> {
     /// the time, as long as an install waits for its container at all.
     fn probe(&self, guest: &Guest) -> anyhow::Result<Check> {
         let limit = self.settings.value(keys::READY_TIMEOUT);
-        boot::wait_for_shell(guest, limit)?;
+        if probe::application(self.ctid).is_none() {
+            boot::wait_for_shell(guest, limit)?;
+        }
         let mut desired = self.desired.clone();
         let until = Deadline::after(limit.max(desired.limits.check));
         loop {

@@ -7,6 +7,7 @@ use crate::exit::{self, Code};
 use crate::guest::boot;
 use crate::guest::changed::Changed;
 use crate::guest::exec::{self, Guest};
+use crate::guest::install::steps;
 use crate::host::gpus::Inventory;
 use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
@@ -200,6 +201,14 @@ fn install_once(ctid: Ctid) -> Done {
         Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };
     let (mut progress, result) = again_if_rebooted(&install);
     progress.cuda = progress.cuda.map(|why| cuda_missing(ctid, &desired, why));
+    let result = match result {
+        // It has its devices, and can take no more.
+        Err(error) if steps::is_unfit(&error) => {
+            exit::tell(log::Level::Warn, &error);
+            Ok(())
+        }
+        result => result,
+    };
     Done { progress, settings: Some(settings), identity: Some(identity), result }
 }
 

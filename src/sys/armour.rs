@@ -30,6 +30,13 @@ pub fn public_key(bytes: &[u8]) -> anyhow::Result<String> {
     }
 }
 
+/// The lines of base64 in an armoured key.
+pub fn base64(armoured: &str) -> String {
+    let lines = armoured.lines().skip_while(|line| !line.trim().is_empty()).skip(1);
+    let body = lines.take_while(|line| !line.starts_with(['=', '-']));
+    body.filter(|line| !line.trim().is_empty()).map(|line| format!("{}\n", line.trim())).collect()
+}
+
 /// Without the checksum, which is optional.
 fn armour(bytes: &[u8]) -> String {
     let lines: Vec<String> = bytes.chunks(48).map(|line| STANDARD.encode(line)).collect();
@@ -47,6 +54,8 @@ mod tests {
         let binary = [&[0x99, 1, 2][..], &[0; 60]].concat();
         let lines = format!("mQEC{}\n{}\n", "A".repeat(60), "A".repeat(20));
         assert_eq!(public_key(&binary).unwrap(), format!("{BEGIN}\n\n{lines}{END}\n"));
+        assert_eq!(base64(&public_key(&binary).unwrap()), lines);
+        assert_eq!(base64(&format!("{BEGIN}\nVersion: x\n\nAAAA\nBBB=\n=xyz1\n{END}\n")), "AAAA\nBBB=\n");
         for bad in [&b"<html>"[..], b"", b"hello", b"\x99"] {
             assert!(public_key(bad).is_err());
         }

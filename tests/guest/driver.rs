@@ -150,7 +150,7 @@ fn a_driver_of_the_distributions_packages_is_refused_with_its_names() {
 #[test]
 fn containers_that_cannot_have_a_driver_are_refused_up_front() {
     let Some(lab) = wanting(one_gpu(), Rootfs::Busybox.unprivileged()) else { return };
-    start(&lab).ok().says("cannot install a driver in container 101");
+    start(&lab).ok().says("cannot install a driver in container 101").says_not("ERROR");
     assert_eq!(lab.web().requests().ending(".run").len(), 0);
 }
 
@@ -160,10 +160,10 @@ fn musl_and_a_missing_shell_are_the_reasons_given() {
     let ct = lab.container(101);
     ct.write("/lib/ld-musl-x86_64.so.1", "");
     ct.write("/etc/os-release", "ID=alpine\nPRETTY_NAME=\"Alpine Linux v3.22\"\n");
-    start(&lab).ok().says("Alpine Linux v3.22 uses musl").says("exit code 5");
+    start(&lab).ok().says("Alpine Linux v3.22 uses musl").says_not("exit code");
     stop(&lab);
     lab.sh("rm /var/lib/vz/images/101/*.subvol/usr/bin/sh").ok();
-    start(&lab).ok().says("cannot run /bin/sh");
+    start(&lab).ok().says("cannot run /bin/sh").says_not("ERROR");
 }
 
 #[test]

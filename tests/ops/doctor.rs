@@ -442,6 +442,26 @@ fn thousands_of_lines_of_one_kind_are_told_in_a_few() {
     assert!(doctor(&lab, &["101"]).0.len() < 60);
 }
 
+#[test]
+fn two_files_of_one_repository_and_files_that_a_detached_container_has() {
+    const SOURCE: &str = "/etc/apt/sources.list.d/phoenix-nvidia.sources";
+    let Some(lab) = healthy(Rootfs::Debian12.unprivileged()) else { return };
+    let ct = lab.container(101);
+    ct.write(SOURCE, "Types: deb\nURIs: http://h/x/\nSuites: /\nSigned-By: /a.gpg\n");
+    assert_eq!(bad(&lab), [""; 0]);
+    ct.write("/etc/apt/sources.list.d/mine.list", "deb [signed-by=/a.gpg] http://h/x /\n");
+    assert_eq!(bad(&lab), ["apt-source warning"]);
+    ct.write("/etc/apt/sources.list.d/mine.list", "deb [signed-by=/b.gpg] http://h/x /\n");
+    assert_eq!(bad(&lab), ["apt-source failure"]);
+    // Settings and hookscript are gone, as a restore without root's rights has it.
+    lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok();
+    let conf: String =
+        lab.conf(101).lines().filter(|l| !l.contains("GPU_")).map(|l| format!("{l}\n")).collect();
+    lab.write("/etc/pve/lxc/101.conf", conf);
+    let found = bad(&lab);
+    assert!(found.contains(&"left-files warning".to_owned()), "{found:?}");
+}
+
 /// A new check comes with the lab that shows it.
 #[test]
 fn every_check_is_shown_by_a_broken_lab() {

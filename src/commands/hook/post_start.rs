@@ -4,6 +4,8 @@
 use crate::driver::desired::Desired;
 use crate::exit::{self, Code};
 use crate::guest::exec::{self, Guest};
+use crate::guest::install::steps;
+use crate::guest::own;
 use crate::guest::probe::{self, Ask, Check};
 use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
@@ -123,9 +125,10 @@ impl Start<'_> {
         if self.earlier_continues(&until)? {
             return Ok(());
         }
+        let guest = Guest::new(self.ctid);
         // For the look and for what follows from it, together.
         let deadline = Deadline::after(desired.limits.check);
-        let check = match probe::check(&Guest::new(self.ctid), desired, Ask::Files, &deadline) {
+        let check = match probe::check(&guest, desired, Ask::Files, &deadline) {
             Ok(check) => check,
             Err(error) if exec::is_gone(&error) || exit::interrupted(&error) => return Err(error),
             Err(error) => {
@@ -133,6 +136,15 @@ impl Start<'_> {
                 return Ok(());
             }
         };
+        if let Err(unfit) = steps::fit(self.ctid, &check) {
+            // Nothing failed: it has its devices, and can take no more.
+            exit::tell(log::Level::Warn, &unfit);
+            self.devices_only();
+            return Ok(());
+        }
+        if let Some(twice) = &check.source_twice {
+            own::give_way(&guest, &twice.file, &deadline);
+        }
         if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check) {
             self.record_right(desired, cuda);
             return Ok(());

@@ -11,6 +11,7 @@ use crate::driver::template::{Facts, PackageTemplate, is_newer_than_known};
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::exec::{self, ExecError, Guest, fields};
 use crate::guest::os::Os;
+use crate::guest::own::REMOVE_SOURCE;
 use crate::guest::probe::Check;
 use crate::sys::signal;
 use crate::sys::text::size;
@@ -20,13 +21,15 @@ use simulate::{Refusal, Simulation};
 use std::time::{Duration, Instant};
 
 const KMOD: &str = include_str!("../scripts/kmod.sh");
-const PREPARE: &str =
-    concat!(include_str!("../scripts/apt-aside.sh"), include_str!("../scripts/apt-prepare.sh"));
+const PREPARE: &str = concat!(
+    include_str!("../scripts/apt-own.sh"),
+    include_str!("../scripts/apt-aside.sh"),
+    include_str!("../scripts/apt-prepare.sh")
+);
 const UPDATE: &str = include_str!("../scripts/apt-update.sh");
 const SIMULATE: &str = include_str!("../scripts/apt-simulate.sh");
 const INSTALL: &str = include_str!("../scripts/apt-install.sh");
 const ASIDE: &str = concat!(include_str!("../scripts/apt-aside.sh"), "aside \"$1\"\n");
-const UNDO: &str = include_str!("../scripts/apt-undo.sh");
 
 /// The source that the script before this program wrote.
 const OLD_SOURCE: &str = "/etc/apt/sources.list.d/nvidia.list";
@@ -109,6 +112,12 @@ impl<'a> Apt<'a> {
     fn set_up(&self, repository: &Repository) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut prepared = self.prepare(repository)?;
+        if let Some(said) = &prepared.unreadable {
+            let message =
+                format!("repository: apt in container {} cannot read its sources: {said}", self.guest.ctid());
+            let remedy = format!("pct exec {} -- apt-get check", self.guest.ctid());
+            return Err(Fault::new(Code::Software, message).remedy(remedy).into());
+        }
         let mut done = self.update(Some(prepared.file()));
         // The script before this program wrote a suite, which a flat repository
         // does not have.
@@ -195,7 +204,7 @@ impl<'a> Apt<'a> {
     fn undo(&self) {
         // After a signal there are five seconds for all that is left.
         let deadline = Deadline::secs(if signal::check().is_err() { 1 } else { 30 });
-        if let Err(error) = self.guest.attach_sh(UNDO, []).even_when_stopping().run(&deadline) {
+        if let Err(error) = self.guest.attach_sh(REMOVE_SOURCE, []).even_when_stopping().run(&deadline) {
             log::warn!("repository: cannot remove {SOURCE} from the container: {error}");
         }
     }
@@ -306,6 +315,8 @@ struct AptSetup {
     changed: bool,
     lists: bool,
     elsewhere: Option<String>,
+    /// With our source, or without it too.
+    unreadable: Option<String>,
 }
 
 impl AptSetup {
@@ -324,6 +335,7 @@ impl AptSetup {
                     log::info!("repository: already in {value}");
                     prepared.elsewhere = Some(value);
                 }
+                "unreadable" => prepared.unreadable = Some(value),
                 "wrote" => prepared.changed = true,
                 "lists" => prepared.lists = true,
                 _ => {}

@@ -21,6 +21,8 @@ pub enum InstallStep {
         /// The version after.
         to: Version,
     },
+    /// Our apt source goes, since this file has the same repository.
+    OneSource(String),
     /// Our apt source, which has another repository than the settings.
     Source,
     /// Packages whose install was interrupted.
@@ -44,6 +46,9 @@ impl fmt::Display for InstallStep {
                 write!(f, "install driver {to} (found incomplete: {why})")
             }
             InstallStep::Driver { found, to } => write!(f, "install driver {to} (found: {found})"),
+            InstallStep::OneSource(theirs) => {
+                write!(f, "remove our apt source: {theirs} has the same repository")
+            }
             InstallStep::Source => {
                 f.write_str("replace the apt source: NVIDIA_REPO_URL or the release changed")
             }
@@ -88,8 +93,12 @@ impl InstallSteps {
     /// From a probe. `cuda` is false if the CUDA step failed before with the same
     /// inputs; what keeps packages from being installed is in [`cuda_refused`].
     /// Utilities are optional: missing ones alone are no step.
+    /// Where no driver can be there is none: see [`fit`].
     pub fn of(check: &Check, desired: &Desired, cuda: bool) -> InstallSteps {
         let mut steps = Vec::new();
+        if matches!(check.driver, DriverState::Unsupported { .. }) {
+            return InstallSteps(steps);
+        }
         if !check.driver_matches() {
             steps.push(InstallStep::Driver { found: check.driver.clone(), to: desired.driver.clone() });
         }
@@ -107,6 +116,9 @@ impl InstallSteps {
         if !steps.is_empty() && check.os.apt && !check.utilities_missing.is_empty() {
             steps.push(InstallStep::Utilities(check.utilities_missing.clone()));
         }
+        if let Some(twice) = &check.source_twice {
+            steps.insert(0, InstallStep::OneSource(twice.file.clone()));
+        }
         InstallSteps(steps)
     }
 
@@ -123,6 +135,14 @@ impl InstallSteps {
     /// Whether the driver is changed.
     pub fn driver(&self) -> bool {
         self.0.iter().any(|step| matches!(step, InstallStep::Driver { .. }))
+    }
+
+    /// The file that has the repository of our apt source too.
+    pub fn one_source(&self) -> Option<&str> {
+        self.0.iter().find_map(|step| match step {
+            InstallStep::OneSource(theirs) => Some(theirs.as_str()),
+            _ => None,
+        })
     }
 
     /// Whether the CUDA step has something to do.
@@ -149,16 +169,53 @@ impl fmt::Display for InstallSteps {
     }
 }
 
+/// No driver can be in a container: its devices are all that it gets.
+#[derive(Debug)]
+pub struct Unfit(String);
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: devices only", self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// Whether the error is that no driver can be in the container.
+pub fn is_unfit(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.is::<Unfit>())
+}
+
+/// The setting that says so, after which nobody looks for a driver.
+pub fn without_driver(ctid: Ctid) -> String {
+    format!("INSTALL=off phoenix-nvidia attach {ctid}")
+}
+
+/// The error of a container in which no driver can be, and why.
+pub fn unfit(ctid: Ctid, why: &str) -> anyhow::Error {
+    Fault::new(Code::Software, format!("cannot install a driver in container {ctid}"))
+        .remedy(without_driver(ctid))
+        .caused_by(Unfit(why.to_owned()))
+}
+
+/// Fails if no driver can be in the container.
+///
+/// # Errors
+/// [`Code::Software`], for which [`is_unfit`] is true.
+pub fn fit(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
+    match &check.driver {
+        DriverState::Unsupported { why } => Err(unfit(ctid, why)),
+        _ => Ok(()),
+    }
+}
+
 /// Fails if the driver must not be installed by the runfile.
 ///
 /// # Errors
 /// [`Code::Software`].
 pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
+    fit(ctid, check)?;
     let fault = match &check.driver {
-        DriverState::Unsupported { why } => {
-            Fault::new(Code::Software, format!("cannot install a driver in container {ctid}: {why}"))
-                .remedy("use a Debian or Ubuntu container")
-        }
         DriverState::Packaged { packages, version, upgrade, mixed } => {
             packaged(ctid, packages, version.as_ref(), upgrade.as_deref(), *mixed)
         }
@@ -195,7 +252,8 @@ fn packaged(
 /// Why the missing CUDA packages are no step, where the probe shows it. The
 /// driver does not depend on that.
 pub fn cuda_refused(ctid: Ctid, check: &Check) -> Option<Fault> {
-    Some(refusal(ctid, check.cuda_obstacle.as_ref()?, check.os.shown()))
+    let obstacle = check.cuda_obstacle.as_ref().filter(|_| fit(ctid, check).is_ok())?;
+    Some(refusal(ctid, obstacle, check.os.shown()))
 }
 
 /// The same before there is a container to look into, from its `ostype`.

@@ -4,9 +4,9 @@
 # lines; a file without lines is removed.
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 d=/etc/apt/sources.list.d
-ours=$d/phoenix-nvidia.sources
 IFS= read -r uri || exit 1
 uri=${uri%/}
+uri=${uri#*://}
 
 if [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ] || [ -n "$(dpkg --audit 2>/dev/null)" ]; then
     echo "interrupted yes"
@@ -32,19 +32,19 @@ fi
 # apt ignores it because of its name, with a notice at every call.
 f=$d/nvidia.conf
 if [ -f "$f" ] && grep -qE '^[[:space:]]*deb[[:space:]]' "$f" &&
-    grep -qF -e developer.download.nvidia.com/compute/cuda/repos -e "${uri#*://}" "$f"; then
+    grep -qF -e developer.download.nvidia.com/compute/cuda/repos -e "$uri" "$f"; then
     aside "$f"
 fi
 
 # The same repository twice with different keys is an error of apt as a whole.
 elsewhere=
 for f in /etc/apt/sources.list "$d"/*.list "$d"/*.sources; do
-    [ "$f" = "$ours" ] || [ ! -f "$f" ] && continue
+    [ "$f" = "$source" ] || [ ! -f "$f" ] && continue
     names "$f" || continue
     while read -r kind it; do
-        # With a login it is still the same repository.
-        host=${it#*://}
-        case ${host%%/*} in *@*) it=${it%%://*}://${host#*@} ;; esac
+        # By another scheme or with a login it is still the same repository.
+        it=${it#*://}
+        case ${it%%/*} in *@*) it=${it#*@} ;; esac
         [ "$kind" = Packages ] && [ "${it%/}" = "$uri" ] && elsewhere=$f
     done <<END
 $said
@@ -52,6 +52,9 @@ END
     [ "$elsewhere" = "$f" ] && echo "elsewhere $f"
 done
 
+[ -n "$elsewhere" ] && remove_source
+
+signed=
 while IFS=' ' read -r path mode lines; do
     if [ "$lines" = 0 ]; then
         rm -f "$path" || exit 1
@@ -62,13 +65,29 @@ while IFS=' ' read -r path mode lines; do
     mkdir -p "${path%/*}" && rm -f "$new" && (umask 077 && : >"$new") || exit 1
     n=0
     while [ "$n" -lt "$lines" ] && IFS= read -r line; do
+        [ "$line" = "Signed-By: $shared" ] && line="Signed-By: $signed"
         printf '%s\n' "$line"
         n=$((n + 1))
     done >"$new" || exit 1
     [ "$n" = "$lines" ] || { rm -f "$new"; exit 1; }
+    case $path in
+    *.gpg)
+        base64 -d <"$new" >"$new.bin" && mv -f "$new.bin" "$new" || { rm -f "$new" "$new.bin"; exit 1; }
+        signed=$path
+        ;;
+    esac
+    # A keyring of somebody else with other keys stays.
+    if [ "$path" = "$shared" ] && [ -e "$path" ] && ! shared_is_ours && ! cmp -s "$new" "$path"; then
+        mv -f "$new" "$key.new" || exit 1
+        new=$key.new
+        path=$key
+        signed=$key
+    elif [ "$path" = "$shared" ] && [ ! -e "$path" ] && [ -z "$elsewhere" ]; then
+        mkdir -p "$own" && : >"$own/keyring" || exit 1
+    fi
     skip=
     case $path in
-    "$ours" | /etc/apt/auth.conf.d/*) skip=$elsewhere ;;
+    "$source" | /usr/share/keyrings/* | /etc/apt/auth.conf.d/*) skip=$elsewhere ;;
     esac
     if [ -n "$skip" ]; then
         rm -f "$new"
@@ -80,6 +99,20 @@ while IFS=' ' read -r path mode lines; do
         echo "wrote $path"
     fi
 done
+[ "$signed" = "$key" ] || rm -f "$key"
+rm -f "${key%.gpg}.asc"
+
+# Ours is not the one that makes apt unreadable, whatever else there is.
+if [ -z "$elsewhere" ]; then
+    said=$(apt-get indextargets --no-release-info --format '$(CREATED_BY)' </dev/null 2>&1 |
+        head -c 1048576 | grep -a '^E:')
+    case $said in
+    *"sources could not be read"*)
+        remove_source
+        printf '%s\n' "$said" | sed -n '1s/^/unreadable /p'
+        ;;
+    esac
+fi
 # Lists of other repositories: without them, apt knows no package of the
 # distribution that ours need.
 for f in /var/lib/apt/lists/*_Packages* /var/lib/apt/lists/*_InRelease; do

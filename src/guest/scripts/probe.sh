@@ -23,6 +23,14 @@ fi
 for f in /lib/ld-musl-*.so.1 /lib/ld-linux-*.so.* /lib64/ld-linux-*.so.*; do
     [ -e "$f" ] && echo "loader $f"
 done
+# Where both are there: that of the shell is the system's. musl beside glibc may be
+# a package, and glibc's name beside musl a stand-in.
+if [ -e /lib64/ld-linux-x86-64.so.2 ] || [ -e /lib/ld-linux-x86-64.so.2 ] || [ -e /lib/ld-linux-aarch64.so.1 ]; then
+    for f in /lib/ld-musl-*.so.1; do
+        [ -e "$f" ] && grep -qs /ld-musl- /bin/sh && echo "musl /bin/sh" && break
+    done
+fi
+[ -e /etc/NIXOS ] && echo "nixos /etc/NIXOS"
 for f in /sbin/init /usr/sbin/init /lib/systemd/systemd; do
     [ -x "$f" ] && echo "init $f" && break
 done
@@ -92,12 +100,19 @@ for f in /usr/local/cuda*/version.json /usr/local/cuda*/version.txt /usr/local/c
     [ -e "$f" ] && echo "toolkit $f"
 done
 source=/etc/apt/sources.list.d/phoenix-nvidia.sources
+uri=
+twice=
 if [ -f "$source" ]; then
     n=0
     while [ $n -lt 20 ] && IFS= read -r line; do
         n=$((n + 1))
-        case $line in URIs:*) printf 'source %s\n' "${line#URIs:}" ;; esac
+        case $line in URIs:*) uri=${line#URIs:} && printf 'source %s\n' "$uri" ;; esac
     done <"$source"
+    uri=${uri#*://}
+    uri=${uri%/}
+    for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        [ "$f" != "$source" ] && has_repository "$uri" "$f" && echo "twice $f" && twice=$f && break
+    done
 fi
 auth=/etc/apt/auth.conf.d/phoenix-nvidia.conf
 if [ -f "$auth" ]; then
@@ -112,6 +127,9 @@ for p in "$@"; do
     done
 done
 
+if [ "$ask" = smi ] && [ -n "$twice" ]; then
+    apt-get indextargets --format '$(CREATED_BY)' </dev/null >/dev/null 2>&1 || echo "unreadable yes"
+fi
 if [ "$ask" = smi ] && [ -x /usr/bin/nvidia-smi ]; then
     # --version exists from 550 on; the first line of the help names the
     # version too, and needs no driver.

@@ -64,6 +64,10 @@ fn config(id: u32, conf: &Section) -> Result<String> {
             add(&format!("lxc.cgroup2.devices.deny = c {major}:{minor} w"));
         }
     }
+    // Of an OCI image: its program instead of an init.
+    if let Some(entrypoint) = conf.get("entrypoint") {
+        add(&format!("lxc.init.cmd = {entrypoint}"));
+    }
     for (key, value) in &conf.lxc {
         add(&format!("{key} = {value}"));
     }
