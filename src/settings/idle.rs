@@ -99,14 +99,21 @@ pub fn all(settings: &Settings, conf: &Document, path: &Path) -> Vec<Idle> {
 /// A setting that a rule leaves without effect, if it asks for something there.
 fn overruled(settings: &Settings, rule: &Rule, key: &Spec) -> Option<Idle> {
     let (value, origin) = settings.text(key)?;
-    let nearer = distance(&origin) <= distance(&settings.text(rule.by)?.1);
+    let by = settings.text(rule.by)?.1;
+    let nearer = distance(&origin) <= distance(&by);
     let asks = (key.check)(value).is_ok()
         && !["none", "off", "no", "false", "0"].iter().any(|word| value.eq_ignore_ascii_case(word))
         && key.default != Some(value);
     // The conf says what this container is to have, the files what any may.
     let of_many = matches!(&origin, Origin::File(file, _) if is_of_many(file));
     let source = SOURCES.iter().any(|source| source.name == key.name) && of_many;
-    (nearer && asks && !source && origin != Origin::Default).then(|| idle(key, &origin, rule.why))
+    if !nearer || !asks || source || origin == Origin::Default {
+        return None;
+    }
+    let idle = idle(key, &origin, rule.why);
+    // One that is required must stand somewhere: it may be the only place.
+    let fix = if key.required() { format!("change {} ({by})", rule.by.name) } else { idle.fix };
+    Some(Idle { fix, ..idle })
 }
 
 fn is_of_many(file: &Path) -> bool {
@@ -263,6 +270,15 @@ mod tests {
             names(&settings(&[], &format!("{NODE}INSTALL=off\nCUDA_PACKAGES=x\n"), &[])),
             ["CUDA_PACKAGES"]
         );
+    }
+
+    #[test]
+    fn no_remedy_takes_away_what_is_required() {
+        let lines = ["INSTALL=off", "NVIDIA_REPO_URL=https://h/", "CUDA_PACKAGES=x"];
+        let all = all(&settings(&lines, "", &[]), &Document::parse(b""), Path::new("/c"));
+        let fixes: Vec<&str> = all.iter().map(|idle| idle.fix.as_str()).collect();
+        let conf = "/etc/pve/lxc/101.conf";
+        assert_eq!(fixes, [format!("change INSTALL ({conf} line 1)"), format!("remove line 3 of {conf}")]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use phoenix_lab::nvidia::runfile::{Flaw, Runfile};
 use phoenix_lab::web::Fault;
 use phoenix_lab::{Builder, Container, Errno, Lab, Output, Rootfs, Spec};
 use std::time::{Duration, Instant};
-use support::{lab, node, setting};
+use support::{lab, node, setting, start};
 
 const V: &str = "580.95.05";
 
@@ -26,10 +26,6 @@ fn want(lab: &Lab, id: u32, rootfs: Spec) {
     lab.create(id, rootfs);
     setting(lab, id, "GPU_ASSIGNMENT=0");
     lab.run(["pct", "set", &id.to_string(), "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
-}
-
-fn start(lab: &Lab) -> Output {
-    lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
 }
 
 fn by_hand(lab: &Lab) -> Output {
