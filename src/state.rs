@@ -9,9 +9,9 @@
 //! still runs leaves its result there, so it is read there too, and the
 //! file goes with the next change.
 
+mod ended;
 pub mod recorded;
 
-use crate::exit;
 use crate::sys::lock::{self, Lock};
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
@@ -20,7 +20,7 @@ use crate::types::Ctid;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The version of the files' form.
 pub const SCHEMA: u32 = 1;
@@ -69,6 +69,8 @@ pub struct State {
     pub code: u8,
     /// One line about it.
     pub message: String,
+    /// What repairs it, if it said so.
+    pub fix: Option<String>,
     /// When that was, in seconds since 1970 UTC.
     pub at: u64,
     /// How long it took, in milliseconds.
@@ -110,32 +112,6 @@ pub fn now() -> u64 {
 }
 
 impl State {
-    /// Notes how something ended.
-    pub fn ended(&mut self, phase: &str, result: &anyhow::Result<()>, begun: Instant) {
-        phase.clone_into(&mut self.phase);
-        self.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        match result {
-            Ok(()) => {
-                // The driver may be right and a device missing.
-                self.outcome = if self.start_warning.is_some() { Outcome::Warning } else { Outcome::Ok };
-                self.code = 0;
-                self.message = self.start_warning.clone().unwrap_or_default();
-            }
-            Err(error) => {
-                self.outcome = Outcome::Failed;
-                self.code = exit::code_of(error) as u8;
-                // First without, then cut: a half URL is not recognised any more.
-                self.message = text::line(text::without_secrets(&exit::one_line(error)).as_bytes());
-            }
-        }
-    }
-
-    /// Notes what is missing although nothing failed.
-    pub fn lacks(&mut self, why: &anyhow::Error) {
-        self.outcome = Outcome::Warning;
-        self.message = text::line(text::without_secrets(&exit::one_line(why)).as_bytes());
-    }
-
     /// This one, with what it does not say from an older one.
     fn over(self, older: State) -> State {
         State {
@@ -288,6 +264,7 @@ impl Record {
                 state.outcome = Outcome::None;
                 state.message = String::new();
             }
+            state.fix = None;
             state.start_warning = warning;
         });
     }

@@ -1,9 +1,12 @@
 //! What the kernel and NVIDIA's driver show under /proc and /sys, and other
 //! files of the host.
 
+use phoenix_nvidia::device::pci::PciAddress;
 use phoenix_nvidia::guest::attached::points;
 use phoenix_nvidia::host::facts::{Majors, capability_minor, information, params};
-use phoenix_nvidia::host::{diagnose, kernel_driver};
+use phoenix_nvidia::host::kernel_log::KernelLog;
+use phoenix_nvidia::host::supported::Supported;
+use phoenix_nvidia::host::{kernel_driver, modules};
 use phoenix_nvidia::pve::pct::start_time;
 
 /// What is read is in the text, within its bounds, and the same when there is
@@ -31,12 +34,19 @@ pub fn holds(data: &[u8]) {
         // The name of a process may be anything, brackets included.
         assert_eq!(start_time(&format!("7 (a) (b){text}")), Some(ticks));
     }
-    if diagnose::lists_nvidia(&text) {
-        assert!(text.contains("nvidia.ko"));
+    assert!(modules::drivers(&text).iter().all(|path| path.contains("nvidia") && path.contains(".ko")));
+    if modules::blacklists(&text) {
+        assert!(text.contains("nvidia") && modules::blacklists(&format!("# x\n{text}")));
     }
-    if diagnose::blacklists_nvidia(&text) {
-        assert!(text.contains("nvidia") && diagnose::blacklists_nvidia(&format!("# x\n{text}")));
-    }
+    assert!(modules::installs(&text).is_none_or(|name| name.starts_with("nvidia-") && text.contains(&name)));
+    let said = KernelLog::parse(&text);
+    let said = [
+        said.refusal(),
+        said.rejection(),
+        said.about(PciAddress { domain: 0, bus: 1, device: 0, function: 0 }),
+    ];
+    assert!(said.iter().flatten().all(|line| !line.contains('\n')));
+    let _ = Supported::parse(&text, true).map(|list| list.support(0x1b81));
 }
 
 fn majors(text: &str) {

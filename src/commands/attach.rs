@@ -28,6 +28,7 @@ use changes::Changes;
 /// The checks of an attached container.
 const TOLD: &[fn(&Container) -> Vec<Finding>] = &[
     assigned::no_effect,
+    assigned::undriven,
     assigned::secrets,
     elsewhere::ha_policy,
     start::obstacles,

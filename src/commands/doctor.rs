@@ -11,8 +11,15 @@ use crate::types::Ctid;
 use serde::Serialize;
 
 /// The checks of the host, in the order in which they are told.
-const HOST: &[fn(&Host) -> Vec<Finding>] =
-    &[host::driver, host::next_boot, host::nodes, host::boot_unit, host::quorum, host::problems];
+const HOST: &[fn(&Host) -> Vec<Finding>] = &[
+    host::driver,
+    host::undriven,
+    host::next_boot,
+    host::nodes,
+    host::boot_unit,
+    host::quorum,
+    host::problems,
+];
 
 /// The checks of a container, in the order in which they are told.
 const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
@@ -34,6 +41,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     inside::devices,
     inside::rules,
     inside::software,
+    inside::nvidia_smi,
     inside::foreseen,
     inside::stale_files,
     conf::without_driver,

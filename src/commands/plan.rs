@@ -9,6 +9,7 @@ use crate::guest::install::steps::{self, InstallSteps, cuda_foreseen, cuda_refus
 use crate::guest::os;
 use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
+use crate::host::gpus::Gpu;
 use crate::job::by_hand::{ByHand, TEMPLATE};
 use crate::job::desired::Software;
 use crate::job::devices;
@@ -80,6 +81,8 @@ impl Steps {
         let wanted = plan::wanted_once_made(&self.choice);
         let mounts = plan::mounts(self.hand.ctid, intent, document);
         self.notes.extend(self.choice.notes.iter().cloned());
+        self.notes.extend(self.choice.gpus.iter().filter_map(Gpu::undriven));
+        self.notes.extend(self.choice.left_out.iter().cloned());
         self.notes.extend((!mounts.is_empty()).then(|| plan::MASKS.to_owned()));
         self.notes.extend(plan::going(document, &wanted));
         let Some(edit) = reconcile(document, &wanted, &mounts, Form::Pve) else { return };

@@ -5,11 +5,12 @@ use crate::driver::cache::Cache;
 use crate::driver::obtain::{RunfileRequest, obtain};
 use crate::exit::{self, Code, Fault};
 use crate::host::kernel_driver;
+use crate::host::modules::Modules;
 use crate::job::desired::limits;
 use crate::settings::load;
 use crate::settings::values::DriverVersion;
 use crate::settings::{Problem, Settings, keys};
-use crate::sys::look::View;
+use crate::sys::look::{Look, View};
 use crate::sys::text::size;
 use crate::sys::time::Deadline;
 use crate::types::Version;
@@ -59,12 +60,8 @@ fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
     match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
         DriverVersion::Exact(version) => Ok(vec![version]),
         DriverVersion::Host => {
-            let installed =
-                kernel_driver::installed(View::host(), &Deadline::secs(15)).unwrap_or_else(|error| {
-                    log::warn!("cannot read which driver the next boot loads: {error:#}");
-                    None
-                });
-            let versions = both(kernel_driver::version(View::host()), installed);
+            let loaded = kernel_driver::version(View::host());
+            let versions = both(loaded.clone(), of_next_boot(loaded.is_some()));
             if versions.is_empty() {
                 return Err(Fault::new(
                     Code::Software,
@@ -74,6 +71,22 @@ fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
                 .into());
             }
             Ok(versions)
+        }
+    }
+}
+
+/// The version of the driver that the next boot loads, where that is known.
+fn of_next_boot(loaded: bool) -> Option<Version> {
+    let modules = Modules::read(&mut Look::host());
+    match kernel_driver::installed(View::host(), &modules, &Deadline::secs(15)) {
+        Ok(None) if loaded => {
+            log::warn!("cannot read which driver the next boot loads: {}", modules.missing());
+            None
+        }
+        Ok(driver) => driver.map(|driver| driver.version),
+        Err(error) => {
+            log::warn!("cannot read which driver the next boot loads: {error:#}");
+            None
         }
     }
 }

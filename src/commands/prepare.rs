@@ -31,7 +31,7 @@ pub fn run() -> anyhow::Result<Code> {
     let deadline = Deadline::secs(LIMIT);
     let host = View::host_until(&deadline);
     masks::sweep(host);
-    if let Some(why) = nothing_to_prepare(host) {
+    if let Some(why) = nothing_to_prepare(host, &deadline) {
         log::info!("nothing to prepare: {why}");
         return Ok(Code::Success);
     }
@@ -41,6 +41,7 @@ pub fn run() -> anyhow::Result<Code> {
     prepare_modeset(host, &mut provided, &deadline);
     provided.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     match provided.made.as_slice() {
+        [] if !provided.choice.missing.is_empty() => {}
         [] => log::info!("{}: all device nodes present", plan::describe(&provided.choice)),
         made => log::info!("{}: made {}", plan::describe(&provided.choice), device::joined(made, ", ")),
     }
@@ -49,15 +50,15 @@ pub fn run() -> anyhow::Result<Code> {
 
 /// Why there is nothing to prepare: no card that this host keeps for itself,
 /// and no driver loaded.
-fn nothing_to_prepare(host: View<'_>) -> Option<Diagnosis> {
+fn nothing_to_prepare(host: View<'_>, deadline: &Deadline) -> Option<Diagnosis> {
     let mut inventory = Inventory::read_for(host, false);
     if inventory.driver.is_some() {
         return None;
     }
     inventory.add_other_cards(host);
-    let given = |driver: &str| driver != "nvidia" && driver != "nouveau";
+    let given = |driver: &str| driver != "nvidia" && diagnose::nouveau(driver).is_none();
     let all_given = inventory.gpus.iter().all(|gpu| gpu.bound_to.as_deref().is_some_and(given));
-    if all_given && inventory.problems.is_empty() { Some(diagnose::no_driver(host)) } else { None }
+    (all_given && inventory.problems.is_empty()).then(|| diagnose::no_driver(host, deadline))
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on

@@ -1,7 +1,7 @@
 //! `status`: a row for each container that has anything of ours.
 //!
-//! It reads files and runs no program: with a hundred containers, a `pct` for
-//! each would take a minute.
+//! It reads files and runs no program for a container: with a hundred of them, a
+//! `pct` for each would take a minute.
 
 mod row;
 mod table;

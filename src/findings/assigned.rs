@@ -4,6 +4,8 @@ use super::finding::Finding;
 use super::read::Container;
 use crate::device::{DevicePath, joined};
 use crate::exit::{one_line, remedy_of};
+use crate::host::cards::Unfit;
+use crate::host::gpus::Gpu;
 use crate::plan;
 use crate::pve::conf::mounts::mounts;
 use crate::pve::hookscript::Hookscript;
@@ -58,7 +60,8 @@ pub fn gpus(c: &Container) -> Vec<Finding> {
     if c.kernel.is_none() {
         return Vec::new();
     }
-    if c.choice.missing.is_empty() {
+    let undriven = undriven(c);
+    if c.choice.missing.is_empty() && undriven.is_empty() {
         return vec![Finding::ok("gpus", plan::describe(&c.choice))];
     }
     let findings = c.choice.missing.iter().map(|missing| {
@@ -66,7 +69,19 @@ pub fn gpus(c: &Container) -> Vec<Finding> {
             || format!("phoenix-nvidia attach {} --gpus LIST, of those that nvidia-smi -L lists", c.ctid);
         Finding::failure("gpus", missing.to_string()).fix(missing.remedy.clone().unwrap_or_else(other))
     });
-    few(findings.collect())
+    few(findings.chain(undriven).collect())
+}
+
+/// GPUs that it has and that the loaded driver does not drive, and those that it
+/// does not have because the driver does not number them.
+pub fn undriven(c: &Container) -> Vec<Finding> {
+    let finding = |gpu: &Gpu| {
+        let fix = gpu.unfit.as_ref().map(Unfit::remedy);
+        Some(Finding::failure("gpus", gpu.undriven()?).fix_if(fix))
+    };
+    let left_out = c.choice.left_out.iter();
+    let left_out = left_out.map(|card| Finding::warning("gpus", card.clone()).fix("phoenix-nvidia doctor"));
+    few(c.choice.gpus.iter().filter_map(finding).chain(left_out).collect())
 }
 
 /// Node modes that keep an unprivileged container's root out.

@@ -3,8 +3,11 @@
 use super::finding::Finding;
 use super::read::Host;
 use crate::device::assignment::Assignment;
+use crate::host::cards;
 use crate::host::choose::{Capabilities, choose};
-use crate::host::diagnose::NOT_LOADED;
+use crate::host::diagnose::{NOT_LOADED, nouveau};
+use crate::host::gpus::Gpu;
+use crate::host::resolve::{held_by, is_unnumbered};
 
 /// Whether a kernel driver is loaded, or why not.
 pub fn driver(host: &Host) -> Vec<Finding> {
@@ -20,19 +23,65 @@ pub fn driver(host: &Host) -> Vec<Finding> {
 /// Whether the next boot loads another driver.
 pub fn next_boot(host: &Host) -> Vec<Finding> {
     let Some(loaded) = &host.inventory.driver else { return Vec::new() };
-    let finding = match &host.next_driver {
+    let next = match &host.next_driver {
+        None => return Vec::new(),
         Some(Err(why)) => {
-            Finding::unknown("next-boot", format!("cannot check which driver the next boot loads: {why}"))
+            let what = format!("cannot check which driver the next boot loads: {why}");
+            return vec![Finding::unknown("next-boot", what)];
         }
-        Some(Ok(Some(next))) if *next != loaded.version => {
-            let what = format!("driver {next} installed, {} still loaded", loaded.version);
-            Finding::warning("next-boot", what)
-                .why("the driver was upgraded after the last boot; containers follow after the next one")
-                .fix("phoenix-nvidia prefetch; then reboot this node")
-        }
-        _ => return Vec::new(),
+        Some(Ok(next)) => next,
     };
+    let what = format!("driver {} installed, {} still loaded", next.version, loaded.version);
+    // A card that works now, and not with that driver.
+    let unfit = host.inventory.gpus.iter().filter(|gpu| gpu.minor.is_some() && gpu.unfit.is_none());
+    let unfit = unfit.filter_map(|gpu| Some((gpu, cards::support(gpu.id?)?.unfit(next)?)));
+    let lost: Vec<Finding> = unfit
+        .map(|(gpu, unfit)| {
+            let gpu = Gpu { unfit: Some(unfit.clone()), ..gpu.clone() };
+            let what = format!("{what}; the next boot loses {}", gpu.undriven().unwrap_or_default());
+            Finding::warning("next-boot", what)
+                .fix(format!("install a driver of {} on this host", unfit.needs))
+        })
+        .collect();
+    if next.version == loaded.version || !lost.is_empty() {
+        return lost;
+    }
+    let finding = Finding::warning("next-boot", what)
+        .why("the driver was upgraded after the last boot; containers follow after the next one")
+        .fix("phoenix-nvidia prefetch; then reboot this node");
     vec![finding]
+}
+
+/// Cards that the loaded driver does not drive, or does not number: nobody can
+/// use them, and a VM has none of them.
+pub fn undriven(host: &Host) -> Vec<Finding> {
+    let inventory = &host.inventory;
+    if inventory.driver.is_none() || !inventory.listed || !inventory.problems.is_empty() {
+        return Vec::new();
+    }
+    let gpus = inventory.gpus.iter().filter(|gpu| !gpu.excluded);
+    gpus.filter_map(|gpu| undriven_card(host, gpu)).collect()
+}
+
+fn undriven_card(host: &Host, gpu: &Gpu) -> Option<Finding> {
+    let pci = gpu.pci?;
+    let held = || format!("card {pci} ({}): {}", gpu.model, held_by(&host.inventory, gpu));
+    if gpu.bound_to.as_deref().and_then(nouveau).is_some() {
+        return Some(Finding::warning("cards", held()).fix_if(host.without_nouveau.clone()));
+    }
+    let unnumbered = is_unnumbered(&host.inventory, gpu);
+    let finding = match (gpu.undriven(), &gpu.unfit) {
+        (Some(what), Some(unfit)) if unnumbered || gpu.minor.is_some() => {
+            Finding::warning("cards", what).fix(unfit.remedy())
+        }
+        _ if unnumbered => {
+            Finding::warning("cards", held()).fix("dmesg | grep -i -e NVRM -e nvidia | tail -n 20")
+        }
+        // As it should be, or a VM's.
+        _ => return None,
+    };
+    let said = host.log.about(pci).map(|said| format!("the kernel says: {said}"));
+    Some(said.into_iter().fold(finding, Finding::why))
 }
 
 /// Whether every node of the driver is there, with its right numbers.
@@ -94,7 +143,8 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
     use crate::host::diagnose::{Cause, Diagnosis};
-    use crate::host::kernel_driver::KernelDriver;
+    use crate::host::kernel_driver::{KernelDriver, ModuleKind};
+    use crate::host::kernel_log::KernelLog;
 
     fn loaded() -> Host {
         let mut host = Host::default();
@@ -113,10 +163,86 @@ mod tests {
     #[test]
     fn an_upgrade_that_waits_for_a_boot_is_told_and_not_knowing_is_no_warning() {
         let level = |next| next_boot(&Host { next_driver: next, ..loaded() }).first().map(|f| f.level);
-        let version = |v: &str| Some(Ok(Some(v.parse().unwrap())));
+        let version = |v: &str| Some(Ok(KernelDriver { version: v.parse().unwrap(), kind: None }));
         assert_eq!(level(version("590.48.01")), Some(Level::Warning));
         assert_eq!(level(version("580.95.05")), None);
         assert_eq!(level(Some(Err("no modinfo".into()))), Some(Level::Unknown));
-        assert_eq!((level(Some(Ok(None))), level(None)), (None, None));
+        assert_eq!(level(None), None);
+    }
+
+    /// A host with the open module of 580 and this card.
+    fn with(card: &str) -> Host {
+        let mut host = loaded();
+        host.inventory.listed = true;
+        host.inventory.driver.as_mut().unwrap().kind = Some(ModuleKind::Open);
+        let id = u16::from_str_radix(card, 16).unwrap();
+        let unfit = cards::support(id).and_then(|s| s.unfit(host.inventory.driver.as_ref().unwrap()));
+        let pci = "03:00.0".parse().ok();
+        let bound_to = Some("nvidia".to_owned());
+        let gpu = Gpu { pci, id: Some(id), unfit, minor: Some(0), bound_to, ..Gpu::unknown() };
+        host.inventory.gpus.push(gpu);
+        host
+    }
+
+    #[test]
+    fn a_card_that_the_loaded_module_does_not_drive_is_told_with_what_does() {
+        assert_eq!(undriven(&with("2684")), []);
+        let found = undriven(&with("1bb3")).remove(0);
+        assert_eq!(
+            (found.what.as_str(), found.fix.as_deref()),
+            (
+                "GPU 0 (0000:03:00.0 NVIDIA card): the open kernel module 580.95.05 does not drive this Pascal card, which has no GSP",
+                Some(
+                    "install a driver of branch 580 with the proprietary kernel module on this host, then reboot it"
+                )
+            )
+        );
+        // A VM's, a hidden one, and what could not be read are no finding.
+        let change = |change: fn(&mut Host)| {
+            let mut host = with("1bb3");
+            change(&mut host);
+            undriven(&host).len()
+        };
+        let to_vm = |host: &mut Host| {
+            let gpu = &mut host.inventory.gpus[0];
+            (gpu.bound_to, gpu.minor) = (Some("vfio-pci".into()), None);
+        };
+        assert_eq!(change(to_vm), 0);
+        assert_eq!(change(|host| host.inventory.gpus[0].excluded = true), 0);
+        assert_eq!(change(|host| host.inventory.problems.push("x".into())), 0);
+        assert_eq!(change(|host| host.inventory.listed = false), 0);
+    }
+
+    #[test]
+    fn a_card_without_a_number_is_told_with_what_the_kernel_says() {
+        let mut host = with("2684");
+        host.inventory.gpus[0].minor = None;
+        host.log = KernelLog::parse("NVRM: GPU 0000:03:00.0: RmInitAdapter failed! (0x22:0x56:884)\n");
+        let found = undriven(&host).remove(0);
+        assert!(found.what.ends_with("bound to nvidia, which shows no device minor"), "{found:?}");
+        assert!(found.why.unwrap().contains("RmInitAdapter failed!"));
+        host.inventory.gpus[0].bound_to = Some("nouveau".into());
+        host.without_nouveau = Some("blacklist it".into());
+        assert_eq!(undriven(&host)[0].fix.as_deref(), Some("blacklist it"));
+    }
+
+    #[test]
+    fn a_next_boot_that_loses_a_card_is_told_before_it() {
+        let mut host = with("1bb3");
+        host.inventory.driver.as_mut().unwrap().kind = Some(ModuleKind::Proprietary);
+        host.inventory.gpus[0].unfit = None;
+        let mut next = |version: &str, kind| {
+            let driver = KernelDriver { version: version.parse().unwrap(), kind: Some(kind) };
+            host.next_driver = Some(Ok(driver));
+            next_boot(&host).pop().map(|finding| finding.what)
+        };
+        let lost = next("590.48.01", ModuleKind::Proprietary).unwrap();
+        assert!(
+            lost.contains("590.48.01 installed, 580.95.05 still loaded; the next boot loses GPU 0"),
+            "{lost}"
+        );
+        assert!(next("580.95.05", ModuleKind::Open).unwrap().contains("has no GSP"));
+        assert_eq!(next("580.95.05", ModuleKind::Proprietary), None);
+        assert!(!next("580.105.08", ModuleKind::Proprietary).unwrap().contains("loses"));
     }
 }

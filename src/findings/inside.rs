@@ -72,6 +72,25 @@ pub fn rules(c: &Container) -> Vec<Finding> {
     })
 }
 
+/// nvidia-smi, where devices, rules and driver are right and it fails: the
+/// reason is the host's.
+pub fn nvidia_smi(c: &Container) -> Vec<Finding> {
+    let undriven = c.choice.gpus.iter().find_map(|gpu| Some((gpu.undriven()?, gpu.unfit.as_ref()?.remedy())));
+    of(c, |inside| {
+        let Some(why) = inside.smi.as_ref().filter(|_| !inside.installing) else { return Vec::new() };
+        let finding = Finding::failure("nvidia-smi", format!("nvidia-smi in the container: {why}"));
+        let finding = match &undriven {
+            Some((why, fix)) => finding.why(why.clone()).fix(fix.clone()),
+            None => finding
+                .why(
+                    "devices, rules and driver in the container are right: the host's driver does not answer",
+                )
+                .fix("nvidia-smi; dmesg | grep NVRM | tail"),
+        };
+        vec![finding]
+    })
+}
+
 /// The driver inside against the kernel's, and what apt has to do.
 pub fn software(c: &Container) -> Vec<Finding> {
     of(c, |inside| match (&inside.software, c.desired()) {
@@ -291,6 +310,7 @@ mod tests {
             installing: false,
             opened: opened.into_iter().map(|opened| (DevicePath::Gpu(0), opened)).collect(),
             software: None,
+            smi: None,
             services: Services::parse(&format!("begin 1\n{services}\nend 1\n")).ok_or_else(String::new),
         };
         Container { inside: Some(inside), ..Container::plain("") }

@@ -9,12 +9,14 @@ use crate::exit::one_line;
 use crate::guest::attached::{self, Attached};
 use crate::guest::exec::Guest;
 use crate::guest::probe::{self, Ask};
-use crate::guest::verify::{Opened, open_nodes};
+use crate::guest::verify::{self, Opened, open_nodes};
 use crate::host::choose::Choice;
 use crate::host::diagnose::{self, Diagnosis};
-use crate::host::gpus::{Inventory, Scope};
-use crate::host::kernel_driver;
+use crate::host::gpus::{Gpu, Inventory, Scope};
+use crate::host::kernel_driver::{self, KernelDriver};
+use crate::host::kernel_log::KernelLog;
 use crate::host::masks;
+use crate::host::modules::Modules;
 use crate::job::chain;
 use crate::job::desired::{self, Software};
 use crate::job::locks;
@@ -61,7 +63,11 @@ pub struct Host {
     pub no_driver: Option<Diagnosis>,
     /// The driver that the next boot loads, or why nobody knows; none where
     /// that was not asked.
-    pub next_driver: Option<Result<Option<Version>, String>>,
+    pub next_driver: Option<Result<KernelDriver, String>>,
+    /// What the kernel said, where a card is not as it should be.
+    pub log: KernelLog,
+    /// Our command for cards that the kernel's own driver has.
+    pub without_nouveau: Option<String>,
     /// Whether the nodes are made at boot; none where systemd does not run.
     pub boot_unit: Option<bool>,
     /// What could not be looked at.
@@ -75,7 +81,10 @@ impl Host {
             storages: storage::read(look),
             cluster: Cluster::read(look),
             quorum: cluster::has_quorum(look),
-            no_driver: inventory.driver.is_none().then(|| diagnose::no_driver(View::host())),
+            no_driver: inventory
+                .driver
+                .is_none()
+                .then(|| diagnose::no_driver(View::host(), &Deadline::secs(10))),
             boot_unit: look.at("/run/systemd/system").is_dir().then(|| look.at(BOOT_UNIT).is_symlink()),
             inventory,
             ..Host::default()
@@ -87,13 +96,26 @@ impl Host {
         self.inventory.driver.as_ref().map(|driver| &driver.version)
     }
 
-    /// Reads what only `doctor` has the time for: the whole PCI bus, who has
-    /// its cards, and what modinfo says.
+    /// Reads what only `doctor` has the time for: who has the cards, what
+    /// modinfo says, and the kernel's log if a card is not as it should be.
     pub fn look_closer(&mut self) {
-        self.inventory.add_other_cards(View::host());
         self.inventory.add_vms(View::host());
-        let installed = kernel_driver::installed(View::host(), &Deadline::secs(10));
-        self.next_driver = Some(installed.map_err(|error| one_line(&error)));
+        let deadline = Deadline::secs(10);
+        let modules = Modules::read(&mut Look::host());
+        let installed = kernel_driver::installed(View::host(), &modules, &deadline);
+        self.next_driver = match (installed, &self.inventory.driver) {
+            (Ok(Some(driver)), _) => Some(Ok(driver)),
+            // It came from somewhere: what is not found is not known.
+            (Ok(None), Some(_)) => Some(Err(modules.missing())),
+            (Ok(None), None) => None,
+            (Err(error), _) => Some(Err(one_line(&error))),
+        };
+        let odd = |gpu: &&Gpu| gpu.minor.is_none() || gpu.unfit.is_some();
+        if self.inventory.gpus.iter().any(|gpu| odd(&gpu)) {
+            self.log = KernelLog::read(View::host(), &deadline);
+        }
+        let mut drivers = self.inventory.gpus.iter().filter_map(|gpu| gpu.bound_to.as_deref());
+        self.without_nouveau = drivers.find_map(|driver| diagnose::remedy_of_nouveau(View::host(), driver));
     }
 }
 
@@ -159,6 +181,8 @@ pub struct Inside {
     pub installing: bool,
     /// The driver and packages; `None` where the settings ask for none.
     pub software: Option<Result<probe::Check, String>>,
+    /// Why nvidia-smi does not work although all of the above is right.
+    pub smi: Option<String>,
     /// What else runs in it.
     pub services: Result<Services, String>,
 }
@@ -167,6 +191,13 @@ impl Inside {
     fn or_installing(mut self, ctid: Ctid) -> Inside {
         self.installing |= locks::work_runs(ctid);
         self
+    }
+
+    /// Whether devices, rules and driver are right.
+    fn should_work(&self) -> bool {
+        let driver = matches!(&self.software, Some(Ok(check)) if check.driver_matches());
+        let devices = matches!(&self.differences, Ok(differences) if differences.is_empty());
+        driver && devices && self.opened.iter().all(|(_, opened)| *opened == Opened::Allowed)
     }
 }
 
@@ -203,7 +234,8 @@ impl Reader {
         });
         let scope = Scope { display: true };
         let mut files = Look::of(View::host(), &[scope.asked(), Questions::asked_once(asked)]);
-        let inventory = Inventory::seen(&mut files, &scope);
+        let mut inventory = Inventory::seen(&mut files, &scope);
+        inventory.add_other_cards(View::host());
         confs.retain(|(_, conf)| !ctids.is_empty() || is_ours(&files, &storages, conf));
         let host = Host::of(&mut look, inventory);
         Ok((Reader { look, files, answers: BTreeMap::new() }, host, confs))
@@ -303,7 +335,7 @@ impl Container {
         let nodes = plan::nodes(&self.choice.devices);
         // Before and after: what it makes and removes is seen in between.
         let installing = locks::work_runs(self.ctid);
-        Inside {
+        let mut inside = Inside {
             installing,
             unseen: has.as_ref().map(Attached::unseen).unwrap_or_default(),
             differences: has
@@ -314,8 +346,12 @@ impl Container {
                 // Here there is time for nvidia-smi.
                 probe::check(&guest, desired, Ask::NvidiaSmi, &deadline).map_err(|error| one_line(&error))
             }),
+            smi: None,
+        };
+        if !self.choice.gpus.is_empty() && !installing && inside.should_work() {
+            inside.smi = verify::failure(&guest, &deadline);
         }
-        .or_installing(self.ctid)
+        inside.or_installing(self.ctid)
     }
 
     /// The software that it should have, if any.

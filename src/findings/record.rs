@@ -12,12 +12,13 @@ use crate::state::recorded::{Bearing, Now, bearing, sentence};
 fn now(c: &Container) -> Now {
     let seen = c.inside.as_ref().and_then(|inside| inside.software.as_ref()?.as_ref().ok());
     let right = |desired| seen.map(|check| InstallSteps::of(check, desired, true).is_empty());
+    let works = c.inside.as_ref().is_none_or(|inside| inside.smi.is_none());
     Now {
         running: c.running,
         startable: c.obstacles.is_empty(),
         devices: c.choice.missing.is_empty() && !c.pending,
         asked: c.desired().map(|desired| desired.fingerprint()),
-        software: c.desired().and_then(right),
+        software: c.desired().and_then(right).map(|right| right && works),
     }
 }
 
@@ -30,7 +31,8 @@ pub fn last_run(c: &Container) -> Vec<Finding> {
         Bearing::Past => Finding::ok("last-run", format!("past: {}", sentence(&c.state))),
         Bearing::Stands => Finding::new("last-run", level, sentence(&c.state))
             .why(format!("details: /var/log/phoenix-nvidia/{}.log, journalctl -t phoenix-nvidia", c.ctid))
-            .fix(format!("phoenix-nvidia {}", c.ctid)),
+            // The run's own remedy, where it had one.
+            .fix(c.state.fix.clone().unwrap_or_else(|| format!("phoenix-nvidia {}", c.ctid))),
     };
     vec![finding]
 }

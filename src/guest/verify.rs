@@ -5,16 +5,22 @@ use super::smi::{self, ListedGpu};
 use crate::device::DevicePath;
 use crate::driver::desired::Desired;
 use crate::exit::{Code, Context as _, Fault};
+use crate::host::gpus::Inventory;
+use crate::host::kernel_log::KernelLog;
+use crate::sys::look::View;
 use crate::sys::process::Failure;
 use crate::sys::text;
 use crate::sys::time::{Deadline, human};
 use crate::types::Version;
 use std::fmt;
+use std::time::Duration;
 
 const SMI: &str = include_str!("scripts/smi.sh");
 const OPEN_NODES: &str = include_str!("scripts/open-nodes.sh");
 /// How many lines of nvidia-smi's table are logged.
 const SHOWN: usize = 60;
+/// The time limit of a look at the host after a failure.
+const HOST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs nvidia-smi in the container and logs its output. `nodes` are the
 /// devices that the container should have; they are opened inside only after
@@ -50,10 +56,32 @@ pub fn verify(
             for line in text::last_lines(answer.shown.as_bytes(), 5) {
                 log::info!("nvidia-smi: {line}");
             }
-            let nodes = open_nodes(guest, nodes, &deadline);
-            Err(explain(guest, desired, &answer, why, &nodes))
+            let opened = open_nodes(guest, nodes, &deadline);
+            let host = on_host(nodes, &deadline.at_most(HOST_LIMIT));
+            Err(explain(guest, desired, &answer, why, &opened, host))
         }
     }
+}
+
+/// Why nvidia-smi in the container fails; `None` if it does not, or if it could
+/// not be asked. Without Proxmox' `pct`, for a look.
+pub fn failure(guest: &Guest, deadline: &Deadline) -> Option<String> {
+    let output = guest.attach_sh(SMI, []).keep(64 * 1024).run(deadline).ok()?;
+    let code = SmiAnswer::parse(&output.text()).code.filter(|code| *code != 0)?;
+    Some(format!("exit code {code}, {}", smi::meaning(code)))
+}
+
+/// What the host knows of the cards with these nodes: why the driver does not
+/// drive one of them, or what the kernel said of it, and what to do.
+fn on_host(nodes: &[DevicePath], deadline: &Deadline) -> Option<(String, String)> {
+    let inventory = Inventory::read(View::host_until(deadline));
+    let mine = || inventory.gpus.iter().filter(|gpu| gpu.path().is_some_and(|path| nodes.contains(&path)));
+    let unfit = mine().find_map(|gpu| Some((gpu.undriven()?, gpu.unfit.as_ref()?.remedy())));
+    unfit.or_else(|| {
+        let log = KernelLog::read(View::host(), deadline);
+        let said = mine().find_map(|gpu| log.about(gpu.pci?)).or_else(|| log.refusal())?;
+        Some((format!("the kernel says: {said}"), "dmesg | grep NVRM | tail".to_owned()))
+    })
 }
 
 /// The line of a success.
@@ -211,10 +239,12 @@ fn explain(
     answer: &SmiAnswer,
     why: String,
     nodes: &[(DevicePath, Opened)],
+    host: Option<(String, String)>,
 ) -> anyhow::Error {
     let ctid = guest.ctid();
     let mut message = format!("verify: nvidia-smi in container {ctid}: {why}");
-    if smi::is_mismatch(&answer.shown) {
+    let mismatch = smi::is_mismatch(&answer.shown);
+    if mismatch {
         let kernel = desired.kernel.as_ref().map_or("unknown", Version::as_str);
         message.push_str(&format!("; the container has {}, the kernel driver is {kernel}", desired.driver));
     }
@@ -222,11 +252,16 @@ fn explain(
     for (node, opened) in bad.iter().take(4) {
         message.push_str(&format!("; {node} {opened}"));
     }
-    if bad.is_empty() && !nodes.is_empty() {
-        message.push_str("; all nodes are allowed, so the kernel driver does not answer");
+    let host = host.filter(|_| bad.is_empty() && !mismatch);
+    match &host {
+        Some((why, _)) => message.push_str(&format!("; {why}")),
+        None if bad.is_empty() && !nodes.is_empty() => {
+            message.push_str("; all nodes are allowed, so the kernel driver does not answer");
+        }
+        None => {}
     }
     let remedy = match bad.first() {
-        None => "nvidia-smi".to_owned(),
+        None => host.map_or_else(|| "nvidia-smi".to_owned(), |(_, remedy)| remedy),
         Some((_, Opened::Absent | Opened::File | Opened::NoRule)) => format!("pct reboot {ctid}"),
         Some(_) => format!("phoenix-nvidia doctor {ctid}"),
     };

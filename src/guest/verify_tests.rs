@@ -56,12 +56,29 @@ fn the_words_of_three_shells_name_the_errno() {
 fn the_reason_is_the_nodes() {
     let guest = Guest::new("101".parse().unwrap());
     let mismatch = answer("Driver/library version mismatch", 18, "");
-    let error = explain(&guest, &desired(Some(1)), &mismatch, "exit code 18".into(), &[]);
+    let error = explain(&guest, &desired(Some(1)), &mismatch, "exit code 18".into(), &[], None);
     assert!(error.to_string().contains("the container has 580.95.05"), "{error}");
     let nodes = [(DevicePath::Control, Opened::Allowed), (DevicePath::Gpu(0), Opened::NoRule)];
-    let error = explain(&guest, &desired(Some(1)), &answer("", 255, ""), "exit code 255".into(), &nodes);
+    let error =
+        explain(&guest, &desired(Some(1)), &answer("", 255, ""), "exit code 255".into(), &nodes, None);
     assert!(error.to_string().contains("/dev/nvidia0 denied by the container's device rules (EPERM)"));
     assert_eq!(crate::exit::remedy_of(&error), Some("pct reboot 101"));
-    let error = explain(&guest, &desired(Some(1)), &answer("", 9, ""), "exit code 9".into(), &nodes[..1]);
+    let error =
+        explain(&guest, &desired(Some(1)), &answer("", 9, ""), "exit code 9".into(), &nodes[..1], None);
     assert!(error.to_string().contains("the kernel driver does not answer"), "{error}");
+}
+
+#[test]
+fn a_card_that_the_driver_does_not_drive_is_the_reason_where_the_nodes_are_right() {
+    let guest = Guest::new("101".parse().unwrap());
+    let host = || Some(("GPU 0 (x): the open module does not".to_owned(), "install the other".to_owned()));
+    let none = answer("No devices were found", 6, "");
+    let explain = |nodes: &[(DevicePath, Opened)]| {
+        explain(&guest, &desired(Some(1)), &none, "exit code 6, no devices found".into(), nodes, host())
+    };
+    let error = explain(&[(DevicePath::Gpu(0), Opened::Allowed)]);
+    assert!(error.to_string().ends_with("no devices found; GPU 0 (x): the open module does not"), "{error}");
+    assert_eq!(crate::exit::remedy_of(&error), Some("install the other"));
+    let error = explain(&[(DevicePath::Gpu(0), Opened::NoRule)]);
+    assert_eq!(crate::exit::remedy_of(&error), Some("pct reboot 101"));
 }

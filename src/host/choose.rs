@@ -3,7 +3,7 @@
 
 use super::device_node::DeviceNode;
 use super::gpus::{Gpu, Inventory};
-use super::resolve::{Missing, Resolved, resolve, split_cards};
+use super::resolve::{Missing, Resolved, resolve, split_cards, unnumbered};
 use crate::device::assignment::Assignment;
 use crate::device::{Device, DevicePath, Number, is_dynamic};
 use anyhow::bail;
@@ -82,6 +82,8 @@ pub struct Choice {
     pub missing: Vec<Missing>,
     /// The chosen cards.
     pub gpus: Vec<Gpu>,
+    /// Cards that `all` is without because the driver does not number them.
+    pub left_out: Vec<String>,
     /// Information that is no fault.
     pub notes: Vec<String>,
 }
@@ -125,6 +127,9 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     if capabilities.wants_display() {
         choice.want_dri();
     }
+    if *assignment == Assignment::All && !choice.gpus.is_empty() {
+        choice.left_out = unnumbered(inventory);
+    }
     choice.notes.extend(split_cards(inventory, &resolved));
     choice.missing.splice(0..0, resolved.missing);
     choice
@@ -144,6 +149,7 @@ pub fn keep(inventory: &Inventory, named: &[DevicePath]) -> Choice {
     choice.to_make.retain(|node| named.contains(&node.path));
     choice.gpus.retain(|gpu| gpu.path().is_some_and(|path| named.contains(&path)));
     choice.missing.clear();
+    choice.left_out.clear();
     choice.notes.clear();
     choice
 }

@@ -1,35 +1,81 @@
 //! Why no NVIDIA kernel driver is loaded: the likeliest cause, from facts of
-//! the host.
+//! the host, and what repairs it.
 
-use super::gpus::Inventory;
+use super::cards;
+use super::gpus::{Gpu, Inventory};
+use super::kernel_driver::{self, KernelDriver};
+use super::kernel_log::KernelLog;
+use super::modules::{self, Modules};
 use super::resolve::held_by;
+use super::supported::Supported;
 use crate::sys::look::{Look, View};
 use crate::sys::text::word;
+use crate::sys::time::Deadline;
+use crate::types::Version;
 use std::fmt;
 
 /// The beginning of every message about it.
 pub const NOT_LOADED: &str = "no NVIDIA kernel driver loaded";
+/// The key with which DKMS signs modules.
+const MOK: &str = "/var/lib/dkms/mok.pub";
 
 /// Why no NVIDIA kernel driver is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// No NVIDIA card.
     NoCard,
-    /// Every card is bound to another kernel driver.
+    /// Every card is bound to another kernel driver, for VMs.
     CardsTaken,
+    /// No trace of a driver; what drives the cards.
+    NotInstalled {
+        /// The branches and modules for them.
+        needs: Vec<String>,
+    },
     /// The running kernel has no module.
     NoModule {
         /// The release of the running kernel.
         kernel: String,
-        /// The kernels that have one.
-        others: Vec<String>,
+        /// That, and the kernels that have one.
+        missing: String,
+        /// What makes one.
+        origin: Origin,
+    },
+    /// The kernel's own driver for NVIDIA cards has them.
+    Nouveau {
+        /// Its modules.
+        modules: &'static [&'static str],
+        /// proxmox-boot-tool copies kernels to the boot partitions.
+        boot_tool: bool,
     },
     /// A file of modprobe.d keeps the module from being loaded.
     Blacklisted(String),
-    /// Secure Boot is on, which rejects an unsigned module.
-    SecureBoot,
-    /// None of these.
-    Unknown,
+    /// The installed driver drives none of the cards.
+    Unfit {
+        /// Each card, and why.
+        cards: Vec<String>,
+        /// What drives the first.
+        remedy: String,
+    },
+    /// Secure Boot is on, which rejects an unsigned module; or the kernel says so.
+    Rejected {
+        /// What the kernel said.
+        says: Option<String>,
+        /// DKMS has a key to enrol.
+        key: bool,
+    },
+    /// None of these; what the kernel said.
+    Unknown(Option<String>),
+}
+
+/// What made the modules of other kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// DKMS.
+    Dkms,
+    /// NVIDIA's installer without DKMS, of this version if known.
+    Runfile(Option<Version>),
+    /// A package for each kernel, with this name for the running one.
+    Package(String),
 }
 
 impl fmt::Display for Cause {
@@ -37,15 +83,24 @@ impl fmt::Display for Cause {
         match self {
             Cause::NoCard => f.write_str("no NVIDIA card on the PCI bus"),
             Cause::CardsTaken => f.write_str("every card is bound to another driver"),
-            Cause::NoModule { kernel, others } => {
-                write!(f, "no module installed for the running kernel {kernel}")?;
-                if others.is_empty() { Ok(()) } else { write!(f, " (only for {})", others.join(", ")) }
+            Cause::NotInstalled { .. } => f.write_str("no NVIDIA driver installed on this host"),
+            Cause::NoModule { missing, origin: Origin::Runfile(_), .. } => {
+                write!(f, "{missing}, and DKMS does not build it")
+            }
+            Cause::NoModule { missing, .. } => f.write_str(missing),
+            Cause::Nouveau { modules, .. } => {
+                write!(f, "the kernel's own driver {} has the card", modules.first().unwrap_or(&""))
             }
             Cause::Blacklisted(file) => write!(f, "module blacklisted in {file}"),
-            Cause::SecureBoot => {
-                f.write_str("Secure Boot is on and rejects a module not signed with an enrolled key")
+            Cause::Unfit { cards, .. } => f.write_str(&cards.join("; ")),
+            Cause::Rejected { says, .. } => {
+                f.write_str("Secure Boot is on and rejects a module not signed with an enrolled key")?;
+                says.as_ref().map_or(Ok(()), |says| write!(f, "; the kernel says: {says}"))
             }
-            Cause::Unknown => f.write_str("module installed for the running kernel, but not loaded"),
+            Cause::Unknown(says) => {
+                f.write_str("module installed for the running kernel, but not loaded")?;
+                says.as_ref().map_or(Ok(()), |says| write!(f, "; the kernel says: {says}"))
+            }
         }
     }
 }
@@ -55,19 +110,84 @@ impl Cause {
     pub fn remedy(&self) -> String {
         match self {
             Cause::NoCard | Cause::CardsTaken => "lspci -nnk -d 10de:".to_owned(),
-            Cause::NoModule { kernel, .. } => {
-                format!("apt install proxmox-headers-{kernel} && dkms autoinstall && phoenix-nvidia prepare")
+            Cause::NotInstalled { needs } if needs.is_empty() => {
+                "install NVIDIA's driver on this host".to_owned()
             }
+            Cause::NotInstalled { needs } => {
+                format!("install a driver of {} on this host", needs.join(", and one of "))
+            }
+            Cause::NoModule { kernel, origin, .. } => no_module(kernel, origin),
+            Cause::Nouveau { modules, boot_tool } => without_nouveau(modules, *boot_tool),
             Cause::Blacklisted(file) => format!(
                 r"sed -i -E 's/^\s*(blacklist|install)\s+nvidia(\s|$)/#&/' {} && modprobe nvidia && phoenix-nvidia prepare",
                 word(file)
             ),
-            Cause::SecureBoot => {
+            Cause::Unfit { remedy, .. } => remedy.clone(),
+            // The firmware asks for the password at the next boot.
+            Cause::Rejected { key: true, .. } => format!("mokutil --import {MOK} && reboot"),
+            Cause::Rejected { key: false, .. } => {
                 "mokutil --sb-state; modprobe nvidia; dmesg | grep -i -e nvidia -e signature".to_owned()
             }
-            Cause::Unknown => "modprobe nvidia; dmesg | grep -i nvidia | tail".to_owned(),
+            Cause::Unknown(_) => "modprobe nvidia; dmesg | grep -i nvidia | tail".to_owned(),
         }
     }
+}
+
+/// What gives the running kernel its module.
+fn no_module(kernel: &str, origin: &Origin) -> String {
+    let headers = headers(kernel);
+    match origin {
+        Origin::Dkms => format!("apt install {headers} && dkms autoinstall && phoenix-nvidia prepare"),
+        Origin::Package(package) => format!("apt install {} && phoenix-nvidia prepare", word(package)),
+        Origin::Runfile(version) => {
+            let arch = std::env::consts::ARCH;
+            let version = version.as_ref().map_or_else(|| "VERSION".to_owned(), ToString::to_string);
+            format!("apt install dkms {headers} && sh NVIDIA-Linux-{arch}-{version}.run --dkms")
+        }
+    }
+}
+
+/// The package with the headers of a kernel: Proxmox' kernels had another name
+/// up to 6.1, and Debian's and Ubuntu's have theirs.
+fn headers(kernel: &str) -> String {
+    let mut numbers = kernel.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or_default());
+    let release = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let package = match kernel.ends_with("-pve") {
+        true if release >= (6, 2) => "proxmox-headers",
+        true => "pve-headers",
+        false => "linux-headers",
+    };
+    word(&format!("{package}-{kernel}"))
+}
+
+/// The modules of the kernel's own drivers for NVIDIA cards, by the name of the
+/// driver that a card is bound to.
+pub fn nouveau(driver: &str) -> Option<&'static [&'static str]> {
+    match driver.to_ascii_lowercase().replace(['-', '_'], "").as_str() {
+        "nouveau" => Some(&["nouveau"]),
+        "nova" | "novacore" | "novadrm" => Some(&["nova_core", "nova_drm"]),
+        "nvidiafb" => Some(&["nvidiafb"]),
+        "rivafb" => Some(&["rivafb"]),
+        _ => None,
+    }
+}
+
+/// What takes the cards from it, from the next boot on.
+fn without_nouveau(modules: &[&str], boot_tool: bool) -> String {
+    let boot_tool = if boot_tool { " && proxmox-boot-tool refresh" } else { "" };
+    format!(
+        r"printf 'blacklist %s\n' {} > /etc/modprobe.d/phoenix-nvidia-blacklist.conf && update-initramfs -u -k all{boot_tool} && reboot",
+        modules.join(" ")
+    )
+}
+
+/// The remedy for a card that this driver has, if it is the kernel's own.
+pub fn remedy_of_nouveau<'a>(host: impl Into<View<'a>>, driver: &str) -> Option<String> {
+    Some(without_nouveau(nouveau(driver)?, has_boot_tool(&Look::new(host.into().root()))))
+}
+
+fn has_boot_tool(look: &Look) -> bool {
+    ["/usr/sbin/proxmox-boot-tool", "/sbin/proxmox-boot-tool"].iter().any(|path| look.at(path).exists())
 }
 
 /// The cause, and the cards that other kernel drivers have.
@@ -86,61 +206,134 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Reads the host and finds the cause.
-pub fn no_driver<'a>(host: impl Into<View<'a>>) -> Diagnosis {
-    let host = host.into();
-    let mut cards = Inventory::default();
-    cards.add_other_cards(host);
-    cards.add_vms(host);
-    let mut look = Look::new(host.root());
-    let module = module(&mut look);
-    explain(&cards, module, blacklist(&mut look), secure_boot(&mut look))
-}
-
-/// Where the kernel module is installed.
+/// What is known of the host.
 #[derive(Clone, Debug, Default)]
-struct Module {
-    kernel: String,
-    here: bool,
-    elsewhere: Vec<String>,
+struct Facts {
+    cards: Inventory,
+    list: Supported,
+    modules: Modules,
+    /// The driver on disk, where modinfo knows it.
+    installed: Option<KernelDriver>,
+    /// The version of the module of another kernel.
+    other_version: Option<Version>,
+    blacklist: Option<String>,
+    secure_boot: bool,
+    boot_tool: bool,
+    /// DKMS has a key that it signs with.
+    key: bool,
+    log: KernelLog,
 }
 
-fn explain(cards: &Inventory, module: Module, blacklist: Option<String>, secure_boot: bool) -> Diagnosis {
+/// Reads the host and finds the cause. Programs read modules and the kernel's
+/// log, bound by the deadline.
+pub fn no_driver<'a>(host: impl Into<View<'a>>, deadline: &Deadline) -> Diagnosis {
+    let host = host.into();
+    let mut facts = Facts::default();
+    facts.cards.add_other_cards(host);
+    facts.cards.add_vms(host);
+    let mut look = Look::new(host.root());
+    facts.modules = Modules::read(&mut look);
+    facts.blacklist = modules::blacklist(&mut look);
+    facts.secure_boot = secure_boot(&mut look);
+    facts.boot_tool = has_boot_tool(&look);
+    facts.key = look.at(MOK).exists();
+    if facts.cards.gpus.is_empty() {
+        return explain(&facts);
+    }
+    if facts.modules.here.is_empty() {
+        let other = facts.modules.elsewhere.first();
+        let file = other.map(|(release, path)| look.at(&format!("/lib/modules/{release}/{path}")));
+        facts.other_version = file
+            .and_then(|file| kernel_driver::version_of_file(host, &file.to_string_lossy(), deadline).ok()?)
+            .or_else(|| facts.modules.sources.as_deref()?.rsplit('-').next()?.parse().ok());
+    } else {
+        facts.installed = kernel_driver::installed(host, &facts.modules, deadline).ok().flatten();
+        facts.log = KernelLog::read(host, deadline);
+    }
+    if let Some(driver) = &facts.installed {
+        facts.list = Supported::read(&mut look, &driver.version);
+    }
+    explain(&facts)
+}
+
+fn explain(facts: &Facts) -> Diagnosis {
+    let Facts { cards, modules, .. } = facts;
     let is_taken = |driver: &str| driver != "nvidia";
-    let taken = cards.gpus.iter().filter(|gpu| gpu.bound_to.as_deref().is_some_and(is_taken));
-    let taken: Vec<String> =
-        taken.filter_map(|gpu| Some(format!("{} {}", gpu.pci?, held_by(cards, gpu)))).collect();
-    let cause = match (cards.gpus.len(), blacklist) {
-        (0, _) if cards.problems.is_empty() => Cause::NoCard,
-        (1.., _) if taken.len() == cards.gpus.len() => Cause::CardsTaken,
-        _ if !module.here => Cause::NoModule { kernel: module.kernel, others: module.elsewhere },
-        (_, Some(file)) => Cause::Blacklisted(file),
-        _ if secure_boot => Cause::SecureBoot,
-        _ => Cause::Unknown,
+    let taken: Vec<&Gpu> =
+        cards.gpus.iter().filter(|gpu| gpu.bound_to.as_deref().is_some_and(is_taken)).collect();
+    // A card of a VM is meant to be there.
+    let given = |gpu: &&Gpu| gpu.bound_to.as_deref().is_some_and(|d| is_taken(d) && nouveau(d).is_none());
+    let ours: Vec<&Gpu> = cards.gpus.iter().filter(|gpu| !given(gpu)).collect();
+    let held = ours.iter().find_map(|gpu| nouveau(gpu.bound_to.as_deref()?));
+    let free = ours.iter().any(|gpu| gpu.bound_to.is_none());
+    let cause = match (&facts.blacklist, held) {
+        _ if cards.gpus.is_empty() && cards.problems.is_empty() => Cause::NoCard,
+        _ if !cards.gpus.is_empty() && ours.is_empty() => Cause::CardsTaken,
+        _ if modules.never_installed() => Cause::NotInstalled { needs: facts.needs(&ours) },
+        _ if modules.here.is_empty() => Cause::NoModule {
+            kernel: modules.kernel.clone(),
+            missing: modules.missing(),
+            origin: facts.origin(),
+        },
+        (_, Some(modules)) if !free => Cause::Nouveau { modules, boot_tool: facts.boot_tool },
+        (Some(file), _) => Cause::Blacklisted(file.clone()),
+        _ => facts.not_loaded(&ours),
     };
-    Diagnosis { cause, taken }
+    let taken = taken.into_iter().filter_map(|gpu| Some(format!("{} {}", gpu.pci?, held_by(cards, gpu))));
+    Diagnosis { cause, taken: taken.collect() }
 }
 
-fn module(look: &mut Look) -> Module {
-    let kernel = look.text("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
-    let mut module = Module { kernel, ..Module::default() };
-    for release in look.names("/lib/modules").unwrap_or_default() {
-        let has = look.text(&format!("/lib/modules/{release}/modules.dep")).is_some_and(|t| lists_nvidia(&t));
-        match has {
-            true if release == module.kernel => module.here = true,
-            true => module.elsewhere.push(release),
-            false => {}
+impl Facts {
+    /// Why a module that is there and may be loaded is not.
+    fn not_loaded(&self, cards: &[&Gpu]) -> Cause {
+        let rejected = self.log.rejection();
+        if rejected.is_some() {
+            return Cause::Rejected { says: rejected, key: self.key };
+        }
+        let unfit: Vec<_> = cards
+            .iter()
+            .filter_map(|gpu| {
+                let unfit = self.list.support(gpu.id?)?.unfit(self.installed.as_ref()?)?;
+                Some((format!("{} {}: {}", gpu.pci?, gpu.model, unfit.why), unfit.remedy()))
+            })
+            .collect();
+        match unfit.first() {
+            Some((_, remedy)) if unfit.len() == cards.len() => {
+                let remedy = remedy.clone();
+                Cause::Unfit { cards: unfit.into_iter().map(|(card, _)| card).collect(), remedy }
+            }
+            _ if self.secure_boot => Cause::Rejected { says: None, key: self.key },
+            _ => Cause::Unknown(self.log.refusal()),
         }
     }
-    module
+
+    /// What drives these cards, each once.
+    fn needs(&self, cards: &[&Gpu]) -> Vec<String> {
+        let mut needs: Vec<String> =
+            cards.iter().filter_map(|gpu| Some(cards::support(gpu.id?)?.needs())).collect();
+        needs.sort();
+        needs.dedup();
+        needs
+    }
+
+    /// What made the modules of other kernels.
+    fn origin(&self) -> Origin {
+        let package = self.modules.elsewhere.iter().find_map(|(_, path)| ubuntu(path, &self.modules.kernel));
+        match package {
+            _ if self.modules.dkms => Origin::Dkms,
+            Some(package) => Origin::Package(package),
+            None => Origin::Runfile(self.other_version.clone()),
+        }
+    }
 }
 
-/// Whether `modules.dep` has nvidia.ko, compressed or not.
-pub fn lists_nvidia(modules_dep: &str) -> bool {
-    modules_dep.lines().filter_map(|line| line.split(':').next()).any(|path| {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        name.strip_prefix("nvidia.ko").is_some_and(|end| matches!(end, "" | ".xz" | ".zst" | ".gz"))
-    })
+/// Ubuntu's package of a module for another kernel: its modules lie in
+/// `kernel/nvidia-580/`, those for servers in `kernel/nvidia-580srv-open/`.
+fn ubuntu(path: &str, kernel: &str) -> Option<String> {
+    let directory = path.strip_prefix("kernel/")?.split('/').next()?.strip_prefix("nvidia-")?;
+    let branch = directory.replace("srv", "-server");
+    let known = branch.starts_with(|c: char| c.is_ascii_digit());
+    known.then(|| format!("linux-modules-nvidia-{branch}-{kernel}"))
 }
 
 /// Reads the UEFI variable; its value follows four bytes of attributes.
@@ -149,81 +342,6 @@ fn secure_boot(look: &mut Look) -> bool {
     look.bytes(variable).is_some_and(|bytes| bytes.get(4) == Some(&1))
 }
 
-/// The file that blacklists the module, as the usual guide to PCI passthrough
-/// makes one.
-fn blacklist(look: &mut Look) -> Option<String> {
-    for directory in ["/etc/modprobe.d", "/usr/lib/modprobe.d"] {
-        for name in look.names(directory).unwrap_or_default() {
-            let file = format!("{directory}/{name}");
-            if name.ends_with(".conf") && look.text(&file).is_some_and(|text| blacklists_nvidia(&text)) {
-                return Some(file);
-            }
-        }
-    }
-    None
-}
-
-/// Whether a file of modprobe.d keeps the module from being loaded.
-pub fn blacklists_nvidia(text: &str) -> bool {
-    text.lines().any(|line| {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        matches!(
-            words.as_slice(),
-            ["blacklist", "nvidia", ..] | ["install", "nvidia", "/bin/false" | "/bin/true", ..]
-        )
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_are_found_in_modules_dep() {
-        assert!(lists_nvidia("kernel/a.ko: \nupdates/dkms/nvidia.ko.zst: kernel/x.ko\n"));
-        assert!(lists_nvidia("kernel/drivers/video/nvidia.ko:\n"));
-        assert!(!lists_nvidia(
-            "kernel/nvidia-uvm.ko:\nkernel/nvidia.kox:\nkernel/i2c-nvidia-gpu.ko: nvidia.ko\n"
-        ));
-    }
-
-    #[test]
-    fn blacklists_are_told_from_comments_and_other_modules() {
-        assert!(blacklists_nvidia("# x\n blacklist  nvidia\n"));
-        assert!(blacklists_nvidia("install nvidia /bin/false\n"));
-        assert!(!blacklists_nvidia("#blacklist nvidia\nblacklist nvidiafb\nblacklist nouveau\n"));
-    }
-
-    #[test]
-    fn each_cause_is_found_from_its_facts() {
-        let card = |bound: Option<&str>| {
-            let mut cards = Inventory::default();
-            let mut gpu = crate::host::gpus::Gpu::unknown();
-            gpu.pci = "01:00.0".parse().ok();
-            gpu.bound_to = bound.map(String::from);
-            cards.gpus.push(gpu);
-            cards
-        };
-        let kernel = "6.14.8-2-pve".to_owned();
-        let here = Module { kernel: kernel.clone(), here: true, elsewhere: vec![] };
-        let others = vec!["6.8.12-1-pve".to_owned()];
-        let gone = Module { kernel: kernel.clone(), here: false, elsewhere: others.clone() };
-        let cause = |cards: &Inventory, module: &Module, file: Option<&str>, secure_boot| {
-            explain(cards, module.clone(), file.map(String::from), secure_boot).cause
-        };
-        let file = "/etc/modprobe.d/x.conf";
-        assert_eq!(cause(&Inventory::default(), &here, None, false), Cause::NoCard);
-        assert_eq!(cause(&card(Some("vfio-pci")), &gone, Some(file), true), Cause::CardsTaken);
-        assert_eq!(cause(&card(None), &gone, Some(file), true), Cause::NoModule { kernel, others });
-        assert_eq!(cause(&card(None), &here, Some(file), true), Cause::Blacklisted(file.into()));
-        assert_eq!(cause(&card(None), &here, None, true), Cause::SecureBoot);
-        assert_eq!(cause(&card(None), &here, None, false), Cause::Unknown);
-        let mut both = card(Some("vfio-pci"));
-        both.gpus.extend(card(None).gpus);
-        let taken = explain(&both, gone, None, false).to_string();
-        assert_eq!(
-            taken,
-            "no module installed for the running kernel 6.14.8-2-pve (only for 6.8.12-1-pve); 0000:01:00.0 bound to vfio-pci"
-        );
-    }
-}
+#[path = "diagnose_tests.rs"]
+mod tests;

@@ -1,9 +1,11 @@
 //! The inventory: the GPUs of this host, and what the driver shows of them.
 
+use super::cards::Unfit;
 use super::device_node::DeviceNode;
 use super::facts::{self, Information, Majors};
 use super::kernel_driver::{self, KernelDriver};
 use super::mig::{self, MigInstance};
+use super::supported::Supported;
 use crate::device::pci::PciAddress;
 use crate::device::{Device, DevicePath};
 use crate::pve::sharing::{self, Claim};
@@ -20,6 +22,8 @@ pub struct Gpu {
     pub pci: Option<PciAddress>,
     /// Unknown until the card is first used.
     pub uuid: Option<String>,
+    /// Its PCI device id, if read.
+    pub id: Option<u16>,
     /// The driver's name of it, or its PCI id.
     pub model: String,
     /// The N of `/dev/nvidiaN`; `None` if the NVIDIA driver does not have the card.
@@ -28,22 +32,34 @@ pub struct Gpu {
     pub bound_to: Option<String>,
     /// Excluded by a parameter of the driver.
     pub excluded: bool,
+    /// Why the loaded driver does not drive it, as far as its id tells.
+    pub unfit: Option<Unfit>,
     /// Its DRM nodes, if read: card and render.
     pub dri: Vec<Device>,
 }
 
 impl Gpu {
     /// A card without any known property.
-    pub(super) fn unknown() -> Gpu {
+    pub(crate) fn unknown() -> Gpu {
         Gpu {
             pci: None,
             uuid: None,
+            id: None,
             model: "NVIDIA card".to_owned(),
             minor: None,
             bound_to: None,
             excluded: false,
+            unfit: None,
             dri: Vec::new(),
         }
+    }
+
+    /// It in a message, and the reason why the driver does not drive it, if so.
+    pub fn undriven(&self) -> Option<String> {
+        let unfit = self.unfit.as_ref()?;
+        let minor = self.minor.map_or("card".to_owned(), |minor| format!("GPU {minor}"));
+        let pci = self.pci.map(|pci| format!("{pci} ")).unwrap_or_default();
+        Some(format!("{minor} ({pci}{}): {}", self.model, unfit.why))
     }
 
     /// The path of its node.
@@ -175,7 +191,8 @@ impl Inventory {
                     let text = look.text(&format!("/proc/driver/nvidia/gpus/{name}/information"));
                     let info = text.as_deref().map(facts::information).unwrap_or_default();
                     let minor = info.minor;
-                    self.gpus.push(card(&name, info));
+                    let id = device_id(look, &name);
+                    self.gpus.push(Gpu { id, ..card(&name, info) });
                     self.shown.cards.extend(text.map(|text| Shown { name, text, minor }));
                 }
                 self.shown.params = look.text("/proc/driver/nvidia/params");
@@ -192,7 +209,16 @@ impl Inventory {
             }
             None => {}
         }
+        self.judge(&Supported::default());
         self.sort();
+    }
+
+    /// Judges which cards the loaded driver does not drive.
+    fn judge(&mut self, list: &Supported) {
+        let Some(driver) = &self.driver else { return };
+        for gpu in &mut self.gpus {
+            gpu.unfit = gpu.id.and_then(|id| list.support(id)?.unfit(driver));
+        }
     }
 
     fn read_capabilities(&mut self, look: &mut Look) {
@@ -227,8 +253,8 @@ impl Inventory {
         }
     }
 
-    /// Adds the cards on the PCI bus that the NVIDIA driver does not have, and
-    /// the kernel driver of each card.
+    /// Adds the cards on the PCI bus that the NVIDIA driver does not have, the
+    /// kernel driver of each card, and what NVIDIA's list on this host knows of it.
     pub fn add_other_cards<'a>(&mut self, host: impl Into<View<'a>>) {
         let mut look = Look::new(host.into().root());
         for address in look.names("/sys/bus/pci/devices").unwrap_or_default() {
@@ -242,10 +268,19 @@ impl Inventory {
             match known.and_then(|i| self.gpus.get_mut(i)) {
                 Some(gpu) => gpu.bound_to = bound_to,
                 None => {
-                    let id = look.text(&format!("{device}/device")).unwrap_or_default();
-                    let model = format!("NVIDIA card 10de:{}", id.trim().trim_start_matches("0x"));
-                    self.gpus.push(Gpu { pci: Some(pci), model, bound_to, ..Gpu::unknown() });
+                    let id = device_id(&mut look, &address);
+                    let model =
+                        id.map_or("NVIDIA card".to_owned(), |id| format!("NVIDIA card 10de:{id:04x}"));
+                    self.gpus.push(Gpu { pci: Some(pci), id, model, bound_to, ..Gpu::unknown() });
                 }
+            }
+        }
+        if let Some(driver) = &self.driver {
+            let list = Supported::read(&mut look, &driver.version);
+            self.judge(&list);
+            for gpu in self.gpus.iter_mut().filter(|gpu| gpu.minor.is_none()) {
+                let name = gpu.id.and_then(|id| Some(format!("{} 10de:{id:04x}", list.name(id)?)));
+                gpu.model = name.unwrap_or_else(|| std::mem::take(&mut gpu.model));
             }
         }
         self.problems.append(&mut look.problems);
@@ -281,12 +316,20 @@ fn card(name: &str, info: Information) -> Gpu {
     Gpu {
         pci: info.bus.or_else(|| name.parse().ok()),
         uuid: info.uuid,
+        id: None,
         model: info.model.unwrap_or_else(|| "NVIDIA card".to_owned()),
         minor: info.minor,
         bound_to: Some("nvidia".to_owned()),
         excluded: info.excluded,
+        unfit: None,
         dri: Vec::new(),
     }
+}
+
+/// The PCI device id of a card.
+fn device_id(look: &mut Look, address: &str) -> Option<u16> {
+    let text = look.text(&format!("/sys/bus/pci/devices/{address}/device"))?;
+    u16::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
 }
 
 /// Whether it is a VGA (0300) or 3D (0302) controller of NVIDIA's, not the

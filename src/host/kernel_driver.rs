@@ -1,11 +1,13 @@
 //! The kernel driver: the loaded one, and the one the next boot loads.
 
+use super::modules::Modules;
 use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::process::{self, Cmd};
 use crate::sys::time::Deadline;
 use crate::types::Version;
 use anyhow::Context as _;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// NVIDIA's two kinds of kernel module.
@@ -15,6 +17,17 @@ pub enum ModuleKind {
     Open,
     /// The proprietary one.
     Proprietary,
+}
+
+impl ModuleKind {
+    /// By the license that the module names.
+    fn of_license(license: &str) -> Option<ModuleKind> {
+        match license {
+            "NVIDIA" => Some(ModuleKind::Proprietary),
+            license if license.contains("GPL") => Some(ModuleKind::Open),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for ModuleKind {
@@ -73,17 +86,64 @@ const VERSION: &str = "/proc/driver/nvidia/version";
 /// From the kernel.
 const MODULE_VERSION: &str = "/sys/module/nvidia/version";
 
-/// The version of the module installed for the running kernel, loaded or not:
-/// the driver after the next boot. `None` if no module is installed.
+/// The module installed for the running kernel, loaded or not: the driver after
+/// the next boot. `None` if modinfo knows none.
 ///
 /// # Errors
 /// modinfo did not run.
-pub fn installed<'a>(host: impl Into<View<'a>>, deadline: &Deadline) -> anyhow::Result<Option<Version>> {
-    let root = host.into().root();
-    let places = ["usr/sbin/modinfo", "sbin/modinfo"].map(|path| root.join(path));
-    let modinfo = places.iter().find(|path| process::installed(path)).context("modinfo is not installed")?;
-    let output = Cmd::new(modinfo).args(["-F", "version", "nvidia"]).run(&deadline.at_most(LIMIT))?;
-    Ok(if output.success() { Version::find(&output.text()) } else { None })
+pub fn installed<'a>(
+    host: impl Into<View<'a>>,
+    modules: &Modules,
+    deadline: &Deadline,
+) -> anyhow::Result<Option<KernelDriver>> {
+    let modinfo = ModInfo::of(host, deadline)?;
+    for name in modules.names() {
+        // What is not known by its file's name says itself what it is.
+        let other = |field: String| field.starts_with("nvidia") && field != "nvidia";
+        if name != "nvidia" && modinfo.field("name", name)?.is_some_and(other) {
+            continue;
+        }
+        if let Some(version) = modinfo.field("version", name)?.and_then(|text| Version::find(&text)) {
+            let kind = modinfo.field("license", name)?.and_then(|license| ModuleKind::of_license(&license));
+            return Ok(Some(KernelDriver { version, kind }));
+        }
+    }
+    Ok(None)
+}
+
+/// The version of a module's file.
+///
+/// # Errors
+/// modinfo did not run.
+pub fn version_of_file<'a>(
+    host: impl Into<View<'a>>,
+    file: &str,
+    deadline: &Deadline,
+) -> anyhow::Result<Option<Version>> {
+    Ok(ModInfo::of(host, deadline)?.field("version", file)?.and_then(|text| Version::find(&text)))
+}
+
+/// kmod's program that reads a module's file.
+struct ModInfo {
+    program: PathBuf,
+    deadline: Deadline,
+}
+
+impl ModInfo {
+    fn of<'a>(host: impl Into<View<'a>>, deadline: &Deadline) -> anyhow::Result<ModInfo> {
+        let root = host.into().root();
+        let places = ["usr/sbin/modinfo", "sbin/modinfo"].map(|path| root.join(path));
+        let program =
+            places.into_iter().find(|path| process::installed(path)).context("modinfo is not installed")?;
+        Ok(ModInfo { program, deadline: deadline.at_most(LIMIT) })
+    }
+
+    /// A field of the module; `None` if there is no such module or field.
+    fn field(&self, field: &str, module: &str) -> anyhow::Result<Option<String>> {
+        let output = Cmd::new(&self.program).args(["-F", field, module]).run(&self.deadline)?;
+        let text = output.text().trim().to_owned();
+        Ok(Some(text).filter(|text| output.success() && !text.is_empty()))
+    }
 }
 
 /// The timeout of modinfo, which reads one file.

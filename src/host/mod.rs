@@ -1,14 +1,18 @@
 //! The machine: its GPUs, its driver, its device nodes.
 
+pub mod cards;
 pub mod choose;
 pub mod device_node;
 pub mod diagnose;
 pub mod facts;
 pub mod gpus;
 pub mod kernel_driver;
+pub mod kernel_log;
 pub mod masks;
 pub mod mig;
+pub mod modules;
 pub mod nodes;
 pub mod nvidia_smi;
 pub mod provide;
 pub mod resolve;
+pub mod supported;

@@ -102,7 +102,7 @@ impl Provider<'_> {
                 break;
             }
         }
-        self.conclude(&mut provided);
+        self.conclude(&mut provided, deadline);
         provided
     }
 
@@ -133,10 +133,10 @@ impl Provider<'_> {
     }
 
     /// Explains what is still missing.
-    fn conclude(&self, provided: &mut Provided) {
+    fn conclude(&self, provided: &mut Provided, deadline: &Deadline) {
         let inventory = &mut provided.inventory;
         if inventory.driver.is_none() && !inventory.majors.has_nvidia() {
-            let diagnosis = diagnose::no_driver(self.view);
+            let diagnosis = diagnose::no_driver(self.view, deadline);
             // One message with the cause, not one for each device.
             let missing = Missing {
                 remedy: Some(diagnosis.cause.remedy()),

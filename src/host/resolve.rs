@@ -1,6 +1,7 @@
 //! Resolves the names in `GPU_ASSIGNMENT` to cards and MIG instances of this
 //! host. Pure.
 
+use super::cards::Unfit;
 use super::gpus::{Gpu, Inventory};
 use super::mig::MigInstance;
 use crate::device::assignment::{Assignment, GpuName};
@@ -79,9 +80,10 @@ fn everything(inventory: &Inventory, resolved: &mut Resolved) {
         inventory.gpus.iter().enumerate().filter(|(_, gpu)| usable(gpu)).map(|(i, _)| i).collect();
     resolved.mig = (0..inventory.mig.len()).collect();
     if resolved.gpus.is_empty() {
+        let unfit = inventory.gpus.iter().find_map(|gpu| gpu.unfit.as_ref());
         resolved.missing.push(Missing {
             has: Some(list_of(inventory, false)),
-            remedy: Some("lspci -nnk -d 10de:".into()),
+            remedy: Some(unfit.map_or_else(|| "lspci -nnk -d 10de:".into(), Unfit::remedy)),
             ..Missing::new("all GPUs", "the NVIDIA driver has no card")
         });
     }
@@ -138,7 +140,9 @@ fn card<'a>(inventory: &'a Inventory, name: &GpuName) -> Result<(usize, &'a Gpu)
     };
     let by_uuid = matches!(name, GpuName::Uuid(_));
     let what = if by_uuid { name.to_string() } else { format!("GPU {name}") };
-    Err(Missing { has: Some(list_of(inventory, by_uuid)), ..Missing::new(what, why) })
+    let unfit = inventory.gpus.iter().find(|gpu| fits(gpu)).and_then(|gpu| gpu.unfit.as_ref());
+    let remedy = unfit.map(Unfit::remedy);
+    Err(Missing { has: Some(list_of(inventory, by_uuid)), remedy, ..Missing::new(what, why) })
 }
 
 fn no_card(inventory: &Inventory, name: &GpuName) -> String {
@@ -161,10 +165,11 @@ fn no_card(inventory: &Inventory, name: &GpuName) -> String {
 pub fn held_by(inventory: &Inventory, gpu: &Gpu) -> String {
     let vms = gpu.pci.and_then(|pci| inventory.vms.get(&pci)).map(Vec::as_slice).unwrap_or_default();
     let vm = if vms.is_empty() { String::new() } else { format!(", in hostpci of VM {}", list(vms)) };
+    let unfit = gpu.unfit.as_ref().map(|unfit| format!(": {}", unfit.why)).unwrap_or_default();
     match gpu.bound_to.as_deref() {
-        Some("nvidia") => "bound to nvidia, which shows no device minor".into(),
+        Some("nvidia") => format!("bound to nvidia, which shows no device minor{unfit}"),
         Some(driver) => format!("bound to {driver}{vm}"),
-        None => format!("bound to no driver{vm}"),
+        None => format!("bound to no driver{vm}{unfit}"),
     }
 }
 
@@ -193,6 +198,23 @@ pub fn list_of(inventory: &Inventory, uuids: bool) -> String {
         return "this host has no NVIDIA card".to_owned();
     }
     format!("this host has {}", list(inventory.gpus.iter().map(|gpu| describe(inventory, gpu, uuids))))
+}
+
+/// Whether the driver ought to number a card, and does not: one that nobody else
+/// has, as far as the host was read.
+pub fn is_unnumbered(inventory: &Inventory, gpu: &Gpu) -> bool {
+    let free = match (gpu.bound_to.as_deref(), gpu.pci) {
+        (Some(driver), _) => driver == "nvidia",
+        (None, pci) => pci.is_some_and(|pci| !inventory.vms.contains_key(&pci)),
+    };
+    // A driver that hides its cards has them all by their nodes.
+    inventory.listed && inventory.problems.is_empty() && gpu.minor.is_none() && !gpu.excluded && free
+}
+
+/// The cards that `all` is without, though nobody else has them.
+pub fn unnumbered(inventory: &Inventory) -> Vec<String> {
+    let gpus = inventory.gpus.iter().filter(|gpu| is_unnumbered(inventory, gpu));
+    gpus.map(|gpu| format!("not among all GPUs: {}", describe(inventory, gpu, false))).collect()
 }
 
 /// One card in a message: `0 (0000:01:00.0 NVIDIA RTX A4000)`.

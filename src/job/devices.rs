@@ -48,6 +48,11 @@ pub fn give(
         log::info!("made device nodes {}", device::joined(&provided.made, ", "));
     }
     provided.choice.notes.iter().for_each(|note| log::info!("{note}"));
+    provided.choice.left_out.iter().for_each(|card| log::warn!("{card}"));
+    for gpu in &provided.choice.gpus {
+        gpu.undriven().iter().for_each(|why| log::warn!("{why}"));
+        gpu.unfit.iter().for_each(|unfit| log::warn!("{}", exit::fix(&unfit.remedy())));
+    }
     let closed = plan::closed(document, &provided.inventory, &provided.choice);
     if !closed.is_empty() {
         log::warn!("the mode of {} keeps the unprivileged container out", device::joined(&closed, ", "));

@@ -1,4 +1,5 @@
 use super::*;
+use std::time::Instant;
 
 fn record(dir: &tempfile::TempDir) -> Record {
     let at = |path: &str| dir.path().join(path.trim_start_matches('/'));

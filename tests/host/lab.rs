@@ -277,12 +277,13 @@ fn prepare_on_a_host_without_cards_is_no_failure() {
 fn prepare_without_a_driver_says_why_with_code_4() {
     let Some(lab) = Lab::builder().gpus(1).no_driver().start() else { return };
     lab.install(BINARY);
+    let kernel = lab.sh("uname -r").ok().stdout;
     lab.write("/lib/modules/6.8.12-1-pve/modules.dep", "updates/dkms/nvidia.ko.zst:\n");
     lab.run(["phoenix-nvidia", "prepare"])
         .code(4)
         .says("no NVIDIA kernel driver loaded: no module installed for the running kernel")
         .says("(only for 6.8.12-1-pve)")
-        .says("fix: apt install proxmox-headers-");
+        .says(&format!("fix: apt install linux-headers-{} && dkms autoinstall", kernel.trim()));
 }
 
 #[test]

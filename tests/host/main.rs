@@ -5,6 +5,7 @@ mod hosts;
 #[path = "../fixtures/shown.rs"]
 mod shown;
 
+mod causes;
 mod choice;
 mod h200;
 mod inventory;

@@ -34,10 +34,12 @@ fn host(cards: u32) -> Inventory {
         .map(|minor| Gpu {
             pci: format!("{:02x}:00.0", cards - minor).parse().ok(),
             uuid: Some(format!("GPU-{minor:08x}-1111-2222-3333-444455556666")),
+            id: None,
             model: "NVIDIA".into(),
             minor: Some(minor),
             bound_to: Some("nvidia".into()),
             excluded: false,
+            unfit: None,
             dri: Vec::new(),
         })
         .collect();

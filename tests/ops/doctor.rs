@@ -116,6 +116,114 @@ fn what_could_not_be_looked_at_is_unknown() {
     });
 }
 
+/// nvidia-smi as it is where the driver drives no card.
+fn finds_no_device(lab: &Lab) {
+    let script = "#!/bin/sh\ncase $1 in\n--version) echo 'NVIDIA-SMI version  : 580.95.05' ;;\n\
+                  *) echo 'No devices were found'; exit 6 ;;\nesac\n";
+    lab.container(101).files().program("/usr/bin/nvidia-smi", script);
+}
+
+/// The remedy of a check.
+fn fix(lab: &Lab, check: &str) -> String {
+    let (findings, _) = doctor(lab, &["101"]);
+    let of = |f: &&serde_json::Value| f["check"] == check && f["level"] != "ok";
+    findings.iter().find(of).and_then(|f| Some(f["fix"].as_str()?.to_owned())).unwrap_or_default()
+}
+
+#[test]
+fn a_card_that_the_module_lists_and_does_not_drive() {
+    let Some(lab) = healthy(Rootfs::Debian12.privileged()) else { return };
+    lab.nvidia().set_card(0, 0x1bb3, "Tesla P4");
+    finds_no_device(&lab);
+    let why = "GPU 0 (0000:01:00.0 Tesla P4): the open kernel module 580.95.05 does not drive this Pascal card, which has no GSP";
+    let remedy =
+        "install a driver of branch 580 with the proprietary kernel module on this host, then reboot it";
+    lab.run(["phoenix-nvidia", "101"]).code(5).says(why).says(&format!("fix: {remedy}"));
+    let found = bad(&lab);
+    assert_eq!(found, ["cards warning", "gpus failure", "nvidia-smi failure", "last-run failure"]);
+    for check in ["cards", "gpus", "nvidia-smi", "last-run"] {
+        assert_eq!(fix(&lab, check), remedy, "{check}");
+    }
+    lab.run(["phoenix-nvidia", "status", "101"]).says(why);
+    lab.run(["phoenix-nvidia", "plan", "101"]).says(why);
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"])
+        .ok()
+        .says(why)
+        .says(&format!("fix: {remedy}"));
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).ok().says(why);
+}
+
+#[test]
+fn a_card_that_needs_the_open_module_and_one_that_a_branch_has_dropped() {
+    let Some(lab) = healthy(busybox()) else { return };
+    let proprietary = |version: &str| {
+        let line = format!(
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Mon Dec  8 13:05:00 UTC 2025\n"
+        );
+        lab.write("/run/lab/nvidia/proc-driver/nvidia/version", line);
+        lab.write("/run/lab/nvidia/module/nvidia/version", format!("{version}\n"));
+        lab.replace_program("/usr/sbin/modinfo", format!("#!/bin/sh\necho {version}\n"));
+    };
+    for (id, version, branch) in [
+        (0x2b85, "580.95.05", "branch 570 or newer with the open kernel module"),
+        (0x1004, "535.288.01", "branch 470 with the proprietary kernel module"),
+    ] {
+        lab.nvidia().set_card(0, id, "NVIDIA Some");
+        lab.nvidia().set_card(1, 0x1eb8, "Tesla T4");
+        proprietary(version);
+        assert_eq!(bad(&lab), ["cards warning", "gpus failure"], "{version}");
+        assert!(fix(&lab, "gpus").contains(branch), "{}", fix(&lab, "gpus"));
+    }
+}
+
+#[test]
+fn a_card_that_the_driver_does_not_number() {
+    let Some(lab) = healthy(busybox()) else { return };
+    lab.nvidia().hide_gpu(1);
+    let log = "echo 'NVRM: GPU 0000:02:00.0: RmInitAdapter failed! (0x22:0x56:884)'";
+    lab.replace_program("/usr/bin/dmesg", format!("#!/bin/sh\n{log}\n"));
+    assert_eq!(bad(&lab), ["cards warning"]);
+    let text = lab.run(["phoenix-nvidia", "doctor"]);
+    text.says("card 0000:02:00.0 (NVIDIA card 10de:2684): bound to nvidia, which shows no device minor")
+        .says("the kernel says: GPU 0000:02:00.0: RmInitAdapter failed! (0x22:0x56:884)");
+    // Where it is assigned, it is the container's too.
+    setting(&lab, 101, "GPU_ASSIGNMENT=0000:02:00.0");
+    let found = bad(&lab);
+    assert!(found.contains(&"gpus failure".to_owned()), "{found:?}");
+    lab.run(["phoenix-nvidia", "status", "101"])
+        .says("GPU 0000:02:00.0: bound to nvidia, which shows no device minor");
+    let attach = lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0000:02:00.0"]).code(4);
+    attach.says("bound to nvidia, which shows no device minor");
+    setting(&lab, 101, "GPU_ASSIGNMENT=all");
+    let left = "not among all GPUs: 0000:02:00.0 NVIDIA card 10de:2684 (bound to nvidia, which shows no device minor)";
+    lab.run(["phoenix-nvidia", "status", "101"]).says(left);
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "all"]).ok().says(left);
+    // One that it refused, and one that nouveau has.
+    lab.nvidia().set_card(1, 0x1b81, "");
+    lab.sh("rm /run/lab/nvidia/pci/0000:02:00.0/driver").ok();
+    let refused = lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0000:02:00.0"]).code(4);
+    refused.says("bound to no driver: the open kernel module 580.95.05 does not drive this Pascal card");
+    lab.nvidia().bind_gpu(1, "nouveau");
+    assert!(fix(&lab, "cards").starts_with("printf 'blacklist %s\\n' nouveau > /etc/modprobe.d/"));
+    // For a VM.
+    lab.nvidia().bind_gpu(1, "vfio-pci");
+    assert_eq!(fix(&lab, "cards"), "");
+}
+
+#[test]
+fn nvidia_smi_that_fails_where_all_is_right_is_told_with_the_kernels_words() {
+    let Some(lab) = healthy(Rootfs::Debian12.privileged()) else { return };
+    finds_no_device(&lab);
+    let log = "echo 'NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:2393)'";
+    lab.replace_program("/usr/bin/dmesg", format!("#!/bin/sh\n{log}\n"));
+    assert_eq!(bad(&lab), ["nvidia-smi failure"]);
+    let said = lab.run(["phoenix-nvidia", "101"]).code(5);
+    said.says("exit code 6, no devices found; the kernel says: GPU 0000:01:00.0: RmInitAdapter failed!");
+    assert_eq!(bad(&lab), ["nvidia-smi failure", "last-run failure"]);
+    assert_eq!(fix(&lab, "last-run"), "dmesg | grep NVRM | tail");
+}
+
 #[test]
 fn nodes_that_are_missing_or_stale() {
     finds(busybox(), &["nodes warning"], |lab| lab.nvidia().remove_node("/dev/nvidia1"));

@@ -97,6 +97,18 @@ fn a_failed_install_is_a_finding_until_it_is_there_or_not_wanted() {
     assert_eq!(verdict(&lab), "ok");
 }
 
+#[test]
+fn the_remedy_of_the_last_run_is_told_again_and_not_that_run() {
+    let Some(lab) = host("CUDA_PACKAGES=none\nDOWNLOAD_MAX=1") else { return };
+    let remedy =
+        "fix: correct NVIDIA_RUNFILE_URL, or set a larger DOWNLOAD_MAX in /etc/default/phoenix-nvidia";
+    lab.run(["pct", "start", "101"]).ok().says("exceeds DOWNLOAD_MAX (1 MiB)").says(remedy);
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says("last-run").says(remedy);
+    node(&lab, "DOWNLOAD_MAX=1024");
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says_not("last-run").says_not("DOWNLOAD_MAX");
+}
+
 /// What `status` warns of, `doctor` warns of.
 #[test]
 fn packages_that_could_not_be_had_are_in_doctor_too() {

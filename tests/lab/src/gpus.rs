@@ -120,6 +120,8 @@ impl<'lab> Nvidia<'lab> {
             files.mkdir(format!("{STATE}/{dir}"));
         }
         let mut script = String::from("set -e\n");
+        // This machine's log is not this host's.
+        files.program("/usr/bin/dmesg", "#!/bin/sh\n");
         // What is there of real modules stays visible, through the second, complete sysfs.
         let _ = writeln!(script, "for m in /run/lab/sysfs/module/*; do ln -s \"$m\" {STATE}/module/; done");
         // LXC takes this for the sign of AppArmor, whose profiles a lab could not load.
@@ -178,7 +180,8 @@ impl<'lab> Nvidia<'lab> {
 
     fn write_driver(&self, version: &str, open: bool) {
         let files = self.lab.files();
-        let line = if open {
+        // The open module came with 515.
+        let line = if open && branch(version) >= 515 {
             format!("NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build  (builder@lab)  ")
         } else {
             format!("NVIDIA UNIX x86_64 Kernel Module  {version}  ")
@@ -196,14 +199,15 @@ impl<'lab> Nvidia<'lab> {
         let address = address(index);
         let pci = format!("{STATE}/pci/{address}");
         files.write(format!("{pci}/vendor"), "0x10de\n");
-        files.write(format!("{pci}/device"), "0x2684\n");
+        let (id, model) = gpus.driver.as_ref().map_or(CARDS[2], |version| card_of(version));
+        files.write(format!("{pci}/device"), format!("{id:#06x}\n"));
         files.write(format!("{pci}/class"), "0x030000\n");
         if let Some(version) = &gpus.driver {
             let driver = self.lab.root().join(pci.trim_start_matches('/')).join("driver");
             symlink("../../../../bus/pci/drivers/nvidia", &driver)
                 .unwrap_or_else(|e| panic!("linking {}: {e}", driver.display()));
             let text = format!(
-                "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t {irq}\nGPU UUID: \t {uuid}\nVideo BIOS: \t 95.02.3c.40.0b\n\
+                "Model: \t\t {model}\nIRQ:   \t\t {irq}\nGPU UUID: \t {uuid}\nVideo BIOS: \t 95.02.3c.40.0b\n\
                  Bus Type: \t PCIe\nDMA Size: \t 47 bits\nDMA Mask: \t 0x7fffffffffff\nBus Location: \t {address}\n\
                  Device Minor: \t {minor}\nGPU Firmware: \t {version}\nGPU Excluded:\t No\n",
                 irq = 130 + index,
@@ -213,9 +217,30 @@ impl<'lab> Nvidia<'lab> {
         }
     }
 
-    /// Another kernel driver is loaded, as after an upgrade and a reboot of the host.
+    /// Another kernel driver is loaded, as after an upgrade and a reboot of the host; the cards are some that it drives.
     pub fn set_driver(&self, version: &str) {
         self.write_driver(version, self.lab.builder.gpus.open);
+        let (id, model) = card_of(version);
+        (0..).zip(&self.lab.builder.gpus.minors).for_each(|(index, _)| self.set_card(index, id, model));
+    }
+
+    /// The GPU with this index is another card.
+    pub fn set_card(&self, index: u32, id: u16, model: &str) {
+        let address = address(index);
+        self.lab.write(format!("{STATE}/pci/{address}/device"), format!("{id:#06x}\n"));
+        let path = format!("{STATE}/proc-driver/nvidia/gpus/{address}/information");
+        if self.lab.exists(&path) {
+            let text = self.lab.read(&path);
+            let (_, rest) = text.split_once('\n').unwrap_or_default();
+            self.lab.write(&path, format!("Model: \t\t {model}\n{rest}"));
+        }
+    }
+
+    /// The driver does not show the GPU with this index: its probe has failed.
+    pub fn hide_gpu(&self, index: u32) {
+        let minor = self.lab.builder.gpus.minors[index as usize];
+        let shown = format!("{STATE}/proc-driver/nvidia/gpus/{}", address(index));
+        self.lab.sh(&format!("rm -rf {shown} /dev/nvidia{minor}")).ok();
     }
 
     /// The driver is unloaded: its files and nodes are gone.
@@ -305,13 +330,35 @@ fn uuid(index: u32) -> String {
 const PARAMS: &str = "ResmanDebugLevel: 4294967295\nRmLogonRC: 1\nModifyDeviceFiles: 1\nDeviceFileUID: 0\n\
                       DeviceFileGID: 0\nDeviceFileMode: 438\nInitializeSystemMemoryAllocations: 1\n";
 
+/// Cards of three ages: those that 390 drives, those of 391 to 519, newer ones.
+const CARDS: [(u16, &str); 3] = [
+    (0x06cd, "NVIDIA GeForce GTX 470"),
+    (0x1b80, "NVIDIA GeForce GTX 1080"),
+    (0x2684, "NVIDIA GeForce RTX 4090"),
+];
+
+/// A card that this driver drives.
+fn card_of(version: &str) -> (u16, &'static str) {
+    match branch(version) {
+        0..=390 => CARDS[0],
+        391..520 => CARDS[1],
+        _ => CARDS[2],
+    }
+}
+
+fn branch(version: &str) -> u32 {
+    version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0)
+}
+
 /// The real list with the driver's majors among the character devices.
 fn devices(real: &str, gpus: &Gpus) -> String {
     let mut ours: Vec<(u32, &str)> = Vec::new();
     if let Some(version) = gpus.driver.as_ref().filter(|_| !gpus.minors.is_empty()) {
-        let branch: u32 = version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
-        let names: &[&str] =
-            if branch <= 535 { &["nvidia-frontend"] } else { &["nvidia", "nvidia-modeset", "nvidiactl"] };
+        let names: &[&str] = if branch(version) <= 535 {
+            &["nvidia-frontend"]
+        } else {
+            &["nvidia", "nvidia-modeset", "nvidiactl"]
+        };
         ours.extend(names.iter().map(|name| (195, *name)));
         ours.push((gpus.caps, "nvidia-caps"));
         ours.push((gpus.uvm, "nvidia-uvm"));

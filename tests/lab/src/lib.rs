@@ -29,6 +29,7 @@
 //!
 //! Rooms: `ns` makes the namespaces and the root, `host` is the files and programs of the lab's host, `gpus` what its
 //! NVIDIA driver shows, `rootfs` the cached container images, `container` one container, `command` runs programs,
+//! `kmod` has kernel modules and what reads them,
 //! `leftovers` counts what they leave, `cases` runs cases where
 //! cargo's test harness is not, `pct` is the program that stands in for Proxmox', and `pmxcfs` serves /etc/pve with
 //! a quorum that can be lost. `nvidia`, `repo` and `web`
@@ -42,6 +43,7 @@ pub mod files;
 pub mod fuse;
 pub mod gpus;
 pub mod host;
+pub mod kmod;
 pub mod leftovers;
 pub mod ns;
 pub mod nvidia;
