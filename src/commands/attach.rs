@@ -10,6 +10,7 @@ use crate::exit::{self, Code, Fault};
 use crate::findings::finding::Finding;
 use crate::findings::read::{Container, Host, Reader};
 use crate::findings::{assigned, conf as lines, elsewhere, inside, start};
+use crate::guest::os;
 use crate::host::gpus::Inventory;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
@@ -107,6 +108,9 @@ fn tell(ctids: &[Ctid]) -> anyhow::Result<Vec<Container>> {
     for (ctid, conf) in confs {
         let container = reader.container(&host, ctid, conf);
         TOLD.iter().flat_map(|check| check(&container)).for_each(|finding| finding.of(ctid).warn());
+        if os::foreseen(&container.conf).is_none() {
+            container.unfit().iter().for_each(|why| lines::unfit(&container, why).of(ctid).warn());
+        }
         match (container.conf.is_template(), container.running) {
             (true, _) => log::info!("container {ctid} is a template: attached, and its clones with it"),
             (_, true) => {

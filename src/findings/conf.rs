@@ -128,9 +128,13 @@ pub fn template(c: &Container) -> Vec<Finding> {
 /// tells more.
 pub fn unsupported(c: &Container) -> Vec<Finding> {
     let looked = c.inside.as_ref().is_some_and(|inside| matches!(inside.software, Some(Ok(_))));
-    let Some(why) = os::foreseen(&c.conf).filter(|_| !looked) else { return Vec::new() };
+    os::foreseen(&c.conf).filter(|_| !looked).map(|why| unfit(c, &why)).into_iter().collect()
+}
+
+/// No driver can be in it, and why.
+pub fn unfit(c: &Container, why: &str) -> Finding {
     let wanted = c.desired().map(|_| steps::without_driver(c.ctid));
-    vec![Finding::warning("version", format!("{why}: GPUs without a driver")).fix_if(wanted)]
+    Finding::warning("version", format!("{why}: GPUs without a driver")).fix_if(wanted)
 }
 
 /// The same where a driver is asked for.

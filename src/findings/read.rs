@@ -7,6 +7,7 @@ use crate::device::DevicePath;
 use crate::driver::desired::Desired;
 use crate::exit::one_line;
 use crate::guest::attached::{self, Attached};
+use crate::guest::driver_state::DriverState;
 use crate::guest::exec::Guest;
 use crate::guest::probe::{self, Ask};
 use crate::guest::verify::{self, Opened, open_nodes};
@@ -352,6 +353,17 @@ impl Container {
             inside.smi = verify::failure(&guest, &deadline);
         }
         inside.or_installing(self.ctid)
+    }
+
+    /// Why no driver can be in it, as it shows while it runs: for `attach`, which
+    /// looks no further.
+    pub fn unfit(&self) -> Option<String> {
+        let desired = self.desired().filter(|_| self.running)?;
+        let deadline = Deadline::after(self.settings.value(keys::CHECK_TIMEOUT));
+        match probe::check(&Guest::new(self.ctid), desired, Ask::Files, &deadline).ok()?.driver {
+            DriverState::Unsupported { why } => Some(why),
+            _ => None,
+        }
     }
 
     /// The software that it should have, if any.

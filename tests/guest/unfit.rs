@@ -129,6 +129,24 @@ fn musl_is_known_by_the_shell_where_both_loaders_are_there() {
 }
 
 #[test]
+fn what_a_running_container_shows_is_told_by_attach() {
+    let running = |lab: &Lab, ct: &Container<'_>| {
+        ct.write("/lib/ld-musl-x86_64.so.1", "");
+        ct.write("/etc/os-release", "ID=chimera\nPRETTY_NAME=\"Chimera Linux\"\n");
+        lab.run(["pct", "start", "101"]).ok();
+    };
+    let Some((lab, said)) = attached(Rootfs::Busybox.unprivileged(), running) else { return };
+    let why = "Chimera Linux uses musl, and NVIDIA's libraries need glibc";
+    said.says(&format!("{why}: GPUs without a driver")).says(FIX);
+    // It is restarted for its devices all the same.
+    lab.run(["phoenix-nvidia", "101"]).code(5).says(why).says(FIX);
+    opens(&lab);
+    // Who sets it has it at once.
+    lab.run(["sh", "-c", &FIX["fix: ".len()..]]).ok().says_not("without a driver");
+    lab.run(["phoenix-nvidia", "101"]).ok();
+}
+
+#[test]
 fn musl_beside_glibc_is_a_package() {
     let both = |lab: &Lab, ct: &Container<'_>| {
         ct.write("/lib/ld-musl-x86_64.so.1", "");
