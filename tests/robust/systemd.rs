@@ -63,7 +63,7 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
     // The hook hands over to systemd and leaves; systemd's process goes on.
     ct.exec([PROGRAM, "101", "post-start"])
         .ok()
-        .says("download: /srv/driver.run")
+        .says("copy: /srv/driver.run")
         .says("install continues in the background");
     let unit = "phoenix-nvidia-install@101.service";
     ct.exec(["systemctl", "is-active", unit]).ok();
@@ -79,8 +79,8 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
     ct.sh("cat /run/phoenix-nvidia/state/101.json").ok().says("interrupted by SIGTERM");
     assert!(pids(&lab, "sleep 888").is_empty(), "its children are gone");
     let journal = ct.exec(["journalctl", "-t", "phoenix-nvidia", "-o", "cat"]).ok();
-    let journal = journal.says("101: download: /srv/driver.run").says("interrupted by SIGTERM");
-    assert_eq!(journal.stdout.matches("101: download: /srv/driver.run").count(), 1, "{journal}");
+    let journal = journal.says("101: copy: /srv/driver.run").says("interrupted by SIGTERM");
+    assert_eq!(journal.stdout.matches("101: copy: /srv/driver.run").count(), 1, "{journal}");
 
     // One that fails is a failed unit, and that is no obstacle to the next.
     put(&ct, "/usr/sbin/pct", "#!/bin/sh\necho no; exit 9\n", "755");
