@@ -39,8 +39,10 @@ pub(crate) fn lay(stage: &Path, bins: &Path, cache: &Path) -> Result<()> {
         .context("an overlay of / (the kernel needs overlayfs)")?;
     kernel_views(&root)?;
     devices(&root.join("dev"))?;
-    fresh(&root, "run", "mode=755")?;
-    fresh(&root, "tmp", "mode=1777")?;
+    // As systemd and Proxmox mount it: devices of a bind mount of it do not open.
+    let run = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    fresh(&root, "run", run, "mode=755")?;
+    fresh(&root, "tmp", MsFlags::empty(), "mode=1777")?;
     // Unprivileged containers may mount a proc or sysfs of their own only while a complete one is visible to them;
     // the first ones get files of ours laid over them.
     for kind in ["proc", "sysfs"] {
@@ -72,8 +74,8 @@ fn kernel_views(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn fresh(root: &Path, at: &str, options: &str) -> Result<()> {
-    mount(Some("tmpfs"), &root.join(at), Some("tmpfs"), MsFlags::empty(), Some(options))
+fn fresh(root: &Path, at: &str, flags: MsFlags, options: &str) -> Result<()> {
+    mount(Some("tmpfs"), &root.join(at), Some("tmpfs"), flags, Some(options))
         .with_context(|| format!("tmpfs on /{at}"))
 }
 
