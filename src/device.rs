@@ -14,6 +14,12 @@ pub const CAPS_DIR: &str = "/dev/nvidia-caps";
 pub const NVIDIA_MAJOR: u32 = 195;
 /// The static major of the DRM nodes.
 const DRM_MAJOR: u32 = 226;
+/// The highest minor of a GPU: NV_MINOR_DEVICE_NUMBER_REGULAR_MAX of the driver.
+/// 254 is nvidia-modeset, 255 nvidiactl.
+const LAST_GPU: u32 = 247;
+/// The directory of our own DRM nodes, a tmpfs where devices open. udev's below
+/// /dev/dri are 0660: no user of an unprivileged container may open those.
+pub const DRM_NODES: &str = "/run/phoenix-nvidia/dev";
 
 /// Whether the kernel assigns this major dynamically.
 pub fn is_dynamic(major: u32) -> bool {
@@ -49,6 +55,20 @@ impl DevicePath {
     /// Whether it is a DRM node. Any card has those, also one of another vendor.
     pub fn is_drm(self) -> bool {
         matches!(self, DevicePath::Card(_) | DevicePath::Render(_))
+    }
+
+    /// Its node on the host, which is bound into the container: for a DRM node
+    /// our own.
+    pub fn on_host(self) -> String {
+        let path = self.to_string();
+        if self.is_drm() { path.replacen("/dev", DRM_NODES, 1) } else { path }
+    }
+
+    /// The device whose node on the host this is: its own or, for a DRM node,
+    /// ours.
+    pub fn of_node(text: &str) -> Option<DevicePath> {
+        let Some(below) = text.strip_prefix(DRM_NODES) else { return text.parse().ok() };
+        format!("/dev{below}").parse().ok().filter(|path: &DevicePath| path.is_drm())
     }
 
     /// Whether it serves graphics alone.
@@ -96,6 +116,7 @@ impl FromStr for DevicePath {
             "/dev/nvidia-uvm-tools" => Some(DevicePath::UvmTools),
             CAPS_DIR => Some(DevicePath::Caps),
             _ => numbered("/dev/nvidia", DevicePath::Gpu)
+                .filter(|path| !matches!(path, DevicePath::Gpu(minor) if *minor > LAST_GPU))
                 .or_else(|| numbered("/dev/nvidia-caps/nvidia-cap", DevicePath::CapFile))
                 .or_else(|| numbered("/dev/dri/card", DevicePath::Card))
                 .or_else(|| numbered("/dev/dri/renderD", DevicePath::Render)),
@@ -124,6 +145,11 @@ impl fmt::Display for DevicePath {
 /// The paths in one line.
 pub fn joined(paths: &[DevicePath], separator: &str) -> String {
     paths.iter().map(DevicePath::to_string).collect::<Vec<_>>().join(separator)
+}
+
+/// Their nodes on the host in one line.
+pub fn nodes_on_host(paths: &[DevicePath]) -> String {
+    paths.iter().map(|path| path.on_host()).collect::<Vec<_>>().join(", ")
 }
 
 /// A device number.
@@ -190,12 +216,31 @@ mod tests {
             "/dev/nvidia-nvswitch0",
             "dev/nvidia0",
             "/dev/nvidia0/../sda",
+            "/dev/nvidia248",
+            "/dev/nvidia254",
+            "/dev/nvidia255",
             "/dev/nvidia99999999999",
             "/dev/nvidia+1",
             "/dev/dri/cardx",
             "",
         ] {
             assert_eq!(path(no), None, "{no:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_drm_node_is_ours_on_the_host() {
+        for (path, node) in [
+            ("/dev/nvidia247", "/dev/nvidia247"),
+            ("/dev/dri/card1", "/run/phoenix-nvidia/dev/dri/card1"),
+            ("/dev/dri/renderD128", "/run/phoenix-nvidia/dev/dri/renderD128"),
+        ] {
+            let path: DevicePath = path.parse().unwrap();
+            assert_eq!((path.on_host().as_str(), DevicePath::of_node(node)), (node, Some(path)));
+        }
+        let of_node = |text: &str| DevicePath::of_node(&format!("{DRM_NODES}{text}"));
+        for no in ["", "/dri", "/dri/../nvidia0", "/nvidia0", "-x/dri/card0", "/dri/cardx"] {
+            assert_eq!(of_node(no), None, "{no:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use crate::driver::repo;
 use crate::exit::{self, Code};
 use crate::guest::exec::Guest;
 use crate::guest::own;
+use crate::host::drm;
 use crate::host::masks;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
@@ -199,6 +200,7 @@ impl Detachment {
                 "container {ctid}: its copies of /proc/driver/nvidia stay until the next boot: {error}"
             );
         }
+        drm::sweep(View::host());
         let running = sharing::is_running(&mut Look::host(), ctid);
         if running {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_was_removed_can_be_restored() {
-        let drm = "lxc.mount.entry: /dev/dri/card1 dev/dri/card1 none create=file,optional,bind 0 0\n\
+        let drm = "lxc.mount.entry: /run/phoenix-nvidia/dev/dri/card1 dev/dri/card1 none bind,optional,create=file 0 0\n\
             lxc.cgroup2.devices.allow: c 226:1 rwm\n";
         let graphics = ATTACHED.replace("lxc.mount.entry: /run", &format!("{drm}lxc.mount.entry: /run"));
         let attached = Document::parse(graphics.as_bytes());

@@ -75,7 +75,7 @@ impl Steps {
     /// The device nodes and the conf.
     fn configure(&mut self, intent: &Intent) {
         for node in self.choice.to_make.clone() {
-            self.add(format!("make device node {}: it {}", node.node, node.why));
+            self.add(format!("make device node {}: it {}", node.node.on_host(), node.why));
         }
         let document = &self.hand.document;
         let wanted = plan::wanted_once_made(&self.choice);

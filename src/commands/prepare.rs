@@ -43,7 +43,7 @@ pub fn run() -> anyhow::Result<Code> {
     match provided.made.as_slice() {
         [] if !provided.choice.missing.is_empty() => {}
         [] => log::info!("{}: all device nodes present", plan::describe(&provided.choice)),
-        made => log::info!("{}: made {}", plan::describe(&provided.choice), device::joined(made, ", ")),
+        made => log::info!("{}: made {}", plan::describe(&provided.choice), device::nodes_on_host(made)),
     }
     plan::fault(&provided.choice).map_or(Ok(Code::Success), |fault| Err(fault.into()))
 }

@@ -92,7 +92,7 @@ pub fn nodes(host: &Host) -> Vec<Finding> {
     }
     let choice = choose(inventory, &Assignment::All, &Capabilities::default());
     let to_make = choice.to_make.iter().map(|node| {
-        Finding::warning("nodes", format!("{} {}", node.path, node.why))
+        Finding::warning("nodes", format!("{} {}", node.path.on_host(), node.why))
             .why("the kernel driver makes no nodes, and its dynamic majors change from boot to boot")
             .fix("phoenix-nvidia prepare")
     });

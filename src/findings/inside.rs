@@ -53,6 +53,10 @@ pub fn rules(c: &Container) -> Vec<Finding> {
                 // What is not there at all is among the devices that it lacks.
                 Opened::Allowed | Opened::Absent => None,
                 Opened::Other(_) => Some(Finding::unknown("rules", what)),
+                // Of an entry for the host's own node, which the next start replaces.
+                Opened::Mode if node.is_drm() => {
+                    Some(Finding::failure("rules", what).fix(format!("pct reboot {}", c.ctid)))
+                }
                 Opened::Mode => {
                     // A MIG capability is only read.
                     let mode = if matches!(node, DevicePath::CapFile(_)) { "444" } else { "666" };

@@ -99,7 +99,7 @@ impl Choice {
                 continue;
             }
             let remedy = Some(PREPARE.into());
-            self.missing.push(Missing { remedy, ..Missing::new(node.path, node.why) });
+            self.missing.push(Missing { remedy, ..Missing::new(node.path.on_host(), node.why) });
         }
         self
     }
@@ -125,7 +125,7 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     choice.want(inventory, DevicePath::UvmTools);
     choice.want_capabilities(inventory, &resolved);
     if capabilities.wants_display() {
-        choice.want_dri();
+        choice.want_dri(inventory);
     }
     if *assignment == Assignment::All && !choice.gpus.is_empty() {
         choice.left_out = unnumbered(inventory);
@@ -209,17 +209,37 @@ impl Choice {
         }
     }
 
-    /// Adds the DRM nodes of the chosen cards. Only the kernel makes them.
-    fn want_dri(&mut self) {
-        for gpu in &self.gpus {
+    /// Adds the DRM nodes of the chosen cards: nodes of ours with the numbers of
+    /// the kernel's, and the mode of the driver's other nodes.
+    fn want_dri(&mut self, inventory: &Inventory) {
+        for gpu in &self.gpus.clone() {
             let Some(card) = gpu.path() else { continue };
             if gpu.dri.is_empty() {
                 let missing = Missing::new(format!("DRM nodes of {card}"), "nvidia-drm is not loaded");
                 let remedy = Some("modprobe nvidia-drm".into());
                 self.missing.push(Missing { remedy, ..missing });
             }
-            self.devices.extend(&gpu.dri);
+            gpu.dri.iter().for_each(|device| self.want_drm_node(inventory, device));
         }
+    }
+
+    fn want_drm_node(&mut self, inventory: &Inventory, device: &Device) {
+        let right = inventory.node_params();
+        let (path, number) = (device.path, Some(device.number()));
+        let why = match inventory.node(path) {
+            DeviceNode::Device { number, .. } if *number != device.number() => {
+                format!("is {number} instead of {}", device.number())
+            }
+            DeviceNode::Device { mode, uid, gid, .. }
+                if (*mode, *uid, *gid) != (right.mode, right.uid, right.gid) =>
+            {
+                format!("has mode {mode:04o} of {uid}:{gid}")
+            }
+            DeviceNode::Device { .. } => return self.devices.push(*device),
+            DeviceNode::Other(what) => format!("is {what}, not a device"),
+            DeviceNode::Absent | DeviceNode::Unknown => "is missing".to_owned(),
+        };
+        self.to_make.push(ToMake { path, node: path, number, why });
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is at a path under /dev.
 
+use super::drm;
 use crate::device::{DevicePath, Number};
 use crate::sys::look::{Look, Seen, Stat};
 
@@ -28,11 +29,12 @@ pub enum DeviceNode {
 impl DeviceNode {
     /// Reads the node at `path`. Follows a symlink: udev rules may make one.
     pub fn at(look: &mut Look<'_>, path: DevicePath) -> DeviceNode {
-        match look.stat(&path.to_string()) {
+        match look.stat(&path.on_host()) {
             Seen::Absent => DeviceNode::Absent,
+            Seen::Is(_) if path.is_drm() && !drm::is_mounted(look) => DeviceNode::Absent,
             Seen::Is(stat) => DeviceNode::of(&stat),
             Seen::Unseen(why) => {
-                look.problems.push(format!("cannot access {path}: {why}"));
+                look.problems.push(format!("cannot access {}: {why}", path.on_host()));
                 DeviceNode::Unknown
             }
         }

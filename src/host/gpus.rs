@@ -2,7 +2,7 @@
 
 use super::cards::Unfit;
 use super::device_node::DeviceNode;
-use super::facts::{self, Information, Majors};
+use super::facts::{self, Information, Majors, Params};
 use super::kernel_driver::{self, KernelDriver};
 use super::mig::{self, MigInstance};
 use super::supported::Supported;
@@ -164,6 +164,11 @@ impl Inventory {
     /// The node at `path`; unknown if not read.
     pub fn node(&self, path: DevicePath) -> &DeviceNode {
         self.nodes.get(&path).unwrap_or(&DeviceNode::Unknown)
+    }
+
+    /// Mode and owner of the driver's nodes.
+    pub fn node_params(&self) -> Params {
+        self.shown.params.as_deref().map(facts::params).unwrap_or_default()
     }
 
     /// The driver's file for the capability with this minor.

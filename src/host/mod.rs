@@ -4,6 +4,7 @@ pub mod cards;
 pub mod choose;
 pub mod device_node;
 pub mod diagnose;
+pub mod drm;
 pub mod facts;
 pub mod gpus;
 pub mod kernel_driver;

@@ -3,6 +3,7 @@
 
 use super::choose::ToMake;
 use super::device_node::DeviceNode;
+use super::drm;
 use super::facts::{self, Majors, Params};
 use super::gpus::Inventory;
 use crate::device::{CAPS_DIR, DevicePath, Number};
@@ -99,6 +100,10 @@ struct Maker<'a> {
 impl Maker<'_> {
     /// Whether the path is free, or has a node of the NVIDIA driver.
     fn may_be_made(&mut self, node: &ToMake) -> bool {
+        if node.node.is_drm() {
+            // Nobody else has anything where they are.
+            return true;
+        }
         let at = self.look.at(&node.node.to_string());
         if fs::symlink_metadata(&at).is_ok_and(|m| m.file_type().is_symlink()) {
             self.problem(format!("{} is a symlink: not replaced", node.node));
@@ -180,9 +185,10 @@ impl Maker<'_> {
     /// Makes the node unless it is right by now.
     fn finish(&mut self, node: &ToMake) {
         let Some(number) = self.number(node) else { return };
-        if !DeviceNode::at(&mut self.look, node.node).is(number) {
+        // One of ours may have the right number and a wrong mode.
+        if node.node.is_drm() || !DeviceNode::at(&mut self.look, node.node).is(number) {
             if let Err(error) = self.make(node, number) {
-                return self.problem(format!("cannot make {} ({number}): {error}", node.node));
+                return self.problem(format!("cannot make {} ({number}): {error}", node.node.on_host()));
             }
         }
         self.prepared.made.push(node.node);
@@ -191,6 +197,7 @@ impl Maker<'_> {
     /// The node's number by the current majors: its module may be loaded by now.
     fn number(&self, node: &ToMake) -> Option<Number> {
         match node.path {
+            path if path.is_drm() => node.number,
             DevicePath::Uvm | DevicePath::UvmTools => self.majors.number_of(node.path),
             _ if self.majors.has_nvidia() || self.inventory.driver.is_some() => node.number,
             _ => None,
@@ -201,7 +208,9 @@ impl Maker<'_> {
     /// renames it.
     fn make(&mut self, node: &ToMake, number: Number) -> anyhow::Result<()> {
         let params = self.params(node);
-        if !params.modify {
+        if node.node.is_drm() {
+            drm::mount(self.root, self.deadline)?;
+        } else if !params.modify {
             anyhow::bail!("forbidden by the driver's parameter ModifyDeviceFiles: 0");
         }
         if matches!(node.node, DevicePath::CapFile(_)) {
@@ -211,7 +220,10 @@ impl Maker<'_> {
                 fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
             }
         }
-        let path = self.look.at(&node.node.to_string());
+        let path = self.look.at(&node.node.on_host());
+        if node.node.is_drm() && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+            fs::remove_dir_all(&path)?;
+        }
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique =
             format!("phoenix-nvidia.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));

@@ -45,7 +45,7 @@ pub fn give(
     signal::check()?;
     provided.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     if !provided.made.is_empty() {
-        log::info!("made device nodes {}", device::joined(&provided.made, ", "));
+        log::info!("made device nodes {}", device::nodes_on_host(&provided.made));
     }
     provided.choice.notes.iter().for_each(|note| log::info!("{note}"));
     provided.choice.left_out.iter().for_each(|card| log::warn!("{card}"));

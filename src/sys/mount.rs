@@ -6,6 +6,7 @@
 //! write fails with EROFS.
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -30,6 +31,23 @@ pub fn read_only(lower: &Path, empty: &Path, at: &Path) -> io::Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("overlay"), at, Some("overlay"), flags, Some(options.as_os_str()))?;
     Ok(mount(None::<&str>, at, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
+}
+
+/// Mounts a small tmpfs at the directory `at` on which devices can be opened:
+/// /run has nodev, and so has each bind mount of something below it. Private, as
+/// above.
+///
+/// # Errors
+/// The kernel's.
+pub fn for_devices(at: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("phoenix-nvidia"), at, Some("tmpfs"), flags, Some("mode=0755,size=64k,nr_inodes=1024"))?;
+    Ok(mount(None::<&str>, at, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
+}
+
+/// Whether devices can be opened on the file system at a path.
+pub fn opens_devices(at: &Path) -> bool {
+    statvfs(at).is_ok_and(|fs| !fs.flags().contains(FsFlags::ST_NODEV))
 }
 
 /// Unmounts everything at a directory. Bind mounts of it remain.

@@ -30,6 +30,9 @@ const SOURCES: &[&str] = &[
     "/dev/dri/card0",
     "/dev/dri/renderD128",
     "/dev/dri",
+    "/run/phoenix-nvidia/dev/dri/card0",
+    "/run//phoenix-nvidia/dev/dri/renderD128",
+    "/run/phoenix-nvidia/dev/dri/x",
     "/dev/net/tun",
     "/dev/fuse",
     "/dev/nvidia-nvswitch0",
@@ -223,6 +226,7 @@ proptest! {
         for line in lines(after.as_bytes()) {
             let ours = line.starts_with(b"lxc.mount.entry: /dev/")
                 || line.starts_with(b"lxc.mount.entry: /run/phoenix-nvidia/proc/101/")
+                || line.starts_with(b"lxc.mount.entry: /run/phoenix-nvidia/dev/dri/")
                 || line.starts_with(b"lxc.cgroup2.devices.allow: c ");
             prop_assert!(ours || before.contains(&line), "{}", String::from_utf8_lossy(&line));
         }

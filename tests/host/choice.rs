@@ -243,8 +243,8 @@ fn graphics_brings_mode_setting_and_the_cards_own_drm_nodes() {
             /dev/nvidia-uvm 510:0
             /dev/nvidia-uvm-tools 510:1
             /dev/nvidia-caps 237:2
-            /dev/dri/card2 226:2
-            /dev/dri/renderD130 226:130
+            make /dev/dri/card2 226:2: is missing
+            make /dev/dri/renderD130 226:130: is missing
         "#]]
         .assert_eq(&four);
         expect![[r#"

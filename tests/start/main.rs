@@ -5,6 +5,7 @@ mod support;
 
 mod by_hand;
 mod devices;
+mod drm;
 mod install;
 mod masks;
 mod passthrough;

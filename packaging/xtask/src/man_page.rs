@@ -126,6 +126,10 @@ fn files(page: &mut Page) {
         ("/var/lib/vz/snippets/phoenix-nvidia", "The hookscript, in the storage local."),
         ("/var/cache/phoenix-nvidia/", "Downloaded runfiles."),
         ("/var/log/phoenix-nvidia/CTID.log", "Log of the installs in the background."),
+        (
+            "/run/phoenix-nvidia/dev",
+            "A small tmpfs with the DRM nodes that containers get, since devices on /run itself cannot be opened.",
+        ),
         ("/run/phoenix-nvidia/state/CTID.json", "Result of the last run, for status. Only root can read it."),
     ] {
         page.item(file, text);

@@ -21,12 +21,15 @@ pub(super) const RULE: &str = "lxc.cgroup2.devices.allow";
 pub(super) fn entry_value(path: DevicePath) -> String {
     let options = match path {
         DevicePath::Caps => "bind,optional,create=dir",
-        // In an unusual order, which marks our entries: any card has DRM
-        // nodes, and other entries for them are the user's.
-        DevicePath::Card(_) | DevicePath::Render(_) => "create=file,optional,bind",
         _ => "bind,optional,create=file",
     };
-    format!("{path} {} none {options} 0 0", target(path))
+    format!("{} {} none {options} 0 0", path.on_host(), target(path))
+}
+
+/// The value that version 0.2.0 wrote for a DRM node, with udev's node. The
+/// unusual order of the options marks it as ours.
+fn old_drm_value(path: DevicePath) -> String {
+    format!("{path} {} none create=file,optional,bind 0 0", target(path))
 }
 
 /// Its path below the container's root.
@@ -61,6 +64,8 @@ pub enum Flaw {
     AbsoluteTarget,
     /// The target is not the source's path.
     OtherTarget,
+    /// A DRM node of udev's.
+    Source,
     /// Not `none bind,optional,create=…`.
     Options,
     /// `key = value` in a conf, or `key: value` in a generated config.
@@ -72,6 +77,7 @@ impl fmt::Display for Flaw {
         f.write_str(match self {
             Flaw::AbsoluteTarget => "its target was absolute, which LXC ignores",
             Flaw::OtherTarget => "its target was another path",
+            Flaw::Source => "its source was the host's node, which an unprivileged container may not open",
             Flaw::Options => "its options were not bind,optional,create=…",
             Flaw::Form => "key and value had the wrong separator",
         })
@@ -115,7 +121,16 @@ pub fn appended(document: &Document) -> Vec<Entry> {
 /// The device that is the source of a mount entry.
 fn device_in(entry: &[u8]) -> Option<DevicePath> {
     let source = std::str::from_utf8(words(entry).next()?).ok()?;
-    normal(source).parse().ok()
+    DevicePath::of_node(&normal(source))
+}
+
+/// Whether the source of a mount entry is a DRM node of ours.
+pub(super) fn is_our_node(source: &str) -> bool {
+    DevicePath::of_node(source).is_some_and(|path| path.on_host() == source && path.is_drm())
+}
+
+fn source(setting: &Setting<'_>) -> String {
+    normal(&String::from_utf8_lossy(words(setting.value).next().unwrap_or_default()))
 }
 
 /// The NVIDIA device of a mount entry that is ours to reconcile.
@@ -124,8 +139,9 @@ fn path_of(setting: &Setting<'_>) -> Option<DevicePath> {
         return None;
     }
     let path = device_in(setting.value)?;
-    // Any card has DRM nodes: such an entry may be the user's.
-    let ours = !path.is_drm() || words(setting.value).eq(words(entry_value(path).as_bytes()));
+    // Any card has DRM nodes: an entry for udev's may be the user's.
+    let old = || words(setting.value).eq(words(old_drm_value(path).as_bytes()));
+    let ours = !path.is_drm() || is_our_node(&source(setting)) || old();
     ours.then_some(path)
 }
 
@@ -167,6 +183,8 @@ fn flaw_of(setting: &Setting<'_>, path: DevicePath, form: Form) -> Option<Flaw> 
         Some(Flaw::AbsoluteTarget)
     } else if target != self::target(path).as_bytes() {
         Some(Flaw::OtherTarget)
+    } else if path.is_drm() && !is_our_node(&source(setting)) {
+        Some(Flaw::Source)
     } else if kind != b"none" || options != [&b"bind"[..], create, b"optional"] || !rest_is_zero {
         Some(Flaw::Options)
     } else if setting.form != form {

@@ -2,6 +2,7 @@
 //! bound into the container. Ours are those with a source below [`RUN`].
 
 use crate::pve::conf::devices::ENTRY;
+use crate::pve::conf::devices::is_our_node;
 use crate::pve::conf::devices::words;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
@@ -71,7 +72,8 @@ fn read(setting: &Setting<'_>) -> Option<(Mount, bool)> {
     let fields: Vec<&str> = words(setting.value).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
     let source = normal(fields.first()?);
     let below = source.strip_prefix(RUN).is_some_and(|rest| rest.starts_with('/'));
-    if !below || source.split('/').any(|part| part == "..") {
+    // A DRM node of ours belongs to a device pair.
+    if !below || is_our_node(&source) || source.split('/').any(|part| part == "..") {
         return None;
     }
     let field = |n: usize| fields.get(n).copied().unwrap_or_default().to_owned();
