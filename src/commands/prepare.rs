@@ -1,4 +1,5 @@
-//! `prepare`: the device nodes of all cards, at boot and by hand.
+//! `prepare`: the device nodes of all cards, and those that the containers of
+//! this node name, at boot and by hand.
 //!
 //! A container with a `devN:` line does not start while that node is missing,
 //! and no hookscript runs before; so this runs ahead of the first guest, for all
@@ -12,10 +13,15 @@ use crate::host::diagnose::{self, Diagnosis};
 use crate::host::gpus::Inventory;
 use crate::host::masks;
 use crate::host::nodes;
-use crate::host::provide::{Provided, Request, provide};
+use crate::host::provide::{Provided, Request, provide, provide_nodes};
 use crate::plan;
-use crate::sys::look::View;
+use crate::pve::cluster;
+use crate::pve::conf::devices::named_nodes;
+use crate::pve::conf::document::Document;
+use crate::sys::look::{Look, View};
 use crate::sys::time::Deadline;
+use crate::types::Ctid;
+use std::collections::BTreeMap;
 
 /// Loading the modules on a host with eight cards takes half a minute; the
 /// guests wait for this.
@@ -39,6 +45,7 @@ pub fn run() -> anyhow::Result<Code> {
         Request { assignment: Assignment::All, capabilities: Capabilities::default(), exclusive: None };
     let mut provided = provide(host, &request, &deadline);
     prepare_modeset(host, &mut provided, &deadline);
+    prepare_named(host, &mut provided, &deadline);
     provided.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     match provided.made.as_slice() {
         [] if !provided.choice.missing.is_empty() => {}
@@ -59,6 +66,34 @@ fn nothing_to_prepare(host: View<'_>, deadline: &Deadline) -> Option<Diagnosis> 
     let given = |driver: &str| driver != "nvidia" && diagnose::nouveau(driver).is_none();
     let all_given = inventory.gpus.iter().all(|gpu| gpu.bound_to.as_deref().is_some_and(given));
     (all_given && inventory.problems.is_empty()).then(|| diagnose::no_driver(host, deadline))
+}
+
+/// The nodes that a conf of this node names: those of capabilities and of
+/// mode setting, and our DRM nodes.
+fn prepare_named(host: View<'_>, provided: &mut Provided, deadline: &Deadline) {
+    let mut look = Look::new(host.root());
+    let mut named: BTreeMap<DevicePath, Ctid> = BTreeMap::new();
+    for ctid in cluster::containers(&mut look).unwrap_or_default() {
+        let conf = look.bytes(&format!("/etc/pve/lxc/{ctid}.conf")).unwrap_or_default();
+        for path in named_nodes(&Document::from(conf)) {
+            named.entry(path).or_insert(ctid);
+        }
+    }
+    named.retain(|path, _| !provided.choice.devices.iter().any(|device| device.path == *path));
+    let paths: Vec<DevicePath> = named.keys().copied().collect();
+    if paths.is_empty() {
+        return;
+    }
+    let more = provide_nodes(host, &paths, deadline);
+    provided.made.extend(more.made.iter().filter(|path| !provided.made.contains(path)).collect::<Vec<_>>());
+    provided.warnings.extend(more.warnings);
+    for missing in &more.choice.missing {
+        let of = |(path, ctid): (&DevicePath, &Ctid)| {
+            (path.on_host() == missing.what).then(|| format!("; the conf of container {ctid} names it"))
+        };
+        let whose = named.iter().find_map(of).unwrap_or_default();
+        provided.warnings.push(format!("{missing}{whose}"));
+    }
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on

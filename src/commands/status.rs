@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn what_refuses_the_next_start_is_a_failure_once_the_container_is_down() {
         let device = |c: &mut Container| {
-            c.obstacles = vec![Obstacle::Device { key: "dev0".into(), path: "/dev/gone".into() }];
+            c.obstacles =
+                vec![Obstacle::Device { key: "dev0".into(), path: "/dev/gone".into(), made: false }];
         };
         assert_eq!(judge(device).0, Level::Warning);
         let stopped = |c: &mut Container| {

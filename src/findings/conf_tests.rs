@@ -82,7 +82,7 @@ fn what_refuses_the_next_start_is_told_once_and_what_passes_is_a_warning() {
         let container = Container { obstacles: vec![obstacle], running, ..Container::plain("") };
         obstacles(&container).into_iter().next().map(|f| (f.check, f.level, f.what))
     };
-    let device = Obstacle::Device { key: "dev0".into(), path: "/dev/gone".into() };
+    let device = Obstacle::Device { key: "dev0".into(), path: "/dev/gone".into(), made: false };
     let what = "dev0 passes /dev/gone, which does not exist";
     let again = format!("would not start again: {what}");
     assert_eq!(found(device.clone(), true), Some(("start", Level::Failure, again)));

@@ -135,6 +135,40 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     choice
 }
 
+/// Chooses these nodes, whoever passes them to a container; missing are those
+/// that nothing makes on this host.
+pub fn only(inventory: &Inventory, paths: &[DevicePath]) -> Choice {
+    let mut choice = Choice::default();
+    for path in paths.iter().copied() {
+        let absent = match path {
+            DevicePath::Gpu(minor) if inventory.listed && inventory.by_minor(minor).is_none() => {
+                Some("the NVIDIA driver has no such card")
+            }
+            DevicePath::CapFile(minor) if inventory.listed && inventory.capability_file(minor).is_none() => {
+                Some("the NVIDIA driver has no such capability")
+            }
+            DevicePath::Card(_) | DevicePath::Render(_) => {
+                let mut drm = inventory.gpus.iter().flat_map(|gpu| &gpu.dri);
+                match drm.find(|device| device.path == path) {
+                    Some(device) => choice.want_drm_node(inventory, device),
+                    None => choice.missing.push(Missing::new(path, "no NVIDIA card has this DRM node")),
+                }
+                continue;
+            }
+            _ => None,
+        };
+        match (absent, path, inventory.monitor) {
+            (Some(why), ..) => choice.missing.push(Missing::new(path, why)),
+            (None, DevicePath::Caps, Some(monitor)) => {
+                choice.want_by(inventory, path, DevicePath::CapFile(monitor));
+            }
+            (None, DevicePath::Caps, None) => {}
+            (None, ..) => choice.want(inventory, path),
+        }
+    }
+    choice
+}
+
 /// Chooses the named devices and no other: for a conf with unreadable settings,
 /// whose right entries stay.
 pub fn keep(inventory: &Inventory, named: &[DevicePath]) -> Choice {

@@ -81,6 +81,9 @@ pub struct Inventory {
     pub mig: Vec<MigInstance>,
     /// Minor of the MIG monitor capability, given with the caps directory.
     pub monitor: Option<u32>,
+    /// The capabilities that no container is given, by minor, each with its
+    /// name; read for `display`.
+    pub others: BTreeMap<u32, &'static str>,
     /// The VMs whose hostpci lines name a card; not read by default.
     pub vms: BTreeMap<PciAddress, Vec<u32>>,
     /// The devices of other running containers; not read by default.
@@ -118,9 +121,14 @@ pub struct Shown {
 /// How much of the host an inventory holds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Scope {
-    /// Also mode setting and DRM.
+    /// Also mode setting, DRM and the capabilities that only a conf names.
     pub display: bool,
 }
+
+/// Where the driver has its capabilities.
+const CAPABILITIES: &str = "/proc/driver/nvidia/capabilities";
+/// Those that no container is given by its settings.
+const OTHERS: [&str; 2] = ["mig/config", "fabric-imex-mgmt"];
 
 impl Walk for Scope {
     const NAME: &'static str = "inventory";
@@ -155,6 +163,7 @@ impl Inventory {
         inventory.read_capabilities(look);
         if scope.display {
             inventory.read_display(look);
+            inventory.read_other_capabilities(look);
         }
         inventory.read_nodes(look, scope.display);
         inventory.problems = std::mem::take(&mut look.problems);
@@ -173,9 +182,12 @@ impl Inventory {
 
     /// The driver's file for the capability with this minor.
     pub fn capability_file(&self, minor: u32) -> Option<String> {
-        let base = "/proc/driver/nvidia/capabilities";
+        let base = CAPABILITIES;
         if self.monitor == Some(minor) {
             return Some(format!("{base}/mig/monitor"));
+        }
+        if let Some(name) = self.others.get(&minor) {
+            return Some(format!("{base}/{name}"));
         }
         let instance = self.mig.iter().find(|m| m.gi_minor == minor || m.ci_minor == minor)?;
         let gi = format!("{base}/gpu{}/mig/gi{}", instance.gpu, instance.gi);
@@ -230,10 +242,21 @@ impl Inventory {
         if self.majors.caps().is_none() {
             return;
         }
-        let text = look.text("/proc/driver/nvidia/capabilities/mig/monitor");
+        let text = look.text(&format!("{CAPABILITIES}/mig/monitor"));
         self.monitor = text.and_then(|t| facts::capability_minor(&t));
         let minors: Vec<u32> = self.gpus.iter().filter_map(|gpu| gpu.minor).collect();
         self.mig = minors.into_iter().flat_map(|minor| mig::read(look, minor)).collect();
+    }
+
+    fn read_other_capabilities(&mut self, look: &mut Look) {
+        if self.majors.caps().is_none() {
+            return;
+        }
+        for name in OTHERS {
+            let text = look.text(&format!("{CAPABILITIES}/{name}"));
+            let minor = text.and_then(|text| facts::capability_minor(&text));
+            self.others.extend(minor.map(|minor| (minor, name)));
+        }
     }
 
     fn read_display(&mut self, look: &mut Look) {
@@ -249,6 +272,7 @@ impl Inventory {
         paths.extend([DevicePath::Control, DevicePath::Uvm, DevicePath::UvmTools]);
         paths.extend(self.monitor.map(DevicePath::CapFile));
         paths.extend(self.mig.iter().flat_map(|m| [m.gi_minor, m.ci_minor]).map(DevicePath::CapFile));
+        paths.extend(self.others.keys().copied().map(DevicePath::CapFile));
         if display {
             paths.push(DevicePath::Modeset);
             paths.extend(self.gpus.iter().flat_map(|gpu| &gpu.dri).map(|dri| dri.path));

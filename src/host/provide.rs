@@ -1,7 +1,7 @@
 //! Gives a container its devices: reads the host, chooses, makes missing nodes,
 //! chooses again.
 
-use super::choose::{Capabilities, Choice, choose, keep};
+use super::choose::{Capabilities, Choice, choose, keep, only};
 use super::diagnose;
 use super::gpus::{Gpu, Inventory};
 use super::nodes::prepare;
@@ -61,6 +61,12 @@ pub fn provide_named<'a>(view: impl Into<View<'a>>, named: &[DevicePath], deadli
     let display = named.iter().any(|path| path.is_display());
     let choose = |inventory: &Inventory| keep(inventory, named);
     Provider { view: view.into(), display, exclusive: None, names: &[], choose: &choose }.run(deadline)
+}
+
+/// Makes these nodes, whoever passes them to a container.
+pub fn provide_nodes<'a>(view: impl Into<View<'a>>, nodes: &[DevicePath], deadline: &Deadline) -> Provided {
+    let choose = |inventory: &Inventory| only(inventory, nodes);
+    Provider { view: view.into(), display: true, exclusive: None, names: &[], choose: &choose }.run(deadline)
 }
 
 /// What [`provide`] would find, without making nodes or running programs.

@@ -2,7 +2,8 @@
 //! Proxmox would refuse, and what our own pre-start would.
 
 use crate::exit::{self, Code, Fault};
-use crate::host::choose::Choice;
+use crate::host::choose::{Choice, only};
+use crate::host::gpus::Inventory;
 use crate::job::chain;
 use crate::plan;
 use crate::pve::conf::document::Document;
@@ -27,6 +28,7 @@ pub fn obstacles(
     choice: Option<&Choice>,
 ) -> Vec<Obstacle> {
     let mut found = startable::obstacles(look, files, conf);
+    only_what_prepare_makes(&mut found);
     let storages = storage::read(look);
     // Only a container whose hookscript is ours meets what ours refuses.
     if !matches!(Hookscript::of(files, &storages, conf), Hookscript::Ours(_)) {
@@ -38,6 +40,19 @@ pub fn obstacles(
         found.push(Obstacle::Policy { missing: fault.message });
     }
     found
+}
+
+/// Whether `prepare` would make the missing nodes: not those of a card or a
+/// capability that the driver does not have.
+fn only_what_prepare_makes(found: &mut [Obstacle]) {
+    let mut inventory = None;
+    for obstacle in found {
+        let Obstacle::Device { path, made, .. } = obstacle else { continue };
+        if let (true, Ok(path)) = (*made, path.parse()) {
+            let inventory = inventory.get_or_insert_with(|| Inventory::read_for(View::host(), true));
+            *made = only(inventory, &[path]).missing.is_empty();
+        }
+    }
 }
 
 /// The questions about files on storages, which may never answer.

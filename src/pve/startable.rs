@@ -53,6 +53,8 @@ pub enum Obstacle {
         key: String,
         /// The node.
         path: String,
+        /// Whether `prepare` makes it.
+        made: bool,
     },
     /// A `devN` line that Proxmox cannot read.
     DeviceLine {
@@ -168,7 +170,10 @@ fn hookscript(files: &Look<'_>, conf: &Document, storages: &str) -> Option<Obsta
 fn devices(look: &Look<'_>, conf: &Document) -> Vec<Obstacle> {
     let missing = |DevLine { key, value, .. }: DevLine| match value {
         Err(why) => Some(Obstacle::DeviceLine { key, why: format!("{why:#}") }),
-        Ok(value) if is_missing(look, &value.path) => Some(Obstacle::Device { key, path: value.path }),
+        Ok(value) if is_missing(look, &value.path) => {
+            let made = value.path.parse().is_ok_and(|path: DevicePath| !path.is_drm());
+            Some(Obstacle::Device { key, path: value.path, made })
+        }
         Ok(_) => None,
     };
     passthrough::next(conf).into_iter().filter_map(missing).collect()
@@ -250,9 +255,7 @@ impl Obstacle {
                 format!("chmod 755 {}", word(path))
             }
             Obstacle::Hookscript { .. } => format!("pct set {ctid} --delete hookscript"),
-            Obstacle::Device { path, .. } if path.parse::<DevicePath>().is_ok_and(|path| !path.is_drm()) => {
-                "phoenix-nvidia prepare".to_owned()
-            }
+            Obstacle::Device { made: true, .. } => "phoenix-nvidia prepare".to_owned(),
             Obstacle::Device { key, .. } | Obstacle::DeviceLine { key, .. } => {
                 format!("pct set {ctid} --delete {key}")
             }
@@ -276,7 +279,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Lock { owner } => write!(f, "its conf is locked ({owner})"),
             Obstacle::NoQuorum => f.write_str("this node has no quorum"),
             Obstacle::Hookscript { volume, why, .. } => write!(f, "its hookscript {volume} {why}"),
-            Obstacle::Device { key, path } => write!(f, "{key} passes {path}, which does not exist"),
+            Obstacle::Device { key, path, .. } => write!(f, "{key} passes {path}, which does not exist"),
             Obstacle::DeviceLine { key, why } => write!(f, "{key} cannot be read: {why}"),
             Obstacle::MountPoint { key, source } => write!(f, "{key} mounts {source}, which does not exist"),
             Obstacle::Silent { key, source, why } => write!(f, "{key}: cannot check {source}: {why}"),

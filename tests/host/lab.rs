@@ -267,6 +267,64 @@ fn prepare_makes_the_nodes_of_all_cards_so_that_dev_lines_work() {
 }
 
 #[test]
+fn prepare_makes_what_the_confs_of_this_node_name() {
+    let Some(lab) = Lab::builder().gpus(2).no_nodes().caps_major(237).start() else { return };
+    lab.install(BINARY);
+    let ct = lab.create(101, Rootfs::Busybox.privileged());
+    for (n, path) in [
+        "nvidia0",
+        "nvidiactl",
+        "nvidia-uvm",
+        "nvidia-uvm-tools",
+        "nvidia-modeset",
+        "nvidia-caps/nvidia-cap1",
+        "nvidia-caps/nvidia-cap2",
+    ]
+    .iter()
+    .enumerate()
+    {
+        lab.append(CONF, format!("dev{n}: /dev/{path},gid=44\n"));
+    }
+    lab.append(CONF, "lxc.environment: GPU_ASSIGNMENT=0\nlxc.environment: INSTALL=off\n");
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"])
+        .ok()
+        .says("does not start: dev4 passes /dev/nvidia-modeset, which does not exist")
+        .says("fix: phoenix-nvidia prepare");
+    start(&lab).says("/dev/nvidia0 does not exist");
+    lab.run(["phoenix-nvidia", "doctor", "101"]).code(1).says("dev5 passes /dev/nvidia-caps/nvidia-cap1");
+    lab.run(["phoenix-nvidia", "status", "101"]).ok().says("dev0 passes /dev/nvidia0");
+    lab.run(["phoenix-nvidia", "plan", "101"]).code(6).says("dev4 passes").says("phoenix-nvidia prepare");
+    let made = lab.run(["phoenix-nvidia", "prepare"]).ok();
+    made.says("/dev/nvidia-modeset").says("/dev/nvidia-caps/nvidia-cap1").says_not("WARN");
+    lab.sh("stat -c '%a %t:%T' /dev/nvidia-caps/nvidia-cap1").ok().says("400 ed:1");
+    start(&lab).ok();
+    works(&ct, &["/dev/nvidia0", "/dev/nvidia-modeset", "/dev/nvidia-caps/nvidia-cap1"]);
+    lab.run(["phoenix-nvidia", "prepare"]).ok().says("all device nodes present");
+    stop(&lab);
+
+    // By a guide's entry, of another container; and what the driver does not have.
+    lab.sh("rm -r /dev/nvidia-modeset /dev/nvidia-caps").ok();
+    lab.create(102, Rootfs::Busybox.privileged());
+    lab.append(
+        "/etc/pve/lxc/102.conf",
+        "dev0: /dev/nvidia-caps/nvidia-cap77\n\
+         lxc.mount.entry: /dev/nvidia-modeset dev/nvidia-modeset none bind,create=file\n",
+    );
+    lab.append(CONF, "dev7: /dev/nvidia5\n");
+    let conf = lab.read(CONF);
+    lab.write(CONF, conf.replace("dev4:", "#").replace("dev5:", "#").replace("dev6:", "#"));
+    lab.run(["phoenix-nvidia", "prepare"])
+        .ok()
+        .says("/dev/nvidia-modeset")
+        .says("/dev/nvidia-caps/nvidia-cap77: the NVIDIA driver has no such capability")
+        .says("the conf of container 102 names it")
+        .says("/dev/nvidia5: the NVIDIA driver has no such card");
+    assert!(lab.exists("/dev/nvidia-modeset") && !lab.exists("/dev/nvidia-caps/nvidia-cap77"));
+    lab.run(["phoenix-nvidia", "doctor", "102"]).code(1).says("fix: pct set 102 --delete dev0");
+    lab.run(["phoenix-nvidia", "doctor", "101"]).code(1).says("fix: pct set 101 --delete dev7");
+}
+
+#[test]
 fn prepare_on_a_host_without_cards_is_no_failure() {
     let Some(lab) = Lab::builder().start() else { return };
     lab.install(BINARY);

@@ -9,7 +9,7 @@ use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Entry;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::line::Setting;
-use crate::pve::passthrough::normal;
+use crate::pve::passthrough::{self, normal};
 use std::fmt;
 
 pub(super) const ENTRY: &str = "lxc.mount.entry";
@@ -105,6 +105,20 @@ pub(super) fn find(document: &Document, wanted: &[Device], form: Form) -> Vec<Pr
 pub fn passed_by_entries(document: &Document) -> Vec<DevicePath> {
     let entries = document.main_settings().filter(|(_, setting)| setting.key == ENTRY);
     entries.filter_map(|(_, setting)| device_in(setting.value)).collect()
+}
+
+/// The NVIDIA devices whose nodes on the host a conf names, by `devN:` lines of
+/// now and the next start or by mount entries, whoever wrote them. DRM nodes of
+/// udev's are the kernel's.
+pub fn named_nodes(document: &Document) -> Vec<DevicePath> {
+    let lines = passthrough::now(document).into_iter().chain(passthrough::next(document));
+    let lines = lines.filter_map(|line| line.device()).filter(|path| !path.is_drm());
+    let entries = document.main_settings().filter(|(_, setting)| setting.key == ENTRY);
+    let entries = entries.filter_map(|(_, setting)| {
+        let path = device_in(setting.value)?;
+        (!path.is_drm() || is_our_node(&source(&setting))).then_some(path)
+    });
+    lines.chain(entries).collect()
 }
 
 /// The entries for NVIDIA devices below the main section with an absolute
