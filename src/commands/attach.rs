@@ -33,6 +33,8 @@ const TOLD: &[fn(&Container) -> Vec<Finding>] = &[
     assigned::secrets,
     elsewhere::ha_policy,
     start::obstacles,
+    lines::allow_all,
+    lines::wide_rules,
     lines::unsupported,
     inside::foreseen,
 ];

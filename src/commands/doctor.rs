@@ -34,6 +34,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     conf::double_pass,
     conf::dev_lines,
     conf::allow_all,
+    conf::wide_rules,
     conf::apparmor,
     conf::template,
     assigned::modes,

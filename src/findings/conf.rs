@@ -6,10 +6,14 @@ use super::read::Container;
 use crate::device::DevicePath;
 use crate::guest::install::steps;
 use crate::guest::os;
+use crate::device::assignment::Assignment;
+use crate::device::{DevicePath, NVIDIA_MAJOR, is_dynamic};
 use crate::plan;
 use crate::pve::conf::devices::{Flaw, Present, appended, present};
 use crate::pve::conf::document::Entry;
+use crate::pve::conf::rules::{Opens, Rule, rules};
 use crate::pve::passthrough;
+use crate::settings::keys;
 use crate::sys::text;
 
 /// Entries that LXC ignores, written by an older script.
@@ -74,10 +78,57 @@ pub fn dev_lines(c: &Container) -> Vec<Finding> {
 /// All devices of the host allowed: what tutorials write when a rule does not
 /// work.
 pub fn allow_all(c: &Container) -> Vec<Finding> {
-    let all = |e: &Entry| {
-        e.key == "lxc.cgroup2.devices.allow" && e.value.split_ascii_whitespace().next() == Some("a")
-    };
+    let rules = rules(&c.conf);
+    let all = |e: &Entry| rules.iter().any(|rule| rule.opens == Opens::Everything && rule.line == e.line);
     line(c, "allow-all", all, "the container may open every device of the host", "GPUs need no such rule")
+}
+
+/// Rules of a privileged container, which can make nodes, that allow more of
+/// the GPUs than its settings, or a number that is another driver's by now.
+pub fn wide_rules(c: &Container) -> Vec<Finding> {
+    let assignment = c.settings.get(keys::GPU_ASSIGNMENT).ok();
+    if assignment.is_none() || c.conf.get("unprivileged").as_deref() == Some("1") {
+        return Vec::new();
+    }
+    let of_all = assignment == Some(Assignment::All);
+    let entries = c.conf.entries();
+    let finding = |rule: &Rule| {
+        let what = match rule.opens.major() {
+            Some(NVIDIA_MAJOR) if !of_all => beyond_assignment(c, rule.opens)?,
+            Some(major) if is_dynamic(major) && !rule.of_other_device => stale(c, major)?,
+            _ => return None,
+        };
+        let entry = entries.iter().find(|entry| entry.section.is_none() && entry.line == rule.line)?;
+        let finding = Finding::warning("wide-rule", format!("line {} {what}: {}", rule.line, quoted(entry)))
+            .why("each device entry has a rule of its own: delete the line, then restart the container");
+        Some(finding.fix(edit(c)))
+    };
+    few(rules(&c.conf).iter().filter_map(finding).collect())
+}
+
+/// What a rule of the GPUs' major opens beyond the settings.
+fn beyond_assignment(c: &Container, opens: Opens) -> Option<String> {
+    match opens {
+        Opens::One(number) => {
+            let path = format!("/dev/nvidia{}", number.minor).parse::<DevicePath>().ok()?;
+            let given = plan::wanted_once_made(&c.choice).iter().any(|device| device.path == path)
+                || passthrough::next(&c.conf).iter().any(|line| line.device() == Some(path));
+            (!given).then(|| format!("lets it open {path}, which is not assigned"))
+        }
+        _ => Some("lets it open every NVIDIA card, not only those assigned".to_owned()),
+    }
+}
+
+/// A dynamic major that is not NVIDIA's now.
+fn stale(c: &Container, major: u32) -> Option<String> {
+    match c.majors.owner(major) {
+        Some(owner) if owner.starts_with("nvidia") => None,
+        Some(owner) => {
+            Some(format!("allows a number that belongs to {} today", text::line(owner.as_bytes())))
+        }
+        None if c.majors.is_empty() => None,
+        None => Some("allows a number that belongs to no driver today".to_owned()),
+    }
 }
 
 /// AppArmor switched off.

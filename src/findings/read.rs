@@ -13,6 +13,7 @@ use crate::guest::probe::{self, Ask};
 use crate::guest::verify::{self, Opened, open_nodes};
 use crate::host::choose::Choice;
 use crate::host::diagnose::{self, Diagnosis};
+use crate::host::facts::Majors;
 use crate::host::gpus::{Gpu, Inventory, Scope};
 use crate::host::kernel_driver::{self, KernelDriver};
 use crate::host::kernel_log::KernelLog;
@@ -136,6 +137,8 @@ pub struct Container {
     pub secrets: Vec<Exposed>,
     /// The version of the kernel driver.
     pub kernel: Option<Version>,
+    /// The host's majors.
+    pub majors: Majors,
     /// What the host has for it.
     pub choice: Choice,
     /// The chosen nodes whose mode keeps it out.
@@ -264,6 +267,7 @@ impl Reader {
             mounts,
             software: desired::read(&settings, kernel.clone(), Some(choice.gpus.len())),
             kernel,
+            majors: host.inventory.majors.clone(),
             hook: Hookscript::of(&self.files, &host.storages, &conf),
             obstacles: startable::obstacles(&mut self.look, &self.files, &conf, &settings, Some(&choice)),
             chained: chain::obstacle(&self.files, &settings),
@@ -387,6 +391,7 @@ impl Container {
             idle: Vec::new(),
             secrets: Vec::new(),
             kernel: "580.95.05".parse().ok(),
+            majors: Majors::default(),
             choice: Choice::default(),
             closed: Vec::new(),
             pending: false,

@@ -260,18 +260,21 @@ fn refuse_claimed(inventory: &Inventory, resolved: &mut Resolved) {
     let refused: Vec<usize> =
         resolved.gpus.iter().copied().filter(|card| holder(inventory, resolved, *card).is_some()).collect();
     for card in refused {
-        let Some((ctid, minor)) = holder(inventory, resolved, card) else { continue };
+        let Some((ctid, minor, line)) = holder(inventory, resolved, card) else { continue };
         resolved.gpus.remove(&card);
         resolved.whole.remove(&card);
         resolved.mig.retain(|i| inventory.mig.get(*i).is_some_and(|m| m.gpu != minor));
-        let why = format!("in use by running container {ctid}, and GPU_EXCLUSIVE=yes");
+        let by = line.map(|line| format!(", whose line {line} allows every NVIDIA card"));
+        let by = by.unwrap_or_default();
+        let why = format!("in use by running container {ctid}{by}, and GPU_EXCLUSIVE=yes");
         let remedy = Some(format!("pct shutdown {ctid}"));
         resolved.missing.push(Missing { remedy, ..Missing::new(format!("GPU {minor}"), why) });
     }
 }
 
-/// The first container that uses what is asked of this card, and its minor.
-fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ctid, u32)> {
+/// The first container that uses what is asked of this card, and its minor; the
+/// line of the rule where only that gives it the card.
+fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ctid, u32, Option<usize>)> {
     let minor = inventory.gpus.get(card)?.minor?;
     let instances = inventory.mig.iter().filter(|m| m.gpu == minor);
     let of_card: BTreeSet<u32> = instances.map(|m| m.ci_minor).collect();
@@ -282,5 +285,9 @@ fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ct
         let apart = !mine.is_empty() && !theirs.is_empty() && mine.is_disjoint(&theirs);
         claim.gpus.contains(&minor) && !apart
     };
-    inventory.claims.iter().find(|(_, claim)| conflicts(claim)).map(|(ctid, _)| (*ctid, minor))
+    let holds = |(ctid, claim): &(Ctid, Claim)| {
+        let by = if conflicts(claim) { None } else { Some(claim.every?) };
+        Some((*ctid, minor, by))
+    };
+    inventory.claims.iter().find_map(holds)
 }

@@ -4,6 +4,7 @@ use crate::device::DevicePath;
 use crate::pve::cluster;
 use crate::pve::conf::devices::passed_by_entries;
 use crate::pve::conf::document::Document;
+use crate::pve::conf::rules::opens_every_card;
 use crate::pve::passthrough::{self, DevLine};
 use crate::sys::lock;
 use crate::sys::look::Look;
@@ -18,14 +19,16 @@ pub struct Claim {
     pub gpus: BTreeSet<u32>,
     /// Minors of MIG capability nodes.
     pub caps: BTreeSet<u32>,
+    /// The line of a device rule with which it may open every card.
+    pub every: Option<usize>,
 }
 
-/// The GPUs that a running container's conf passes, by mount entries and `devN:`
-/// lines, whoever wrote them. Pending lines do not count.
+/// The GPUs that a running container's conf passes, by mount entries, `devN:`
+/// lines and wide device rules, whoever wrote them. Pending lines do not count.
 pub fn claim(conf: &Document) -> Claim {
     let lines = passthrough::now(conf);
     let by_lines = lines.iter().filter_map(DevLine::device);
-    let mut claim = Claim::default();
+    let mut claim = Claim { every: opens_every_card(conf), ..Claim::default() };
     for device in by_lines.chain(passed_by_entries(conf)) {
         match device {
             DevicePath::Gpu(minor) => claim.gpus.insert(minor),
@@ -90,7 +93,17 @@ mod tests {
                     [pve:pending]\ndelete: dev0\ndev6: /dev/nvidia6\n[snap]\nlxc.mount.entry: /dev/nvidia5 dev/nvidia5 none bind 0 0\n";
         let claim = claim(&Document::parse(conf.as_bytes()));
         assert_eq!(claim.gpus, BTreeSet::from([0, 1, 3, 4]));
-        assert_eq!(claim.caps, BTreeSet::from([12, 13]));
+        assert_eq!((claim.caps, claim.every), (BTreeSet::from([12, 13]), None));
+    }
+
+    #[test]
+    fn a_privileged_container_claims_every_card_by_a_wide_rule() {
+        for rule in ["c 195:* rwm", "a", "c *:* rwm"] {
+            let conf = format!("memory: 5\nlxc.cgroup2.devices.allow: {rule}\n");
+            assert_eq!(claim(&Document::parse(conf.as_bytes())).every, Some(2), "{rule}");
+            let conf = format!("unprivileged: 1\n{conf}");
+            assert_eq!(claim(&Document::parse(conf.as_bytes())), Claim::default(), "{rule}");
+        }
     }
 
     #[test]

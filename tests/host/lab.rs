@@ -252,6 +252,28 @@ fn an_exclusive_gpu_is_refused_while_another_container_runs_with_it() {
 }
 
 #[test]
+fn an_exclusive_gpu_is_shared_by_a_privileged_container_that_may_open_every_card() {
+    let Some(lab) = Lab::builder().gpus(1).start() else { return };
+    let ct = container(&lab, &["GPU_ASSIGNMENT=0", "GPU_EXCLUSIVE=yes"]);
+    lab.create(102, Rootfs::Busybox.privileged());
+    lab.append("/etc/pve/lxc/102.conf", "lxc.cgroup2.devices.allow: c 195:* rwm\n");
+    let line = lab.conf(102).lines().count();
+    lab.run(["pct", "start", "102"]).ok();
+    start(&lab)
+        .ok()
+        .says(&format!("GPU 0: in use by running container 102, whose line {line} allows every NVIDIA card"));
+    assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENOENT));
+    stop(&lab);
+    lab.run(["pct", "stop", "102"]).ok();
+    // An unprivileged one makes no nodes.
+    lab.create(103, Rootfs::Busybox.unprivileged());
+    lab.append("/etc/pve/lxc/103.conf", "lxc.cgroup2.devices.allow: c 195:* rwm\n");
+    lab.run(["pct", "start", "103"]).ok();
+    start(&lab).ok().says_not("in use by");
+    works(&ct, &["/dev/nvidia0"]);
+}
+
+#[test]
 fn prepare_makes_the_nodes_of_all_cards_so_that_dev_lines_work() {
     let Some(lab) = Lab::builder().gpus(2).no_nodes().start() else { return };
     lab.install(BINARY);

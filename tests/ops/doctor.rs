@@ -530,6 +530,29 @@ fn a_password_where_others_can_read_it_is_told() {
     });
 }
 
+#[test]
+fn rules_that_open_more_than_was_assigned() {
+    for rule in ["c 195:* rwm", "c 195:1 rwm", "c 506:* rwm"] {
+        finds(busybox(), &["wide-rule warning"], |lab| {
+            append(lab, &format!("lxc.cgroup2.devices.allow: {rule}"));
+        });
+    }
+    // It makes no nodes, so that no rule gives it one.
+    finds(Rootfs::Busybox.unprivileged(), &[], |lab| append(lab, "lxc.cgroup2.devices.allow: c 195:* rwm"));
+    finds(busybox(), &["allow-all warning"], |lab| append(lab, "lxc.cgroup2.devices.allow: c *:* rwm"));
+    let Some(lab) = healthy(busybox()) else { return };
+    append(&lab, "lxc.cgroup2.devices.allow: c 511:* rwm");
+    assert_eq!(bad(&lab), [""; 0], "nvidia-uvm has it today");
+    lab.nvidia().set_uvm_major(509);
+    lab.append("/run/lab/nvidia/devices", "");
+    let devices = lab.read("/run/lab/nvidia/devices");
+    lab.write("/run/lab/nvidia/devices", devices.replacen("\n\n", "\n511 hidraw\n\n", 1));
+    let line = lab.conf(101).lines().count();
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"])
+        .ok()
+        .says(&format!("line {line} allows a number that belongs to hidraw today"));
+}
+
 /// Whoever wrote it: a conf may have thousands of lines of one kind.
 #[test]
 fn thousands_of_lines_of_one_kind_are_told_in_a_few() {

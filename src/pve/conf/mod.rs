@@ -13,6 +13,7 @@ mod line;
 pub mod mounts;
 mod open;
 pub mod reconcile;
+pub mod rules;
 pub mod store;
 
 #[cfg(test)]
