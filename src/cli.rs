@@ -1,6 +1,7 @@
 //! What the command line looks like; nothing else.
 
 use crate::device::assignment::Assignment;
+use crate::host::choose::Capabilities;
 use crate::types::{Ctid, Line, Phase, Version};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -130,6 +131,10 @@ pub struct Attach {
     /// Write UUIDs instead of indices, which can change
     #[arg(long, requires = "gpus")]
     pub by_uuid: bool,
+
+    /// Use of the GPUs: compute, utility, graphics, display, or all
+    #[arg(long, value_name = "LIST")]
+    pub capabilities: Option<Capabilities>,
 
     /// CUDA from apt: none, toolkit, or package names
     #[arg(long, value_name = "PACKAGES")]

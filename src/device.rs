@@ -4,7 +4,7 @@
 pub mod assignment;
 pub mod pci;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use std::fmt;
 use std::str::FromStr;
 
@@ -165,6 +165,17 @@ pub struct Number {
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "c {}:{}", self.major, self.minor)
+    }
+}
+
+/// As it is shown.
+impl FromStr for Number {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (major, minor) =
+            text.strip_prefix("c ").and_then(|number| number.split_once(':')).context("not c MAJOR:MINOR")?;
+        Ok(Number { major: major.parse()?, minor: minor.parse()? })
     }
 }
 

@@ -1,6 +1,8 @@
 //! Joins settings and facts: the devices and mounts that a container gets, and
 //! how the running container differs. Pure.
 
+pub mod dropped;
+
 use crate::device::assignment::Assignment;
 use crate::device::{Device, DevicePath, Number};
 use crate::exit::{Code, Fault};

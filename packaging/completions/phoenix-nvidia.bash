@@ -85,13 +85,17 @@ _phoenix_nvidia() {
             return 0
             ;;
         phoenix_nvidia__subcmd__attach)
-            opts="-v -h --gpus --by-uuid --cuda --driver --storage --chain --now --verbose --help"
+            opts="-v -h --gpus --by-uuid --capabilities --cuda --driver --storage --chain --now --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --gpus)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capabilities)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -338,7 +342,7 @@ _phoenix_nvidia_with_ctids() {
     _phoenix_nvidia "$@"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word ctids
     [[ $cur == -* ]] && return
-    case $prev in --gpus | --cuda | --driver | --storage) return ;; esac
+    case $prev in --gpus | --capabilities | --cuda | --driver | --storage) return ;; esac
     if ((COMP_CWORD > 1)); then
         case ${COMP_WORDS[1]} in attach | detach | plan | status | doctor) ;; *) return ;; esac
     fi

@@ -35,6 +35,7 @@ complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "prepare"
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "prefetch" -d 'Fetch drivers ahead, so that starts need no network'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l gpus -d 'GPUs: none, all, or indices, UUIDs, PCI addresses, MIG instances' -r
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l capabilities -d 'Use of the GPUs: compute, utility, graphics, display, or all' -r
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l cuda -d 'CUDA from apt: none, toolkit, or package names' -r
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l driver -d 'Driver in the container: a version, or host' -r
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l storage -d 'Storage for the hookscript' -r

@@ -3,9 +3,11 @@
 
 mod changes;
 mod effective;
+mod entries;
 mod place;
 
 use crate::cli::Attach;
+use crate::device::DevicePath;
 use crate::exit::{self, Code, Fault};
 use crate::findings::finding::Finding;
 use crate::findings::read::{Container, Host, Reader};
@@ -14,9 +16,11 @@ use crate::guest::os;
 use crate::host::gpus::Inventory;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
+use crate::pve::conf::before;
 use crate::pve::conf::document::Document;
+use crate::pve::conf::mounts::mounts;
 use crate::pve::conf::store::{Caller, Conf};
-use crate::pve::hookscript::{Hookscript, Place};
+use crate::pve::hookscript::{Hookscript, Place, is_ours_by_name};
 use crate::pve::storage::Storage;
 use crate::pve::{pct, readiness};
 use crate::settings::{Settings, keys};
@@ -25,6 +29,7 @@ use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use changes::Changes;
+use std::collections::BTreeMap;
 
 /// The checks of an attached container.
 const TOLD: &[fn(&Container) -> Vec<Finding>] = &[
@@ -86,7 +91,9 @@ pub fn run(options: &Attach) -> anyhow::Result<Vec<Ctid>> {
         log::warn!("{}", lack.what);
         log::warn!("{}", exit::fix(&lack.fix));
     }
-    let attached = tell(&ctids)?;
+    let taken: BTreeMap<Ctid, Vec<DevicePath>> =
+        attachments.iter().map(|a| (a.ctid, before::recorded(&a.recorded()))).collect();
+    let attached = tell(&ctids, &taken)?;
     Ok(attached.into_iter().filter(|c| options.now && !c.conf.is_template()).map(|c| c.ctid).collect())
 }
 
@@ -104,7 +111,7 @@ fn read_host(options: &Attach) -> Host {
 }
 
 /// Says what the user has to know of the containers as they are now.
-fn tell(ctids: &[Ctid]) -> anyhow::Result<Vec<Container>> {
+fn tell(ctids: &[Ctid], taken: &BTreeMap<Ctid, Vec<DevicePath>>) -> anyhow::Result<Vec<Container>> {
     let (mut reader, host, confs) = Reader::open(ctids, |ctid| format!("attach {ctid}"))?;
     let mut attached = Vec::new();
     for (ctid, conf) in confs {
@@ -113,6 +120,7 @@ fn tell(ctids: &[Ctid]) -> anyhow::Result<Vec<Container>> {
         if os::foreseen(&container.conf).is_none() {
             container.unfit().iter().for_each(|why| lines::unfit(&container, why).of(ctid).warn());
         }
+        entries::tell(&container, taken.get(&ctid).map_or(&[], Vec::as_slice));
         match (container.conf.is_template(), container.running) {
             (true, _) => log::info!("container {ctid} is a template: attached, and its clones with it"),
             (_, true) => {
@@ -130,6 +138,7 @@ fn call(options: &Attach, ctid: Ctid) -> String {
     let mut words = vec!["attach".to_owned(), ctid.to_string()];
     let valued = [
         ("--gpus", options.gpus.as_ref().map(ToString::to_string)),
+        ("--capabilities", options.capabilities.as_ref().map(ToString::to_string)),
         ("--cuda", options.cuda.as_ref().map(ToString::to_string)),
         ("--driver", options.driver.as_ref().map(ToString::to_string)),
         ("--storage", options.storage.as_ref().map(ToString::to_string)),
@@ -157,10 +166,20 @@ fn attachment(
     place::check_mounted(&look, &host.storages, &place)?;
     place::check(&look, &place)?;
     effective::from_environment(ctid, &conf, &before, &mut changes)?;
+    if !is_attached(&before) {
+        changes.remember(&before);
+    }
     let after = changes.apply(&before);
     let settings = effective::check(ctid, &conf, after.as_ref().unwrap_or(&before), host)?;
     let hookscript = before.get("hookscript");
     Ok(Attachment { ctid, conf, before, settings, changes, place, hookscript })
+}
+
+/// Whether the device entries of a conf may be ours already.
+fn is_attached(conf: &Document) -> bool {
+    conf.get("hookscript").is_some_and(|volume| is_ours_by_name(&volume))
+        || conf.environment().iter().any(|line| line.key == before::KEY)
+        || !mounts(conf).is_empty()
 }
 
 /// Where the container's hookscript goes; another one is chained or refused.
@@ -209,6 +228,14 @@ fn hookscript(
 }
 
 impl Attachment {
+    /// The conf that this call remembers entries of; empty for one that was
+    /// attached before.
+    fn recorded(&self) -> Document {
+        let remembers = self.changes.has(before::KEY);
+        let none = Document::parse(b"");
+        if remembers { self.changes.apply(&self.before).unwrap_or(none) } else { none }
+    }
+
     /// The snippet, the settings, the hookscript, in this order: whatever
     /// start happens in between finds either all or what it had.
     fn act(&self, storages: &[Storage], undo: &mut Undo) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! `detach`: removes the hookscript, the settings and the device entries.
 
 use crate::cli::Detach;
-use crate::device::{Device, Number};
+use crate::device::{Device, Number, joined};
 use crate::driver::repo;
 use crate::exit::{self, Code};
 use crate::guest::exec::Guest;
@@ -10,10 +10,11 @@ use crate::host::drm;
 use crate::host::masks;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
+use crate::pve::conf::before;
 use crate::pve::conf::devices::{Present, present};
 use crate::pve::conf::document::{ConfValue, Document, EnvKey, Form};
 use crate::pve::conf::mounts::{Mount, mounts};
-use crate::pve::conf::reconcile::reconcile;
+use crate::pve::conf::reconcile::{Change, reconcile};
 use crate::pve::conf::store::{Caller, Conf};
 use crate::pve::hookscript::Hookscript;
 use crate::pve::net;
@@ -224,8 +225,18 @@ impl Detachment {
 
 /// The conf without anything of ours; `None` when there is nothing.
 fn bare(conf: &Document) -> Option<Document> {
-    let keys = keys::ALL.iter().filter_map(|key| Some((key.name.parse().ok()?, None)));
-    with(conf, &keys.collect::<Vec<_>>(), &[], &[])
+    let names = keys::ALL.iter().map(|key| key.name).chain([before::KEY]);
+    let keys: Vec<(EnvKey, Option<ConfValue>)> =
+        names.filter_map(|name| Some((name.parse().ok()?, None))).collect();
+    match before::put_back(conf) {
+        Some(back) => back.set_all(&keys).or(Some(back)),
+        None => with(conf, &keys, &[], &[]),
+    }
+}
+
+/// Whether a variable is a setting of ours, or what attach remembers.
+fn is_ours(name: &str) -> bool {
+    keys::by_name(name).is_some() || name == before::KEY
 }
 
 /// The conf with these settings, pairs and mounts; `None` when it has them.
@@ -245,14 +256,22 @@ fn removed(conf: &Document) -> Vec<String> {
     let settings = conf.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
     let mut lines: Vec<String> =
         settings.map(|line| format!("removed setting {}={}", line.key, text::hidden(&line.value))).collect();
+    let back = before::recorded(conf);
+    let goes = |change: &&Change| match change {
+        Change::Removed(path, _) | Change::Doubled(path) => !back.contains(path),
+        _ => true,
+    };
     let pairs = reconcile(conf, &[], &[], Form::Pve);
-    lines.extend(pairs.iter().flat_map(|edit| &edit.changes).map(ToString::to_string));
+    lines.extend(pairs.iter().flat_map(|edit| &edit.changes).filter(goes).map(ToString::to_string));
+    if !back.is_empty() {
+        lines.push(format!("restored the entries from before attach: {}", joined(&back, ", ")));
+    }
     text::few(lines, MOST_LINES)
 }
 
 /// The conf with the settings, pairs and mounts that `before` had.
 fn restored(now: &Document, before: &Document) -> Option<Document> {
-    let ours = before.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
+    let ours = before.environment().into_iter().filter(|line| is_ours(&line.key));
     let settings = ours.filter_map(|line| Some((line.key.parse().ok()?, Some(line.value.parse().ok()?))));
     let device = |pair: Present| {
         let Number { major, minor } = pair.rule?;

@@ -14,9 +14,9 @@ use crate::job::by_hand::{ByHand, TEMPLATE};
 use crate::job::desired::Software;
 use crate::job::devices;
 use crate::job::startable;
-use crate::plan::{self, Intent};
+use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::Form;
-use crate::pve::conf::reconcile::reconcile;
+use crate::pve::conf::reconcile::{Change, reconcile};
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
 use crate::pve::sharing;
@@ -86,6 +86,16 @@ impl Steps {
         self.notes.extend((!mounts.is_empty()).then(|| plan::MASKS.to_owned()));
         self.notes.extend(plan::going(document, &wanted));
         let Some(edit) = reconcile(document, &wanted, &mounts, Form::Pve) else { return };
+        let dropped = |change: &Change| match change {
+            Change::Removed(path, _) => {
+                let why = dropped::why(*path, intent, &self.choice, document)?;
+                let keep = path.is_display().then(|| dropped::kept_by(self.hand.ctid, intent)).flatten();
+                let keep = keep.map(|keep| format!("; to keep it: {keep}")).unwrap_or_default();
+                Some(format!("removes {path}: {why}{keep}"))
+            }
+            _ => None,
+        };
+        self.notes.extend(edit.changes.iter().filter_map(dropped));
         let lines = diff::lines(document.as_bytes(), edit.document.as_bytes());
         let changes: Vec<String> = edit.changes.iter().map(ToString::to_string).collect();
         self.all.push((format!("edit {}: {}", self.hand.conf.path().display(), changes.join(", ")), lines));

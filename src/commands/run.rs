@@ -98,7 +98,7 @@ fn configure(hand: &ByHand, intent: &Intent, document: &Document) -> anyhow::Res
         hand.must_be_editable(document)?;
     }
     let mounts = devices::mounts(hand.ctid, intent, document, &provided);
-    let changed = devices::write(&hand.conf, Caller::ByHand, &choice.devices, &mounts)?;
+    let changed = devices::write(&hand.conf, Caller::ByHand, intent, choice, &mounts)?;
     let already = if changed { "" } else { "already " };
     log::info!("{}: {already}configured", plan::describe(choice));
     Ok(provided.choice)

@@ -8,6 +8,7 @@ use crate::device::assignment::Assignment;
 use crate::device::{Device, DevicePath, Number, is_dynamic};
 use anyhow::bail;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 
 /// `GPU_CAPABILITIES`: what the container uses its GPUs for.
@@ -33,6 +34,20 @@ impl Capabilities {
     /// Whether mode setting and DRM nodes are needed.
     pub fn wants_display(self) -> bool {
         self.graphics || self.display
+    }
+}
+
+/// As in the setting.
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            (self.compute, "compute"),
+            (self.utility, "utility"),
+            (self.graphics, "graphics"),
+            (self.display, "display"),
+        ];
+        let words: Vec<&str> = all.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+        f.write_str(&words.join(","))
     }
 }
 

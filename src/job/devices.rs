@@ -10,7 +10,7 @@ use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::masks;
 use crate::host::provide::{Provided, inspect, provide, provide_named};
-use crate::plan::{self, Intent};
+use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
 use crate::pve::conf::reconcile::{Change, reconcile};
@@ -95,11 +95,19 @@ pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provi
 ///
 /// # Errors
 /// [`exit::Code::Passthrough`].
-pub fn write(conf: &Conf, who: Caller, wanted: &[Device], mounts: &[Mount]) -> anyhow::Result<bool> {
-    let Some(edit) = conf.edit(who, |document| reconcile(document, wanted, mounts, Form::Pve))? else {
+pub fn write(
+    conf: &Conf,
+    who: Caller,
+    intent: &Intent,
+    choice: &Choice,
+    mounts: &[Mount],
+) -> anyhow::Result<bool> {
+    let Some(edit) = conf.edit(who, |document| reconcile(document, &choice.devices, mounts, Form::Pve))?
+    else {
         return Ok(false);
     };
-    for line in text::few(in_few_lines(&edit.changes), plan::MOST_LINES) {
+    let explained = |change: &Change| dropped::explained(change, intent, choice, &edit.document);
+    for line in text::few(in_few_lines(&edit.changes, explained), plan::MOST_LINES) {
         log::info!("{}: {line}", conf.path().display());
     }
     Ok(true)
@@ -107,11 +115,11 @@ pub fn write(conf: &Conf, who: Caller, wanted: &[Device], mounts: &[Mount]) -> a
 
 /// A task log is short: what was just added stands in one line, up to ten
 /// devices. Anything else is worth its own.
-fn in_few_lines(changes: &[Change]) -> Vec<String> {
+fn in_few_lines(changes: &[Change], explained: impl Fn(&Change) -> String) -> Vec<String> {
     let added: Vec<String> = changes.iter().filter_map(Change::added).collect();
     let added = added.chunks(10).map(|some| format!("added {}", some.join(", ")));
     let others = changes.iter().filter(|change| change.added().is_none());
-    added.chain(others.map(ToString::to_string)).collect()
+    added.chain(others.map(explained)).collect()
 }
 
 /// A running container compared with what it is to have.

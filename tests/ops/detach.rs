@@ -56,6 +56,79 @@ fn only_a_driver_that_is_there_stays() {
         .says("nvidia-uninstall");
 }
 
+/// A conf of a guide, as Proxmox writes it.
+const GUIDE: &str = "lxc.cgroup2.devices.allow: c 195:* rwm
+lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file
+lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file
+lxc.mount.entry: /dev/nvidiactl dev/nvidiactl none bind,optional,create=file
+lxc.mount.entry: /dev/nvidia-modeset dev/nvidia-modeset none bind,optional,create=file
+lxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file
+lxc.mount.entry: /dev/nvidia-uvm-tools dev/nvidia-uvm-tools none bind,optional,create=file
+lxc.mount.entry: /dev/dri dev/dri none bind,optional,create=dir
+";
+
+#[test]
+fn the_entries_of_a_guide_are_explained_when_they_go_and_come_back_at_detach() {
+    let Some(lab) = lab(Lab::builder().gpus(2)) else { return };
+    node(&lab, "INSTALL=off");
+    lab.create(101, Rootfs::Busybox.unprivileged());
+    lab.append("/etc/pve/lxc/101.conf", GUIDE);
+    lab.run(["pct", "set", "101", "--description", "mine"]).ok();
+    let before = lab.conf(101);
+    let keep = "phoenix-nvidia attach 101 --capabilities compute,utility,graphics";
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"])
+        .ok()
+        .says("takes over its device entries of /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm, /dev/nvidia-uvm-tools")
+        .says("its next start removes the entry of /dev/nvidia1: not in GPU_ASSIGNMENT=0")
+        .says("the entry of /dev/nvidia-modeset: not in GPU_CAPABILITIES=compute,utility, graphics keeps it")
+        .says(&format!("fix: {keep}"));
+    // Without a start in between nothing has changed.
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("restored the entries from before attach");
+    assert_eq!(lab.conf(101), before);
+
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    lab.run(["phoenix-nvidia", "plan", "101"])
+        .code(10)
+        .says("removes /dev/nvidia1: not in GPU_ASSIGNMENT=0")
+        .says(&format!("removes /dev/nvidia-modeset: not in GPU_CAPABILITIES=compute,utility, graphics keeps it; to keep it: {keep}"));
+    lab.run(["pct", "start", "101"])
+        .ok()
+        .says("removed /dev/nvidia1: not in GPU_ASSIGNMENT=0")
+        .says("removed /dev/nvidia-modeset: not in GPU_CAPABILITIES=compute,utility, graphics keeps it");
+    lab.run(["pct", "stop", "101"]).ok();
+    // A second attach does not take ours for the user's.
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "1"]).ok().says_not("takes over");
+    lab.run(["pct", "start", "101"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    // A clone has it too.
+    lab.run(["pct", "clone", "101", "102", "--full"]).ok();
+    for ctid in ["101", "102"] {
+        lab.run(["phoenix-nvidia", "detach", ctid])
+            .ok()
+            .says("restored the entries from before attach: /dev/nvidia0, /dev/nvidia1, /dev/nvidiactl, /dev/nvidia-modeset");
+    }
+    assert_eq!(lab.conf(101), before);
+    assert!(lab.conf(102).ends_with(GUIDE), "{}", lab.conf(102));
+}
+
+#[test]
+fn with_graphics_the_entries_of_a_guide_stay() {
+    let Some(lab) = lab(Lab::builder().gpus(2)) else { return };
+    node(&lab, "INSTALL=off");
+    for index in 0..2 {
+        let drm = format!("/run/lab/nvidia/pci/{}/drm/card{index}/dev", lab.nvidia().address(index));
+        lab.write(drm, format!("226:{index}\n"));
+    }
+    lab.create(101, Rootfs::Busybox.unprivileged());
+    lab.append("/etc/pve/lxc/101.conf", GUIDE);
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0,1", "--capabilities", "graphics"])
+        .ok()
+        .says("takes over its device entries")
+        .says_not("removes")
+        .says_not("fix:");
+    assert!(lab.conf(101).contains("GPU_CAPABILITIES=graphics\n"), "{}", lab.conf(101));
+}
+
 #[test]
 fn a_start_without_an_install_is_the_last_that_was_done() {
     let Some(lab) = lab(Lab::builder().gpus(1)) else { return };

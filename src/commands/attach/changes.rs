@@ -4,6 +4,7 @@ use crate::cli::Attach;
 use crate::device::assignment::{Assignment, GpuName};
 use crate::exit::{Code, Context as _, Fault};
 use crate::host::gpus::Inventory;
+use crate::pve::conf::before;
 use crate::pve::conf::document::ConfValue;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::EnvKey;
@@ -34,6 +35,15 @@ impl Changes {
         Ok(())
     }
 
+    /// Adds the device entries that the conf has before it is attached.
+    pub fn remember(&mut self, conf: &Document) {
+        let Some(record) = before::record(conf) else { return };
+        // One that cannot stand in a line is said to go, and does not come back.
+        if let (Ok(key), Ok(value)) = (before::KEY.parse(), record.parse()) {
+            self.0.push((key, Some(value)));
+        }
+    }
+
     /// Whether one of them is of this name.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(key, _)| key.to_string() == name)
@@ -62,7 +72,8 @@ impl Changes {
             Some(value) => format!("{key}={}", text::hidden(&value.to_string())),
             None => format!("{key} removed"),
         };
-        self.0.iter().map(line).collect()
+        let settings = self.0.iter().filter(|(key, _)| key.to_string() != before::KEY);
+        settings.map(line).collect()
     }
 }
 
@@ -78,6 +89,9 @@ pub fn of_options(options: &Attach, inventory: &Inventory) -> anyhow::Result<Cha
         changes.set(keys::GPU_ASSIGNMENT, Some(&gpus.to_string()))?;
     }
     let option = |name: &str| Fault::new(Code::Input, format!("--{name}"));
+    if let Some(capabilities) = &options.capabilities {
+        changes.set(keys::GPU_CAPABILITIES, Some(&capabilities.to_string()))?;
+    }
     if let Some(cuda) = &options.cuda {
         let text = if cuda.as_str() == "toolkit" { "cuda-toolkit-{cuda}" } else { cuda.as_str() };
         changes.set(keys::CUDA_PACKAGES, Some(text)).fault(|| option("cuda"))?;

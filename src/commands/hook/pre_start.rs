@@ -100,7 +100,7 @@ impl Start {
             log::warn!("{missing}; left out of this start");
         }
         let mounts = devices::mounts(self.ctid, &intent, &self.document, &provided);
-        let changed = devices::write(&self.conf, Caller::Hook, &choice.devices, &mounts)?;
+        let changed = devices::write(&self.conf, Caller::Hook, &intent, choice, &mounts)?;
         self.mirror(&choice.devices, &mounts)?;
         report(&intent, choice, changed);
         let all = problems.iter().map(ToString::to_string).chain(missing).collect();

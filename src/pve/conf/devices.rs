@@ -107,6 +107,13 @@ pub fn passed_by_entries(document: &Document) -> Vec<DevicePath> {
     entries.filter_map(|(_, setting)| device_in(setting.value)).collect()
 }
 
+/// Whether a mount entry passes DRM nodes, of any card, whoever wrote it.
+pub fn passes_drm(document: &Document) -> bool {
+    let entries = document.main_settings().filter(|(_, setting)| setting.key == ENTRY);
+    let mut sources = entries.map(|(_, setting)| source(&setting));
+    sources.any(|source| source == "/dev/dri" || source.starts_with("/dev/dri/") || is_our_node(&source))
+}
+
 /// The NVIDIA devices whose nodes on the host a conf names, by `devN:` lines of
 /// now and the next start or by mount entries, whoever wrote them. DRM nodes of
 /// udev's are the kernel's.
@@ -133,7 +140,7 @@ pub fn appended(document: &Document) -> Vec<Entry> {
 }
 
 /// The device that is the source of a mount entry.
-fn device_in(entry: &[u8]) -> Option<DevicePath> {
+pub(super) fn device_in(entry: &[u8]) -> Option<DevicePath> {
     let source = std::str::from_utf8(words(entry).next()?).ok()?;
     DevicePath::of_node(&normal(source))
 }

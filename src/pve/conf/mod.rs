@@ -2,9 +2,11 @@
 //! Proxmox's own writers.
 //!
 //! [`document`] keeps every byte, [`devices`] and [`mounts`] find our entries,
-//! [`reconcile`] edits them (all pure), [`store`] locks, reads and replaces the
-//! file.
+//! [`reconcile`] edits them, [`before`] puts back what stood there before us,
+//! [`rules`] finds what others wrote (all pure), [`store`]
+//! locks, reads and replaces the file.
 
+pub mod before;
 pub mod devices;
 pub mod document;
 mod faults;
