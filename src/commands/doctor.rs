@@ -36,6 +36,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     conf::allow_all,
     conf::wide_rules,
     conf::apparmor,
+    conf::host_files,
     conf::template,
     assigned::modes,
     assigned::masks,

@@ -3,14 +3,14 @@
 use super::assigned::few;
 use super::finding::Finding;
 use super::read::Container;
-use crate::device::DevicePath;
-use crate::guest::install::steps;
-use crate::guest::os;
 use crate::device::assignment::Assignment;
 use crate::device::{DevicePath, NVIDIA_MAJOR, is_dynamic};
+use crate::guest::install::steps;
+use crate::guest::os;
 use crate::plan;
 use crate::pve::conf::devices::{Flaw, Present, appended, present};
 use crate::pve::conf::document::Entry;
+use crate::pve::conf::host_files;
 use crate::pve::conf::rules::{Opens, Rule, rules};
 use crate::pve::passthrough;
 use crate::settings::keys;
@@ -131,6 +131,22 @@ fn stale(c: &Container, major: u32) -> Option<String> {
     }
 }
 
+/// Why driver files of the host in a container are a fault.
+pub(super) const HOST_FILES: &str = "no installer replaces a mount: remove those lines and restart the container, or keep them with INSTALL=off";
+
+/// Lines that mount driver files of the host, where a driver is to be installed:
+/// from the conf alone, if a look inside does not tell more.
+pub fn host_files(c: &Container) -> Vec<Finding> {
+    let told = c.inside.as_ref().is_some_and(|inside| matches!(inside.software, Some(Ok(_))));
+    let lines = host_files::shown(&c.conf).filter(|_| !told && c.desired().is_some());
+    let finding = |lines: String| {
+        Finding::warning("host-files", format!("{lines} of its conf mount driver files of the host"))
+            .why(HOST_FILES)
+            .fix(edit(c))
+    };
+    lines.map(finding).into_iter().collect()
+}
+
 /// AppArmor switched off.
 pub fn apparmor(c: &Container) -> Vec<Finding> {
     let off = |e: &Entry| {
@@ -162,7 +178,7 @@ fn quoted(entry: &Entry) -> String {
 }
 
 /// Nothing that a command could say by line numbers: the conf may have changed.
-fn edit(c: &Container) -> String {
+pub(super) fn edit(c: &Container) -> String {
     format!("nano /etc/pve/lxc/{}.conf", c.ctid)
 }
 

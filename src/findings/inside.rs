@@ -1,6 +1,7 @@
 //! What a running container shows. It is not trusted: what it prints may
 //! mislead its own report, and no more.
 
+use super::conf;
 use super::finding::Finding;
 use super::read::{Container, Inside};
 use super::services::Services;
@@ -212,6 +213,11 @@ fn version(c: &Container, check: &Check, services: Option<&Services>, desired: &
             Finding::warning("version", format!("no driver can work in the container: {why}: devices only"))
                 .why("nothing is missing that it could have; with INSTALL=off nobody looks for a driver")
                 .fix(without_driver(c.ctid))
+        }
+        found @ DriverState::HostFiles { .. } => {
+            Finding::failure("host-files", format!("no driver is installed over {found}"))
+                .why(conf::HOST_FILES)
+                .fix(conf::edit(c))
         }
     }
 }

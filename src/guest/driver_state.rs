@@ -35,6 +35,14 @@ pub enum DriverState {
         /// A runfile's files are among theirs.
         mixed: bool,
     },
+    /// Driver files of the host are mounted over the container's, and do not make
+    /// the desired driver. No installer can replace them.
+    HostFiles {
+        /// The mount points.
+        points: Vec<String>,
+        /// The lines of the conf that mount them, as `lines 12, 13`.
+        lines: Option<String>,
+    },
     /// No driver can work in this container.
     Unsupported {
         /// Why not.
@@ -65,6 +73,12 @@ impl fmt::Display for DriverState {
             DriverState::Incomplete { why, .. } => write!(f, "incomplete: {why}"),
             DriverState::Packaged { packages, .. } => {
                 write!(f, "installed by packages: {}", packages.shown())
+            }
+            DriverState::HostFiles { lines: Some(lines), .. } => {
+                write!(f, "driver files of the host, mounted by {lines} of its conf")
+            }
+            DriverState::HostFiles { points, lines: None } => {
+                write!(f, "driver files of the host, mounted at {}", points.join(", "))
             }
             DriverState::Unsupported { why } => f.write_str(why),
         }

@@ -11,6 +11,7 @@ use crate::driver::desired::{CudaPackages, Desired};
 use crate::driver::repo;
 use crate::driver::template::{Facts, PackageTemplate};
 use crate::exit::{Code, Context as _, Fault};
+use crate::pve::conf::host_files;
 use crate::pve::conf::store::Conf;
 use crate::sys::process::Output;
 use crate::sys::time::{Deadline, human};
@@ -141,6 +142,9 @@ pub fn check(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) ->
     }
     let check = understand(&output.stdout, desired);
     let mut check = check.ok_or_else(|| no_answer(guest.ctid(), &output))?;
+    if let DriverState::HostFiles { lines, .. } = &mut check.driver {
+        *lines = Conf::of(guest.ctid()).read().ok().and_then(|conf| host_files::shown(&conf));
+    }
     check.took = output.took;
     check.ask_apt(guest, desired, ask, deadline);
     log::debug!("probe: driver {}, {}, {}", check.driver, check.os.shown(), human(check.took));
@@ -238,6 +242,11 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         (Some(why), _) => DriverState::Unsupported { why },
         (None, None) => raw.driver(&desired.driver),
         (None, Some(packages)) => raw.packaged(packages, &desired.driver),
+    };
+    let driver = match driver {
+        DriverState::Matching | DriverState::Unsupported { .. } => driver,
+        _ if raw.mounted.is_empty() => driver,
+        _ => DriverState::HostFiles { points: raw.mounted.clone(), lines: None },
     };
     let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
         let there = |p: &PackageTemplate| {

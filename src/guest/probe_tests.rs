@@ -93,6 +93,22 @@ fn packages_of_the_desired_version_are_right_unless_a_runfile_is_among_them() {
 }
 
 #[test]
+fn host_files_that_are_mounted_are_left_unless_they_are_the_desired_driver() {
+    let mounted = "mounted /usr/lib/x86_64-linux-gnu/libcuda.so.1\nmounted /usr/bin/nvidia-smi\n";
+    let points = vec!["/usr/lib/x86_64-linux-gnu/libcuda.so.1".to_owned(), "/usr/bin/nvidia-smi".to_owned()];
+    let found = DriverState::HostFiles { points, lines: None };
+    assert_eq!(look(&format!("{RIGHT}{mounted}"), "none").driver, DriverState::Matching);
+    for rest in
+        ["", "smi /usr/bin/nvidia-smi\n", "owner dpkg libcuda1\n", &RIGHT.replace("580.95.05", "570.1.2")]
+    {
+        assert_eq!(look(&format!("{rest}{mounted}"), "none").driver, found, "{rest}");
+    }
+    let many = "mounted /usr/lib/nvidia\n".repeat(1000);
+    let DriverState::HostFiles { points, .. } = look(&many, "none").driver else { panic!("no host files") };
+    assert!(points.len() <= 40);
+}
+
+#[test]
 fn an_interrupted_software_step_is_pending_unless_none_is_asked_for() {
     let text = format!("{RIGHT}toolkit /usr/local/cuda-13.0/version.json\ncut software cuda-toolkit-13-0\n");
     assert!(look(&text, "cuda-toolkit-{cuda}").cuda_pending());

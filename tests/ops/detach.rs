@@ -125,7 +125,7 @@ fn with_graphics_the_entries_of_a_guide_stay() {
         .ok()
         .says("takes over its device entries")
         .says_not("removes")
-        .says_not("fix:");
+        .says_not("fix: phoenix-nvidia attach");
     assert!(lab.conf(101).contains("GPU_CAPABILITIES=graphics\n"), "{}", lab.conf(101));
 }
 

@@ -553,6 +553,14 @@ fn rules_that_open_more_than_was_assigned() {
         .says(&format!("line {line} allows a number that belongs to hidraw today"));
 }
 
+#[test]
+fn driver_files_of_the_host_that_a_conf_mounts() {
+    finds(Rootfs::Debian12.unprivileged(), &["host-files warning"], |lab| {
+        lab.run(["pct", "stop", "101"]).ok();
+        append(lab, "lxc.mount.entry: /usr/bin/env usr/bin/nvidia-smi none bind,ro,optional,create=file");
+    });
+}
+
 /// Whoever wrote it: a conf may have thousands of lines of one kind.
 #[test]
 fn thousands_of_lines_of_one_kind_are_told_in_a_few() {

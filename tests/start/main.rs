@@ -6,6 +6,7 @@ mod support;
 mod by_hand;
 mod devices;
 mod drm;
+mod host_files;
 mod install;
 mod masks;
 mod passthrough;

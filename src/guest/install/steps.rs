@@ -216,6 +216,12 @@ pub fn fit(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
 pub(super) fn refuse(ctid: Ctid, check: &Check) -> anyhow::Result<()> {
     fit(ctid, check)?;
     let fault = match &check.driver {
+        found @ DriverState::HostFiles { .. } => {
+            let message = format!(
+                "no driver is installed in container {ctid} over {found}: remove those mounts, or set INSTALL=off"
+            );
+            Fault::new(Code::Software, message).remedy(format!("nano /etc/pve/lxc/{ctid}.conf"))
+        }
         DriverState::Packaged { packages, version, upgrade, mixed } => {
             packaged(ctid, packages, version.as_ref(), upgrade.as_deref(), *mixed)
         }

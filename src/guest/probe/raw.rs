@@ -23,6 +23,8 @@ pub(super) struct Raw {
     pub(super) driver_interrupted: Option<String>,
     pub(super) cuda_interrupted: bool,
     pub(super) owners: Vec<(Manager, Option<PackageName>)>,
+    /// Driver files that are mount points.
+    pub(super) mounted: Vec<String>,
     pub(super) toolkit: bool,
     pub(super) have: Vec<String>,
     pub(super) source: Option<String>,
@@ -71,6 +73,7 @@ impl Raw {
                 };
                 self.owners.push((manager, two.1.parse().ok()));
             }
+            "mounted" if self.mounted.len() < MOST_PACKAGES => self.mounted.push(value),
             "toolkit" => self.toolkit = true,
             "have" => self.have.push(value),
             "source" => self.source = Some(value),

@@ -72,6 +72,18 @@ for what in driver software; do
     fi
 done
 
+# Driver files that are mount points: no installer replaces them.
+n=0
+while [ $n -lt 2000 ] && read -r a b c d point rest; do
+    n=$((n + 1))
+    case $point in
+    /usr/lib/firmware/*) ;;
+    /usr/lib*nvidia* | /usr/lib*/libcuda* | /usr/lib*/libnv* | /usr/bin/nvidia-* | /usr/lib64 | /usr/lib/*-linux-gnu)
+        printf 'mounted %s\n' "$point"
+        ;;
+    esac
+done </proc/self/mountinfo
+
 # Does a package own driver files? dpkg has a list of files per package, empty
 # for a removed one whose configuration is left.
 some=

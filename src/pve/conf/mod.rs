@@ -3,7 +3,7 @@
 //!
 //! [`document`] keeps every byte, [`devices`] and [`mounts`] find our entries,
 //! [`reconcile`] edits them, [`before`] puts back what stood there before us,
-//! [`rules`] finds what others wrote (all pure), [`store`]
+//! [`rules`] and [`host_files`] find what others wrote (all pure), [`store`]
 //! locks, reads and replaces the file.
 
 pub mod before;
@@ -11,6 +11,7 @@ pub mod devices;
 pub mod document;
 mod faults;
 mod files;
+pub mod host_files;
 mod line;
 pub mod mounts;
 mod open;
