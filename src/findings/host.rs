@@ -80,7 +80,9 @@ fn undriven_card(host: &Host, gpu: &Gpu) -> Option<Finding> {
         // As it should be, or a VM's.
         _ => return None,
     };
-    let said = host.log.about(pci).map(|said| format!("the kernel says: {said}"));
+    // Not every message names its card.
+    let said = host.log.about(pci).or_else(|| host.log.refusal());
+    let said = said.map(|said| format!("the kernel says: {said}"));
     Some(said.into_iter().fold(finding, Finding::why))
 }
 
@@ -221,6 +223,10 @@ mod tests {
         let found = undriven(&host).remove(0);
         assert!(found.what.ends_with("bound to nvidia, which shows no device minor"), "{found:?}");
         assert!(found.why.unwrap().contains("RmInitAdapter failed!"));
+        // 515 to 535 with a card of a workstation: no message names it.
+        host.log = KernelLog::parse("NVRM: Open nvidia.ko is only ready for use on Data Center GPUs.\n");
+        let why = undriven(&host).remove(0).why.unwrap();
+        assert_eq!(why, "the kernel says: Open nvidia.ko is only ready for use on Data Center GPUs.");
         host.inventory.gpus[0].bound_to = Some("nouveau".into());
         host.without_nouveau = Some("blacklist it".into());
         assert_eq!(undriven(&host)[0].fix.as_deref(), Some("blacklist it"));
