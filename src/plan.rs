@@ -202,11 +202,14 @@ pub fn gpus_beside(conf: &Document, nodes: &[DevicePath]) -> usize {
 
 /// The fault of missing devices; none if none is missing.
 pub fn fault(choice: &Choice) -> Option<Fault> {
-    let first = choice.missing.first()?;
+    if choice.missing.is_empty() {
+        return None;
+    }
     let all = text::few(choice.missing.iter().map(ToString::to_string).collect(), MOST_LINES);
     let fault = Fault::new(Code::Passthrough, all.join("; "));
-    Some(match &first.remedy {
-        Some(remedy) => fault.remedy(remedy.clone()),
+    let remedy = choice.missing.iter().find_map(|missing| missing.remedy.clone());
+    Some(match remedy {
+        Some(remedy) => fault.remedy(remedy),
         None => fault,
     })
 }

@@ -104,7 +104,7 @@ fn read_host(options: &Attach) -> Host {
     let inventory = &mut host.inventory;
     if options.by_uuid && inventory.gpus.iter().any(|gpu| gpu.minor.is_some() && gpu.uuid.is_none()) {
         if let Err(error) = inventory.add_uuids(View::host(), &Deadline::secs(60)) {
-            log::warn!("cannot read the UUIDs of the GPUs: {error:#}");
+            log::warn!("cannot read the UUIDs of the GPUs: {}", exit::one_line(&error));
         }
     }
     look.problems.iter().chain(&inventory.problems).for_each(|problem| log::warn!("{problem}"));

@@ -85,7 +85,7 @@ fn of_next_boot(loaded: bool) -> Option<Version> {
         }
         Ok(driver) => driver.map(|driver| driver.version),
         Err(error) => {
-            log::warn!("cannot read which driver the next boot loads: {error:#}");
+            log::warn!("cannot read which driver the next boot loads: {}", exit::one_line(&error));
             None
         }
     }

@@ -97,8 +97,10 @@ fn verdict(host: &Host, container: &Container) -> (Level, Vec<String>) {
 mod tests {
     use super::*;
     use crate::host::diagnose::{Cause, Diagnosis};
+    use crate::host::resolve::Missing;
     use crate::pve::hookscript::{Hookscript, Place};
     use crate::pve::startable::Obstacle;
+    use crate::settings::{Call, Places, Settings};
 
     fn judge(change: impl FnOnce(&mut Container)) -> (Level, String) {
         let place = Place { volume: "local:snippets/x".into(), path: "/x".into() };
@@ -127,6 +129,13 @@ mod tests {
     fn a_driver_mismatch_counts_only_where_the_container_runs() {
         let differ = |c: &mut Container| c.state.container_driver = Some("580.76.05".into());
         assert_eq!(judge(differ).0, Level::Failure);
+        let off = |c: &mut Container| {
+            differ(c);
+            let (conf, node) = (Vec::new(), Ok(b"INSTALL=off\n".to_vec()));
+            let places = Places { conf, cluster: Ok(Vec::new()), node, environment: Vec::new() };
+            c.settings = Settings::of(Call::Hook, places, None);
+        };
+        assert_eq!(judge(off).0, Level::Ok);
         let stopped = |c: &mut Container| {
             differ(c);
             c.running = false;
@@ -151,7 +160,10 @@ mod tests {
     #[test]
     fn without_a_driver_its_missing_gpus_are_not_told_one_by_one() {
         let why = Diagnosis { cause: Cause::NoCard, taken: Vec::new() };
-        let container = Container { kernel: None, pending: true, running: false, ..Container::plain("") };
+        let mut container = Container { kernel: None, pending: true, running: false, ..Container::plain("") };
+        container.choice.missing = ["GPU 0", "GPU 1"]
+            .map(|what| Missing { what: what.into(), why: "x".into(), ..Missing::default() })
+            .into();
         let (level, reasons) =
             verdict(&Host { quorum: true, no_driver: Some(why), ..Host::default() }, &container);
         assert_eq!((level, reasons.len()), (Level::Failure, 2), "{reasons:?}");

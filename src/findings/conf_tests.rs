@@ -88,6 +88,9 @@ fn what_refuses_the_next_start_is_told_once_and_what_passes_is_a_warning() {
     assert_eq!(found(device.clone(), true), Some(("start", Level::Failure, again)));
     let not = format!("does not start: {what}");
     assert_eq!(found(device, false), Some(("start", Level::Failure, not)));
+    let line = Obstacle::DeviceLine { key: "dev3".into(), why: "x".into() };
+    let container = Container { obstacles: vec![line], ..Container::plain("") };
+    assert_eq!(obstacles(&container).remove(0).fix.as_deref(), Some("pct set 101 --delete dev3"));
     let lock = found(Obstacle::Lock { owner: "backup".into() }, true).unwrap();
     assert_eq!((lock.0, lock.1), ("lock", Level::Warning));
     assert_eq!(found(Obstacle::Template, false), None);

@@ -47,8 +47,8 @@ pub fn next_boot(host: &Host) -> Vec<Finding> {
         return lost;
     }
     let finding = Finding::warning("next-boot", what)
-        .why("the driver was upgraded after the last boot; containers follow after the next one")
-        .fix("phoenix-nvidia prefetch; then reboot this node");
+        .why("upgraded after the last boot: reboot this node, and the containers follow at their next start")
+        .fix("phoenix-nvidia prefetch");
     vec![finding]
 }
 

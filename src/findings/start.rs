@@ -76,6 +76,7 @@ pub fn obstacles(c: &Container) -> Vec<Finding> {
         };
         Some(finding.fix(obstacle.remedy(c.ctid)))
     };
-    let chained = c.chained.iter().filter(|chained| !c.obstacles.contains(chained));
+    // Where no hookscript is ours, nobody calls the chained one.
+    let chained = c.chained.iter().filter(|chained| c.hook.is_meant() && !c.obstacles.contains(chained));
     c.obstacles.iter().chain(chained).filter_map(finding).collect()
 }

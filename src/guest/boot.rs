@@ -1,7 +1,7 @@
 //! Waiting until a container is ready for an install.
 
 use super::exec::{self, ExecError, Guest};
-use crate::exit::{self, Code, Fault};
+use crate::exit::{Code, Fault};
 use crate::sys::signal;
 use crate::sys::time::{Deadline, human};
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ pub fn wait_for_shell(guest: &Guest, limit: Duration) -> anyhow::Result<()> {
             Ok(output) => output.last_lines(2).join(" | "),
             Err(error) => {
                 let error = anyhow::Error::from(error);
-                if exec::is_gone(&error) || exit::interrupted(&error) || deadline.passed() {
+                if exec::ended(&error) || deadline.passed() {
                     return Err(error.context(fault()));
                 }
                 format!("{error:#}")

@@ -2,6 +2,7 @@
 
 use super::changed::Changed;
 use super::leftovers;
+use crate::exit;
 use crate::sys::process::{Cmd, Ended, Failure, Output};
 use crate::sys::time::Deadline;
 use crate::sys::{signal, text};
@@ -228,6 +229,11 @@ impl std::error::Error for ExecError {
             _ => None,
         }
     }
+}
+
+/// Whether a step failed only since the container went away or we are stopped.
+pub fn ended(error: &anyhow::Error) -> bool {
+    is_gone(error) || exit::interrupted(error)
 }
 
 /// Whether the error is that the container is gone, or no longer the same one.

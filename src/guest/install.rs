@@ -10,7 +10,6 @@ use super::own;
 use super::probe::Check;
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
-use crate::exit;
 use crate::sys::time::Deadline;
 use crate::types::Version;
 use steps::InstallSteps;
@@ -52,13 +51,8 @@ pub fn install(
     }
     let apt = apt::Apt::new(guest, desired, &check.os, check.packages.is_some());
     installed.cuda = if steps.cuda() { apt.cuda(check, cache).err() } else { None };
-    if !installed.cuda.as_ref().is_some_and(ended) {
+    if !installed.cuda.as_ref().is_some_and(exec::ended) {
         installed.warnings = apt.utilities(steps.utilities());
     }
     Ok(installed)
-}
-
-/// Whether a step failed only since the container went away or we are stopped.
-pub fn ended(error: &anyhow::Error) -> bool {
-    exec::is_gone(error) || exit::interrupted(error)
 }

@@ -144,9 +144,14 @@ pub fn exist<'a>(host: impl Into<View<'a>>, ctid: Ctid) -> bool {
 /// What could not be removed.
 pub fn remove<'a>(host: impl Into<View<'a>>, ctid: Ctid) -> io::Result<()> {
     let root = host.into().root();
-    let at = mount_point(root, ctid);
-    mount::unmount(&at)?;
-    unless_absent(fs::remove_dir_all(&at))?;
+    {
+        // A start may be mounting them.
+        let _lock =
+            lock::take(&lock_file(root), &Deadline::after(LOCK_TIMEOUT), |_| ()).map_err(io::Error::other)?;
+        let at = mount_point(root, ctid);
+        mount::unmount(&at)?;
+        unless_absent(fs::remove_dir_all(&at))?;
+    }
     sweep(root);
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::nodes::prepare;
 use super::resolve::Missing;
 use crate::device::DevicePath;
 use crate::device::assignment::{Assignment, GpuName};
+use crate::exit;
 use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -135,7 +136,7 @@ impl Provider<'_> {
             results.push(inventory.add_mig_uuids(self.view, deadline));
         }
         let failed = results.into_iter().filter_map(Result::err);
-        provided.warnings.extend(failed.map(|e| format!("cannot read UUIDs: {e:#}")));
+        provided.warnings.extend(failed.map(|e| format!("cannot read UUIDs: {}", exit::one_line(&e))));
     }
 
     /// Explains what is still missing.

@@ -192,7 +192,7 @@ impl Install<'_> {
         progress.version = Some(self.desired.driver.clone());
         progress.driver_changed = installed.driver_changed;
         match installed.cuda {
-            Some(error) if install::ended(&error) => return Err(error),
+            Some(error) if exec::ended(&error) => return Err(error),
             Some(error) => progress.cuda = Some(error),
             None => {}
         }
@@ -234,7 +234,7 @@ impl Install<'_> {
     fn record(&self, installed: Option<&Installed>, refused: bool, init: Option<&pct::Init>) {
         let changed = installed.is_some_and(|installed| installed.driver_changed.is_some());
         let failed = installed.and_then(|installed| installed.cuda.as_ref());
-        let cuda_failed = refused || failed.is_some_and(|error| !install::ended(error));
+        let cuda_failed = refused || failed.is_some_and(|error| !exec::ended(error));
         let fingerprint = self.desired.fingerprint();
         self.identity.update(|state| {
             if changed {

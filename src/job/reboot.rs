@@ -76,7 +76,7 @@ pub fn after_install(
             Err(obstacles) if !obstacles.iter().all(Obstacle::passes) || until.passed() => {
                 log::warn!("reboot still due: the container would not start again: {}", list(&obstacles));
                 for obstacle in &obstacles {
-                    let remedy = format!("{} && phoenix-nvidia {ctid}", obstacle.remedy(ctid));
+                    let remedy = obstacle.remedy_then(ctid, &format!("phoenix-nvidia {ctid}"));
                     log::warn!("{}", exit::fix(&remedy));
                 }
                 return Ok(());

@@ -98,7 +98,7 @@ pub fn refused_start(ctid: Ctid, obstacles: &[Obstacle]) -> anyhow::Error {
 fn refused(ctid: Ctid, message: &str, obstacles: &[Obstacle], then: &str) -> anyhow::Error {
     let fault = Fault::new(Code::Restart, format!("{message}: {}", startable::list(obstacles)));
     match obstacles.first() {
-        Some(first) => fault.remedy(format!("{} && {then} {ctid}", first.remedy(ctid))).into(),
+        Some(first) => fault.remedy(first.remedy_then(ctid, &format!("{then} {ctid}"))).into(),
         None => fault.into(),
     }
 }
@@ -111,9 +111,11 @@ pub fn explained(ctid: Ctid, conf: &Conf, settings: &Settings, error: anyhow::Er
     }
     let found = look(conf, ctid, settings, None).ok().and_then(Result::err).unwrap_or_default();
     let why = if found.is_empty() { String::new() } else { format!(": {}", startable::list(&found)) };
-    let first = found.first().map(|obstacle| format!("{} && ", obstacle.remedy(ctid)));
-    let journal = format!("journalctl -u pve-container@{ctid} -n 20; ");
-    let remedy = format!("{}pct start {ctid}", first.unwrap_or(journal));
+    let start = format!("pct start {ctid}");
+    let remedy = match found.first() {
+        Some(first) => first.remedy_then(ctid, &start),
+        None => format!("journalctl -u pve-container@{ctid} -n 20; {start}"),
+    };
     let message = format!("container {ctid} is stopped and cannot start{why}");
     let code = exit::code_of(&error);
     let code = if code == Code::General { Code::Restart } else { code };

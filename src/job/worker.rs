@@ -116,7 +116,7 @@ impl Done {
     }
 
     fn record(&self, ctid: Ctid, begun: Instant) {
-        let gone = |error: &anyhow::Error| exec::is_gone(error) || exit::interrupted(error);
+        let gone = exec::ended;
         let unseen = self.progress.unseen && !self.result.as_ref().is_err_and(gone);
         self.update(ctid, |state| {
             state.ended("install", &self.result, begun);

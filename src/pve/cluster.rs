@@ -36,7 +36,7 @@ pub fn must_have_quorum(look: &Look<'_>) -> anyhow::Result<()> {
     if has_quorum(look) {
         return Ok(());
     }
-    let message = "this node has no quorum: /etc/pve is read-only; nothing changed";
+    let message = "this node has no quorum: /etc/pve is read-only; conf not changed";
     Err(Fault::new(Code::Passthrough, message).remedy("pvecm status").into())
 }
 

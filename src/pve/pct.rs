@@ -297,7 +297,7 @@ pub fn wait(ctid: Ctid, wanted: Status, timeouts: &RestartTimeouts) -> anyhow::R
             return Ok(());
         }
         if deadline.passed() {
-            let now = now.map_or_else(|e| format!("unknown ({e:#})"), |s| s.to_string());
+            let now = now.map_or_else(|e| format!("unknown ({})", exit::one_line(&e)), |s| s.to_string());
             let message = format!("container {ctid} not {wanted} after {}: {now}", human(timeouts.timeout));
             return Err(Fault::new(Code::Restart, message).remedy(format!("pct status {ctid}")).into());
         }

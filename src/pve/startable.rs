@@ -239,6 +239,18 @@ impl Obstacle {
         !matches!(self, Obstacle::Lock { owner } if owner == "mounted")
     }
 
+    /// The remedy, and the command that is due once it has helped: one line to
+    /// paste where the remedy is a command that ends the obstacle.
+    pub fn remedy_then(&self, ctid: Ctid, then: &str) -> String {
+        let ends_it = match self {
+            Obstacle::Lock { owner } => owner == "mounted",
+            Obstacle::Hookscript { .. } | Obstacle::Device { .. } | Obstacle::DeviceLine { .. } => true,
+            _ => false,
+        };
+        let joint = if ends_it { " && " } else { "; then: " };
+        format!("{}{joint}{then}", self.remedy(ctid))
+    }
+
     /// The remedy, for a running and for a stopped container.
     pub fn remedy(&self, ctid: Ctid) -> String {
         match self {

@@ -6,7 +6,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Never blocks on a FIFO, never makes a terminal the controlling one.
@@ -54,6 +54,11 @@ pub fn append(path: &Path, mode: u32) -> io::Result<(File, Metadata)> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(mode);
     with(&mut options, nix::libc::O_NOFOLLOW, path)
+}
+
+/// Whether the path still leads to this very file.
+pub fn is_at(meta: &Metadata, path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
 }
 
 /// Reads a regular file of at most `most` bytes.

@@ -8,6 +8,7 @@ mod look;
 
 pub use look::{Holder, Table, Watch, holder_at, holder_of, is_ancestors, is_held};
 
+use super::file::is_at;
 use super::private::{self, Refused};
 use super::signal::{self, Interrupted};
 use super::time::{Deadline, human};
@@ -99,11 +100,6 @@ fn renewed(path: &Path, file: File, meta: &Metadata) -> Result<File, LockError> 
         new.set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
     }
     Ok(new)
-}
-
-/// Whether this file is still at the path.
-fn is_at(meta: &Metadata, path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
 }
 
 /// Opens a lock file of Proxmox as Proxmox does: for appending, created with

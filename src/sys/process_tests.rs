@@ -28,12 +28,11 @@ fn the_environment_is_bare() {
 #[test]
 fn a_hanging_child_that_ignores_term_is_killed_with_its_group() {
     let started = Instant::now();
-    let failure = sh("trap '' TERM; echo busy; sleep 1000 & sleep 1000; wait")
-        .run(&Deadline::after(Duration::from_millis(200)))
-        .unwrap_err();
+    let failure =
+        sh("trap '' TERM; echo busy; sleep 1000 & sleep 1000; wait").run(&Deadline::secs(2)).unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(10));
     let shown = failure.to_string();
-    assert_eq!(shown, "/bin/sh timed out after 200 ms; last output: busy");
+    assert_eq!(shown, "/bin/sh timed out after 2 s; last output: busy");
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn a_grandchild_that_holds_the_pipe_is_not_waited_for() {
 
 #[test]
 fn endless_output_is_bounded_and_ends_at_the_deadline() {
-    let failure = sh("exec yes").keep(4096).run(&Deadline::after(Duration::from_millis(300))).unwrap_err();
+    let failure = sh("exec yes").keep(4096).run(&Deadline::secs(2)).unwrap_err();
     assert!(failure.to_string().contains("last output: y | y | y"), "{failure}");
     let out = sh("echo first; yes | head -c 3000000; echo last").keep(4096).run(&Deadline::secs(30)).unwrap();
     assert!(out.stdout.len() < 5000 && out.stdout.starts_with(b"first\n") && out.stdout.ends_with(b"last\n"));

@@ -141,7 +141,7 @@ fn a_name_that_is_missing_for_a_moment_is_waited_for() {
     let (path, away) = (host.conf.path().to_owned(), host.path("etc/pve/away"));
     std::fs::rename(&path, &away).unwrap();
     let writer = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(30));
+        std::thread::sleep(Duration::from_millis(5));
         std::fs::rename(away, path).unwrap();
     });
     assert_eq!(host.conf.read().unwrap().get("memory").as_deref(), Some("512"));

@@ -24,7 +24,7 @@ fn without_quorum_attach_and_detach_say_so_and_change_nothing() {
     {
         lab.run([&["phoenix-nvidia"], call].concat())
             .code(4)
-            .says("this node has no quorum: /etc/pve is read-only; nothing changed")
+            .says("this node has no quorum: /etc/pve is read-only; conf not changed")
             .says("pvecm status")
             .says_not("Permission denied")
             .says_not("rolled back");

@@ -4,11 +4,12 @@
 use std::path::Path;
 
 /// The manifests, each with the directories of what its ordinary dependencies are for, and of its tests.
-const PACKAGES: [(&str, &[&str], &[&str]); 5] = [
+const PACKAGES: [(&str, &[&str], &[&str]); 6] = [
     ("Cargo.toml", &["src"], &["src", "tests", "benches"]),
     ("packaging/xtask/Cargo.toml", &["packaging/xtask/src"], &[]),
     ("tests/lab/Cargo.toml", &["tests/lab/src"], &[]),
     ("tests/gpu/Cargo.toml", &["tests/gpu/src"], &[]),
+    ("tests/vm/Cargo.toml", &["tests/vm/src"], &[]),
     ("fuzz/Cargo.toml", &["fuzz/src", "fuzz/fuzz_targets"], &[]),
 ];
 
@@ -63,6 +64,17 @@ fn every_dependency_is_used() {
         }
     }
     assert!(unused.is_empty(), "take them out: {unused:#?}");
+}
+
+#[test]
+fn every_package_is_looked_at() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let members = text.lines().find_map(|line| line.strip_prefix("members = [")).unwrap();
+    for member in members.split('"').skip(1).step_by(2) {
+        let manifest = Path::new(member).join("Cargo.toml");
+        assert!(PACKAGES.iter().any(|(known, ..)| manifest.ends_with(known)), "{member}");
+    }
 }
 
 #[test]

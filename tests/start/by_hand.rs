@@ -164,10 +164,11 @@ fn exit_6_for_a_container_that_does_not_start() {
 #[test]
 fn a_stop_by_signal_ends_the_call_at_once_and_leaves_nothing() {
     let Some(lab) = plain(1) else { return };
-    lab.replace_program("/usr/sbin/pct", "#!/bin/sh\nsleep 600\n");
+    lab.replace_program("/usr/sbin/pct", "#!/bin/sh\n: >/tmp/pct-called\nsleep 600\n");
     let before = lab.leftovers();
     let run = lab.command(PROGRAM).arg("101").spawn();
-    std::thread::sleep(Duration::from_millis(500));
+    // It has called pct, so it catches signals.
+    lab.sh("until [ -e /tmp/pct-called ]; do sleep 0.02; done; rm /tmp/pct-called").ok();
     let begun = Instant::now();
     run.signal(Signal::SIGTERM);
     run.wait().code(1).says("interrupted by SIGTERM");

@@ -130,7 +130,7 @@ impl Start<'_> {
         let deadline = Deadline::after(desired.limits.check);
         let check = match probe::check(&guest, desired, Ask::Files, &deadline) {
             Ok(check) => check,
-            Err(error) if exec::is_gone(&error) || exit::interrupted(&error) => return Err(error),
+            Err(error) if exec::ended(&error) => return Err(error),
             Err(error) => {
                 self.not_seen(error, desired);
                 return Ok(());

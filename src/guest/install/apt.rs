@@ -279,7 +279,7 @@ impl<'a> Apt<'a> {
         for package in missing {
             match self.utility(package) {
                 Ok(()) => {}
-                Err(error) if exec::is_gone(&error) || exit::interrupted(&error) => break,
+                Err(error) if exec::ended(&error) => break,
                 Err(error) => {
                     warnings.push(format!("cannot install {package}: {}", exit::one_line(&error)));
                 }

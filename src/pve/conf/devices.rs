@@ -129,12 +129,16 @@ pub fn named_nodes(document: &Document) -> Vec<DevicePath> {
 }
 
 /// The entries for NVIDIA devices below the main section with an absolute
-/// target: scripts append them to the end of the file, to the last snapshot.
+/// target: scripts append them to the end of the file, to the last snapshot. Any
+/// card has DRM nodes: theirs may be the user's.
 pub fn appended(document: &Document) -> Vec<Entry> {
     let is_absolute = |value: &[u8]| words(value).nth(1).is_some_and(|target| target.starts_with(b"/"));
     let is_stray = |entry: &Entry| {
         let value = entry.value.as_bytes();
-        entry.section.is_some() && entry.key == ENTRY && is_absolute(value) && device_in(value).is_some()
+        entry.section.is_some()
+            && entry.key == ENTRY
+            && is_absolute(value)
+            && device_in(value).is_some_and(|path| !path.is_drm())
     };
     document.entries().into_iter().filter(is_stray).collect()
 }

@@ -1,12 +1,11 @@
 //! Opening, reading and locking a file that others may replace at any moment.
 
-use crate::sys::file;
+use crate::sys::file::{self, is_at};
 use crate::sys::lock::{self, LockError};
 use crate::sys::signal;
 use crate::sys::time::Deadline;
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,11 +56,6 @@ pub(super) fn read(mut file: &File, meta: &Metadata) -> Result<Vec<u8>, OpenErro
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(MAX_SIZE));
     file.by_ref().take(most).read_to_end(&mut bytes).map_err(OpenError::Io)?;
     if bytes.len() > MAX_SIZE { Err(OpenError::TooLarge) } else { Ok(bytes) }
-}
-
-/// Whether the path still leads to this very file.
-pub(super) fn is_at(meta: &Metadata, path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
 }
 
 /// Why [`lock_at`] has no lock.

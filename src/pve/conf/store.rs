@@ -5,6 +5,7 @@ use crate::exit::{Code, Fault};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::faults::describe;
 use crate::pve::conf::open::{self, MAX_SIZE, OpenError, TakeError};
+use crate::sys::file::is_at;
 use crate::sys::lock;
 use crate::sys::replace::{Attributes, replace_if};
 use crate::sys::time::Deadline;
@@ -161,7 +162,7 @@ impl Conf {
         let attributes = Attributes { mode: old.mode() & 0o7777, owner: Some((old.uid(), old.gid())) };
         replace_if(path, &temp, new.as_bytes(), attributes, || {
             let gone = || io::Error::new(io::ErrorKind::NotFound, "replaced by somebody else");
-            open::is_at(old, path).then_some(()).ok_or_else(gone)
+            is_at(old, path).then_some(()).ok_or_else(gone)
         })
     }
 
@@ -177,7 +178,7 @@ impl Conf {
         }
         let Ok((file, meta)) = open::open(&self.conf, 0) else { return };
         let locked = lock::try_exclusive(&file, &self.conf).unwrap_or(false);
-        if locked && open::is_at(&meta, &self.conf) {
+        if locked && is_at(&meta, &self.conf) {
             clear(&self.conf, |_| true);
         }
     }
