@@ -3,7 +3,8 @@
 
 use super::conf;
 use super::finding::Finding;
-use super::read::{Container, Inside};
+use super::read::Container;
+use super::seen::Inside;
 use super::services::Services;
 use crate::device::DevicePath;
 use crate::driver::repo::{PREFERENCES, SOURCE};

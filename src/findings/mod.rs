@@ -28,5 +28,6 @@ pub mod host;
 pub mod inside;
 pub mod read;
 pub mod record;
+pub mod seen;
 pub mod services;
 pub mod start;

@@ -2,6 +2,7 @@
 //! each container. Only [`Container::look_inside`] and [`Host::look_closer`]
 //! run programs; the rest are files, so that a hundred containers take no time.
 
+use super::seen::Inside;
 use super::services::Services;
 use crate::device::DevicePath;
 use crate::driver::desired::Desired;
@@ -10,7 +11,7 @@ use crate::guest::attached::{self, Attached};
 use crate::guest::driver_state::DriverState;
 use crate::guest::exec::Guest;
 use crate::guest::probe::{self, Ask};
-use crate::guest::verify::{self, Opened, open_nodes};
+use crate::guest::verify::{self, open_nodes};
 use crate::host::choose::Choice;
 use crate::host::diagnose::{self, Diagnosis};
 use crate::host::facts::Majors;
@@ -169,40 +170,6 @@ pub struct Container {
     pub elsewhere: Vec<(Lack, bool)>,
     /// What it shows while it runs; none where nobody looked.
     pub inside: Option<Inside>,
-}
-
-/// What only a running container shows. It is not trusted: what it says may
-/// mislead its own report, and no more.
-pub struct Inside {
-    /// How its devices differ from what it should have, in sentences; or why
-    /// nobody knows.
-    pub differences: Result<Vec<String>, String>,
-    /// Which of its devices could not be looked at.
-    pub unseen: Vec<String>,
-    /// What opening its nodes came to.
-    pub opened: Vec<(DevicePath, Opened)>,
-    /// An install runs in it.
-    pub installing: bool,
-    /// The driver and packages; `None` where the settings ask for none.
-    pub software: Option<Result<probe::Check, String>>,
-    /// Why nvidia-smi does not work although all of the above is right.
-    pub smi: Option<String>,
-    /// What else runs in it.
-    pub services: Result<Services, String>,
-}
-
-impl Inside {
-    fn or_installing(mut self, ctid: Ctid) -> Inside {
-        self.installing |= locks::work_runs(ctid);
-        self
-    }
-
-    /// Whether devices, rules and driver are right.
-    fn should_work(&self) -> bool {
-        let driver = matches!(&self.software, Some(Ok(check)) if check.driver_matches());
-        let devices = matches!(&self.differences, Ok(differences) if differences.is_empty());
-        driver && devices && self.opened.iter().all(|(_, opened)| *opened == Opened::Allowed)
-    }
 }
 
 /// Containers with their confs.
