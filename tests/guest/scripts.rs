@@ -24,11 +24,11 @@ done
 /// The lab's host stands for the container here: it has the same /tmp for everybody. What comes behind our write is
 /// slowed down, so that the other one is always first.
 fn beside_nobody(lab: &Lab, script: &str, line: &str) -> phoenix_lab::Output {
-    lab.write("/run/quick/rm", QUICK);
-    lab.write("/run/quick/chmod", "#!/bin/sh\nsleep 0.5\nexec /bin/chmod \"$@\"\n");
-    lab.write("/run/script.sh", script);
-    lab.sh("chmod 755 /run/quick/*; chmod 1777 /tmp").ok();
-    lab.sh(&format!("PATH=/run/quick:/usr/sbin:/usr/bin:/sbin:/bin sh /run/script.sh {line}"))
+    lab.write("/srv/quick/rm", QUICK);
+    lab.write("/srv/quick/chmod", "#!/bin/sh\nsleep 0.5\nexec /bin/chmod \"$@\"\n");
+    lab.write("/srv/script.sh", script);
+    lab.sh("chmod 755 /srv/quick/*; chmod 1777 /tmp").ok();
+    lab.sh(&format!("PATH=/srv/quick:/usr/sbin:/usr/bin:/sbin:/bin sh /srv/script.sh {line}"))
 }
 
 #[test]
@@ -43,6 +43,6 @@ fn nobody_gets_his_own_file_taken_for_the_runfile() {
     let Some(lab) = Lab::builder().start() else { return };
     let said = beside_nobody(&lab, RECEIVE, "/tmp/nvidia-driver-installer.run <<END\nrunfile\nEND\n");
     said.code(1).says("is not the file that was made there").says_not("sha256");
-    let plain = "sh /run/script.sh /tmp/nvidia-driver-installer.run <<END\nrunfile\nEND\n";
+    let plain = "sh /srv/script.sh /tmp/nvidia-driver-installer.run <<END\nrunfile\nEND\n";
     lab.sh(plain).ok().says("size 8").says("sha256 ");
 }

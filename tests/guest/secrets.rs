@@ -55,8 +55,8 @@ struct Watched<'lab> {
 impl<'lab> Watched<'lab> {
     fn new(lab: &'lab Lab) -> Self {
         // Each call of the ways into a container writes its arguments down.
-        let wrapper = "#!/bin/sh\nprintf '%s\\n' \"$@\" >>/run/lab/argv\nexec /run/lab/lxc-attach \"$@\"\n";
-        lab.sh("cp /usr/bin/lxc-attach /run/lab/lxc-attach").ok();
+        let wrapper = "#!/bin/sh\nprintf '%s\\n' \"$@\" >>/run/lab/argv\nexec /srv/lxc-attach \"$@\"\n";
+        lab.sh("cp /usr/bin/lxc-attach /srv/lxc-attach").ok();
         lab.replace_program("/usr/bin/lxc-attach", wrapper);
         let syslog = UnixDatagram::bind(format!("/proc/{}/root/dev/log", lab.init_pid())).unwrap();
         syslog.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
