@@ -364,10 +364,10 @@ impl Watch for Download<'_> {
     fn room(&mut self, more: u64) -> io::Result<()> {
         let directory = self.cache.directory();
         let need = more.saturating_add(RESERVE);
-        if free_space(directory)? < need {
+        if file::free_space(directory)? < need {
             self.cache.make_room(self.version);
         }
-        let free = free_space(directory)?;
+        let free = file::free_space(directory)?;
         if free < need {
             let why = format!("{} needed, {} free", size(need), size(free));
             return Err(io::Error::new(io::ErrorKind::StorageFull, why));
@@ -386,11 +386,6 @@ impl Watch for Download<'_> {
     fn retry(&mut self, trouble: &FetchError) {
         log::warn!("download: {trouble}; retrying");
     }
-}
-
-fn free_space(directory: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(directory)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::pve::conf::mounts::{Mount, RUN};
 use crate::pve::sharing;
 use crate::sys::lock;
 use crate::sys::look::{Look, View};
-use crate::sys::mount;
+use crate::sys::mount::{self, Holds};
 use crate::sys::private;
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
@@ -82,7 +82,7 @@ impl Masks {
             private::directory(directory, *mode).map_err(io::Error::other)?;
         }
         let source = self.make(root, ctid)?;
-        let shown = mount::unmount(&at).and_then(|()| mount::read_only(&source, &empty, &at));
+        let shown = mount::unmount(&at).and_then(|()| mount::read_only(&source, &empty, &at, Holds::Data));
         if shown.is_err() {
             let _ = fs::remove_dir_all(&source);
         }

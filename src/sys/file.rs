@@ -115,6 +115,15 @@ pub fn text(path: &Path, most: u64) -> io::Result<String> {
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
+/// How many bytes the file system of a directory can take.
+///
+/// # Errors
+/// What statvfs says.
+pub fn free_space(directory: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(directory)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
 fn with(options: &mut OpenOptions, more: i32, path: &Path) -> io::Result<(File, Metadata)> {
     let file = options.custom_flags(GUARDED | more).open(path).map_err(|error| explained(error, path))?;
     let meta = file.metadata()?;

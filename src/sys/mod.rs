@@ -7,6 +7,7 @@ pub mod lock;
 pub mod log;
 pub mod look;
 pub mod mount;
+pub mod mountinfo;
 pub mod out;
 pub mod pidfd;
 pub mod private;

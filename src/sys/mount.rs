@@ -13,13 +13,22 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+/// What lies below an overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Text, which no program runs.
+    Data,
+    /// Programs and libraries.
+    Programs,
+}
+
 /// Mounts `lower` at the directory `at`, read-only and private: later mounts on
 /// it do not propagate to containers. `empty` is an empty directory, since an
 /// overlay without an upper layer needs two lower ones.
 ///
 /// # Errors
 /// The kernel's; ENODEV where it has no overlayfs.
-pub fn read_only(lower: &Path, empty: &Path, at: &Path) -> io::Result<()> {
+pub fn read_only(lower: &Path, empty: &Path, at: &Path, holds: Holds) -> io::Result<()> {
     // These separate layers and options.
     if [lower, empty].iter().any(|path| path.as_os_str().as_bytes().iter().any(|b| b":,\\".contains(b))) {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -28,9 +37,41 @@ pub fn read_only(lower: &Path, empty: &Path, at: &Path) -> io::Result<()> {
     options.push(lower);
     options.push(":");
     options.push(empty);
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("overlay"), at, Some("overlay"), flags, Some(options.as_os_str()))?;
-    Ok(mount(None::<&str>, at, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
+    mount(Some("overlay"), at, Some("overlay"), PLAIN | holds.flags(), Some(options.as_os_str()))?;
+    make_private(at)
+}
+
+const NONE: Option<&str> = None;
+const PLAIN: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV);
+
+impl Holds {
+    fn flags(self) -> MsFlags {
+        match self {
+            Holds::Data => MsFlags::MS_NOEXEC,
+            Holds::Programs => MsFlags::empty(),
+        }
+    }
+}
+
+/// Binds `from` to the directory `at`, read-only and private: for a kernel
+/// without overlayfs. Root of a privileged container can write through it.
+///
+/// # Errors
+/// The kernel's.
+pub fn bind_read_only(from: &Path, at: &Path) -> io::Result<()> {
+    mount(Some(from), at, NONE, MsFlags::MS_BIND, NONE)?;
+    make_private(at)?;
+    mount(NONE, at, NONE, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | PLAIN, NONE)?;
+    Ok(())
+}
+
+/// No later mount on `at` shows in another mount namespace, nor the other way
+/// round.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_private(at: &Path) -> io::Result<()> {
+    Ok(mount(NONE, at, NONE, MsFlags::MS_PRIVATE, NONE)?)
 }
 
 /// Mounts a small tmpfs at the directory `at` on which devices can be opened:
@@ -89,7 +130,8 @@ mod tests {
     fn a_path_that_would_be_read_as_two_layers_is_refused() {
         for bad in ["/a:b", "/a,upperdir=/etc", "/a\\b"] {
             let error =
-                read_only(Path::new(bad), Path::new("/empty"), Path::new("/nonexistent")).unwrap_err();
+                read_only(Path::new(bad), Path::new("/empty"), Path::new("/nonexistent"), Holds::Data)
+                    .unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad}");
         }
     }

@@ -98,6 +98,32 @@ pub fn replace_own(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     replace(path, &temp, contents, mode)
 }
 
+/// Has the symlink `path` lead to `target`, at once: nobody finds it missing.
+///
+/// # Errors
+/// The file system's.
+pub fn link_own(path: &Path, target: &Path) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temp = path.with_file_name(name);
+    let _ = std::fs::remove_file(&temp);
+    std::os::unix::fs::symlink(target, &temp)?;
+    #[allow(clippy::disallowed_methods)] // this is the one room
+    std::fs::rename(&temp, path).inspect_err(|_| drop(std::fs::remove_file(&temp)))
+}
+
+/// Moves a directory that was made beside its place there, on disk before and
+/// after.
+///
+/// # Errors
+/// The file system's: one that is there already is not replaced.
+pub fn directory_whole(temp: &Path, path: &Path) -> io::Result<()> {
+    File::open(temp)?.sync_all()?;
+    #[allow(clippy::disallowed_methods)] // this is the one room
+    std::fs::rename(temp, path)?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +147,22 @@ mod tests {
         let temp = dir.path().join("f.tmp");
         assert!(replace(&path, &temp, b"x", 0o600).is_err());
         assert!(!temp.exists() && path.is_dir());
+    }
+
+    #[test]
+    fn a_link_is_replaced_whatever_it_led_to_and_a_directory_never() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for target in ["a", "b"] {
+            link_own(&at("current"), Path::new(target)).unwrap();
+            assert_eq!(std::fs::read_link(at("current")).unwrap(), Path::new(target));
+        }
+        std::fs::create_dir_all(at("new")).unwrap();
+        std::fs::create_dir_all(at("old/full")).unwrap();
+        assert!(directory_whole(&at("new"), &at("old")).is_err());
+        assert!(link_own(&at("old"), Path::new("a")).is_err());
+        directory_whole(&at("new"), &at("fresh")).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! Mount tables: `/proc/PID/mountinfo` (proc(5)).
+//!
+//! The kernel answers from memory, but a container can grow its table and
+//! choose names in it.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// So much of a table is read, in bytes.
+const MOST: u64 = 4 << 20;
+
+/// One mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mounted<'a> {
+    /// Which directory of the file system.
+    pub root: &'a str,
+    /// Where, seen from the process's root; blanks are escaped as `\040`.
+    pub at: &'a str,
+    /// The type of the file system.
+    pub kind: &'a str,
+    /// The options of the file system, separated by commas.
+    pub options: &'a str,
+}
+
+impl<'a> Mounted<'a> {
+    /// The lower layers of an overlay; none of anything else.
+    pub fn lower(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let options = if self.kind == "overlay" { self.options } else { "" };
+        let values = options.split(',').filter_map(|option| option.split_once('='));
+        let lower = values.filter(|(key, _)| key.trim_end_matches('+') == "lowerdir");
+        lower.flat_map(|(_, value)| value.split(':'))
+    }
+
+    /// Whether it is an overlay with this directory among its lower layers.
+    pub fn is_over(&self, lower: &str) -> bool {
+        self.lower().any(|layer| layer == lower)
+    }
+}
+
+/// The mounts of a table; other lines are skipped.
+pub fn mounts(table: &str) -> impl Iterator<Item = Mounted<'_>> {
+    table.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let (mut mount, mut fields) = (mount.split(' '), file_system.split(' '));
+        let (root, at) = (mount.nth(3)?, mount.next()?);
+        Some(Mounted { root, at, kind: fields.next()?, options: fields.nth(1)? })
+    })
+}
+
+/// The table of a process.
+///
+/// # Errors
+/// It is gone, or /proc cannot be read.
+pub fn of(pid: i32) -> io::Result<String> {
+    let mut table = Vec::new();
+    File::open(format!("/proc/{pid}/mountinfo"))?.take(MOST).read_to_end(&mut table)?;
+    Ok(String::from_utf8_lossy(&table).into_owned())
+}
+
+/// The tables of all mount namespaces that a process is in, each once.
+///
+/// # Errors
+/// One that could not be read, although its process is there.
+pub fn all() -> io::Result<Vec<String>> {
+    let mut namespaces = std::collections::BTreeSet::new();
+    let mut tables = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let link = std::fs::read_link(format!("/proc/{pid}/ns/mnt"));
+        let table = link.and_then(|namespace| match namespaces.insert(namespace) {
+            true => of(pid).map(Some),
+            false => Ok(None),
+        });
+        match table {
+            Ok(table) => tables.extend(table),
+            // It has ended, or ends now and has no namespace any more.
+            Err(error) if ended(&error, pid) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(tables)
+}
+
+fn ended(error: &io::Error, pid: i32) -> bool {
+    let gone = [Some(nix::libc::ENOENT), Some(nix::libc::ESRCH), Some(nix::libc::EINVAL)];
+    gone.contains(&error.raw_os_error()) || !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Whether this process and process 1 have the same mounts: what it mounts is
+/// seen by those that process 1 starts.
+pub fn is_host_namespace() -> bool {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    namespace("self").is_some_and(|own| namespace("1") == Some(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+36 35 98:0 /mnt1 /mnt2 rw,noatime shared:1 master:2 - ext3 /dev/root rw,errors=continue\n\
+40 30 0:52 / /usr/lib/x ro,nosuid,nodev - overlay overlay ro,lowerdir=/var/lib/p/580.1:/run/p/empty\n\
+41 30 0:53 / /usr/lib/y ro - overlay overlay ro,lowerdir+=/var/lib/p/580.2,lowerdir+=/run/p/empty,x=y\n\
+42 30 0:54 / /usr/lib/z ro - tmpfs lowerdir=/var/lib/p/580.3 rw\n\
+broken line\n";
+
+    #[test]
+    fn an_overlay_is_known_by_its_layers_in_both_forms() {
+        let over = |lower: &str| -> Vec<&str> {
+            mounts(TABLE).filter(|mount| mount.is_over(lower)).map(|mount| mount.at).collect()
+        };
+        assert_eq!(over("/var/lib/p/580.1"), ["/usr/lib/x"]);
+        assert_eq!(over("/var/lib/p/580.2"), ["/usr/lib/y"]);
+        assert_eq!(over("/run/p/empty"), ["/usr/lib/x", "/usr/lib/y"]);
+        for other in ["/var/lib/p/580.3", "/var/lib/p/580", "580.1", ""] {
+            assert_eq!(over(other), [""; 0], "{other}");
+        }
+    }
+
+    #[test]
+    fn each_namespace_is_read_once_and_our_own_is_among_them() {
+        let own = of(std::process::id().cast_signed()).unwrap();
+        assert!(mounts(&own).any(|mount| mount.at == "/proc"), "{own}");
+        match all() {
+            Ok(all) => assert!(all.len() < 200 && all.contains(&own)),
+            // In a sandbox that keeps us away from another process.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+        }
+    }
+}
