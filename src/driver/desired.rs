@@ -17,6 +17,9 @@ pub struct Desired {
     /// The version of the kernel driver that is loaded on the host, if any.
     /// User space of another version cannot work.
     pub kernel: Option<Version>,
+    /// Its user space is the host's, mounted into the container: nothing of it is
+    /// installed.
+    pub injected: bool,
     /// The URL of the runfile.
     pub runfile_url: Template,
     /// The checksum of the runfile, if set.
@@ -63,6 +66,12 @@ impl Desired {
         }
     }
 
+    /// What is said of a driver that needs nothing.
+    pub fn right(&self) -> String {
+        let how = if self.injected { "the host's, mounted" } else { "installed and right" };
+        format!("driver {}: {how}", self.driver)
+    }
+
     /// Equal for two runs that would install the same: a failed one is not
     /// repeated in the same boot. A hash, since it is recorded and a URL may
     /// hold a password.
@@ -75,7 +84,8 @@ impl Desired {
             CudaPackages::List(packages) => list(packages),
         };
         let all = format!(
-            "{} {} {} {} {}|{}|{}",
+            "{}{} {} {} {} {}|{}|{}",
+            if self.injected { "injected " } else { "" },
             self.driver,
             self.runfile_url.identity(),
             self.sha256.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -224,6 +234,7 @@ impl Desired {
         Desired {
             driver: "580.95.05".parse().unwrap(),
             kernel: Some("580.95.05".parse().unwrap()),
+            injected: false,
             runfile_url: "/x".parse().unwrap(),
             sha256: None,
             repo_url: "/x".parse().unwrap(),

@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod desired;
+pub mod injection;
 pub mod obtain;
 pub mod packages;
 mod progress;
@@ -10,3 +11,4 @@ pub mod repo;
 pub mod runfile;
 pub mod source;
 pub mod template;
+pub mod tree;

@@ -8,6 +8,7 @@ use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::line::Setting;
 use crate::pve::passthrough::normal;
+use crate::pve::property;
 use std::fmt;
 
 /// The directory of the sources.
@@ -54,6 +55,25 @@ pub fn mounts(document: &Document) -> Vec<Mount> {
 /// The lines of our mounts, from 1.
 pub fn mount_lines(document: &Document) -> Vec<usize> {
     find(document, Form::Pve).iter().map(|there| there.index + 1).collect()
+}
+
+/// Where the main section mounts what is not ours, with the lines, from 1: the
+/// targets of mount entries and mount points, relative to the container's root.
+pub fn targets(document: &Document) -> Vec<(usize, String)> {
+    let target = |(index, setting): (usize, Setting<'_>)| {
+        let value = std::str::from_utf8(setting.value).ok()?;
+        let target = match setting.key.strip_prefix("mp") {
+            Some(number) if number.bytes().all(|b| b.is_ascii_digit()) => {
+                property::get(value, "mp", "volume")?
+            }
+            _ if setting.key == ENTRY && read(&setting).is_none() => {
+                value.split_ascii_whitespace().nth(1)?.to_owned()
+            }
+            _ => return None,
+        };
+        Some((index + 1, normal(&target).trim_start_matches('/').to_owned()))
+    };
+    document.main_settings().filter_map(target).collect()
 }
 
 pub(super) fn find(document: &Document, form: Form) -> Vec<There> {

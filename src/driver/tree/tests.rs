@@ -1,0 +1,111 @@
+use super::*;
+use std::os::unix::fs::PermissionsExt as _;
+
+fn version() -> Version {
+    "580.95.05".parse().unwrap()
+}
+
+/// A host whose driver is copies of this program, which is an ELF file.
+fn host() -> (tempfile::TempDir, Trees) {
+    let dir = tempfile::tempdir().unwrap();
+    let library =
+        if cfg!(target_arch = "aarch64") { "usr/lib/aarch64-linux-gnu" } else { "usr/lib/x86_64-linux-gnu" };
+    for path in ["libcuda.so.580.95.05", "libnvidia-ml.so.580.95.05"].map(|name| format!("{library}/{name}"))
+    {
+        put(&dir.path().join(path));
+    }
+    put(&dir.path().join("usr/bin/nvidia-smi"));
+    let trees = Trees { root: dir.path().to_owned() };
+    (dir, trees)
+}
+
+fn put(path: &Path) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::copy("/bin/true", path).unwrap();
+    // Of the host, whatever their modes are there.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o4711)).unwrap();
+}
+
+fn keep(trees: &Trees) -> anyhow::Result<()> {
+    trees.keep(&version(), &Deadline::secs(60))
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_copy_is_whole_roots_and_without_setuid() {
+    let (_dir, trees) = host();
+    assert_eq!(trees.check(&version()), Err(Gap::Tree));
+    keep(&trees).unwrap();
+    let tree = trees.kept(&version());
+    assert_eq!(names(&tree), [".phoenix-nvidia", "bin", "libcuda.so.580.95.05", "libnvidia-ml.so.580.95.05"]);
+    for (name, mode) in [
+        ("", 0o755),
+        ("bin", 0o755),
+        ("bin/nvidia-smi", 0o755),
+        ("libcuda.so.580.95.05", 0o644),
+        (MARK, 0o644),
+    ] {
+        let meta = tree.join(name).metadata().unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7777, mode, "{name}");
+    }
+    assert_eq!(trees.check(&version()), Err(Gap::Mount));
+    // A second time nothing is copied.
+    let before = tree.join("libcuda.so.580.95.05").metadata().unwrap().ino();
+    keep(&trees).unwrap();
+    assert_eq!(tree.join("libcuda.so.580.95.05").metadata().unwrap().ino(), before);
+}
+
+#[test]
+fn what_a_killed_run_left_goes_and_files_that_are_missing_come_back() {
+    let (_dir, trees) = host();
+    let above = trees.root.join(KEPT);
+    std::fs::create_dir_all(above.join(".580.95.05.4711/share")).unwrap();
+    std::fs::create_dir_all(above.join("580.95.05/share")).unwrap();
+    // A directory of that name without its list is no tree.
+    assert_eq!(trees.check(&version()), Err(Gap::Files(1)));
+    keep(&trees).unwrap();
+    assert_eq!(names(&above), ["580.95.05"]);
+    let tree = trees.kept(&version());
+    std::fs::remove_file(tree.join("bin/nvidia-smi")).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(tree.join("libcuda.so.580.95.05"))
+        .unwrap()
+        .set_len(10)
+        .unwrap();
+    assert_eq!(trees.check(&version()), Err(Gap::Files(2)));
+    keep(&trees).unwrap();
+    assert_eq!(trees.check(&version()), Err(Gap::Mount));
+    assert_eq!(std::fs::read(tree.join("bin/nvidia-smi")).unwrap(), std::fs::read("/bin/true").unwrap());
+}
+
+#[test]
+fn a_host_without_the_files_and_a_time_that_is_over_leave_nothing() {
+    let (_dir, trees) = host();
+    let other: Version = "590.48.01".parse().unwrap();
+    let error = trees.make(&other, &Deadline::secs(60)).unwrap_err();
+    assert!(format!("{error:#}").contains("its driver files are 580.95.05"), "{error:#}");
+    assert_eq!(crate::exit::remedy_of(&error), Some("reboot"));
+    let error = trees.keep(&version(), &Deadline::secs(0)).unwrap_err();
+    assert!(format!("{error:#}").contains("not copied within"), "{error:#}");
+    assert_eq!(names(&trees.root.join(KEPT)), [""; 0]);
+}
+
+#[test]
+fn a_tree_in_a_mount_table_tells_its_version() {
+    let line = |root: &str, options: &str| {
+        format!("40 30 0:52 {root} /usr/lib/x ro - overlay overlay ro,{options}\n")
+    };
+    let tree = "lowerdir=/var/lib/phoenix-nvidia/driver/580.95.05:/run/phoenix-nvidia/driver/empty";
+    assert_eq!(mounted(&line("/", tree)), Some(version()));
+    assert_eq!(mounted(&line("/lib/phoenix-nvidia/driver/580.95.05", "x=y")), Some(version()));
+    for other in [line("/", "lowerdir=/var/lib/phoenix-nvidia/driver/empty:/x"), line("/x", "upperdir=/y")] {
+        assert_eq!(mounted(&other), None, "{other}");
+    }
+}
