@@ -108,6 +108,7 @@ fn clean(text: &str) {
 fn desired() -> Desired {
     let url = |text: &str| text.parse().expect("a template");
     Desired {
+        injected: false,
         driver: "580.95.05".parse().expect("a version"),
         kernel: None,
         runfile_url: url("/srv/{version}.run"),

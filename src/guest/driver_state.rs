@@ -51,6 +51,18 @@ pub enum DriverState {
 }
 
 impl DriverState {
+    /// Where the driver is the host's: its state, and that of one that is
+    /// installed all the same, which this one is. `bare`: there is none.
+    pub fn mounted(self, mounted: bool, bare: bool) -> (DriverState, Option<DriverState>) {
+        match self {
+            DriverState::Unsupported { .. } => (self, None),
+            installed => {
+                let driver = if mounted { DriverState::Matching } else { DriverState::Missing };
+                (driver, (!bare).then_some(installed))
+            }
+        }
+    }
+
     /// The version that programs in the container load now, if any.
     pub fn version<'a>(&'a self, desired: &'a Version) -> Option<&'a Version> {
         match self {

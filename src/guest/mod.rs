@@ -12,6 +12,8 @@ pub mod driver_state;
 pub mod exec;
 pub mod install;
 pub mod leftovers;
+pub mod link;
+pub mod mounted;
 pub mod os;
 pub mod own;
 pub mod packaged;

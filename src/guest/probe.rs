@@ -76,6 +76,10 @@ pub struct Check {
     pub driver: DriverState,
     /// The packages that hold it, where it is right: it is left to them.
     pub packages: Option<Packages>,
+    /// Where the driver is the host's: one that is installed all the same.
+    pub beside: Option<DriverState>,
+    /// Links to the host's driver were made in it.
+    pub links: bool,
     /// What apt's next upgrade does to them; asked for with nvidia-smi.
     pub next_upgrade: Option<NextUpgrade>,
     /// The missing packages of CUDA_PACKAGES.
@@ -248,6 +252,11 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         _ if raw.mounted.is_empty() => driver,
         _ => DriverState::HostFiles { points: raw.mounted.clone(), lines: None },
     };
+    let bare = raw.libs.is_empty() && raw.owners.is_empty() && raw.mounted.is_empty();
+    let (driver, beside) = match desired.injected {
+        true => driver.mounted(raw.host_driver.as_ref() == Some(&desired.driver), bare),
+        false => (driver, None),
+    };
     let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
         let there = |p: &PackageTemplate| {
             let name = names.name(p);
@@ -257,7 +266,9 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
     };
     let cuda_missing = missing(desired.cuda.list());
     Check {
-        packages: raw.packages().filter(|_| driver == DriverState::Matching),
+        packages: raw.packages().filter(|_| driver == DriverState::Matching && !desired.injected),
+        beside,
+        links: raw.links,
         next_upgrade: None,
         driver,
         cuda_obstacle: names.obstacle(&cuda_missing, &raw.os),

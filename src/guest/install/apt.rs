@@ -248,7 +248,8 @@ impl<'a> Apt<'a> {
             ),
             Refusal::Driver(packages) => (
                 format!(
-                    "{what} refused: would install another driver ({packages}) over the runfile's {}",
+                    "{what} refused: would install another driver ({packages}) over the {} {}",
+                    if self.desired.injected { "host's" } else { "runfile's" },
                     self.desired.driver
                 ),
                 toolkit(),

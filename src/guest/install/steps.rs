@@ -99,7 +99,7 @@ impl InstallSteps {
         if matches!(check.driver, DriverState::Unsupported { .. }) {
             return InstallSteps(steps);
         }
-        if !check.driver_matches() {
+        if !check.driver_matches() && !desired.injected {
             steps.push(InstallStep::Driver { found: check.driver.clone(), to: desired.driver.clone() });
         }
         if cuda && check.cuda_obstacle.is_none() {

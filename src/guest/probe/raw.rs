@@ -20,6 +20,9 @@ pub(super) struct Raw {
     pub(super) cuda: Option<Version>,
     pub(super) smi: bool,
     pub(super) state: Option<Version>,
+    /// The version of the host's driver that we mounted.
+    pub(super) host_driver: Option<Version>,
+    pub(super) links: bool,
     pub(super) driver_interrupted: Option<String>,
     pub(super) cuda_interrupted: bool,
     pub(super) owners: Vec<(Manager, Option<PackageName>)>,
@@ -62,6 +65,8 @@ impl Raw {
             "link" if two.0 == "libnvidia-ml" => self.ml = two.1.parse().ok(),
             "link" => self.cuda = two.1.parse().ok(),
             "smi" => self.smi = true,
+            "host-driver" => self.host_driver = value.parse().ok(),
+            "links" => self.links = true,
             "state" => self.state = state_version(&value),
             "cut" if two.0 == "driver" => self.driver_interrupted = Some(two.1.to_owned()),
             "cut" => self.cuda_interrupted = true,

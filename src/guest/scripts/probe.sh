@@ -42,6 +42,15 @@ command -v modprobe >/dev/null && echo "modprobe yes"
 libs=
 for d in /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/lib64 /usr/lib; do
     [ -L "$d" ] && continue
+    for f in "$d/glibc-hwcaps/x86-64-v2" "$d/phoenix-nvidia"; do
+        # The host's, mounted: its second line has the version.
+        [ -f "$f/.phoenix-nvidia" ] || continue
+        {
+            IFS= read -r line
+            IFS=' ' read -r key line
+            printf 'host-driver %s\n' "$line"
+        } <"$f/.phoenix-nvidia"
+    done
     for name in libnvidia-ml libcuda; do
         for f in "$d/$name".so.[0-9]*.[0-9]*; do
             [ -e "$f" ] || continue
@@ -64,6 +73,7 @@ done
 if [ -f /var/lib/nvidia/log ]; then
     IFS= read -r line </var/lib/nvidia/log && printf 'state %s\n' "$line"
 fi
+[ -f "$own/links" ] && echo "links $own/links"
 for what in driver software; do
     if [ -f "$own/$what.installing" ]; then
         line=

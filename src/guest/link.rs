@@ -1,0 +1,136 @@
+//! What a container with the host's driver mounted gets inside, once after a
+//! change: links for programs that do not search the mount, and a new cache of
+//! the dynamic linker. Nothing of it is needed by a program that the dynamic
+//! linker starts, unless a machine needs the drop-in.
+
+use super::exec::{Guest, fields};
+use super::os::{Libc, Os};
+use crate::driver::injection::Place;
+use crate::driver::tree::Glibc;
+use crate::exit::{Code, Context as _, Fault};
+use crate::sys::process::Output;
+use crate::sys::time::{Deadline, human};
+use crate::types::Version;
+
+const LINK: &str = include_str!("scripts/link.sh");
+
+/// What was found and done inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Linked {
+    /// It has a shell: nothing was done in one without.
+    pub shell: bool,
+    /// Where the driver was found.
+    pub mounted: Option<String>,
+    /// The C library's version.
+    pub glibc: Option<Glibc>,
+    /// It has another C library.
+    pub musl: bool,
+    /// The dynamic linker's cache is new.
+    pub ldconfig: bool,
+}
+
+impl Linked {
+    fn parse(answer: &[u8]) -> Option<Linked> {
+        let (mut linked, mut os, mut complete) =
+            (Linked { shell: true, ..Linked::default() }, Os::default(), false);
+        for (key, value) in fields(answer) {
+            match key.as_str() {
+                "mounted" => linked.mounted = Some(value),
+                "loader" => os.loader(&value),
+                "glibc" => linked.glibc = glibc(&value),
+                "ldconfig" => linked.ldconfig = true,
+                "end" => complete = true,
+                _ => {}
+            }
+        }
+        linked.musl = os.libc == Libc::Musl;
+        complete.then_some(linked)
+    }
+
+    /// Why the driver cannot be used in it, if so; `needs` is the glibc of which
+    /// the driver needs something.
+    pub fn unfit(&self, needs: Option<Glibc>) -> Option<String> {
+        if self.musl {
+            return Some("the container has musl, and NVIDIA's driver needs glibc".to_owned());
+        }
+        let (has, needs) = (self.glibc?, needs?);
+        (has < needs).then(|| format!("the container's glibc is {has}, the driver needs {needs}"))
+    }
+}
+
+/// The version in what glibc says of itself: `GNU C Library (Debian GLIBC
+/// 2.36-9) stable release version 2.36.`
+fn glibc(line: &str) -> Option<Glibc> {
+    line.rsplit_once("version ")?.1.trim_end_matches('.').parse().ok()
+}
+
+/// Makes the links of `version`, mounted at `place`.
+///
+/// # Errors
+/// [`Code::Software`]: it could not be done, which says nothing about the driver.
+pub fn link(guest: &Guest, place: &Place, version: &Version, deadline: &Deadline) -> anyhow::Result<Linked> {
+    let targets: Vec<String> = place.targets.iter().map(|target| format!("/{target}")).collect();
+    let drop_in = if place.drop_in { "drop-in" } else { "none" };
+    let args = ["link", drop_in, version.as_str()].into_iter().chain(targets.iter().map(String::as_str));
+    let fault = || {
+        Fault::new(Code::Software, format!("cannot make links to the driver in container {}", guest.ctid()))
+    };
+    let output = guest.attach_sh(LINK, args).run(deadline).fault(fault)?;
+    // lxc-attach cannot run a shell.
+    if matches!(output.code(), Some(126 | 127)) && output.stdout.is_empty() {
+        return Ok(Linked::default());
+    }
+    let linked = Linked::parse(&output.stdout).ok_or_else(|| cut_off(&output).context(fault()))?;
+    log::debug!("links to the driver: {linked:?}, {}", human(output.took));
+    Ok(linked)
+}
+
+fn cut_off(output: &Output) -> anyhow::Error {
+    anyhow::anyhow!("ended early, {}: {}", output.ended, output.last_lines(3).join(" | "))
+}
+
+/// Removes all of it: before a driver is installed, and with `detach`. Returns
+/// how many files went.
+///
+/// # Errors
+/// The command could not be run.
+pub fn unlink(guest: &Guest, deadline: &Deadline) -> anyhow::Result<usize> {
+    let output = guest.attach_sh(LINK, ["unlink", "none", "-"]).run(deadline)?;
+    let removed = fields(&output.stdout).filter(|(key, _)| key == "removed").count();
+    if removed > 0 {
+        log::info!("removed {removed} links to the host's driver from container {}", guest.ctid());
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_container_says_is_read_and_an_early_end_is_none() {
+        let answer = b"begin 1\nloader /lib64/ld-linux-x86-64.so.2\n\
+            glibc GNU C Library (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.\n\
+            mounted /usr/lib/x\nlinked /usr/bin/nvidia-smi\nldconfig yes\nend 1\n";
+        let linked = Linked::parse(answer).unwrap();
+        assert_eq!(
+            (linked.mounted.as_deref(), linked.musl, linked.ldconfig),
+            (Some("/usr/lib/x"), false, true)
+        );
+        assert_eq!(linked.glibc, "2.36".parse().ok());
+        assert_eq!(Linked::parse(&answer[..answer.len() - 6]), None);
+    }
+
+    #[test]
+    fn a_c_library_that_cannot_load_the_driver_is_told() {
+        let needs = "2.14".parse().ok();
+        let of = |lines: &str| Linked::parse(format!("{lines}\nend 1\n").as_bytes()).unwrap().unfit(needs);
+        assert!(of("loader /lib/ld-musl-x86_64.so.1").unwrap().contains("musl"));
+        let old = "glibc GNU C Library stable release version 2.12, by Roland McGrath et al.";
+        assert_eq!(of(old), None, "a form that nobody knows is no reason");
+        let old = "glibc GNU C Library stable release version 2.12.";
+        assert_eq!(of(old).as_deref(), Some("the container's glibc is 2.12, the driver needs 2.14"));
+        assert_eq!(of("glibc GNU C Library (Ubuntu GLIBC 2.39-0ubuntu8) stable release version 2.39."), None);
+        assert_eq!(of("mounted /x"), None);
+    }
+}

@@ -1,0 +1,118 @@
+# The host's driver, mounted in a container: what programs besides the dynamic
+# linker look for. Facts as "key value" lines; for any POSIX sh.
+# $1: "link" or "unlink"; $2: "drop-in" where the dynamic linker does not search
+# the mount by itself; $3: the driver's version; $4...: the mounts.
+do=$1
+drop_in=$2
+version=$3
+shift 3
+own=/var/lib/phoenix-nvidia
+list=$own/links
+conf=/etc/ld.so.conf.d/phoenix-nvidia.conf
+
+echo "begin 1"
+
+# Removes the links of ours that are still ours: a package may have put a file
+# in the place of one.
+unlink() {
+    [ -f "$list" ] || return 0
+    while IFS=' ' read -r path target; do
+        if [ -L "$path" ] && [ "$(readlink "$path")" = "$target" ]; then
+            rm -f "$path" && echo "removed $path"
+        fi
+    done <"$list"
+    rm -f "$list"
+}
+
+# $1: the path of a link, $2: its target. What is there and is no link that leads
+# nowhere is somebody's, unless it is just that link.
+link() {
+    if [ ! -L "$1" ] || [ "$(readlink "$1")" != "$2" ]; then
+        [ -e "$1" ] && return 0
+        mkdir -p "${1%/*}" && ln -sfn "$2" "$1" || return 0
+        echo "linked $1"
+    fi
+    printf '%s %s\n' "$1" "$2" >>"$list"
+}
+
+refresh() {
+    for f in /sbin/ldconfig /usr/sbin/ldconfig; do
+        if [ -x "$f" ]; then
+            "$f" && echo "ldconfig yes"
+            return 0
+        fi
+    done
+}
+
+if [ "$do" = unlink ]; then
+    unlink
+    [ -f "$conf" ] && rm -f "$conf" && echo "removed $conf"
+    rmdir "$own" 2>/dev/null
+    refresh
+    echo "end 1"
+    exit 0
+fi
+
+dir=
+for d in "$@"; do
+    if [ -f "$d/.phoenix-nvidia" ]; then
+        while IFS=' ' read -r key value; do
+            [ "$key $value" = "version $version" ] && [ -z "$dir" ] && dir=$d
+            [ "$key" = version ] && break
+        done <"$d/.phoenix-nvidia"
+    fi
+done
+for f in /lib/ld-musl-*.so.1 /lib/ld-linux-*.so.* /lib64/ld-linux-*.so.*; do
+    [ -e "$f" ] && echo "loader $f"
+done
+# glibc tells its version when it is run.
+for f in /lib/x86_64-linux-gnu/libc.so.6 /lib/aarch64-linux-gnu/libc.so.6 /lib64/libc.so.6 /usr/lib/libc.so.6; do
+    if [ -x "$f" ]; then
+        "$f" 2>/dev/null | {
+            IFS= read -r line
+            printf 'glibc %s\n' "$line"
+        }
+        break
+    fi
+done
+if [ -z "$dir" ]; then
+    echo "end 1"
+    exit 0
+fi
+echo "mounted $dir"
+mkdir -p "$own"
+unlink >/dev/null
+: >"$list"
+
+# The library directory that programs with a loader of their own search.
+libdir=${dir%/glibc-hwcaps/*}
+[ "$libdir" = "$dir" ] && libdir=${dir%/*}
+below=${dir#"$libdir/"}
+for f in "$dir"/lib*.so "$dir"/lib*.so.*; do
+    [ -L "$f" ] && link "$libdir/${f##*/}" "$below/${f##*/}"
+done
+[ -e "$dir/libnvidia-allocator.so.1" ] &&
+    link "$libdir/gbm/nvidia-drm_gbm.so" "../$below/libnvidia-allocator.so.1"
+for f in "$dir"/bin/*; do
+    [ -f "$f" ] && link "/usr/bin/${f##*/}" "../${dir#/usr/}/bin/${f##*/}"
+done
+for f in "$dir"/share/OpenCL/vendors/*; do
+    [ -f "$f" ] && link "/etc/OpenCL/vendors/${f##*/}" "../../..$f"
+done
+for kind in vulkan/icd.d vulkan/implicit_layer.d glvnd/egl_vendor.d egl/egl_external_platform.d; do
+    for f in "$dir/share/$kind"/*; do
+        [ -f "$f" ] && link "/usr/share/$kind/${f##*/}" "../../../..$f"
+    done
+done
+for f in "$dir"/share/nvidia/*; do
+    [ -f "$f" ] && link "/usr/share/nvidia/${f##*/}" "../../..$f"
+done
+if [ "$drop_in" = drop-in ]; then
+    mkdir -p "${conf%/*}"
+    for d in "$@"; do echo "$d"; done >"$conf" && echo "linked $conf"
+else
+    rm -f "$conf"
+fi
+refresh
+echo "end 1"
+exit 0
