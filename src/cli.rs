@@ -95,7 +95,8 @@ pub enum Command {
     /// Make the missing device nodes of all GPUs, as at boot
     ///
     /// Loads the kernel modules and makes missing or wrong nodes, with
-    /// nvidia-modprobe if it is installed.
+    /// nvidia-modprobe if it is installed. Where a container has
+    /// DRIVER_MODE=inject, also copies and mounts the driver files for it.
     Prepare,
     /// Fetch drivers ahead, so that starts need no network
     ///
@@ -143,6 +144,14 @@ pub struct Attach {
     /// Driver in the container: a version, or host
     #[arg(long, value_name = "VERSION")]
     pub driver: Option<Line>,
+
+    /// Mount the host's driver files instead of an install: DRIVER_MODE=inject
+    #[arg(long, conflicts_with = "install")]
+    pub inject: bool,
+
+    /// Install the driver in the container: DRIVER_MODE=install
+    #[arg(long)]
+    pub install: bool,
 
     /// Storage for the hookscript
     #[arg(long, value_name = "ID")]

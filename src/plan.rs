@@ -5,6 +5,7 @@ pub mod dropped;
 
 use crate::device::assignment::Assignment;
 use crate::device::{Device, DevicePath, Number};
+use crate::driver::injection::Injection;
 use crate::exit::{Code, Fault};
 use crate::guest::attached::Attached;
 use crate::host::choose::{Capabilities, Choice, ToMake, choose, keep};
@@ -117,11 +118,12 @@ pub fn masks(conf: &Document, inventory: &Inventory, choice: &Choice) -> Masks {
     Masks::of(inventory, &gpus.chain(choice.gpus.iter().filter_map(|gpu| gpu.minor)).collect())
 }
 
-/// The mounts of the masks. With [`Intent::Keep`] only if the conf has any.
-pub fn mounts(ctid: Ctid, intent: &Intent, conf: &Document) -> Vec<Mount> {
+/// The mounts of the masks and of the host's driver. With [`Intent::Keep`] only
+/// if the conf has any.
+pub fn mounts(ctid: Ctid, intent: &Intent, conf: &Document, injection: &Injection) -> Vec<Mount> {
     match intent {
         Intent::Keep if mounts::mounts(conf).is_empty() => Vec::new(),
-        _ => masks::mounts(ctid),
+        _ => [masks::mounts(ctid), injection.mounts()].concat(),
     }
 }
 

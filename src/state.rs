@@ -10,8 +10,10 @@
 //! file goes with the next change.
 
 mod ended;
+pub mod injected;
 pub mod recorded;
 
+use self::injected::Injected;
 use crate::sys::lock::{self, Lock};
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
@@ -26,10 +28,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const SCHEMA: u32 = 1;
 /// A state file larger than this is not ours, in bytes.
 const MAX: u64 = 64 * 1024;
-/// How long a change waits for another one. What holds it longer than two
-/// small files take is stuck, and a start waits for nobody's report.
+/// How long a change waits for another one: a start waits for nobody's report.
 const LOCK_TIME: Duration = Duration::from_secs(2);
-/// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// How something ended.
@@ -94,14 +94,14 @@ pub struct State {
     pub rebooted_for: Option<String>,
     /// The fingerprint for which CUDA failed in this boot; no start tries it again.
     pub cuda_failed: Option<String>,
+    /// What is known of it with the host's driver mounted.
+    pub injected: Injected,
 }
 
-/// The directory of this boot's files. What is injected into containers lies
-/// here too, so everybody may pass through it.
+/// The directory of this boot's files. Everybody may pass through it.
 const RUN: &str = "/run/phoenix-nvidia";
 /// The directory of what outlives a boot.
 const LIB: &str = "/var/lib/phoenix-nvidia";
-/// The part of each that is root's alone.
 const OWN: &str = "state";
 /// Where the locks between runs of ours are.
 pub const LOCKS: &str = "/run/lock/phoenix-nvidia";
@@ -159,7 +159,6 @@ impl Record {
 
     /// This boot's state; the last boot's success where this one has none yet.
     pub fn load(&self) -> State {
-        // At each start: the second file is read where it has something to say.
         let kept = || self.read(&self.lib);
         match self.read(&self.run) {
             Some(state) => {
@@ -167,8 +166,8 @@ impl Record {
                 State { last_success, ..state }
             }
             None => {
-                let (identity, last_success) = kept().map_or((None, None), |k| (k.identity, k.last_success));
-                State { identity, last_success, ..self.fresh() }
+                let State { identity, last_success, injected, .. } = kept().unwrap_or_default();
+                State { identity, last_success, injected, ..self.fresh() }
             }
         }
     }
@@ -228,7 +227,7 @@ impl Record {
 
     /// The change itself, under the lock.
     fn change(&self, mut state: State, change: impl FnOnce(&mut State)) {
-        let before = (state.container_driver.clone(), state.outcome);
+        let before = (state.container_driver.clone(), state.outcome, state.injected.clone());
         change(&mut state);
         state.at = now();
         state.message = text::without_secrets(&state.message);
@@ -238,7 +237,8 @@ impl Record {
         }
         // The disk is written only when something worth keeping changed, or
         // stands where 0.1.0 had it.
-        let news = (&before.0, before.1) != (&state.container_driver, state.outcome)
+        let news = (&before.0, before.1, &before.2)
+            != (&state.container_driver, state.outcome, &state.injected)
             || self.old_file(&self.lib).exists();
         if self.write(&self.run, &state) && news {
             self.write(&self.lib, &state);

@@ -11,9 +11,10 @@ use crate::device::DevicePath;
 use crate::exit::{self, Code, Fault};
 use crate::findings::finding::Finding;
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, conf as lines, elsewhere, inside, start};
+use crate::findings::{assigned, conf as lines, elsewhere, injected, inside, start};
 use crate::guest::os;
 use crate::host::gpus::Inventory;
+use crate::job::injection;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
 use crate::pve::conf::before;
@@ -43,6 +44,7 @@ const TOLD: &[fn(&Container) -> Vec<Finding>] = &[
     lines::host_files,
     lines::unsupported,
     inside::foreseen,
+    injected::mounted,
 ];
 
 /// What one container gets.
@@ -147,7 +149,13 @@ fn call(options: &Attach, ctid: Ctid) -> String {
     for (option, value) in valued {
         words.extend(value.into_iter().flat_map(|value| [option.to_owned(), text::word(&value)]));
     }
-    let flags = [("--by-uuid", options.by_uuid), ("--chain", options.chain), ("--now", options.now)];
+    let flags = [
+        ("--by-uuid", options.by_uuid),
+        ("--inject", options.inject),
+        ("--install", options.install),
+        ("--chain", options.chain),
+        ("--now", options.now),
+    ];
     words.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
     words.join(" ")
 }
@@ -241,6 +249,7 @@ impl Attachment {
     /// start happens in between finds either all or what it had.
     fn act(&self, storages: &[Storage], undo: &mut Undo) -> anyhow::Result<()> {
         let ctid = self.ctid;
+        injection::look_again(ctid);
         if place::put(&self.place, storages, undo)? {
             log::info!("wrote hookscript {}", self.place.path.display());
         }

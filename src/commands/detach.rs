@@ -2,10 +2,11 @@
 
 use crate::cli::Detach;
 use crate::device::{Device, Number, joined};
+use crate::driver::injection::is_driver;
 use crate::driver::repo;
 use crate::exit::{self, Code};
 use crate::guest::exec::Guest;
-use crate::guest::own;
+use crate::guest::{link, own};
 use crate::host::drm;
 use crate::host::masks;
 use crate::job::undo::Undo;
@@ -190,9 +191,37 @@ impl Detachment {
         true
     }
 
+    /// Removes the links to the host's driver, and names what stays.
+    fn remove_links(&self, running: bool) {
+        let ctid = self.ctid;
+        let places: Vec<String> = self.driver_places();
+        if places.is_empty() {
+            return;
+        }
+        if !running {
+            log::info!(
+                "container {ctid} is stopped: links to the host's driver stay in it, and lead nowhere"
+            );
+        } else if let Err(error) = link::unlink(&Guest::new(ctid), &Deadline::secs(15)) {
+            log::warn!("container {ctid}: links to the host's driver may still be in it: {error:#}");
+        }
+        log::info!(
+            "container {ctid}: empty directories stay where the driver was mounted: {}",
+            places.join(" ")
+        );
+    }
+
+    /// Where the host's driver was mounted.
+    fn driver_places(&self) -> Vec<String> {
+        let ours = mounts(&self.before).into_iter().filter(is_driver);
+        ours.map(|mount| format!("/{}", mount.target)).collect()
+    }
+
     fn tell(&self, options: &Detach) {
         let ctid = self.ctid;
-        let driver = Record::of(ctid).last_driver(&net::identity(&self.before));
+        let driver = Record::of(ctid)
+            .last_driver(&net::identity(&self.before))
+            .filter(|_| self.driver_places().is_empty());
         if let Err(error) = Record::of(ctid).forget() {
             log::warn!("container {ctid}: cannot delete its record: {error}");
         }
@@ -206,6 +235,7 @@ impl Detachment {
         if running {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
+        self.remove_links(running);
         let files = self.remove_files(options, running, driver.is_some());
         if !self.has_some() && !files {
             log::info!("container {ctid}: nothing to remove");

@@ -4,7 +4,7 @@
 use crate::exit::Code;
 use crate::findings::finding::{Finding, Level};
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, conf, elsewhere, host, inside, record, start};
+use crate::findings::{assigned, conf, elsewhere, host, injected, inside, record, start};
 use crate::sys::out::{Out, Style};
 use crate::sys::{signal, text};
 use crate::types::Ctid;
@@ -40,6 +40,10 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     conf::template,
     assigned::modes,
     assigned::masks,
+    injected::tree,
+    injected::mounted,
+    injected::links,
+    injected::beside,
     inside::devices,
     inside::rules,
     inside::software,

@@ -3,6 +3,7 @@
 
 mod diff;
 
+use crate::driver::injection::Injection;
 use crate::exit::{self, Code, Fault};
 use crate::guest::exec::Guest;
 use crate::guest::install::steps::{self, InstallSteps, cuda_foreseen, cuda_refused};
@@ -10,9 +11,11 @@ use crate::guest::os;
 use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
 use crate::host::gpus::Gpu;
-use crate::job::by_hand::{ByHand, TEMPLATE};
+use crate::host::kernel_driver;
+use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
 use crate::job::desired::Software;
 use crate::job::devices;
+use crate::job::injection;
 use crate::job::startable;
 use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::Form;
@@ -23,7 +26,7 @@ use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
 use crate::settings::idle;
 use crate::state::Record;
-use crate::sys::look::Look;
+use crate::sys::look::{Look, View};
 use crate::sys::out::{Out, Style};
 use crate::sys::text;
 use crate::sys::time::Deadline;
@@ -42,7 +45,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     }
     let out = Out::stdout();
     out.line(out.paint(Style::Bold, format_args!("Container {ctid}: {}", plan::describe(&choice))));
-    let mut steps = Steps { hand, choice, all: Vec::new(), notes: Vec::new(), refused: None };
+    let injection = injection::look_anew(&hand.settings, &hand.document);
+    let mut steps = Steps { hand, choice, injection, all: Vec::new(), notes: Vec::new(), refused: None };
     steps.configure(&intent);
     steps.no_effect();
     // As `status` looks: no program is needed to see that a container runs.
@@ -59,6 +63,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
 struct Steps {
     hand: ByHand,
     choice: Choice,
+    /// What DRIVER_MODE means for it.
+    injection: Injection,
     /// What would be done, each with the lines of a diff.
     all: Vec<(String, Vec<diff::Line>)>,
     /// What is no step.
@@ -79,7 +85,11 @@ impl Steps {
         }
         let document = &self.hand.document;
         let wanted = plan::wanted_once_made(&self.choice);
-        let mounts = plan::mounts(self.hand.ctid, intent, document);
+        let kernel = kernel_driver::version(View::host());
+        let tree = injection::plan(self.hand.ctid, document, &self.injection, kernel.as_ref());
+        self.all.extend(tree.step.map(|step| (step, Vec::new())));
+        self.refused = tree.refused;
+        let mounts = plan::mounts(self.hand.ctid, intent, document, &self.injection);
         self.notes.extend(self.choice.notes.iter().cloned());
         self.notes.extend(self.choice.gpus.iter().filter_map(Gpu::undriven));
         self.notes.extend(self.choice.left_out.iter().cloned());
@@ -99,7 +109,7 @@ impl Steps {
         let lines = diff::lines(document.as_bytes(), edit.document.as_bytes());
         let changes: Vec<String> = edit.changes.iter().map(ToString::to_string).collect();
         self.all.push((format!("edit {}: {}", self.hand.conf.path().display(), changes.join(", ")), lines));
-        self.refused = self.hand.must_be_editable(document).err();
+        self.refused = self.refused.take().or_else(|| self.hand.must_be_editable(document).err());
     }
 
     /// Settings that have no effect as they stand.
@@ -111,8 +121,15 @@ impl Steps {
 
     /// What an install in the running container would do, and its restart.
     fn install_and_restart(&mut self, software: &Software) -> anyhow::Result<()> {
-        let compared = self.hand.compare(&plan::wanted_once_made(&self.choice))?;
+        let mut compared = self.hand.compare(&plan::wanted_once_made(&self.choice))?;
         self.notes.extend(compared.unseen);
+        let kernel = kernel_driver::version(View::host());
+        if let Some(difference) = injection::difference(self.hand.ctid, &self.injection, kernel.as_ref()) {
+            // The restart for it comes first.
+            compared.differences.push(difference);
+            self.add(Restart::of(self.hand.ctid, std::mem::take(&mut compared.differences)));
+            self.refused_by(startable::refusal, |_| true);
+        }
         let driver = self.install(software)?;
         if let Some(restart) = self.hand.restart(compared.differences, driver) {
             self.add(restart);
@@ -178,6 +195,9 @@ impl Steps {
         }
         self.notes.push(match (software.desired(), last) {
             (Err(skipped), _) => skipped.to_owned(),
+            (Ok(desired), _) if desired.injected => {
+                format!("driver {} of this host is mounted at the start", desired.driver)
+            }
             (Ok(desired), Some(last)) if last == desired.driver.as_str() => {
                 format!("driver {last} when last seen running: checked again after the start")
             }

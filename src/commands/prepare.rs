@@ -7,13 +7,17 @@
 
 use crate::device::assignment::Assignment;
 use crate::device::{self, DevicePath};
-use crate::exit::Code;
+use crate::driver::tree::Trees;
+use crate::exit::{self, Code};
 use crate::host::choose::{Capabilities, choose};
 use crate::host::diagnose::{self, Diagnosis};
 use crate::host::gpus::Inventory;
+use crate::host::kernel_driver;
 use crate::host::masks;
+use crate::host::modules::Modules;
 use crate::host::nodes;
 use crate::host::provide::{Provided, Request, provide, provide_nodes};
+use crate::job::injection;
 use crate::plan;
 use crate::pve::cluster;
 use crate::pve::conf::devices::named_nodes;
@@ -22,10 +26,13 @@ use crate::sys::look::{Look, View};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Loading the modules on a host with eight cards takes half a minute; the
 /// guests wait for this.
 pub const LIMIT: u64 = 100;
+/// The limit of asking which driver the next boot loads.
+const MODINFO: Duration = Duration::from_secs(5);
 
 /// Makes the missing nodes.
 ///
@@ -46,13 +53,41 @@ pub fn run() -> anyhow::Result<Code> {
     let mut provided = provide(host, &request, &deadline);
     prepare_modeset(host, &mut provided, &deadline);
     prepare_named(host, &mut provided, &deadline);
+    // The modules are loaded by now.
+    let driver = prepare_driver(host, &deadline);
     provided.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     match provided.made.as_slice() {
         [] if !provided.choice.missing.is_empty() => {}
         [] => log::info!("{}: all device nodes present", plan::describe(&provided.choice)),
         made => log::info!("{}: made {}", plan::describe(&provided.choice), device::nodes_on_host(made)),
     }
-    plan::fault(&provided.choice).map_or(Ok(Code::Success), |fault| Err(fault.into()))
+    match (plan::fault(&provided.choice), driver) {
+        (None, driver) => driver.map(|()| Code::Success),
+        (Some(fault), Ok(())) => Err(fault.into()),
+        (Some(fault), Err(error)) => {
+            exit::tell(log::Level::Error, &error);
+            Err(fault.into())
+        }
+    }
+}
+
+/// The driver's user space for the containers that have the host's, before the
+/// first of them starts, where there is any; and none that nobody uses any more.
+fn prepare_driver(host: View<'_>, deadline: &Deadline) -> anyhow::Result<()> {
+    let trees = Trees::host();
+    let kernel = kernel_driver::version(host);
+    let made = match kernel.as_ref().filter(|_| injection::is_asked_for()) {
+        Some(kernel) => trees.make(kernel, deadline).map(|_| ()),
+        None => Ok(()),
+    };
+    // Without a driver nobody knows which one the containers will want.
+    if let Some(kernel) = kernel.as_ref().filter(|_| trees.exist()) {
+        let modules = Modules::read(&mut Look::host());
+        let next = kernel_driver::installed(host, &modules, &deadline.at_most(MODINFO));
+        let next = next.ok().flatten().map(|driver| driver.version);
+        trees.sweep(&[Some(kernel), next.as_ref()].into_iter().flatten().collect::<Vec<_>>());
+    }
+    made
 }
 
 /// Why there is nothing to prepare: no card that this host keeps for itself,

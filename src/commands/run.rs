@@ -3,13 +3,17 @@
 //! Check, configure, start it if it is stopped, install, restart once if
 //! devices or software changed, verify with the nodes in place.
 
+use crate::driver::injection::Injection;
 use crate::exit::{self, Code, Context as _, Fault, code_of};
+use crate::guest::boot;
+use crate::guest::exec::Guest;
 use crate::guest::install::steps::is_unfit;
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
 use crate::job::desired::Software;
 use crate::job::identity::Identity;
+use crate::job::injection::{self, Given};
 use crate::job::install::{Install, cuda_missing};
 use crate::job::{devices, locks, startable};
 use crate::plan::{self, Intent};
@@ -72,36 +76,51 @@ fn carry_out(hand: &ByHand, intent: &Intent, software: &Software, seen: &mut See
     let document = hand.conf.read()?;
     let _lock = locks::by_hand(ctid, longest(hand))?;
     Record::of(ctid).take_over(&net::identity(&document));
-    let choice = configure(hand, intent, &document)?;
+    let (choice, injection) = configure(hand, intent, &document)?;
     if document.is_template() {
         log::info!("container {ctid} {TEMPLATE}");
         return Ok(());
     }
-    let run = Run { hand, choice, timeouts: startable::restart_timeouts(&hand.settings) };
+    let run = Run { hand, choice, injection, timeouts: startable::restart_timeouts(&hand.settings) };
     if pct::status(ctid)? != Status::Running {
         run.start()?;
     }
     let compared = hand.compare(&run.choice.devices)?;
     compared.unseen.iter().for_each(|unseen| log::warn!("{unseen}"));
-    run.install_and_restart(software, compared.differences, seen)
+    let mut differences = compared.differences;
+    // An install below the host's driver could not be verified, and one that is
+    // not mounted has no links: the restart for it comes first.
+    if let Some(difference) = run.driver_difference() {
+        differences.push(difference);
+        run.hand.restart(std::mem::take(&mut differences), false).map_or(Ok(()), |why| run.restart(&why))?;
+    }
+    if !run.link(software)? {
+        return run.hand.restart(differences, false).map_or(Ok(()), |why| run.restart(&why));
+    }
+    run.install_and_restart(software, differences, seen)
 }
 
 /// The requirements' `configure_passthrough`.
-fn configure(hand: &ByHand, intent: &Intent, document: &Document) -> anyhow::Result<Choice> {
+fn configure(hand: &ByHand, intent: &Intent, document: &Document) -> anyhow::Result<(Choice, Injection)> {
     let deadline = Deadline::after(hand.settings.value(keys::PRE_START_TIMEOUT));
     let provided = devices::give(hand.ctid, intent, &hand.settings, document, &deadline)?;
     let choice = &provided.choice;
     if let Some(fault) = plan::fault(choice) {
         return Err(fault.into());
     }
-    if !plan::is_right(document, &choice.devices, &plan::mounts(hand.ctid, intent, document)) {
+    let kernel = provided.inventory.driver.as_ref().map(|driver| &driver.version);
+    injection::look_again(hand.ctid);
+    let Given { injection, fault } =
+        injection::give(hand.ctid, intent, &hand.settings, document, kernel, &deadline);
+    fault.map_or(Ok(()), Err)?;
+    if !plan::is_right(document, &choice.devices, &plan::mounts(hand.ctid, intent, document, &injection)) {
         hand.must_be_editable(document)?;
     }
-    let mounts = devices::mounts(hand.ctid, intent, document, &provided);
+    let mounts = devices::mounts(hand.ctid, intent, document, &provided, &injection);
     let changed = devices::write(&hand.conf, Caller::ByHand, intent, choice, &mounts)?;
     let already = if changed { "" } else { "already " };
     log::info!("{}: {already}configured", plan::describe(choice));
-    Ok(provided.choice)
+    Ok((provided.choice, injection))
 }
 
 /// The longest that another call by hand may take.
@@ -150,10 +169,36 @@ fn record(hand: &ByHand, result: &anyhow::Result<()>, seen: &Seen, begun: Instan
 struct Run<'a> {
     hand: &'a ByHand,
     choice: Choice,
+    injection: Injection,
     timeouts: RestartTimeouts,
 }
 
 impl Run<'_> {
+    /// How the running container differs in the host's driver.
+    fn driver_difference(&self) -> Option<String> {
+        let kernel = kernel_driver::version(View::host());
+        injection::difference(self.hand.ctid, &self.injection, kernel.as_ref())
+    }
+
+    /// What is done inside of a container with the host's driver. False if it has
+    /// no shell, so that nothing else can be done there.
+    fn link(&self, software: &Software) -> anyhow::Result<bool> {
+        let (Injection::On(place), Ok(desired)) = (&self.injection, software.desired()) else {
+            return Ok(true);
+        };
+        injection::must_be_mounted(self.hand.ctid, desired)?;
+        let guest = Guest::new(self.hand.ctid);
+        boot::wait_for_shell(&guest, self.hand.settings.value(keys::READY_TIMEOUT))?;
+        let deadline =
+            Deadline::after(desired.limits.check.max(self.hand.settings.value(keys::READY_TIMEOUT)));
+        let linked = injection::link(self.hand.ctid, place, desired, &deadline)?;
+        log::info!("driver {}: the host's, mounted", desired.driver);
+        if !linked.shell {
+            log::info!("no shell in the container: no links to the driver, no packages");
+        }
+        Ok(linked.shell)
+    }
+
     /// Installs what is missing; then the restart that devices or the driver
     /// need, once.
     fn install_and_restart(

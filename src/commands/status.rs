@@ -9,7 +9,7 @@ mod table;
 use crate::exit::Code;
 use crate::findings::finding::{Finding, Level};
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, conf, host, record, start};
+use crate::findings::{assigned, conf, host, injected, record, start};
 use crate::sys::out::Out;
 use crate::sys::signal;
 use crate::types::Ctid;
@@ -27,6 +27,8 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     assigned::modes,
     start::hookscript,
     start::obstacles,
+    injected::tree,
+    injected::mounted,
     record::restart_due,
     record::last_run,
     record::version,
@@ -35,7 +37,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
 ];
 
 /// Where all is well, these have a column.
-const COLUMNS: [&str; 3] = ["driver", "gpus", "hookscript"];
+const COLUMNS: [&str; 5] = ["driver", "gpus", "hookscript", "tree", "mounted"];
 /// What these refuse is the next start: no failure of a container that runs.
 const NEXT_START: [&str; 4] = ["start", "chain", "dev-line", "quorum"];
 

@@ -1,13 +1,12 @@
 //! What the settings give a container, and whether it has it.
 
 use super::finding::Finding;
-use super::read::Container;
+use super::read::{Container, of_masks};
 use crate::device::{DevicePath, joined};
 use crate::exit::{one_line, remedy_of};
 use crate::host::cards::Unfit;
 use crate::host::gpus::Gpu;
 use crate::plan;
-use crate::pve::conf::mounts::mounts;
 use crate::pve::hookscript::Hookscript;
 use crate::settings::idle::Idle;
 
@@ -112,7 +111,7 @@ pub fn masks(c: &Container) -> Vec<Finding> {
     if c.mounts.is_empty() {
         return Vec::new();
     }
-    if mounts(&c.conf) == c.mounts && c.masked {
+    if of_masks(&c.conf) == c.mounts && c.masked {
         return vec![Finding::ok("proc", plan::MASKS)];
     }
     let what = match c.masked {

@@ -106,7 +106,10 @@ pub fn software(c: &Container) -> Vec<Finding> {
             vec![Finding::ok("version", format!("an install is running: {log}"))]
         }
         (Some(Ok(check)), Some(desired)) => {
-            let mut findings = vec![version(c, check, inside.services.as_ref().ok(), &desired.driver)];
+            let mut findings = Vec::new();
+            if !desired.injected {
+                findings.push(version(c, check, inside.services.as_ref().ok(), &desired.driver));
+            }
             // A run does the rest.
             let steps = InstallSteps::of(check, desired, true);
             let told =
@@ -153,6 +156,11 @@ pub fn left_files(c: &Container) -> Vec<Finding> {
                 .fix(format!("phoenix-nvidia detach {}", c.ctid))
         })
     })
+}
+
+/// What a look found installed, if one was taken.
+pub fn software_seen(c: &Container) -> Option<&Check> {
+    c.inside.as_ref()?.software.as_ref()?.as_ref().ok()
 }
 
 /// CUDA packages that no start will install, seen before one.

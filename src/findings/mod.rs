@@ -25,7 +25,10 @@ mod conf_tests;
 pub mod elsewhere;
 pub mod finding;
 pub mod host;
+pub mod injected;
 pub mod inside;
+#[cfg(test)]
+mod plain;
 pub mod read;
 pub mod record;
 pub mod seen;

@@ -6,6 +6,8 @@ use super::seen::Inside;
 use super::services::Services;
 use crate::device::DevicePath;
 use crate::driver::desired::Desired;
+use crate::driver::injection::{Injection, is_driver};
+use crate::driver::tree::{Gap, Shown, Trees};
 use crate::exit::one_line;
 use crate::guest::attached::{self, Attached};
 use crate::guest::driver_state::DriverState;
@@ -22,13 +24,14 @@ use crate::host::masks;
 use crate::host::modules::Modules;
 use crate::job::chain;
 use crate::job::desired::{self, Software};
+use crate::job::injection::Facts;
 use crate::job::locks;
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::cluster::{self, Cluster};
 use crate::pve::conf::devices::present;
 use crate::pve::conf::document::{Document, Form};
-use crate::pve::conf::mounts::{self, Mount, mounts};
+use crate::pve::conf::mounts::{Mount, mounts};
 use crate::pve::conf::reconcile::pairs_are_right;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
@@ -71,6 +74,9 @@ pub struct Host {
     pub log: KernelLog,
     /// Our command for cards that the kernel's own driver has.
     pub without_nouveau: Option<String>,
+    /// The tree of the loaded driver's user space, or what it lacks; none where
+    /// no driver is loaded.
+    pub tree: Option<Result<Shown, Gap>>,
     /// Whether the nodes are made at boot; none where systemd does not run.
     pub boot_unit: Option<bool>,
     /// What could not be looked at.
@@ -88,6 +94,7 @@ impl Host {
                 .driver
                 .is_none()
                 .then(|| diagnose::no_driver(View::host(), &Deadline::secs(10))),
+            tree: inventory.driver.as_ref().map(|driver| Trees::host().check(&driver.version)),
             boot_unit: look.at("/run/systemd/system").is_dir().then(|| look.at(BOOT_UNIT).is_symlink()),
             inventory,
             ..Host::default()
@@ -152,6 +159,10 @@ pub struct Container {
     pub new_mounts: bool,
     /// What they show is there.
     pub masked: bool,
+    /// The host's driver, where it has that.
+    pub host_driver: Facts,
+    /// The tree of the loaded driver, as [`Host::tree`].
+    pub tree: Option<Result<Shown, Gap>>,
     /// The software that its settings ask for.
     pub software: Result<Software, Vec<Problem>>,
     /// Its hookscript.
@@ -219,8 +230,10 @@ impl Reader {
         let choice = intent.on(&host.inventory, &conf);
         let assigned = matches!(intent, Intent::Assigned(..));
         let shown = host.inventory.shown.params.is_some();
-        let mounts = if shown { plan::mounts(ctid, &intent, &conf) } else { Vec::new() };
+        // Those of the host's driver are told apart.
+        let mounts = if shown { plan::mounts(ctid, &intent, &conf, &Injection::Off) } else { Vec::new() };
         let kernel = host.driver().cloned();
+        let running = sharing::is_running(&mut self.look, ctid);
         let state = locks::settled(Record::of(ctid).load_of(&net::identity(&conf)), ctid);
         Container {
             ctid,
@@ -229,7 +242,9 @@ impl Reader {
             secrets: secrets::exposed(&settings, ctid),
             closed: plan::closed(&conf, &host.inventory, &choice),
             pending: assigned && !pairs_are_right(&conf, &plan::wanted_once_made(&choice), Form::Pve),
-            new_mounts: assigned && shown && !mounts::are_right(&conf, &mounts, Form::Pve),
+            new_mounts: assigned && shown && of_masks(&conf) != mounts,
+            host_driver: Facts::read(ctid, &settings, &conf, &state, running),
+            tree: host.tree.clone(),
             masked: masks::exist(View::host(), ctid),
             mounts,
             software: desired::read(&settings, kernel.clone(), Some(choice.gpus.len())),
@@ -238,7 +253,7 @@ impl Reader {
             hook: Hookscript::of(&self.files, &host.storages, &conf),
             obstacles: startable::obstacles(&mut self.look, &self.files, &conf, &settings, Some(&choice)),
             chained: chain::obstacle(&self.files, &settings),
-            running: sharing::is_running(&mut self.look, ctid),
+            running,
             ha: host.cluster.ha.contains(&ctid),
             state,
             elsewhere: Vec::new(),
@@ -270,6 +285,11 @@ impl Reader {
     pub fn problems(self) -> Vec<String> {
         self.look.problems
     }
+}
+
+/// The mounts of a conf over /proc/driver/nvidia.
+pub fn of_masks(conf: &Document) -> Vec<Mount> {
+    mounts(conf).into_iter().filter(|mount| !is_driver(mount)).collect()
 }
 
 /// The containers of this node; one that was destroyed or migrated meanwhile is
@@ -342,38 +362,6 @@ impl Container {
         match &self.software {
             Ok(Software::Desired(desired)) => Some(desired),
             _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-impl Container {
-    /// A healthy running container with this conf.
-    pub(crate) fn plain(conf: &str) -> Container {
-        Container {
-            ctid: "101".parse().unwrap(),
-            conf: Document::parse(conf.as_bytes()),
-            settings: Settings::default(),
-            problems: Vec::new(),
-            idle: Vec::new(),
-            secrets: Vec::new(),
-            kernel: "580.95.05".parse().ok(),
-            majors: Majors::default(),
-            choice: Choice::default(),
-            closed: Vec::new(),
-            pending: false,
-            mounts: Vec::new(),
-            new_mounts: false,
-            masked: true,
-            software: Ok(Software::Off),
-            hook: Hookscript::None,
-            obstacles: Vec::new(),
-            chained: None,
-            running: true,
-            ha: false,
-            state: State::default(),
-            elsewhere: Vec::new(),
-            inside: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::finding::{Finding, Level};
 use super::read::Container;
+use crate::driver::injection::Injection;
 use crate::guest::install::steps::InstallSteps;
 use crate::job::startable;
 use crate::settings::keys;
@@ -52,7 +53,11 @@ pub fn restart_due(c: &Container) -> Vec<Finding> {
 /// where nobody looks inside.
 pub fn version(c: &Container) -> Vec<Finding> {
     let (Some(inside), Some(kernel)) = (&c.state.container_driver, &c.kernel) else { return Vec::new() };
-    if inside == kernel.as_str() || !c.running || !c.settings.value(keys::INSTALL) {
+    if inside == kernel.as_str()
+        || !c.running
+        || !c.settings.value(keys::INSTALL)
+        || c.host_driver.injection != Injection::Off
+    {
         return Vec::new();
     }
     let what = format!("driver {inside} in the container, {kernel} in the kernel");

@@ -39,6 +39,13 @@ pub struct Restart {
     why: Vec<String>,
 }
 
+impl Restart {
+    /// For these reasons.
+    pub fn of(ctid: Ctid, why: Vec<String>) -> Restart {
+        Restart { ctid, why }
+    }
+}
+
 impl fmt::Display for Restart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "restart container {}: {}", self.ctid, self.why.join("; "))

@@ -2,7 +2,7 @@
 
 use crate::driver::desired::{CudaPackages, Desired, Limits};
 use crate::exit::{Code, Fault};
-use crate::settings::values::DriverVersion;
+use crate::settings::values::{DriverMode, DriverVersion};
 use crate::settings::{Origin, Problem, Settings, keys};
 use crate::types::Version;
 
@@ -50,12 +50,20 @@ pub fn read(
         return Ok(Software::Off);
     }
     let driver = note(&mut problems, settings.get(keys::NVIDIA_DRIVER_VERSION));
+    let mode = note(&mut problems, settings.get(keys::DRIVER_MODE));
     let runfile_url = note(&mut problems, settings.get(keys::NVIDIA_RUNFILE_URL));
     let repo_url = note(&mut problems, settings.get(keys::NVIDIA_REPO_URL));
     let sha256 = note(&mut problems, settings.get(keys::NVIDIA_RUNFILE_SHA256));
     let repo_key_url = note(&mut problems, settings.get(keys::NVIDIA_REPO_KEY_URL));
-    let (Some(_), Some(driver), Some(runfile_url), Some(repo_url), Some(sha256), Some(repo_key_url)) =
-        (on, driver, runfile_url, repo_url, sha256, repo_key_url)
+    let (
+        Some(_),
+        Some(driver),
+        Some(mode),
+        Some(runfile_url),
+        Some(repo_url),
+        Some(sha256),
+        Some(repo_key_url),
+    ) = (on, driver, mode, runfile_url, repo_url, sha256, repo_key_url)
     else {
         return Err(problems);
     };
@@ -67,6 +75,7 @@ pub fn read(
     Ok(Software::Desired(Box::new(Desired {
         driver,
         kernel,
+        injected: mode == DriverMode::Inject,
         runfile_url,
         sha256,
         repo_url,

@@ -2,6 +2,7 @@
 //! on the host, entries in the conf, and what it runs with now.
 
 use crate::device::{self, Device};
+use crate::driver::injection::Injection;
 use crate::exit;
 use crate::guest::attached;
 use crate::guest::exec::Guest;
@@ -73,8 +74,14 @@ pub fn look(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Documen
 /// The entries of ours beside the devices, with what they bind brought up to
 /// date. A copy that cannot be written costs no start anything: its entry is
 /// optional.
-pub fn mounts(ctid: Ctid, intent: &Intent, document: &Document, provided: &Provided) -> Vec<Mount> {
-    let mounts = plan::mounts(ctid, intent, document);
+pub fn mounts(
+    ctid: Ctid,
+    intent: &Intent,
+    document: &Document,
+    provided: &Provided,
+    injection: &Injection,
+) -> Vec<Mount> {
+    let mounts = plan::mounts(ctid, intent, document, injection);
     if mounts.is_empty() {
         return mounts;
     }

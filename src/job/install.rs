@@ -9,7 +9,7 @@ use crate::guest::exec::{self, ExecError, Guest};
 use crate::guest::install::steps::{self, InstallSteps, cuda_refused};
 use crate::guest::install::{self, Installed};
 use crate::guest::probe::{self, Ask, Check};
-use crate::guest::{boot, leftovers, verify};
+use crate::guest::{boot, leftovers, link, mounted, verify};
 use crate::job::identity::Identity;
 use crate::job::locks;
 use crate::plan;
@@ -136,10 +136,13 @@ impl Install<'_> {
             exit::tell(log::Level::Warn, refused);
         }
         if steps.is_empty() {
-            log::info!("driver {}: installed and right", self.desired.driver);
+            log::info!("{}", self.desired.right());
             log::debug!("probe of the container took {}", human(check.took));
             progress.version = Some(self.desired.driver.clone());
             return self.verify();
+        }
+        if steps.driver() {
+            self.not_below_a_mount()?;
         }
         // What fails for certain fails before anything is waited for.
         steps.iter().next().map_or(Ok(()), |first| first.possible(self.ctid, &check))?;
@@ -156,6 +159,21 @@ impl Install<'_> {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Nothing is installed where the host's driver lies over it: what is below
+    /// could not be checked.
+    fn not_below_a_mount(&self) -> anyhow::Result<()> {
+        match mounted::version(self.ctid) {
+            Ok(Some(version)) => {
+                let message = format!(
+                    "container {} still runs with the host's driver {version} mounted: nothing is installed in it",
+                    self.ctid
+                );
+                Err(Fault::new(Code::Software, message).remedy(format!("pct reboot {}", self.ctid)).into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -185,6 +203,9 @@ impl Install<'_> {
         let init = pct::init(self.ctid).ok().flatten();
         let limits = &self.desired.limits;
         let guest = guest.until(Deadline::after(limits.install + limits.download));
+        if check.links && !self.desired.injected {
+            link::unlink(&guest, &Deadline::after(limits.check))?;
+        }
         let installed = install::install(&guest, self.desired, check, steps, &Cache::system());
         self.record(installed.as_ref().ok(), progress.cuda.is_some(), init.as_ref());
         let installed = installed?;

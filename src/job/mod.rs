@@ -8,6 +8,7 @@ pub mod devices;
 pub mod follow;
 pub mod handover;
 pub mod identity;
+pub mod injection;
 pub mod install;
 pub mod locks;
 pub mod reboot;

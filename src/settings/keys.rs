@@ -2,8 +2,8 @@
 //! page, conffile and README's table are made from it.
 
 use super::values::{
-    AfterInstall, DriverVersion, Read, StartPolicy, after_install, count, list, mebibytes, optional, parsed,
-    script, seconds, start_policy, switch,
+    AfterInstall, DriverMode, DriverVersion, Read, StartPolicy, after_install, count, driver_mode, list,
+    mebibytes, optional, parsed, script, seconds, start_policy, switch,
 };
 use crate::device::assignment::Assignment;
 use crate::driver::desired::{CudaPackages, Sha256};
@@ -117,6 +117,11 @@ settings! {
     /// Driver version in the container: host (the version of the loaded kernel driver), or a version. A
     /// version that differs from the loaded kernel driver is refused, since both must match to the last digit.
     NVIDIA_DRIVER_VERSION: DriverVersion { read: parsed, default: required, unit: "version", example: "host" }
+
+    /// How the container gets the driver: install (NVIDIA's installer copies it into the container) or inject
+    /// (the host's own driver files are mounted into it read-only at each start; nothing is installed). The
+    /// change from one to the other takes effect at the next start.
+    DRIVER_MODE: DriverMode { read: driver_mode, default: "install", unit: "install or inject", example: "inject" }
 
     /// URL of the apt repository with the CUDA packages. The placeholders {distro}, {arch}, {version},
     /// {branch} and {cuda} are filled in. A name and password in the URL (https://NAME:PASSWORD@HOST/...) are

@@ -49,6 +49,25 @@ impl StartPolicy {
     }
 }
 
+/// `DRIVER_MODE`: how a container gets the driver's user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverMode {
+    /// By NVIDIA's installer, in the container.
+    Install,
+    /// The host's own, mounted.
+    Inject,
+}
+
+impl DriverMode {
+    /// As the setting has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            DriverMode::Install => "install",
+            DriverMode::Inject => "inject",
+        }
+    }
+}
+
 /// `AFTER_INSTALL`: what follows an install that changed the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterInstall {
@@ -90,6 +109,11 @@ fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Read<T> {
 /// `continue` or `fail`.
 pub fn start_policy(text: &str) -> Read<StartPolicy> {
     word(text, &[("continue", StartPolicy::Continue), ("fail", StartPolicy::Fail)])
+}
+
+/// `install` or `inject`.
+pub fn driver_mode(text: &str) -> Read<DriverMode> {
+    word(text, &[DriverMode::Install, DriverMode::Inject].map(|mode| (mode.word(), mode)))
 }
 
 /// `reboot` or `none`.

@@ -9,6 +9,7 @@ use crate::pve::conf::document::ConfValue;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::EnvKey;
 use crate::settings::keys::{self, Spec};
+use crate::settings::values::DriverMode;
 use crate::sys::text;
 
 /// A list of settings of one conf: each gets a value, or goes.
@@ -95,6 +96,10 @@ pub fn of_options(options: &Attach, inventory: &Inventory) -> anyhow::Result<Cha
     if let Some(cuda) = &options.cuda {
         let text = if cuda.as_str() == "toolkit" { "cuda-toolkit-{cuda}" } else { cuda.as_str() };
         changes.set(keys::CUDA_PACKAGES, Some(text)).fault(|| option("cuda"))?;
+    }
+    if options.inject || options.install {
+        let mode = if options.inject { DriverMode::Inject } else { DriverMode::Install };
+        changes.set(keys::DRIVER_MODE, Some(mode.word()))?;
     }
     if let Some(driver) = options.driver.as_ref().map(|d| d.as_str()) {
         changes.set(keys::NVIDIA_DRIVER_VERSION, Some(driver)).fault(|| option("driver"))?;

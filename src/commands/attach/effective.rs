@@ -2,6 +2,7 @@
 //! the very ones that `attach` was called with.
 
 use super::changes::Changes;
+use crate::driver::injection::Injection;
 use crate::driver::template::Template;
 use crate::exit::{Code, Fault};
 use crate::findings::finding::Finding;
@@ -9,6 +10,7 @@ use crate::findings::host as of_host;
 use crate::findings::read::Host;
 use crate::job::chain;
 use crate::job::desired;
+use crate::job::injection;
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -68,6 +70,9 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::
         Ok(desired::Software::Desired(desired)) => desired.matches_kernel()?,
         Ok(_) => {}
         Err(problems) => return Err(settings::fault(&problems, ctid)),
+    }
+    if let Injection::Refused(refusal) = injection::look_anew(&settings, after) {
+        return Err(refusal.fault(ctid).into());
     }
     let (intent, _) = Intent::of(&settings);
     // Without the driver nobody knows which GPUs there are.

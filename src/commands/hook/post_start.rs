@@ -2,6 +2,7 @@
 //! process is started, followed for a while, and left to continue.
 
 use crate::driver::desired::Desired;
+use crate::driver::injection::Injection;
 use crate::exit::{self, Code};
 use crate::guest::exec::{self, Guest};
 use crate::guest::install::steps;
@@ -11,7 +12,7 @@ use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::follow::{self, Follow, Followed};
 use crate::job::install::{cuda_failed_before, tell_obstacle};
-use crate::job::{chain, handover, locks, startable};
+use crate::job::{chain, handover, injection, locks, startable};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
@@ -128,6 +129,9 @@ impl Start<'_> {
         let guest = Guest::new(self.ctid);
         // For the look and for what follows from it, together.
         let deadline = Deadline::after(desired.limits.check);
+        if desired.injected && self.mounted(desired, &deadline)? {
+            return Ok(());
+        }
         let check = match probe::check(&guest, desired, Ask::Files, &deadline) {
             Ok(check) => check,
             Err(error) if exec::ended(&error) => return Err(error),
@@ -145,6 +149,7 @@ impl Start<'_> {
         if let Some(twice) = &check.source_twice {
             own::give_way(&guest, &twice.file, &deadline);
         }
+        self.tell_beside(&check);
         if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check) {
             self.record_right(desired, cuda);
             return Ok(());
@@ -168,6 +173,39 @@ impl Start<'_> {
         handover::leave(self.ctid, &self.identity);
         let mut earlier = Follow::new(self.ctid, follow::log_length(self.ctid)).started();
         Ok(earlier.until(until)? == Followed::Continues)
+    }
+
+    /// The host's driver: it is mounted, or that is the error. True if nothing is
+    /// left to do inside, for which no program is started.
+    fn mounted(&self, desired: &Desired, deadline: &Deadline) -> anyhow::Result<bool> {
+        let place = match injection::look(self.ctid, self.settings, self.document) {
+            Injection::On(place) => place,
+            Injection::Refused(refusal) => return Err(refusal.fault(self.ctid).into()),
+            Injection::Off => return Ok(false),
+        };
+        injection::must_be_mounted(self.ctid, desired)?;
+        if !injection::is_complete(self.ctid, desired) {
+            match injection::link(self.ctid, &place, desired, deadline) {
+                Ok(linked) if linked.shell => return Ok(false),
+                Ok(_) => log::info!("no shell in the container: no links to the driver, no packages"),
+                Err(error) if exec::timed_out(&error) => {
+                    self.not_seen(error, desired);
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        log::info!("{}", desired.right());
+        self.record_right(desired, !cuda_failed_before(self.ctid, desired));
+        Ok(true)
+    }
+
+    /// A driver that is installed although the host's is mounted: programs use
+    /// the host's.
+    fn tell_beside(&self, check: &Check) {
+        let Some(beside) = &check.beside else { return };
+        log::info!("a driver is installed in the container too ({beside}); programs use the host's");
+        log::info!("{}", exit::fix(&injection::remove_beside(self.ctid, beside)));
     }
 
     /// "Could not look" is not "not installed".
@@ -201,6 +239,7 @@ impl Start<'_> {
         self.record("check", &Ok(()), |state| {
             state.asked = Some(desired.fingerprint());
             state.container_driver = Some(desired.driver.to_string());
+            state.injected.complete = desired.injected.then(|| desired.fingerprint());
             // The reboot helped; a later change of the driver is another one.
             state.rebooted_for = None;
             if !cuda {
@@ -269,7 +308,7 @@ struct Right {
 /// failed already in this boot with the same inputs.
 fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> Option<Right> {
     if check.up_to_date() {
-        log::info!("driver {}: installed and right", desired.driver);
+        log::info!("{}", desired.right());
         return Some(Right { cuda: !tell_obstacle(ctid, desired, check) });
     }
     (check.driver_matches() && cuda_failed_before(ctid, desired)).then_some(Right { cuda: false })

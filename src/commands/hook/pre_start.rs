@@ -2,9 +2,11 @@
 //! config that Proxmox generated for this start is right too.
 
 use crate::device::Device;
+use crate::driver::injection::Injection;
 use crate::exit::{self, Code};
 use crate::host::choose::Choice;
-use crate::job::{chain, devices, locks};
+use crate::host::provide::Provided;
+use crate::job::{chain, devices, injection, locks};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -95,16 +97,38 @@ impl Start {
         if let (true, Some(fault)) = (self.fails, plan::fault(choice)) {
             return Err(fault.into());
         }
-        let missing: Vec<String> = choice.missing.iter().map(ToString::to_string).collect();
+        let mut missing: Vec<String> = choice.missing.iter().map(ToString::to_string).collect();
         for missing in text::few(missing.clone(), plan::MOST_LINES) {
             log::warn!("{missing}; left out of this start");
         }
-        let mounts = devices::mounts(self.ctid, &intent, &self.document, &provided);
+        let injection = self.driver(&intent, &provided, &mut missing)?;
+        let mounts = devices::mounts(self.ctid, &intent, &self.document, &provided, &injection);
         let changed = devices::write(&self.conf, Caller::Hook, &intent, choice, &mounts)?;
         self.mirror(&choice.devices, &mounts)?;
         report(&intent, choice, changed);
         let all = problems.iter().map(ToString::to_string).chain(missing).collect();
         Ok(text::few(all, plan::MOST_LINES))
+    }
+
+    /// The host's driver, if the container has that: its tree is there then.
+    fn driver(
+        &self,
+        intent: &Intent,
+        provided: &Provided,
+        missing: &mut Vec<String>,
+    ) -> anyhow::Result<Injection> {
+        let kernel = provided.inventory.driver.as_ref().map(|driver| &driver.version);
+        let given =
+            injection::give(self.ctid, intent, &self.settings, &self.document, kernel, &self.deadline);
+        match given.fault {
+            Some(fault) if self.fails || signal::check().is_err() => return Err(fault),
+            Some(fault) => {
+                exit::tell(log::Level::Warn, &fault);
+                missing.push(exit::one_line(&fault));
+            }
+            None => {}
+        }
+        Ok(given.injection)
     }
 
     /// The same for this start: Proxmox generated its config from the conf

@@ -26,7 +26,10 @@ pub struct Row {
     pub gpus: Vec<RowGpu>,
     /// The version of the kernel driver.
     pub kernel_driver: Option<String>,
-    /// The version of the driver inside, as last seen.
+    /// `install` or `inject`.
+    pub driver_mode: &'static str,
+    /// The version of the driver inside, as last seen; of the host's what is
+    /// mounted now.
     pub container_driver: Option<String>,
     /// `yes`, `no`, `other`, `broken` or `unknown`.
     pub hookscript: &'static str,
@@ -88,7 +91,11 @@ impl Row {
             assignment: settings.text(keys::GPU_ASSIGNMENT).map(|(text, _)| text.to_owned()),
             gpus: choice.gpus.iter().map(RowGpu::of).collect(),
             kernel_driver: kernel.as_ref().map(ToString::to_string),
-            container_driver: state.container_driver.clone(),
+            driver_mode: settings.value(keys::DRIVER_MODE).word(),
+            container_driver: match &container.host_driver.mounted {
+                Some(Ok(mounted)) => Some(mounted.to_string()),
+                _ => state.container_driver.clone(),
+            },
             hookscript: hook.word(),
             last: Last::of(state),
             last_success: state.last_success,

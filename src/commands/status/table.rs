@@ -5,7 +5,7 @@ use crate::findings::finding::Level;
 use crate::state::{self, Outcome};
 use crate::sys::out::{Out, Style};
 
-const HEAD: [&str; 8] = ["CTID", "STATE", "GPUS", "KERNEL", "CONTAINER", "HOOK", "LAST", "VERDICT"];
+const HEAD: [&str; 9] = ["CTID", "STATE", "GPUS", "KERNEL", "CONTAINER", "MODE", "HOOK", "LAST", "VERDICT"];
 
 /// Prints them, each with its reasons below it.
 pub fn print(out: &Out, rows: &[Row]) {
@@ -13,13 +13,13 @@ pub fn print(out: &Out, rows: &[Row]) {
         out.line("No container of this node has GPUs; to give it some: phoenix-nvidia attach CTID --gpus 0");
         return;
     }
-    let cells: Vec<[String; 8]> = rows.iter().map(|row| cells(row, state::now())).collect();
+    let cells: Vec<[String; 9]> = rows.iter().map(|row| cells(row, state::now())).collect();
     let width = |n: usize| {
         let body = cells.iter().map(|row| row[n].chars().count());
         body.chain([HEAD[n].len()]).max().unwrap_or_default()
     };
-    let widths: [usize; 8] = std::array::from_fn(width);
-    let line = |row: &[String; 8]| {
+    let widths: [usize; 9] = std::array::from_fn(width);
+    let line = |row: &[String; 9]| {
         let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
@@ -34,7 +34,7 @@ pub fn print(out: &Out, rows: &[Row]) {
     }
 }
 
-fn cells(row: &Row, now: u64) -> [String; 8] {
+fn cells(row: &Row, now: u64) -> [String; 9] {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let state = match (row.template, row.running) {
         (true, _) => "template",
@@ -51,6 +51,7 @@ fn cells(row: &Row, now: u64) -> [String; 8] {
         gpus(&row.gpus),
         or_dash(&row.kernel_driver),
         or_dash(&row.container_driver),
+        row.driver_mode.to_owned(),
         row.hookscript.to_owned(),
         last,
         row.verdict.word().to_owned(),

@@ -3,6 +3,7 @@
 
 use crate::pve::conf::devices::{ENTRY, words};
 use crate::pve::conf::document::{Document, Entry};
+use crate::pve::conf::mounts::RUN;
 use crate::pve::property;
 
 /// The lines of the main section that mount driver files, from 1.
@@ -21,6 +22,8 @@ pub fn shown(conf: &Document) -> Option<String> {
 
 fn mounts_driver_files(entry: &Entry) -> bool {
     match entry.key.as_str() {
+        // The driver of this host that we mount is no hindrance of ours.
+        ENTRY if entry.value.starts_with(RUN) => false,
         ENTRY => {
             let target = words(entry.value.as_bytes()).nth(1).map(String::from_utf8_lossy);
             target.is_some_and(|target| is_driver_path(&target))

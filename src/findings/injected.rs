@@ -1,0 +1,100 @@
+//! The host's driver in a container: what DRIVER_MODE=inject needs.
+
+use super::finding::Finding;
+use super::inside::software_seen;
+use super::read::Container;
+use crate::driver::injection::{Injection, Place, Refusal};
+use crate::driver::tree::Shown;
+use crate::exit::Fault;
+use crate::job::injection::remove_beside;
+
+/// Where the container is to have the host's driver, and can.
+fn place(c: &Container) -> Option<&Place> {
+    match &c.host_driver.injection {
+        Injection::On(place) => Some(place),
+        _ => None,
+    }
+}
+
+fn refused(c: &Container, refusal: &Refusal) -> Finding {
+    let Fault { message, remedy, .. } = refusal.fault(c.ctid);
+    Finding::failure("inject", message).why("the container starts without a driver").fix_if(remedy)
+}
+
+/// Whether a start finds what it mounts.
+pub fn tree(c: &Container) -> Vec<Finding> {
+    let finding = match (&c.host_driver.injection, &c.tree, &c.kernel) {
+        (Injection::Refused(refusal), ..) => refused(c, refusal),
+        (Injection::On(_), Some(Err(gap)), Some(kernel)) => Finding::failure("tree", gap.of(kernel))
+            .why("a start makes it, within PRE_START_TIMEOUT")
+            .fix("phoenix-nvidia prepare"),
+        (Injection::On(_), Some(Ok(Shown::Bind)), _)
+            if c.conf.get("unprivileged").as_deref() != Some("1") =>
+        {
+            refused(c, &Refusal::NoOverlay)
+        }
+        (Injection::On(_), Some(Ok(_)), Some(kernel)) => {
+            Finding::ok("tree", format!("driver {kernel} of this host is ready for containers"))
+        }
+        _ => return Vec::new(),
+    };
+    vec![finding]
+}
+
+/// Whether the running container has it, of the version of the kernel driver.
+pub fn mounted(c: &Container) -> Vec<Finding> {
+    let fix = format!("phoenix-nvidia {}", c.ctid);
+    let finding = match (place(c), &c.host_driver.mounted, &c.kernel) {
+        (Some(_), Some(Ok(has)), Some(kernel)) if has == kernel => {
+            Finding::ok("mounted", format!("driver {has} of this host is mounted in the container"))
+        }
+        (Some(_), Some(Ok(has)), Some(kernel)) => {
+            let what =
+                format!("driver {has} of this host is mounted in the container, {kernel} in the kernel");
+            Finding::failure("mounted", what)
+                .why("a running container keeps its driver until its next start")
+                .fix(fix)
+        }
+        (Some(_), None, Some(kernel)) if c.running => {
+            let what = format!("driver {kernel} of this host is not mounted in the running container");
+            Finding::failure("mounted", what).why("a start mounts it").fix(fix)
+        }
+        (None, Some(Ok(has)), _) => {
+            let what = format!("the running container still has driver {has} of this host mounted");
+            Finding::warning("mounted", what).why("its next start is without it").fix(fix)
+        }
+        (_, Some(Err(why)), _) => {
+            Finding::unknown("mounted", format!("cannot see which driver is mounted in the container: {why}"))
+        }
+        _ => return Vec::new(),
+    };
+    vec![finding]
+}
+
+/// Whether programs find it that do not look where it is mounted.
+pub fn links(c: &Container) -> Vec<Finding> {
+    let Some(place) = place(c).filter(|_| c.running) else { return Vec::new() };
+    let without = software_seen(c).is_some_and(|check| !check.links);
+    let late = place.drop_in && c.state.injected.linked.is_none();
+    if !without && !late {
+        return Vec::new();
+    }
+    let (what, why) = match late {
+        true => {
+            ("programs do not find the host's driver yet", "this machine needs an ld.so.conf.d file for it")
+        }
+        false => ("no links to the host's driver", "nvidia-smi may not be on the PATH, nor in ldconfig -p"),
+    };
+    vec![Finding::warning("links", what).why(why).fix(format!("phoenix-nvidia {}", c.ctid))]
+}
+
+/// A driver that is installed in the container all the same.
+pub fn beside(c: &Container) -> Vec<Finding> {
+    let beside = software_seen(c).and_then(|check| check.beside.as_ref()).filter(|_| place(c).is_some());
+    let finding = |beside| {
+        Finding::warning("beside", format!("a driver is installed in the container too: {beside}"))
+            .why("programs use the host's, which is mounted; that one only takes space")
+            .fix(remove_beside(c.ctid, beside))
+    };
+    beside.map(finding).into_iter().collect()
+}

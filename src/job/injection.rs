@@ -1,0 +1,237 @@
+//! The host's driver for a container: what DRIVER_MODE means for it, the tree
+//! that it binds, and what is done inside once after a change.
+
+use crate::driver::desired::Desired;
+use crate::driver::injection::{Injection, Machine, Place, Refusal, is_driver};
+use crate::driver::tree::{Shown, Trees};
+use crate::exit::{Code, Fault};
+use crate::guest::driver_state::DriverState;
+use crate::guest::exec::Guest;
+use crate::guest::link::{self, Linked};
+use crate::guest::mounted;
+use crate::plan::{self, Intent};
+use crate::pve::cluster;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::mounts;
+use crate::pve::conf::store::Conf;
+use crate::pve::{net, pct};
+use crate::settings::values::DriverMode;
+use crate::settings::{Settings, keys, load};
+use crate::state::{Record, State};
+use crate::sys::look::Look;
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Version};
+
+/// What a container gets.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// What DRIVER_MODE means for it.
+    pub injection: Injection,
+    /// Why it does not get the host's driver, where it should.
+    pub fault: Option<anyhow::Error>,
+}
+
+/// What DRIVER_MODE means for a container, as far as conf and record say.
+pub fn look(ctid: Ctid, settings: &Settings, conf: &Document) -> Injection {
+    if !is_asked(settings) {
+        return Injection::Off;
+    }
+    let seen = Record::of(ctid).load_of(&net::identity(conf)).injected.unfit;
+    Injection::of(conf, Machine::here(), seen.as_deref())
+}
+
+/// The same without the record: a call by hand looks again.
+pub fn look_anew(settings: &Settings, conf: &Document) -> Injection {
+    if is_asked(settings) { Injection::of(conf, Machine::here(), None) } else { Injection::Off }
+}
+
+/// Whether a container is to have the host's driver.
+pub fn is_asked(settings: &Settings) -> bool {
+    settings.value(keys::DRIVER_MODE) == DriverMode::Inject && settings.value(keys::INSTALL)
+}
+
+/// The same, with the tree of the loaded driver made if it is missing.
+pub fn give(
+    ctid: Ctid,
+    intent: &Intent,
+    settings: &Settings,
+    conf: &Document,
+    kernel: Option<&Version>,
+    deadline: &Deadline,
+) -> Given {
+    let injection = look(ctid, settings, conf);
+    if let Injection::Refused(refusal) = &injection {
+        return Given { fault: Some(refusal.fault(ctid).into()), injection };
+    }
+    let asked = plan::mounts(ctid, intent, conf, &injection).iter().any(is_driver);
+    // Without a kernel driver there is no version; that it is missing is told
+    // with the GPUs.
+    let Some(kernel) = kernel.filter(|_| asked) else { return Given { injection, fault: None } };
+    match Trees::host().ensure(kernel, deadline) {
+        Ok(shown) => may_have(ctid, conf, shown, injection),
+        Err(error) => Given { injection, fault: Some(error) },
+    }
+}
+
+/// Whether the container may have a tree that is shown like this.
+fn may_have(ctid: Ctid, conf: &Document, shown: Shown, injection: Injection) -> Given {
+    if shown == Shown::Bind && conf.get("unprivileged").as_deref() != Some("1") {
+        let refusal = Refusal::NoOverlay;
+        return Given { fault: Some(refusal.fault(ctid).into()), injection: Injection::Refused(refusal) };
+    }
+    Given { injection, fault: None }
+}
+
+/// Forgets why a container could not use the host's driver: it may have changed.
+pub fn look_again(ctid: Ctid) {
+    if Record::of(ctid).load().injected.unfit.is_some() {
+        Record::of(ctid).update(|state| state.injected.unfit = None);
+    }
+}
+
+/// How the running container differs, in one sentence.
+pub fn difference(ctid: Ctid, injection: &Injection, kernel: Option<&Version>) -> Option<String> {
+    let has = mounted::version(ctid).ok()?;
+    match (injection, has, kernel) {
+        (Injection::On(_), Some(has), Some(kernel)) if has == *kernel => None,
+        (Injection::On(_), Some(has), Some(_)) => {
+            Some(format!("the running container has the host's driver {has} mounted"))
+        }
+        (Injection::On(_), None, Some(kernel)) => {
+            Some(format!("the running container does not have the host's driver {kernel} mounted yet"))
+        }
+        (Injection::Off | Injection::Refused(_), Some(has), _) => {
+            Some(format!("the running container still has the host's driver {has} mounted"))
+        }
+        _ => None,
+    }
+}
+
+/// Fails unless the running container has the desired driver mounted.
+///
+/// # Errors
+/// [`Code::Software`].
+pub fn must_be_mounted(ctid: Ctid, desired: &Desired) -> anyhow::Result<()> {
+    let driver = &desired.driver;
+    let fault = |what: String| {
+        let fault = Fault::new(Code::Software, what).remedy(format!("phoenix-nvidia doctor {ctid}"));
+        Err(fault.into())
+    };
+    match mounted::version(ctid) {
+        Ok(Some(has)) if has == *driver => Ok(()),
+        Ok(Some(has)) => {
+            fault(format!("container {ctid} has the host's driver {has} mounted, {driver} desired"))
+        }
+        Ok(None) => fault(format!("container {ctid} does not have the host's driver {driver} mounted")),
+        Err(error) => fault(format!("cannot see what container {ctid} has mounted: {error:#}")),
+    }
+}
+
+/// Whether nothing was left to do inside when somebody looked last, with the
+/// same software desired.
+pub fn is_complete(ctid: Ctid, desired: &Desired) -> bool {
+    Record::of(ctid).load().injected.complete == Some(desired.fingerprint())
+}
+
+/// Makes the links inside, and records what was found there.
+///
+/// # Errors
+/// [`Code::Software`]: the container cannot use the driver, or could not be
+/// looked into.
+pub fn link(ctid: Ctid, place: &Place, desired: &Desired, deadline: &Deadline) -> anyhow::Result<Linked> {
+    let driver = &desired.driver;
+    let first = Record::of(ctid).load().injected.linked.is_none();
+    let linked = link::link(&Guest::new(ctid), place, driver, deadline)?;
+    let unfit = linked.unfit(Trees::host().glibc(driver));
+    // What runs since the start looked for a driver before there was a drop-in.
+    let late = first && place.drop_in && linked.ldconfig;
+    let init = late.then(|| pct::init(ctid).ok().flatten()).flatten();
+    Record::of(ctid).update(|state| {
+        state.injected.unfit.clone_from(&unfit);
+        state.injected.linked = Some(driver.to_string());
+        if let Some(init) = init {
+            state.restart_due = Some(init.to_string());
+        }
+    });
+    if late {
+        log::warn!(
+            "services that started before this step do not find the driver: this machine needs it once"
+        );
+        log::warn!("{}", crate::exit::fix(&format!("pct reboot {ctid}")));
+    }
+    match unfit {
+        Some(why) => Err(Refusal::Seen(why).fault(ctid).into()),
+        None => Ok(linked),
+    }
+}
+
+/// The command that removes a driver that is installed beside the host's.
+pub fn remove_beside(ctid: Ctid, beside: &DriverState) -> String {
+    let packages = match beside {
+        DriverState::Packaged { packages, .. } => packages.remove(ctid),
+        DriverState::HostFiles { .. } => Some(format!("nano /etc/pve/lxc/{ctid}.conf")),
+        _ => None,
+    };
+    packages.unwrap_or_else(|| format!("pct exec {ctid} -- nvidia-uninstall --silent"))
+}
+
+/// What is of a container's host driver, for reports.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// What DRIVER_MODE means for it.
+    pub injection: Injection,
+    /// What it has mounted while it runs, or why nobody knows.
+    pub mounted: Option<Result<Version, String>>,
+}
+
+impl Facts {
+    /// Reads them; runs no program.
+    pub fn read(ctid: Ctid, settings: &Settings, conf: &Document, state: &State, running: bool) -> Facts {
+        let asked = is_asked(settings);
+        let injection = match asked {
+            true => Injection::of(conf, Machine::here(), state.injected.unfit.as_deref()),
+            false => Injection::Off,
+        };
+        let concerned = running && (asked || mounts::mounts(conf).iter().any(is_driver));
+        let mounted = if concerned { mounted::version(ctid).map_err(|e| format!("{e:#}")) } else { Ok(None) };
+        Facts { injection, mounted: mounted.transpose() }
+    }
+}
+
+/// Whether any container of this node is to have the host's driver.
+pub fn is_asked_for() -> bool {
+    let asks = |ctid: Ctid| {
+        let conf = Conf::of(ctid);
+        conf.read().is_ok_and(|document| is_asked(&load::of_next_start(ctid, &conf, &document)))
+    };
+    cluster::containers(&mut Look::host()).unwrap_or_default().into_iter().any(asks)
+}
+
+/// What a run would do about the tree.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// Making it.
+    pub step: Option<String>,
+    /// What it would fail with.
+    pub refused: Option<anyhow::Error>,
+}
+
+/// What a run by hand would do about the tree of the loaded driver.
+pub fn plan(ctid: Ctid, conf: &Document, injection: &Injection, kernel: Option<&Version>) -> Planned {
+    match (injection, kernel) {
+        (Injection::Refused(refusal), _) => {
+            Planned { refused: Some(refusal.fault(ctid).into()), ..Planned::default() }
+        }
+        (Injection::On(_), Some(kernel)) => match Trees::host().shown(kernel) {
+            Ok(shown) => {
+                let fault = may_have(ctid, conf, shown, injection.clone()).fault;
+                Planned { refused: fault, ..Planned::default() }
+            }
+            Err(gap) => {
+                let step = format!("prepare driver {kernel} of this host for containers: {}", gap.of(kernel));
+                Planned { step: Some(step), refused: Trees::host().possible(kernel).err() }
+            }
+        },
+        _ => Planned::default(),
+    }
+}
