@@ -9,6 +9,7 @@ mod driver;
 mod here;
 mod one_source;
 mod packaged;
+mod real_driver;
 mod real_smi;
 mod scripts;
 mod secrets;

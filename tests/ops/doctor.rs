@@ -561,6 +561,43 @@ fn driver_files_of_the_host_that_a_conf_mounts() {
     });
 }
 
+/// A container that has the host's driver, and a shell to look with.
+fn injected() -> Option<Lab> {
+    let lab = lab(Lab::builder().gpus(1).driver("580.95.05"))?;
+    lab.replace_program("/usr/sbin/modinfo", "#!/bin/sh\necho 580.95.05\n");
+    lab.nvidia().user_space("580.95.05");
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none");
+    lab.create(101, Rootfs::Debian12.privileged());
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0", "--inject"]).ok();
+    lab.run(["pct", "start", "101"]).ok();
+    assert_eq!(bad(&lab), [""; 0]);
+    Some(lab)
+}
+
+#[test]
+fn what_the_hosts_driver_in_a_container_needs() {
+    let Some(lab) = injected() else { return };
+    let ct = lab.container(101);
+    // Unmounted below a container that has it.
+    lab.sh("umount /run/phoenix-nvidia/driver/580.95.05").ok();
+    assert_eq!(bad(&lab), ["tree failure"]);
+    lab.run(["phoenix-nvidia", "prepare"]).ok();
+    assert_eq!(bad(&lab), [""; 0]);
+    ct.sh("rm -r /var/lib/phoenix-nvidia").ok();
+    assert_eq!(bad(&lab), ["links warning"]);
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    ct.sh("cp /usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2/libcuda.so.580.95.05 /usr/lib/x86_64-linux-gnu/libcuda.so.570.86.10").ok();
+    assert_eq!(bad(&lab), ["beside warning"]);
+    ct.sh("rm /usr/lib/x86_64-linux-gnu/libcuda.so.570.86.10").ok();
+    ct.sh("umount /usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2 /usr/lib/x86_64-linux-gnu/x86_64").ok();
+    assert_eq!(bad(&lab), ["mounted failure"]);
+    lab.run(["phoenix-nvidia", "101"]).ok().says("restart container 101");
+    assert_eq!(bad(&lab), [""; 0]);
+    conf(&lab, "arch: amd64", "arch: i386");
+    let found = bad(&lab);
+    assert!(found.contains(&"inject failure".to_owned()), "{found:?}");
+}
+
 /// Whoever wrote it: a conf may have thousands of lines of one kind.
 #[test]
 fn thousands_of_lines_of_one_kind_are_told_in_a_few() {

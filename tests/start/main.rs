@@ -7,6 +7,7 @@ mod by_hand;
 mod devices;
 mod drm;
 mod host_files;
+mod inject;
 mod install;
 mod masks;
 mod passthrough;

@@ -110,6 +110,10 @@ impl<'lab> Nvidia<'lab> {
         Nvidia { lab }
     }
 
+    pub(crate) fn lab(&self) -> &Lab {
+        self.lab
+    }
+
     /// Lays everything out at the lab's start.
     pub(crate) fn furnish(&self, gpus: &Gpus) {
         if gpus.real {

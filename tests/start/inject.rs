@@ -1,0 +1,499 @@
+//! DRIVER_MODE=inject: a container has the host's own driver, mounted, in its first start.
+use crate::support;
+
+use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::{Container, Errno, Lab, Rootfs, Spec};
+use std::time::Duration;
+use support::{lab, node, setting};
+
+const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
+const OLD: &str = "580.95.05";
+const NEW: &str = "580.105.08";
+const KEPT: &str = "/var/lib/phoenix-nvidia/driver";
+const SHOWN: &str = "/run/phoenix-nvidia/driver";
+const HWCAPS: &str = "/usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2";
+
+/// A host with a driver of its own, that gives it to its containers.
+fn host() -> Option<Lab> {
+    let lab = lab(Lab::builder().gpus(1).driver(OLD))?;
+    // As systemd leaves them: what is mounted and unmounted here is in the namespaces of others too.
+    lab.sh("mount --make-rshared /").ok();
+    lab.nvidia().user_space(OLD);
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nDRIVER_MODE=inject");
+    Some(lab)
+}
+
+fn create(lab: &Lab, id: u32, spec: Spec) {
+    lab.create(id, spec);
+    lab.nvidia().printer(id);
+    setting(lab, id, "GPU_ASSIGNMENT=0");
+    lab.run(["pct", "set", &id.to_string(), "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+}
+
+/// A container with a program that prints the versions of the libraries that it finds, not started yet.
+fn injecting(spec: Spec) -> Option<Lab> {
+    let lab = host()?;
+    create(&lab, 101, spec);
+    Some(lab)
+}
+
+fn start(lab: &Lab) -> phoenix_lab::Output {
+    lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
+}
+
+/// What the program printed as the container's process 1 ran it, before anything of ours ran inside, and now.
+#[track_caller]
+fn finds(ct: &Container<'_>, version: &str) {
+    let both = format!("{version}\n{version}\n");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while ct.read("/at-boot").is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(ct.read("/at-boot"), both);
+    assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, both);
+}
+
+fn the_first_start_has_the_driver(spec: Spec) {
+    let Some(lab) = injecting(spec) else { return };
+    start(&lab)
+        .ok()
+        .says("driver 580.95.05: copied for containers")
+        .says("the host's, mounted")
+        .says_not("WARNING");
+    let ct = lab.container(101);
+    finds(&ct, OLD);
+    assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENXIO));
+    ct.exec(["nvidia-smi", "-L"]).ok().says(&lab.nvidia().uuid(0));
+    ct.exec(["/sbin/ldconfig", "-p"]).ok().says("libcuda.so.1").says_not("libEGL");
+    assert!(!ct.exists("/var/lib/nvidia/log"), "nothing is installed");
+    // A reboot from inside runs no hookscript.
+    let before = ct.init_pid();
+    ct.wait_ready();
+    ct.write("/at-boot", "");
+    ct.exec(["reboot"]);
+    ct.wait_rebooted(before);
+    finds(&ct, OLD);
+    // Nothing to do: the conf stays, nothing is copied, and no command is run in the container.
+    lab.run(["pct", "shutdown", "101"]).ok();
+    let conf = (lab.conf(101), lab.inode("/etc/pve/lxc/101.conf"));
+    lab.sh("mv /usr/bin/lxc-attach /root/lxc-attach").ok();
+    lab.replace_program("/usr/bin/lxc-attach", "#!/bin/sh\n: >/root/attached\n");
+    start(&lab).ok().says("the host's, mounted").says_not("copied").says_not("WARNING");
+    assert!(!lab.exists("/root/attached"));
+    lab.sh("mv /root/lxc-attach /usr/bin/lxc-attach").ok();
+    assert_eq!((lab.conf(101), lab.inode("/etc/pve/lxc/101.conf")), conf);
+    finds(&ct, OLD);
+    // Ours alone, and in pre-start the one that reads what a lost card may block.
+    assert_eq!([programs(&lab, "pre-start"), programs(&lab, "post-start")], [2, 1]);
+    lab.run([PROGRAM, "plan", "101"]).ok().says("Nothing to do");
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run([PROGRAM, "plan", "101"]).code(10).says("driver 580.95.05 of this host is mounted at the start");
+    start(&lab).ok();
+    lab.run([PROGRAM, "doctor", "101"]).says("is mounted in the container").says("0 failure, 0 warning");
+    lab.run([PROGRAM, "status"]).ok().says("inject").says(OLD);
+}
+
+/// How many programs a phase runs, itself included.
+fn programs(lab: &Lab, phase: &str) -> usize {
+    let trace =
+        format!("strace -f -qq -e trace=execve -o /root/trace {PROGRAM} 101 {phase} && cat /root/trace");
+    lab.sh(&trace)
+        .ok()
+        .stdout
+        .lines()
+        .filter(|line| line.contains("execve(") && line.ends_with("= 0"))
+        .count()
+}
+
+#[test]
+fn debian_12_has_it_in_the_first_start() {
+    the_first_start_has_the_driver(Rootfs::Debian12.privileged());
+    the_first_start_has_the_driver(Rootfs::Debian12.unprivileged());
+}
+
+#[test]
+fn debian_13_has_it_in_the_first_start() {
+    the_first_start_has_the_driver(Rootfs::Debian13.unprivileged());
+}
+
+/// glibc 2.31 searches the older directory.
+#[test]
+fn debian_11_has_it_in_the_first_start() {
+    the_first_start_has_the_driver(Rootfs::Debian11.privileged());
+    the_first_start_has_the_driver(Rootfs::Debian11.unprivileged());
+}
+
+/// An application container: its program starts at once, and there is no shell to look with.
+#[test]
+fn a_container_without_a_shell_has_it_too() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    let root = "/var/lib/vz/images/101/subvol-101-disk-0.subvol";
+    lab.sh(&format!("rm {root}/usr/bin/sh {root}/usr/bin/dash {root}/usr/bin/bash")).ok();
+    start(&lab).ok().says("no shell in the container").says("the host's, mounted").says_not("WARNING");
+    finds(&lab.container(101), OLD);
+    lab.run([PROGRAM, "101"]).ok().says("no shell in the container");
+}
+
+/// Two containers: one keeps running.
+#[test]
+fn after_a_host_upgrade_running_containers_keep_theirs_and_new_starts_get_the_new_one() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    create(&lab, 102, Rootfs::Debian12.unprivileged());
+    for id in ["101", "102"] {
+        lab.run(["pct", "start", id]).ok();
+    }
+    lab.nvidia().user_space(NEW);
+    lab.nvidia().set_driver(NEW);
+    lab.run(["pct", "stop", "102"]).ok();
+    lab.write("/root/empty", "");
+    lab.container(102).write("/at-boot", "");
+    lab.run(["pct", "start", "102"]).ok().says("driver 580.105.08: copied for containers");
+    finds(&lab.container(102), NEW);
+    finds(&lab.container(101), OLD);
+    // Whoever removes what is not needed looks into all of them.
+    lab.run([PROGRAM, "prepare"]).ok();
+    finds(&lab.container(101), OLD);
+    let status = lab.run([PROGRAM, "status", "101"]).ok();
+    status.says("driver 580.95.05 of this host is mounted in the container, 580.105.08 in the kernel");
+    lab.run([PROGRAM, "doctor", "101"])
+        .code(1)
+        .says("keeps its driver until its next start")
+        .says("fix: phoenix-nvidia 101");
+    lab.run([PROGRAM, "101"]).ok().says("restart container 101").says("verify: 580.105.08 works");
+    finds(&lab.container(101), NEW);
+    lab.run([PROGRAM, "prepare"]).ok().says("driver 580.95.05: removed its copy");
+    assert_eq!(lab.files().list(KEPT), [NEW]);
+    finds(&lab.container(101), NEW);
+}
+
+/// An upgrade of the host's files before its reboot: what is loaded goes on to work.
+#[test]
+fn files_of_the_next_driver_on_disk_do_no_harm_to_the_one_that_is_loaded() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    lab.run([PROGRAM, "prepare"]).ok().says("copied for containers");
+    lab.nvidia().user_space(NEW);
+    start(&lab).ok().says_not("WARNING");
+    finds(&lab.container(101), OLD);
+    // One that was not kept before cannot be had any more, and that is said.
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.sh(&format!("umount {SHOWN}/{OLD}; rm -r {KEPT}/{OLD}")).ok();
+    let warned = start(&lab).ok();
+    warned.says("WARNING").says("its driver files are 580.105.08").says("fix: reboot");
+    lab.run(["pct", "stop", "101"]).ok();
+    node(&lab, "START_POLICY=fail");
+    start(&lab).code(255).says("its driver files are 580.105.08");
+}
+
+/// Everything under /run is gone: with `prepare` before the guests, and with nothing but their starts.
+#[test]
+fn after_a_reboot_of_the_host_it_is_there_again() {
+    for prepared in [true, false] {
+        let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+        start(&lab).ok();
+        lab.run(["pct", "stop", "101"]).ok();
+        lab.sh(&format!(
+            "umount {SHOWN}/{OLD} && umount /run/phoenix-nvidia/proc/101 && rm -r /run/phoenix-nvidia"
+        ))
+        .ok();
+        lab.container(101).write("/at-boot", "");
+        if prepared {
+            lab.run([PROGRAM, "prepare"]).ok().says_not("copied");
+        }
+        start(&lab).ok().says_not("copied").says_not("WARNING");
+        finds(&lab.container(101), OLD);
+        let mode = lab.sh(&format!("stat -c %a /run/phoenix-nvidia {SHOWN} {SHOWN}/{OLD}")).ok();
+        assert_eq!(mode.stdout, "755\n755\n755\n");
+    }
+}
+
+/// AppArmor does not see mount_setattr(2), and without it a plain remount is enough: the overlay takes no write.
+#[test]
+fn root_in_a_privileged_container_cannot_write_to_the_tree() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    start(&lab).ok();
+    let sums = format!(
+        "cd {KEPT}/{OLD} && find . -type f -exec md5sum {{}} + && find . | sort && stat -c '%a %U' ."
+    );
+    let before = lab.sh(&sums).ok().stdout;
+    let ct = lab.container(101);
+    let hostile = format!(
+        "for at in {HWCAPS} /usr/lib/x86_64-linux-gnu/x86_64; do
+             mount -o remount,bind,rw,suid,dev $at; mount -o remount,rw $at; mount --make-shared $at
+             echo made >$at/made; echo made >$at/libcuda.so.1; chmod 777 $at; rm -f $at/bin/nvidia-smi; mkdir $at/made
+             mv $at/libcuda.so.{OLD} $at/x; ln -sf /etc/shadow $at/libnvidia-ml.so.1
+         done; true"
+    );
+    ct.sh(&hostile).ok();
+    assert_eq!(lab.sh(&sums).ok().stdout, before);
+    // What it mounts over the tree is its own.
+    ct.sh(&format!("mount -t tmpfs tmpfs {HWCAPS}")).ok();
+    assert!(lab.exists(format!("{SHOWN}/current/libcuda.so.1")));
+    lab.run([PROGRAM, "prepare"]).ok();
+    assert_eq!(lab.sh(&sums).ok().stdout, before);
+}
+
+#[test]
+fn a_tree_is_whole_or_not_there_whenever_its_maker_is_killed() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    // Large enough to be caught.
+    let big = format!("/usr/lib/x86_64-linux-gnu/libnvidia-nvvm.so.{OLD}");
+    lab.sh(&format!(
+        "cp /usr/lib/x86_64-linux-gnu/libcuda.so.{OLD} {big} && head -c 60000000 /dev/urandom >>{big}"
+    ))
+    .ok();
+    let mut partial = 0;
+    for ms in [5, 10, 20, 30, 40, 60, 80, 120, 160, 240, 320] {
+        lab.sh(&format!("timeout -s KILL {}.{:03} {PROGRAM} prepare; true", ms / 1000, ms % 1000));
+        if lab.exists(format!("{KEPT}/{OLD}")) {
+            // Whole from its first moment.
+            lab.sh(&format!(
+                "cmp {big} {KEPT}/{OLD}/libnvidia-nvvm.so.{OLD} && test -f {KEPT}/{OLD}/.phoenix-nvidia"
+            ))
+            .ok();
+            lab.sh(&format!("umount {SHOWN}/{OLD}; rm -rf {KEPT}/{OLD}; true")).ok();
+        } else if lab.exists(KEPT) && !lab.files().list(KEPT).is_empty() {
+            partial += 1;
+        }
+    }
+    assert!(partial > 0, "no run was killed while it copied");
+    start(&lab).ok().says_not("WARNING");
+    finds(&lab.container(101), OLD);
+    assert_eq!(lab.files().list(KEPT), [OLD]);
+}
+
+#[test]
+fn two_at_once_make_one_and_a_current_that_leads_nowhere_is_put_right() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    let both = lab.sh(&format!("{PROGRAM} prepare & {PROGRAM} prepare; wait")).ok();
+    assert_eq!((both.stdout + &both.stderr).matches("copied for containers").count(), 1);
+    for target in ["999.99.99", "/nonexistent", "."] {
+        lab.sh(&format!("ln -sfn {target} {SHOWN}/current")).ok();
+        start(&lab).ok().says_not("WARNING");
+        finds(&lab.container(101), OLD);
+        lab.run(["pct", "stop", "101"]).ok();
+    }
+    assert_eq!(lab.sh(&format!("grep -c {SHOWN} /proc/mounts")).stdout.trim(), "1", "one mount");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_and_is_told() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    lab.sh("mkdir -p /var/lib/phoenix-nvidia && mount -t tmpfs -o size=8m,mode=755 tmpfs /var/lib/phoenix-nvidia")
+        .ok();
+    start(&lab).ok().says("WARNING").says("needed in /var/lib/phoenix-nvidia/driver");
+    assert!(lab.container(101).running());
+    assert_eq!(lab.files().list(KEPT), [""; 0]);
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.sh("mount -o remount,size=200m /var/lib/phoenix-nvidia").ok();
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok().says_not("WARNING");
+    finds(&lab.container(101), OLD);
+}
+
+#[test]
+fn a_file_that_is_missing_in_the_tree_comes_back() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    start(&lab).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.sh(&format!("rm {KEPT}/{OLD}/libnvidia-ml.so.{OLD}")).ok();
+    lab.run([PROGRAM, "doctor", "101"]).code(1).says("lacks 1 files").says("fix: phoenix-nvidia prepare");
+    lab.run([PROGRAM, "prepare"]).ok().says("restored 1 files");
+    start(&lab).ok();
+    finds(&lab.container(101), OLD);
+}
+
+#[test]
+fn a_users_entry_at_its_place_and_a_container_without_glibc_are_refused() {
+    let Some(lab) = host() else { return };
+    lab.create(101, Rootfs::Debian12.privileged());
+    let theirs = format!("lxc.mount.entry: /srv {} none bind,create=dir 0 0\n", &HWCAPS[1..]);
+    lab.append("/etc/pve/lxc/101.conf", &theirs);
+    let line = lab.conf(101).lines().position(|line| line.contains("/srv")).unwrap() + 1;
+    let attach = lab.run([PROGRAM, "attach", "101", "--gpus", "0"]).code(5);
+    attach.says(&format!("line {line} of the conf mounts something at {HWCAPS}"));
+    assert!(!lab.conf(101).contains("GPU_ASSIGNMENT"));
+    setting(&lab, 101, "GPU_ASSIGNMENT=0");
+    lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    start(&lab).ok().says("WARNING").says("of the conf mounts something at");
+    assert!(lab.conf(101).contains(theirs.trim()) && !lab.conf(101).contains("driver/current"));
+    assert_eq!(lab.container(101).open_node("/dev/nvidia0"), Err(Errno::ENXIO));
+    lab.run([PROGRAM, "plan", "101"]).code(5).says("mounts something at");
+    lab.run([PROGRAM, "101"]).code(5).says("mounts something at");
+
+    lab.create(102, Rootfs::Busybox.privileged().option("--ostype", "alpine"));
+    lab.run([PROGRAM, "attach", "102", "--gpus", "0"]).code(5).says("Alpine Linux has no glibc");
+    lab.run([PROGRAM, "attach", "102", "--gpus", "0", "--install"]).ok();
+}
+
+/// From the one to the other and back, by hand and by starts, with a driver that a runfile installed.
+#[test]
+fn a_container_changes_from_install_to_inject_and_back() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver(OLD)) else { return };
+    lab.nvidia().user_space(OLD);
+    lab.web().runfile(&Runfile::new(OLD));
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none");
+    create(&lab, 101, Rootfs::Debian12.unprivileged());
+    lab.run([PROGRAM, "attach", "101", "--inject"]).ok().says("DRIVER_MODE=inject");
+    lab.run([PROGRAM, "101"])
+        .ok()
+        .says("the host's, mounted")
+        .says("verify: 580.95.05 works")
+        .says_not("install driver");
+    let ct = lab.container(101);
+    finds(&ct, OLD);
+    assert!(
+        lab.conf(101)
+            .contains("/run/phoenix-nvidia/driver/current usr/lib/x86_64-linux-gnu/x86_64 none bind,ro")
+    );
+
+    // By hand: nothing is installed below the mount.
+    lab.run([PROGRAM, "attach", "101", "--install"])
+        .ok()
+        .says("still has driver 580.95.05 of this host mounted");
+    let plan = lab.run([PROGRAM, "plan", "101"]).code(10);
+    plan.says("removed the mount over /usr/lib/x86_64-linux-gnu/x86_64").says("still has the host's driver");
+    let hand = lab.command(PROGRAM).arg("101").timeout(Duration::from_secs(150)).run().ok();
+    hand.says("restart container 101").says("links to the host's driver").says("driver: installed 580.95.05");
+    assert!(!lab.conf(101).contains("driver/current") && ct.exists("/var/lib/nvidia/log"));
+    assert_eq!(ct.sh(&format!("ls -A {HWCAPS}")).ok().stdout, "", "an empty directory stays");
+    ct.exec(["nvidia-smi", "-L"]).ok();
+    // Installed, and of the real size of the lab's libraries: without a program's functions.
+    ct.sh("test -f /usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05").ok();
+
+    // Back, by a start: the one that is installed is named with the command that removes it.
+    lab.run([PROGRAM, "attach", "101", "--inject"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    start(&lab)
+        .ok()
+        .says("a driver is installed in the container too")
+        .says("nvidia-uninstall")
+        .says("the host's, mounted");
+    assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, format!("{OLD}\n{OLD}\n"));
+    ct.exec(["nvidia-uninstall", "-s"]).ok();
+    lab.run([PROGRAM, "101"]).ok();
+    finds_now(&ct, OLD);
+    ct.exec(["nvidia-smi", "-L"]).ok();
+
+    // detach leaves the conf as it was and an empty directory.
+    lab.run([PROGRAM, "detach", "101"])
+        .ok()
+        .says("empty directories stay")
+        .says("removed")
+        .says_not("nvidia-uninstall");
+    assert!(!lab.conf(101).contains("phoenix-nvidia/driver"));
+    assert!(!ct.exists("/var/lib/phoenix-nvidia/links"));
+    assert_eq!(ct.sh("find /usr /etc -lname '*x86-64-v2*'").stdout, "");
+}
+
+#[track_caller]
+fn finds_now(ct: &Container<'_>, version: &str) {
+    assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, format!("{version}\n{version}\n"));
+}
+
+/// What a container puts in the place of a link is its own: a package of that name, say.
+#[test]
+fn links_take_no_place_of_a_file_and_one_that_was_replaced_stays() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    let ct = lab.container(101);
+    ct.files().program("/usr/bin/nvidia-smi", "#!/bin/sh\necho mine\n");
+    start(&lab).ok();
+    ct.exec(["nvidia-smi"]).ok().says("mine");
+    let link = "/usr/lib/x86_64-linux-gnu/libcuda.so.1";
+    assert_eq!(ct.exec(["readlink", link]).ok().stdout.trim(), "glibc-hwcaps/x86-64-v2/libcuda.so.1");
+    ct.sh(&format!("rm {link} && echo theirs >{link}")).ok();
+    lab.run([PROGRAM, "detach", "101"]).ok();
+    assert_eq!(ct.exec(["cat", link]).ok().stdout, "theirs\n");
+    assert!(!ct.exists("/etc/OpenCL/vendors/nvidia.icd") && ct.exists("/usr/bin/nvidia-smi"));
+}
+
+#[test]
+fn cuda_comes_from_apt_as_before_and_no_driver_with_it() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver(OLD)) else { return };
+    lab.nvidia().user_space(OLD);
+    node(&lab, "AFTER_INSTALL=none\nNETWORK_TIMEOUT=5\nDRIVER_MODE=inject");
+    lab.web().standard(&[OLD]);
+    create(&lab, 101, Rootfs::Debian12.unprivileged());
+    let ct = lab.container(101);
+    lab.web().use_distribution(&ct);
+    let first = start(&lab).ok().says("cuda: installed cuda-toolkit-13-0").says("utilities: installed nvtop");
+    first.says_not("driver: installed").says_not("WARNING");
+    finds(&ct, OLD);
+    ct.exec(["/usr/local/cuda/bin/nvcc"]).ok().says("release 13.0");
+    ct.sh("apt-get -s install libnvidia-ml1").code(100);
+    ct.sh("apt-get -s install cuda-drivers-580").code(100);
+    for _ in 0..2 {
+        lab.run(["pct", "stop", "101"]).ok();
+        start(&lab).ok().says("the host's, mounted").says_not("cuda:");
+    }
+    assert_eq!(programs(&lab, "post-start"), 1);
+    assert!(lab.web().requests().ending(".run").is_empty(), "no runfile is downloaded");
+}
+
+/// What only shows inside is recorded, and said before the next start.
+#[test]
+fn a_container_that_turns_out_to_have_no_glibc_is_refused_from_then_on() {
+    let Some(lab) = injecting(Rootfs::Busybox.privileged()) else { return };
+    let ct = lab.container(101);
+    ct.write("/lib/ld-musl-x86_64.so.1", "");
+    start(&lab).ok().says("the container has musl");
+    lab.run([PROGRAM, "doctor", "101"]).code(1).says("the container has musl").says("attach 101 --install");
+    lab.run(["pct", "stop", "101"]).ok();
+    start(&lab).ok().says("WARNING").says("the container has musl");
+    assert!(!lab.conf(101).contains("driver/current"));
+    // A call by hand looks again.
+    ct.files().remove("/lib/ld-musl-x86_64.so.1");
+    lab.run([PROGRAM, "101"]).says("restart container 101").says_not("musl");
+    assert!(lab.conf(101).contains("driver/current"));
+}
+
+/// A clone, and a start on a node without the package: the conf alone decides.
+#[test]
+fn a_clone_has_it_and_a_node_without_the_package_starts_without_it() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    start(&lab).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "clone", "101", "102", "--full"]).ok();
+    lab.run(["pct", "start", "102"]).ok().says_not("WARNING");
+    finds(&lab.container(102), OLD);
+    lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok();
+    lab.run(["pct", "stop", "102"]).ok();
+    lab.sh(&format!("umount {SHOWN}/{OLD} && umount /run/phoenix-nvidia/proc/*; rm -r /run/phoenix-nvidia"))
+        .ok();
+    start(&lab).ok();
+    assert!(lab.container(101).running());
+    assert_eq!(lab.container(101).sh(&format!("ls -A {HWCAPS}")).ok().stdout, "");
+}
+
+/// A removal of the package keeps all of it; a purge keeps what containers run with.
+#[test]
+fn a_purge_leaves_the_driver_of_a_running_container() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    start(&lab).ok();
+    let postrm = |what: &str| lab.run(["sh", "/root/postrm", what]).ok();
+    lab.write("/root/postrm", include_str!("../../packaging/debian/postrm"));
+    postrm("remove");
+    assert!(lab.exists(format!("{SHOWN}/current/libcuda.so.1")));
+    postrm("purge").says(&format!("{KEPT}/{OLD} stays"));
+    finds(&lab.container(101), OLD);
+    assert!(!lab.exists("/var/lib/phoenix-nvidia/state") && !lab.exists("/run/phoenix-nvidia/driver"));
+    lab.run(["pct", "stop", "101"]).ok();
+    postrm("purge").says_not(&format!("{KEPT}/{OLD} stays"));
+    assert!(!lab.exists("/var/lib/phoenix-nvidia"));
+}
+
+#[test]
+fn no_tree_is_made_where_nobody_asks_for_it() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver(OLD)) else { return };
+    lab.nvidia().user_space(OLD);
+    node(&lab, "INSTALL=off");
+    lab.create(101, Rootfs::Busybox.privileged());
+    lab.run([PROGRAM, "attach", "101", "--gpus", "0"]).ok();
+    lab.run([PROGRAM, "prepare"]).ok();
+    start(&lab).ok();
+    assert!(!lab.exists(KEPT) && !lab.conf(101).contains("driver/current"));
+    // INSTALL=off is devices only, whatever DRIVER_MODE says.
+    setting(&lab, 101, "DRIVER_MODE=inject");
+    lab.run(["pct", "stop", "101"]).ok();
+    start(&lab).ok();
+    assert!(!lab.exists(KEPT) && !lab.conf(101).contains("driver/current"));
+}
