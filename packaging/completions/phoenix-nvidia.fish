@@ -40,6 +40,8 @@ complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l driver -d 'Driver in the container: a version, or host' -r
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l storage -d 'Storage for the hookscript' -r
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l by-uuid -d 'Write UUIDs instead of indices, which can change'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l inject -d 'Mount the host\'s driver files instead of an install: DRIVER_MODE=inject'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l install -d 'Install the driver in the container: DRIVER_MODE=install'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l chain -d 'Keep the container\'s own hookscript: both run'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l now -d 'Start or restart the containers now, and wait for the install'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -s v -l verbose -d 'Show each step in detail'

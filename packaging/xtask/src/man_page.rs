@@ -106,7 +106,7 @@ fn json(page: &mut Page) {
         "status",
         "kernel_driver (or null), problems (what could not be read), and containers, each with: ctid, \
          name, running, template, assignment (GPU_ASSIGNMENT as written, or null), gpus (each with minor, model, uuid, \
-         pci), kernel_driver, container_driver (as last seen, or null), hookscript (yes, no, other, broken or unknown), \
+         pci), kernel_driver, driver_mode (install or inject), container_driver (as last seen, or null), hookscript (yes, no, other, broken or unknown), \
          last (null, or what, outcome, exit_code, message, at, took_ms), last_success (or null), verdict (a \
          level) and reasons (sentences, the worst first).",
     );
