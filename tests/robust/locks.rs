@@ -13,9 +13,9 @@ const OURS: &str =
 /// A container that was started, checked and left with state and locks.
 fn used() -> Option<Lab> {
     let lab = lab()?;
-    attached(&lab, 101, Rootfs::Busybox.privileged());
-    node(&lab, "CHECK_TIMEOUT=5\nINSTALL_WAIT=30");
-    // Its check finds a container in which no driver can work: a state, a log.
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    node(&lab, "INSTALL_WAIT=30\nNVIDIA_RUNFILE_URL=/srv/nothing.run");
+    // Its install finds no runfile: a state, a log.
     lab.run(["pct", "start", "101"]).ok();
     wait_for_the_end(&lab);
     Some(lab)
