@@ -1,5 +1,7 @@
 //! A verified runfile: from the cache, or downloaded once for all containers.
 
+mod fault;
+
 use crate::driver::cache::{Cache, record};
 use crate::driver::desired::{Limits, Sha256};
 use crate::driver::progress::DownloadProgress;
@@ -211,7 +213,7 @@ impl CacheEntry<'_> {
                     // Its next copy begins anew.
                     let _ = std::fs::remove_file(&part);
                 }
-                return Err(self.fault_of(error, url));
+                return Err(fault::of(error, url, self.cache.directory(), self.request.limits.download_max));
             }
         };
         drop(watch);
@@ -226,45 +228,12 @@ impl CacheEntry<'_> {
             Err(Unaccepted::Bad(why)) => {
                 let _ = std::fs::remove_file(&part);
                 if !resumed || last {
-                    return Err(rejected(url, &why));
+                    return Err(fault::rejected(url, &why));
                 }
                 // The bytes of two different files.
                 log::info!("download: {url}: {why:#}; restarting from the beginning");
                 Ok(None)
             }
-        }
-    }
-
-    /// A failed download, with its remedy.
-    fn fault_of(&self, error: FetchError, url: &Url) -> anyhow::Error {
-        let directory = self.cache.directory().display();
-        let fault = |what: String| Fault::new(Code::Software, format!("{what}: {error}"));
-        match &error {
-            FetchError::Refused(_, why) => rejected(url, &anyhow::anyhow!("{why}")),
-            FetchError::Status(_, 401 | 403) => Fault::new(Code::Software, error.to_string())
-                .remedy("correct the name, password or token in NVIDIA_RUNFILE_URL")
-                .into(),
-            FetchError::Status(_, 407) => Fault::new(Code::Software, error.to_string())
-                .remedy("correct http_proxy in /etc/pve/datacenter.cfg")
-                .into(),
-            FetchError::Local(path, _) if url.local().as_ref() == Some(path) => {
-                Fault::new(Code::Software, error.to_string()).remedy(source::remedy()).into()
-            }
-            FetchError::Full(..) => fault(format!("not enough space for the runfile in {directory}"))
-                .remedy(format!("df -h {directory} && du -xh --max-depth=2 /var | sort -h | tail"))
-                .into(),
-            FetchError::TooLarge(..) => {
-                let mib = self.request.limits.download_max >> 20;
-                fault(format!("the runfile exceeds DOWNLOAD_MAX ({mib} MiB)"))
-                    .remedy("correct NVIDIA_RUNFILE_URL, or set a larger DOWNLOAD_MAX in /etc/default/phoenix-nvidia")
-                    .into()
-            }
-            FetchError::Untrusted(..) | FetchError::Redirect(..) => {
-                fault("NVIDIA_RUNFILE_URL is not trusted".into())
-                    .remedy("set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_RUNFILE_SHA256")
-                    .into()
-            }
-            _ => error.into(),
         }
     }
 
@@ -298,17 +267,6 @@ enum Unaccepted {
     Bad(anyhow::Error),
     /// It could not be verified or kept.
     Local(anyhow::Error),
-}
-
-fn rejected(url: &Url, why: &anyhow::Error) -> anyhow::Error {
-    let (message, remedy) = match url.local() {
-        Some(_) => (format!("{url}: {why:#}"), source::remedy()),
-        None => (
-            format!("{url} rejected and deleted, not run: {why:#}"),
-            "correct NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if set)",
-        ),
-    };
-    Fault::new(Code::Software, message).remedy(exit::remedy_of(why).unwrap_or(remedy)).into()
 }
 
 /// Compares with the checksum that is published beside the file. If it cannot

@@ -128,7 +128,7 @@ fn each_way_in_which_a_file_is_refused_has_its_own_remedy() {
         (401, "HTTP 401 (access denied)", "name, password or token"),
         (403, "HTTP 403 (access denied)", "name, password or token"),
         (407, "HTTP 407 (proxy authentication required)", "http_proxy"),
-        (503, "HTTP 503 (server error)", ""),
+        (503, "HTTP 503 (server error)", "download the file elsewhere"),
     ] {
         node.site.faults().set(&path, Ill::Status(status)).unwrap();
         let (text, fix) = fails(node.obtain(V).unwrap_err());
@@ -136,6 +136,11 @@ fn each_way_in_which_a_file_is_refused_has_its_own_remedy() {
         assert!(!text.contains("not published"), "{text}");
         node.site.faults().clear().unwrap();
     }
+    node.site.faults().set(&path, Ill::Redirect("http://192.0.2.1/f.run".into())).unwrap();
+    let (text, fix) = fails(node.obtain(V).unwrap_err());
+    assert!(text.contains("redirect to http://192.0.2.1/f.run refused"), "{text}");
+    assert_eq!(fix, "set NVIDIA_RUNFILE_URL to the https URL of the file itself");
+    node.site.faults().clear().unwrap();
     let (text, fix) = fails(node.obtain_with(V, Some(&Sha256([7; 32]))).unwrap_err());
     assert!(text.contains("NVIDIA_RUNFILE_SHA256 is 0707"), "{text}");
     assert_eq!(fix, "correct NVIDIA_RUNFILE_SHA256, or remove it");

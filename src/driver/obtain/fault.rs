@@ -1,0 +1,65 @@
+//! Why a runfile could not be had, each reason with its remedy.
+
+use crate::driver::source;
+use crate::exit::{self, Code, Fault};
+use crate::sys::fetch::FetchError;
+use crate::sys::url::Url;
+use std::path::Path;
+
+/// What helps where a server does not answer as it should.
+const ELSEWHERE: &str = "download the file elsewhere and set NVIDIA_RUNFILE_URL to it, or set http_proxy in /etc/pve/datacenter.cfg";
+
+/// A failed download, with its remedy. `directory` is where the file would go, `max` the limit of its size, in bytes.
+pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> anyhow::Error {
+    let directory = directory.display();
+    let fault = |what: String| Fault::new(Code::Software, format!("{what}: {error}"));
+    match &error {
+        // The next place may have it.
+        _ if error.is_missing() => error.into(),
+        FetchError::Refused(_, why) => rejected(url, &anyhow::anyhow!("{why}")),
+        FetchError::Status(_, 401 | 403) => Fault::new(Code::Software, error.to_string())
+            .remedy("correct the name, password or token in NVIDIA_RUNFILE_URL")
+            .into(),
+        FetchError::Status(_, 407) => Fault::new(Code::Software, error.to_string())
+            .remedy("correct http_proxy in /etc/pve/datacenter.cfg")
+            .into(),
+        FetchError::Local(path, _) if url.local().as_ref() == Some(path) => {
+            Fault::new(Code::Software, error.to_string()).remedy(source::remedy()).into()
+        }
+        FetchError::Full(..) => fault(format!("not enough space for the runfile in {directory}"))
+            .remedy(format!("df -h {directory} && du -xh --max-depth=2 /var | sort -h | tail"))
+            .into(),
+        FetchError::TooLarge(..) => {
+            let mib = max >> 20;
+            fault(format!("the runfile exceeds DOWNLOAD_MAX ({mib} MiB)"))
+                .remedy(
+                    "correct NVIDIA_RUNFILE_URL, or set a larger DOWNLOAD_MAX in /etc/default/phoenix-nvidia",
+                )
+                .into()
+        }
+        FetchError::Untrusted(..) => fault("NVIDIA_RUNFILE_URL is not trusted".into())
+            .remedy("set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_RUNFILE_SHA256")
+            .into(),
+        FetchError::Redirect(..) => Fault::new(Code::Software, error.to_string())
+            .remedy("set NVIDIA_RUNFILE_URL to the https URL of the file itself")
+            .into(),
+        FetchError::Unreachable(..)
+        | FetchError::Stalled { .. }
+        | FetchError::Cut { .. }
+        | FetchError::TooSlow { .. }
+        | FetchError::Status(..) => Fault::new(Code::Software, error.to_string()).remedy(ELSEWHERE).into(),
+        _ => error.into(),
+    }
+}
+
+/// A file that is not what was asked for.
+pub(super) fn rejected(url: &Url, why: &anyhow::Error) -> anyhow::Error {
+    let (message, remedy) = match url.local() {
+        Some(_) => (format!("{url}: {why:#}"), source::remedy()),
+        None => (
+            format!("{url} rejected and deleted, not run: {why:#}"),
+            "correct NVIDIA_RUNFILE_URL (and NVIDIA_RUNFILE_SHA256, if set)",
+        ),
+    };
+    Fault::new(Code::Software, message).remedy(exit::remedy_of(why).unwrap_or(remedy)).into()
+}
