@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::lab::Lab;
 use crate::rootfs::{self, Rootfs};
 
-/// Where its files are.
-const HOME: &str = "/run/lab/kmod";
+/// Where its files are: not below /run, which is noexec.
+const HOME: &str = "/usr/lib/lab-kmod";
 
 impl Lab {
     /// Installs them; /lib/modules has the running kernel, without any module.
