@@ -64,6 +64,8 @@ pub fn obstacles(c: &Container) -> Vec<Finding> {
             | Obstacle::Silent { .. } => "start",
         };
         let verb = match (obstacle.is_certain(), c.running) {
+            // Where no hookscript is ours, nobody calls the chained one yet.
+            _ if check == "chain" && !c.hook.is_meant() => "would not start once attached",
             (true, true) => "would not start again",
             (true, false) => "does not start",
             (false, true) => "may not start again",
@@ -76,7 +78,6 @@ pub fn obstacles(c: &Container) -> Vec<Finding> {
         };
         Some(finding.fix(obstacle.remedy(c.ctid)))
     };
-    // Where no hookscript is ours, nobody calls the chained one.
-    let chained = c.chained.iter().filter(|chained| c.hook.is_meant() && !c.obstacles.contains(chained));
+    let chained = c.chained.iter().filter(|chained| !c.obstacles.contains(chained));
     c.obstacles.iter().chain(chained).filter_map(finding).collect()
 }
