@@ -150,6 +150,9 @@ impl Steps {
         desired.gpus = Some(self.choice.gpus.len());
         let ctid = self.hand.ctid;
         let deadline = Deadline::after(desired.limits.check);
+        if desired.injected && os::application(&self.hand.document).is_some() {
+            return Ok(false);
+        }
         let check = probe::check(&Guest::new(ctid), &desired, Ask::Files, &deadline)?;
         if let Err(unfit) = steps::fit(ctid, &check) {
             self.refused = self.refused.take().or(Some(unfit));
@@ -166,8 +169,7 @@ impl Steps {
         }
         if self.all.is_empty() {
             let nodes = plan::nodes(&self.choice.devices).len();
-            let driver = &desired.driver;
-            self.notes.push(format!("driver {driver}: installed; a run verifies it with {nodes} nodes"));
+            self.notes.push(format!("{}; a run verifies it with {nodes} nodes", desired.right()));
         }
         Ok(steps.driver())
     }
@@ -188,7 +190,8 @@ impl Steps {
         self.add(format!("start container {}", self.hand.ctid));
         let identity = net::identity(&self.hand.document);
         let last = Record::of(self.hand.ctid).load_of(&identity).container_driver;
-        if let (Ok(_), Some(why)) = (software.desired(), os::foreseen(&self.hand.document)) {
+        let installed = software.desired().is_ok_and(|desired| !desired.injected);
+        if let Some(why) = os::foreseen(&self.hand.document).filter(|_| installed) {
             self.refused_by(startable::refused_start, Obstacle::refuses_start);
             self.refused = self.refused.take().or_else(|| Some(steps::unfit(self.hand.ctid, &why)));
             return;

@@ -8,6 +8,7 @@ use crate::exit::{self, Code, Context as _, Fault, code_of};
 use crate::guest::boot;
 use crate::guest::exec::Guest;
 use crate::guest::install::steps::is_unfit;
+use crate::guest::probe;
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
@@ -180,8 +181,8 @@ impl Run<'_> {
         injection::difference(self.hand.ctid, &self.injection, kernel.as_ref())
     }
 
-    /// What is done inside of a container with the host's driver. False if it has
-    /// no shell, so that nothing else can be done there.
+    /// What is done inside of a container with the host's driver. False if nothing
+    /// else is to be done there.
     fn link(&self, software: &Software) -> anyhow::Result<bool> {
         let (Injection::On(place), Ok(desired)) = (&self.injection, software.desired()) else {
             return Ok(true);
@@ -196,7 +197,8 @@ impl Run<'_> {
         if !linked.shell {
             log::info!("no shell in the container: no links to the driver, no packages");
         }
-        Ok(linked.shell)
+        // An application container gets no packages, and is not looked into for them.
+        Ok(linked.shell && probe::application(self.hand.ctid).is_none())
     }
 
     /// Installs what is missing; then the restart that devices or the driver

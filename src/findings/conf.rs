@@ -5,6 +5,7 @@ use super::finding::Finding;
 use super::read::Container;
 use crate::device::assignment::Assignment;
 use crate::device::{DevicePath, NVIDIA_MAJOR, is_dynamic};
+use crate::driver::injection::Injection;
 use crate::guest::install::steps;
 use crate::guest::os;
 use crate::plan;
@@ -194,6 +195,10 @@ pub fn template(c: &Container) -> Vec<Finding> {
 /// A container in which no driver can be, as its conf shows it. A look inside
 /// tells more.
 pub fn unsupported(c: &Container) -> Vec<Finding> {
+    // What the host's driver needs is told with it.
+    if c.host_driver.injection != Injection::Off {
+        return Vec::new();
+    }
     let looked = c.inside.as_ref().is_some_and(|inside| matches!(inside.software, Some(Ok(_))));
     os::foreseen(&c.conf).filter(|_| !looked).map(|why| unfit(c, &why)).into_iter().collect()
 }

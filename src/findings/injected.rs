@@ -74,7 +74,8 @@ pub fn mounted(c: &Container) -> Vec<Finding> {
 /// Whether programs find it that do not look where it is mounted.
 pub fn links(c: &Container) -> Vec<Finding> {
     let Some(place) = place(c).filter(|_| c.running) else { return Vec::new() };
-    let without = software_seen(c).is_some_and(|check| !check.links);
+    // Where nothing can be run there are none, and nobody misses them.
+    let without = software_seen(c).is_some_and(|check| !check.links && check.os.unfit.is_none());
     let late = place.drop_in && c.state.injected.linked.is_none();
     if !without && !late {
         return Vec::new();

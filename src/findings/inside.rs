@@ -119,7 +119,10 @@ pub fn software(c: &Container) -> Vec<Finding> {
                 Finding::warning("packages", format!("to do: {step}"))
                     .fix(format!("phoenix-nvidia {}", c.ctid))
             }));
-            findings.extend(cuda_refused(c.ctid, check).map(without_cuda));
+            // An application container with the host's driver lacks nothing.
+            let refused =
+                cuda_refused(c.ctid, check).filter(|_| !desired.injected || check.os.unfit.is_none());
+            findings.extend(refused.map(without_cuda));
             findings.extend(check.source_twice.iter().map(|twice| one_source(c, twice)));
             findings
         }

@@ -54,13 +54,10 @@ impl DriverState {
     /// Where the driver is the host's: its state, and that of one that is
     /// installed all the same, which this one is. `bare`: there is none.
     pub fn mounted(self, mounted: bool, bare: bool) -> (DriverState, Option<DriverState>) {
-        match self {
-            DriverState::Unsupported { .. } => (self, None),
-            installed => {
-                let driver = if mounted { DriverState::Matching } else { DriverState::Missing };
-                (driver, (!bare).then_some(installed))
-            }
-        }
+        let driver = if mounted { DriverState::Matching } else { DriverState::Missing };
+        // What keeps an installer out is no hindrance; glibc is looked for with the links.
+        let installed = !bare && !matches!(self, DriverState::Unsupported { .. });
+        (driver, installed.then_some(self))
     }
 
     /// The version that programs in the container load now, if any.

@@ -123,7 +123,29 @@ fn debian_11_has_it_in_the_first_start() {
     the_first_start_has_the_driver(Rootfs::Debian11.unprivileged());
 }
 
-/// An application container: its program starts at once, and there is no shell to look with.
+/// Its program starts at once, before any look, and no packages are brought to it.
+#[test]
+fn an_application_container_has_it_before_its_program_starts() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver(OLD)) else { return };
+    lab.nvidia().user_space(OLD);
+    node(&lab, "DRIVER_MODE=inject");
+    create(&lab, 101, Rootfs::Debian12.unprivileged());
+    let conf = lab.conf(101).replace("hostname: ", "entrypoint: /root/app\nhostname: ");
+    lab.write("/etc/pve/lxc/101.conf", conf);
+    let ct = lab.container(101);
+    ct.files().program("/root/app", "#!/bin/sh\n/root/driver-version >/at-boot\nexec sleep 100000\n");
+    let attach = lab.run([PROGRAM, "attach", "101", "--gpus", "0"]).ok();
+    attach.says_not("no init");
+    lab.run([PROGRAM, "plan", "101"]).code(10).says("is mounted at the start").says_not("no init");
+    start(&lab).ok().says("the host's, mounted").says_not("no init").says_not("WARNING").says_not("cuda");
+    finds(&ct, OLD);
+    lab.run([PROGRAM, "101"]).ok().says("the host's, mounted").says_not("no init");
+    lab.run([PROGRAM, "plan", "101"]).ok().says("Nothing to do");
+    lab.run([PROGRAM, "doctor", "101"]).says("0 failure, 0 warning");
+    lab.run([PROGRAM, "status"]).ok().says_not("no init");
+}
+
+/// There is nothing to look with.
 #[test]
 fn a_container_without_a_shell_has_it_too() {
     let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
@@ -132,6 +154,7 @@ fn a_container_without_a_shell_has_it_too() {
     start(&lab).ok().says("no shell in the container").says("the host's, mounted").says_not("WARNING");
     finds(&lab.container(101), OLD);
     lab.run([PROGRAM, "101"]).ok().says("no shell in the container");
+    lab.run([PROGRAM, "doctor", "101"]).says("0 failure, 0 warning");
 }
 
 /// Two containers: one keeps running.

@@ -6,6 +6,7 @@ use crate::driver::injection::Injection;
 use crate::exit::{self, Code};
 use crate::guest::exec::{self, Guest};
 use crate::guest::install::steps;
+use crate::guest::os;
 use crate::guest::own;
 use crate::guest::probe::{self, Ask, Check};
 use crate::host::kernel_driver;
@@ -186,7 +187,9 @@ impl Start<'_> {
         injection::must_be_mounted(self.ctid, desired)?;
         if !injection::is_complete(self.ctid, desired) {
             match injection::link(self.ctid, &place, desired, deadline) {
-                Ok(linked) if linked.shell => return Ok(false),
+                // An application container gets no packages.
+                Ok(linked) if linked.shell && os::application(self.document).is_none() => return Ok(false),
+                Ok(linked) if linked.shell => {}
                 Ok(_) => log::info!("no shell in the container: no links to the driver, no packages"),
                 Err(error) if exec::timed_out(&error) => {
                     self.not_seen(error, desired);
