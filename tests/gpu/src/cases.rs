@@ -16,6 +16,14 @@ pub const ALL: &[(&str, Case)] = &[
         "an unprivileged container computes after its first start, and the second has nothing to do",
         first_unprivileged,
     ),
+    (
+        "with the host's driver mounted a privileged container computes in its first start",
+        injected_privileged,
+    ),
+    (
+        "with the host's driver mounted an unprivileged container computes in its first start",
+        injected_unprivileged,
+    ),
     ("a card is given by UUID, address and index", by_each_name),
     ("all means every card, none the control devices and the driver", all_and_none),
     ("a card that is not assigned is absent, and refused where its node is made inside", unassigned),
@@ -51,6 +59,40 @@ fn first_privileged(host: &Host) -> Outcome {
 
 fn first_unprivileged(host: &Host) -> Outcome {
     first(host, Rootfs::Own.unprivileged())
+}
+
+fn injected(host: &Host, spec: Spec) -> Outcome {
+    let lab = host.injecting();
+    let card = &host.cards[0];
+    let ct = attached(&lab, 101, spec, &card.minor.to_string());
+    start(&lab, 101).ok().says("copied for containers").says("the host's, mounted").says_not("WARNING");
+    assert_eq!(computes(&ct), [card.uuid.as_str()]);
+    assert_eq!(listed(&ct), [card.uuid.as_str()]);
+    ct.sh("test ! -e /var/lib/nvidia/log").ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    start(&lab, 101)
+        .ok()
+        .says("already configured")
+        .says("the host's, mounted")
+        .says_not("copied")
+        .says_not("WARNING");
+    assert_eq!(computes(&ct), [card.uuid.as_str()]);
+    let before = ct.init_pid();
+    ct.wait_ready();
+    ct.exec(["reboot"]);
+    ct.wait_rebooted(before);
+    assert_eq!(computes(&ct), [card.uuid.as_str()]);
+    lab.run(["phoenix-nvidia", "101"]).ok().says(&format!("verify: {} works", host.version));
+    assert_eq!(bad(&lab), Vec::<String>::new(), "{}", lab.run(["phoenix-nvidia", "doctor", "101"]));
+    Outcome::Passed
+}
+
+fn injected_privileged(host: &Host) -> Outcome {
+    injected(host, Rootfs::Own.privileged())
+}
+
+fn injected_unprivileged(host: &Host) -> Outcome {
+    injected(host, Rootfs::Own.unprivileged())
 }
 
 fn by_each_name(host: &Host) -> Outcome {

@@ -82,6 +82,21 @@ impl Host {
     }
 }
 
+impl Host {
+    /// The same, where containers get the host's own driver files, which lie where a distribution has them.
+    pub fn injecting(&self) -> Lab {
+        let lab = self.lab();
+        let directory = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+        lab.sh(&format!(
+            "mkdir -p {directory} && cp {DRIVER}/lib*.so.{} {directory}/ && cp {DRIVER}/nvidia-* /usr/bin/",
+            self.version
+        ))
+        .ok();
+        lab.append("/etc/default/phoenix-nvidia", "DRIVER_MODE=inject\n");
+        lab
+    }
+}
+
 /// A stopped container with these GPUs and the hookscript.
 pub fn attached<'lab>(lab: &'lab Lab, id: u32, spec: Spec, gpus: &str) -> Container<'lab> {
     let ct = lab.create(id, spec.option("--memory", "8192"));

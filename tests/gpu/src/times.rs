@@ -1,6 +1,6 @@
 //! How long things take, in one run on one machine: medians, each paired with what it is compared to.
 
-use crate::host::{Host, attached, start};
+use crate::host::{Host, attached, computes, start};
 use phoenix_lab::{Lab, Rootfs};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub fn table(host: &Host) {
     stop(&lab, 101);
     let hooked = rounds(|| start(&lab, 101).ok().took, || stop(&lab, 101));
     row("start with the hookscript, nothing to do", &hooked, &plain);
+
+    injected(host, &gpus[0], &plain);
 
     start(&lab, 101).ok();
     let ct = lab.container(101);
@@ -43,6 +45,29 @@ pub fn table(host: &Host) {
             let took = rounds(|| ours(&lab, words), || ());
             row(&format!("{} ({cards} of {} cards)", words.join(" "), gpus.len()), &took, &smi);
         }
+    }
+}
+
+/// The host's driver mounted: the copy for all containers, and starts with it.
+fn injected(host: &Host, gpu: &str, plain: &[Duration]) {
+    let lab = host.injecting();
+    let ct = attached(&lab, 101, Rootfs::Own.privileged(), gpu);
+    row(
+        "prepare: the host's driver is copied (once)",
+        &[lab.run(["phoenix-nvidia", "prepare"]).ok().took],
+        plain,
+    );
+    let begun = Instant::now();
+    start(&lab, 101).ok();
+    row("first start with it", &[begun.elapsed()], plain);
+    computes(&ct);
+    row("first start until CUDA has computed", &[begun.elapsed()], plain);
+    stop(&lab, 101);
+    let later = rounds(|| start(&lab, 101).ok().took, || stop(&lab, 101));
+    row("start with it, nothing to do", &later, plain);
+    start(&lab, 101).ok();
+    for phase in ["pre-start", "post-start"] {
+        row(&format!("101 {phase}, host's driver"), &rounds(|| ours(&lab, &["101", phase]), || ()), plain);
     }
 }
 
