@@ -469,6 +469,59 @@ fn a_container_that_turns_out_to_have_no_glibc_is_refused_from_then_on() {
     assert!(lab.conf(101).contains("driver/current"));
 }
 
+/// As vzdump's suspend mode copies a running container: what is on another file system is left out.
+#[test]
+fn a_backup_of_a_running_container_does_not_carry_the_driver() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    start(&lab).ok();
+    let pid = lab.container(101).init_pid().unwrap();
+    let list = |more: &str| {
+        let tar = format!("tar -C /proc/{pid}/root {more} -cf - usr/lib/x86_64-linux-gnu | tar -tf -");
+        lab.sh(&tar).ok().stdout
+    };
+    let library = format!("x86-64-v2/libcuda.so.{OLD}");
+    assert!(list("").contains(&library), "it is there to be copied");
+    let copied = list("--one-file-system");
+    assert!(copied.contains("/libc.so.6") && !copied.contains(&library), "{copied}");
+}
+
+/// dpkg puts its files beside, and over our links: one mount a file would be `Invalid cross-device link`.
+#[test]
+fn a_package_with_files_of_the_same_names_comes_and_goes() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    start(&lab).ok();
+    let ct = lab.container(101);
+    ct.sh(
+        "set -e; cd /root; mkdir -p p/DEBIAN p/usr/lib/x86_64-linux-gnu p/usr/bin
+         echo theirs >p/usr/lib/x86_64-linux-gnu/libcuda.so.1; echo theirs >p/usr/bin/nvidia-smi
+         printf 'Package: theirs\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@x.invalid>\\nDescription: x\\n' >p/DEBIAN/control
+         dpkg-deb -b p p.deb >/dev/null; dpkg -i p.deb",
+    )
+    .ok();
+    finds(&ct, OLD);
+    ct.sh("dpkg -r theirs && dpkg --audit").ok();
+    lab.run([PROGRAM, "101"]).ok();
+    ct.exec(["nvidia-smi", "-L"]).ok();
+    finds(&ct, OLD);
+}
+
+/// As after a boot: whoever comes first copies, the others wait for it.
+#[test]
+fn many_starts_at_once_make_one_copy() {
+    let Some(lab) = host() else { return };
+    let ids = 101..=108;
+    for id in ids.clone() {
+        create(&lab, id, Rootfs::Busybox.unprivileged());
+    }
+    let starts = ids.map(|id| lab.command("pct").args(["start", &id.to_string()]).spawn());
+    let said: Vec<String> =
+        starts.collect::<Vec<_>>().into_iter().map(|start| start.wait().ok().stdout).collect();
+    let said = said.join("\n");
+    assert_eq!(said.matches("copied for containers").count(), 1, "{said}");
+    assert_eq!(said.matches("the host's, mounted").count(), 8, "{said}");
+    assert_eq!(lab.files().list(KEPT), [OLD]);
+}
+
 /// A clone, and a start on a node without the package: the conf alone decides.
 #[test]
 fn a_clone_has_it_and_a_node_without_the_package_starts_without_it() {
