@@ -122,7 +122,7 @@ broken line\n";
 
     #[test]
     fn each_namespace_is_read_once_and_our_own_is_among_them() {
-        let own = of(std::process::id().cast_signed()).unwrap();
+        let own = of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(mounts(&own).any(|mount| mount.at == "/proc"), "{own}");
         match all() {
             Ok(all) => assert!(all.len() < 200 && all.contains(&own)),
