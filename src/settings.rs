@@ -221,6 +221,15 @@ impl Settings {
         }
     }
 
+    /// The same with this value of one: what a word that leaves it open stands for.
+    #[must_use]
+    pub fn with(mut self, key: &Spec, value: &str) -> Settings {
+        let origin = self.text(key).map_or(Origin::Default, |(_, origin)| origin);
+        let given = Given { key: key.name.to_owned(), value: value.to_owned(), origin };
+        self.values.insert(key.name, given);
+        self
+    }
+
     /// A setting as its type.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use crate::host::masks;
 use crate::host::modules::Modules;
 use crate::job::chain;
 use crate::job::desired::{self, Software};
-use crate::job::injection::Facts;
+use crate::job::injection::{self, Facts};
 use crate::job::locks;
 use crate::job::startable;
 use crate::plan::{self, Intent};
@@ -226,6 +226,7 @@ impl Reader {
     /// Reads what is known of a container without looking into it.
     pub fn container(&mut self, host: &Host, ctid: Ctid, conf: Document) -> Container {
         let settings = load::of_next_start(ctid, &Conf::of(ctid), &conf);
+        let (settings, _) = injection::settled(ctid, &conf, settings);
         let (intent, _) = Intent::of(&settings);
         let choice = intent.on(&host.inventory, &conf);
         let assigned = matches!(intent, Intent::Assigned(..));

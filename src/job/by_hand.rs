@@ -6,7 +6,7 @@ use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::devices::{self, Compared};
-use crate::job::{chain, startable};
+use crate::job::{chain, injection, startable};
 use crate::plan::Intent;
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
@@ -61,6 +61,7 @@ impl ByHand {
     pub fn read(ctid: Ctid, conf: Conf) -> anyhow::Result<ByHand> {
         let document = conf.read()?;
         let settings = load::of(ctid, Call::ByHand, &conf, &document);
+        let (settings, _) = injection::settled(ctid, &document, settings);
         Ok(ByHand { ctid, conf, document, settings })
     }
 

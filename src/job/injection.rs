@@ -4,11 +4,13 @@
 use crate::driver::desired::Desired;
 use crate::driver::injection::{Injection, Machine, Place, Refusal, is_driver};
 use crate::driver::tree::{Shown, Trees};
-use crate::exit::{Code, Fault};
+use crate::exit::{self, Code, Fault};
 use crate::guest::driver_state::DriverState;
 use crate::guest::exec::Guest;
+use crate::guest::install::steps;
 use crate::guest::link::{self, Linked};
 use crate::guest::mounted;
+use crate::guest::os;
 use crate::plan::{self, Intent};
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
@@ -19,6 +21,7 @@ use crate::settings::values::DriverMode;
 use crate::settings::{Settings, keys, load};
 use crate::state::{Record, State};
 use crate::sys::look::Look;
+use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 
@@ -29,6 +32,27 @@ pub struct Given {
     pub injection: Injection,
     /// Why it does not get the host's driver, where it should.
     pub fault: Option<anyhow::Error>,
+}
+
+/// The settings with the mode that `auto` stands for, and why it is not an install.
+pub fn settled(ctid: Ctid, conf: &Document, settings: Settings) -> (Settings, Option<String>) {
+    if settings.value(keys::DRIVER_MODE) != DriverMode::Auto {
+        return (settings, None);
+    }
+    let seen = Record::of(ctid).load_of(&net::identity(conf)).injected;
+    let application = os::application(conf).map(|entry| format!("an application container ({entry})"));
+    let possible = Injection::of(conf, Machine::here(), seen.unfit.as_deref()).is_on();
+    let why = application.or(seen.impossible).filter(|_| possible);
+    let mode = if why.is_some() { DriverMode::Inject } else { DriverMode::Install };
+    (settings.with(keys::DRIVER_MODE, mode.word()), why)
+}
+
+/// Notes that no driver can be installed, for the next start.
+pub fn note_impossible(ctid: Ctid, error: &anyhow::Error) {
+    if steps::is_unfit(error) || steps::has_no_place(error) {
+        let why = text::line(exit::one_line(error).as_bytes());
+        Record::of(ctid).update(|state| state.injected.impossible = Some(why));
+    }
 }
 
 /// What DRIVER_MODE means for a container, as far as conf and record say.
@@ -82,10 +106,15 @@ fn may_have(ctid: Ctid, conf: &Document, shown: Shown, injection: Injection) -> 
     Given { injection, fault: None }
 }
 
-/// Forgets why a container could not use the host's driver: it may have changed.
+/// Forgets why a container could not have a driver in one way or the other: it
+/// may have changed.
 pub fn look_again(ctid: Ctid) {
-    if Record::of(ctid).load().injected.unfit.is_some() {
-        Record::of(ctid).update(|state| state.injected.unfit = None);
+    let known = Record::of(ctid).load().injected;
+    if known.unfit.is_some() || known.impossible.is_some() {
+        Record::of(ctid).update(|state| {
+            state.injected.unfit = None;
+            state.injected.impossible = None;
+        });
     }
 }
 
@@ -202,7 +231,9 @@ impl Facts {
 pub fn is_asked_for() -> bool {
     let asks = |ctid: Ctid| {
         let conf = Conf::of(ctid);
-        conf.read().is_ok_and(|document| is_asked(&load::of_next_start(ctid, &conf, &document)))
+        let Ok(document) = conf.read() else { return false };
+        let settings = load::of_next_start(ctid, &conf, &document);
+        is_asked(&settled(ctid, &document, settings).0)
     };
     cluster::containers(&mut Look::host()).unwrap_or_default().into_iter().any(asks)
 }

@@ -13,7 +13,7 @@ use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::identity::{self, Identity};
 use crate::job::install::{Install, Progress, cuda_missing};
-use crate::job::{follow, handover, locks, reboot};
+use crate::job::{follow, handover, injection, locks, reboot};
 use crate::plan::{self, Intent};
 use crate::pve::conf::store::Conf;
 use crate::pve::{net, pct};
@@ -186,6 +186,7 @@ fn install_once(ctid: Ctid) -> Done {
     });
     let environment = handover::load(ctid, &identity);
     let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
+    let (settings, _) = injection::settled(ctid, &document, settings);
     let (intent, _) = Intent::of(&settings);
     let inventory = Inventory::read_for(View::host(), intent.display(&document));
     let choice = intent.on(&inventory, &document);
@@ -201,6 +202,7 @@ fn install_once(ctid: Ctid) -> Done {
         Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };
     let (mut progress, result) = again_if_rebooted(&install);
     progress.cuda = progress.cuda.map(|why| cuda_missing(ctid, &desired, why));
+    result.as_ref().err().iter().for_each(|error| injection::note_impossible(ctid, error));
     let result = match result {
         // It has its devices, and can take no more.
         Err(error) if steps::is_unfit(&error) => {

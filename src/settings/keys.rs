@@ -118,10 +118,13 @@ settings! {
     /// version that differs from the loaded kernel driver is refused, since both must match to the last digit.
     NVIDIA_DRIVER_VERSION: DriverVersion { read: parsed, default: required, unit: "version", example: "host" }
 
-    /// How the container gets the driver: install (NVIDIA's installer copies it into the container) or inject
-    /// (the host's own driver files are mounted into it read-only at each start; nothing is installed). The
-    /// change from one to the other takes effect at the next start.
-    DRIVER_MODE: DriverMode { read: driver_mode, default: "install", unit: "install or inject", example: "inject" }
+    /// How the container gets the driver: install (NVIDIA's installer copies it into the container), inject
+    /// (the host's own driver files are mounted into it read-only at each start; nothing is installed) or auto
+    /// (inject for application containers and where an install was found impossible: no shell, no init, no
+    /// room; else install). The change from one to the other takes effect at the next start.
+    DRIVER_MODE: DriverMode {
+        read: driver_mode, default: "install", unit: "install, inject or auto", example: "inject"
+    }
 
     /// URL of the apt repository with the CUDA packages. The placeholders {distro}, {arch}, {version},
     /// {branch} and {cuda} are filled in. A name and password in the URL (https://NAME:PASSWORD@HOST/...) are

@@ -56,6 +56,8 @@ pub enum DriverMode {
     Install,
     /// The host's own, mounted.
     Inject,
+    /// The second where the first cannot work.
+    Auto,
 }
 
 impl DriverMode {
@@ -64,6 +66,7 @@ impl DriverMode {
         match self {
             DriverMode::Install => "install",
             DriverMode::Inject => "inject",
+            DriverMode::Auto => "auto",
         }
     }
 }
@@ -111,9 +114,9 @@ pub fn start_policy(text: &str) -> Read<StartPolicy> {
     word(text, &[("continue", StartPolicy::Continue), ("fail", StartPolicy::Fail)])
 }
 
-/// `install` or `inject`.
+/// `install`, `inject` or `auto`.
 pub fn driver_mode(text: &str) -> Read<DriverMode> {
-    word(text, &[DriverMode::Install, DriverMode::Inject].map(|mode| (mode.word(), mode)))
+    word(text, &[DriverMode::Install, DriverMode::Inject, DriverMode::Auto].map(|mode| (mode.word(), mode)))
 }
 
 /// `reboot` or `none`.

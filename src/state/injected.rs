@@ -11,6 +11,8 @@ pub struct Injected {
     pub complete: Option<String>,
     /// The driver version to which it has links.
     pub linked: Option<String>,
+    /// Why no driver can be installed in it.
+    pub impossible: Option<String>,
     /// Why it cannot use the host's driver.
     pub unfit: Option<String>,
 }

@@ -145,6 +145,57 @@ fn an_application_container_has_it_before_its_program_starts() {
     lab.run([PROGRAM, "status"]).ok().says_not("no init");
 }
 
+/// auto: what an installer cannot serve gets the host's, at once where the conf says so, or from the next start on.
+#[test]
+fn auto_injects_where_an_install_cannot_work_and_installs_elsewhere() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver(OLD)) else { return };
+    lab.nvidia().user_space(OLD);
+    lab.web().runfile(&Runfile::new(OLD));
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none\nDRIVER_MODE=auto");
+    create(&lab, 101, Rootfs::Debian12.unprivileged());
+    start(&lab).ok().says("driver: installed 580.95.05").says_not("auto");
+    lab.run(["pct", "stop", "101"]).ok();
+    start(&lab).ok().says("installed and right").says_not("WARNING");
+    assert!(!lab.exists(KEPT));
+
+    create(&lab, 102, Rootfs::Debian12.unprivileged());
+    let conf = lab
+        .read("/etc/pve/lxc/102.conf")
+        .replace("hostname: ", "entrypoint: /usr/bin/sleep 1000\nhostname: ");
+    lab.write("/etc/pve/lxc/102.conf", conf);
+    let application = lab.run(["pct", "start", "102"]).ok();
+    application
+        .says("DRIVER_MODE=auto: the host's driver is mounted: an application container")
+        .says_not("WARNING");
+    finds_now(&lab.container(102), OLD);
+    lab.run([PROGRAM, "status", "102"]).ok().says("inject");
+
+    // Without a shell: that shows in the first start, and the next one is right.
+    create(&lab, 103, Rootfs::Debian12.unprivileged());
+    let root = "/var/lib/vz/images/103/subvol-103-disk-0.subvol";
+    lab.sh(&format!("rm {root}/usr/bin/sh {root}/usr/bin/dash {root}/usr/bin/bash")).ok();
+    lab.run(["pct", "start", "103"]).ok().says("cannot run /bin/sh");
+    lab.run(["pct", "stop", "103"]).ok();
+    lab.run(["pct", "start", "103"])
+        .ok()
+        .says("DRIVER_MODE=auto: the host's driver is mounted")
+        .says_not("WARNING");
+    finds_now(&lab.container(103), OLD);
+
+    // Nowhere to unpack a runfile.
+    create(&lab, 104, Rootfs::Debian12.unprivileged());
+    for directory in ["tmp", "var/tmp"] {
+        let line = format!("lxc.mount.entry: tmpfs {directory} tmpfs size=1m 0 0\n");
+        lab.append("/etc/pve/lxc/104.conf", line);
+    }
+    lab.run(["pct", "start", "104"]).ok().says("/var/tmp is in memory");
+    lab.run(["pct", "stop", "104"]).ok();
+    let mounted =
+        lab.run(["pct", "start", "104"]).ok().says("DRIVER_MODE=auto: the host's driver is mounted");
+    mounted.says("/var/tmp is in memory").says_not("WARNING");
+    finds_now(&lab.container(104), OLD);
+}
+
 /// There is nothing to look with.
 #[test]
 fn a_container_without_a_shell_has_it_too() {

@@ -36,6 +36,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
     let document = conf.read()?;
     let settings = load::of(ctid, Call::Hook, &conf, &document);
+    let (settings, _) = injection::settled(ctid, &document, settings);
     let ours = exit::caught(|| check_driver(ctid, &settings, &document));
     // Theirs runs whatever became of ours, unless the whole task is stopped.
     if signal::check().is_err() {
@@ -145,6 +146,7 @@ impl Start<'_> {
             // Nothing failed: it has its devices, and can take no more.
             exit::tell(log::Level::Warn, &unfit);
             self.devices_only();
+            injection::note_impossible(self.ctid, &unfit);
             return Ok(());
         }
         if let Some(twice) = &check.source_twice {

@@ -31,6 +31,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         Err(error) => return without_conf(ctid, &conf, error),
     };
     let settings = load::of(ctid, Call::Hook, &conf, &document);
+    let (settings, why) = injection::settled(ctid, &document, settings);
+    why.iter().for_each(|why| log::info!("DRIVER_MODE=auto: the host's driver is mounted: {why}"));
     chain::run(&settings, ctid, &Phase::PreStart)?;
     tell_problems(&settings);
     let begun = Instant::now();

@@ -2,7 +2,7 @@
 //! and confirms the result.
 
 use super::apt;
-use super::steps::refuse;
+use super::steps::{NoPlace, refuse};
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
 use crate::driver::obtain::{Runfile, RunfileRequest, obtain};
@@ -104,7 +104,8 @@ impl Placement {
     fn look(guest: &Guest, desired: &Desired, runfile: u64) -> anyhow::Result<Placement> {
         let what = || fault(format!("cannot copy the runfile into container {}", guest.ctid()))();
         let output = guest.pct_sh(PLACES, []).must(&short(desired)).fault(what)?;
-        Placement::choose(&output.stdout, runfile).fault(what)
+        let placement = Placement::choose(&output.stdout, runfile);
+        placement.map_err(|why| NoPlace(format!("{why:#}"))).fault(what)
     }
 
     /// From the script's answer, for a runfile of this size.

@@ -181,6 +181,23 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
+/// The installer has no place in a container: no room, or no directory to run in.
+#[derive(Debug)]
+pub struct NoPlace(pub String);
+
+impl fmt::Display for NoPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoPlace {}
+
+/// Whether the error is that the installer has no place.
+pub fn has_no_place(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.is::<NoPlace>())
+}
+
 /// Whether the error is that no driver can be in the container.
 pub fn is_unfit(error: &anyhow::Error) -> bool {
     error.chain().any(|e| e.is::<Unfit>())
