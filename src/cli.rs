@@ -67,6 +67,13 @@ pub enum Command {
     /// Give containers GPUs: write their settings and set the hookscript
     Attach(Attach),
     /// Remove settings, device entries and hookscript from containers
+    ///
+    /// Device entries that the conf had before attach come back; until then they stand in it as
+    /// PHOENIX_NVIDIA_BEFORE. A container that is not attached keeps its device entries.
+    ///
+    /// In a running container the files of phoenix-nvidia are removed too: the apt source with its key and login,
+    /// the apt preferences, and /var/lib/phoenix-nvidia. For a stopped one they are named, and the same command
+    /// removes them once it runs. The driver and what apt installed stay, with the commands that remove them.
     Detach(Detach),
     /// Show what `phoenix-nvidia CTID` would change, and change nothing
     Plan {

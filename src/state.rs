@@ -9,6 +9,7 @@
 //! still runs leaves its result there, so it is read there too, and the
 //! file goes with the next change.
 
+mod detached;
 mod ended;
 pub mod injected;
 pub mod recorded;
@@ -83,6 +84,8 @@ pub struct State {
     pub kernel_driver: Option<String>,
     /// The driver in the container then.
     pub container_driver: Option<String>,
+    /// What removes it, where packages hold it.
+    pub driver_removal: Option<String>,
     /// When the container last was as its settings say, in seconds since 1970 UTC.
     pub last_success: Option<u64>,
     /// Who does or did the last install.
@@ -183,10 +186,16 @@ impl Record {
         if state.is_of(identity) { state } else { self.fresh() }
     }
 
-    /// The driver that was last seen in that container, in this boot or before.
-    pub fn last_driver(&self, identity: &str) -> Option<String> {
+    /// What is recorded of that container, of this boot and before.
+    fn states(&self, identity: &str) -> impl Iterator<Item = State> {
         let states = [&self.run, &self.lib].into_iter().filter_map(|directory| self.read(directory));
-        states.filter(|state| state.is_of(identity)).find_map(|state| state.container_driver)
+        states.filter(move |state| state.is_of(identity))
+    }
+
+    /// The driver that was last seen in that container, in this boot or before, and
+    /// what removes it where packages hold it.
+    pub fn last_driver(&self, identity: &str) -> Option<(String, Option<String>)> {
+        self.states(identity).find_map(|state| Some((state.container_driver?, state.driver_removal)))
     }
 
     /// Has the state on disk be that of this container. What pre-start noted

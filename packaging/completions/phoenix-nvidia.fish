@@ -48,7 +48,7 @@ complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -s
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -s h -l help -d 'Print help'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -l keep-driver -d 'Keep the driver in the container, and apt from replacing it'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -s v -l verbose -d 'Show each step in detail'
-complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -s h -l help -d 'Print help'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand detach" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand plan" -s v -l verbose -d 'Show each step in detail'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand plan" -s h -l help -d 'Print help'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand status" -l json -d 'Print JSON, described in phoenix-nvidia(8)'

@@ -1,21 +1,23 @@
 //! `detach`: removes the hookscript, the settings and the device entries.
 
+mod bare;
+
 use crate::cli::Detach;
-use crate::device::{Device, Number, joined};
+use crate::device::{DevicePath, joined};
+use crate::driver::desired::CudaPackages;
 use crate::driver::injection::is_driver;
 use crate::driver::repo;
 use crate::exit::{self, Code};
 use crate::guest::exec::Guest;
 use crate::guest::{link, own};
 use crate::host::drm;
+use crate::host::facts::Majors;
 use crate::host::masks;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
-use crate::pve::conf::before;
 use crate::pve::conf::devices::{Present, present};
-use crate::pve::conf::document::{ConfValue, Document, EnvKey, Form};
-use crate::pve::conf::mounts::{Mount, mounts};
-use crate::pve::conf::reconcile::{Change, reconcile};
+use crate::pve::conf::document::Document;
+use crate::pve::conf::mounts::mounts;
 use crate::pve::conf::store::{Caller, Conf};
 use crate::pve::hookscript::Hookscript;
 use crate::pve::net;
@@ -27,16 +29,14 @@ use crate::settings::load;
 use crate::state::Record;
 use crate::sys::look::{Look, View};
 use crate::sys::out::Out;
-use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
+use bare::{bare, is_ours, removed, restored};
 
 /// What may be installed of CUDA and the utilities; by name alone apt fails for what
 /// it does not know. NVIDIA's keyring is not ours.
 const INSTALLED_BY_APT: &str =
     "?and(?installed,?or(?name(^cuda-),?exact-name(nvtop)),?not(?exact-name(cuda-keyring)))";
-/// So many removed lines are told one by one.
-const MOST_LINES: usize = 40;
 
 /// What is removed from one container.
 struct Detachment {
@@ -47,8 +47,25 @@ struct Detachment {
     ours: Option<String>,
     /// The user's own, which replaces it.
     chained: Option<String>,
+    /// Whether it is attached: otherwise its device entries are the user's.
+    attached: bool,
     /// Its repository needs a login.
     has_login: bool,
+    /// CUDA packages are installed in it.
+    has_cuda: bool,
+    /// The majors of this boot.
+    majors: Majors,
+}
+
+/// What is left of our files in a container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// There were none.
+    None,
+    /// They were removed.
+    Removed,
+    /// They may be there.
+    Left,
 }
 
 /// Detaches, once every container is checked.
@@ -109,19 +126,43 @@ fn detachment(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Res
     let settings = load::of_next_start(ctid, &conf, &before);
     let repository = settings.get(keys::NVIDIA_REPO_URL);
     let has_login = repository.is_ok_and(|url| url.has_login());
-    Ok(Detachment { ctid, conf, before, ours, chained, has_login })
+    let has_cuda = settings.get(keys::CUDA_PACKAGES).is_ok_and(|cuda| cuda != CudaPackages::None);
+    let majors = Look::host().text("/proc/devices").map(|text| Majors::parse(&text)).unwrap_or_default();
+    let attached = ours.is_some() || is_attached(&before, ctid);
+    Ok(Detachment { ctid, conf, before, ours, chained, attached, has_login, has_cuda, majors })
+}
+
+/// Whether a conf without our hookscript is one of ours all the same. What an
+/// earlier `detach` put back is not.
+fn is_attached(conf: &Document, ctid: Ctid) -> bool {
+    let pairs = present(conf);
+    let as_written = |pair: &Present| pair.flaw.is_none() && pair.rule.is_some();
+    conf.environment().iter().any(|line| is_ours(&line.key))
+        || !mounts(conf).is_empty()
+        || pairs.iter().any(|pair| pair.path.is_drm())
+        || (pairs.iter().all(as_written) && Record::of(ctid).was_attached(&net::identity(conf)))
 }
 
 impl Detachment {
     /// Whether there is anything of ours to remove.
     fn has_some(&self) -> bool {
-        bare(&self.before).is_some() || self.ours.is_some()
+        self.attached && (bare(&self.before, &self.majors).is_some() || self.ours.is_some())
     }
 
     /// The hookscript first, then settings and devices: in between the
     /// container starts without us, with the devices that it has.
     fn act(&self, undo: &mut Undo) -> anyhow::Result<()> {
         let ctid = self.ctid;
+        if !self.attached {
+            let theirs: Vec<DevicePath> = present(&self.before).iter().map(|pair| pair.path).collect();
+            if !theirs.is_empty() {
+                log::info!(
+                    "container {ctid} is not attached: its device entries stay: {}",
+                    joined(&theirs, ", ")
+                );
+            }
+            return Ok(());
+        }
         self.note(undo);
         if let Some(ours) = &self.ours {
             match &self.chained {
@@ -138,7 +179,7 @@ impl Detachment {
         for line in removed(&self.before) {
             log::info!("container {ctid}: {line}");
         }
-        self.conf.edit(Caller::ByHand, bare)?;
+        self.conf.edit(Caller::ByHand, |conf| bare(conf, &self.majors))?;
         Ok(())
     }
 
@@ -159,9 +200,9 @@ impl Detachment {
         });
     }
 
-    /// Removes our files inside, all but what belongs to a driver that is kept.
-    /// Returns whether there were any, or may be.
-    fn remove_files(&self, options: &Detach, running: bool, driver: bool) -> bool {
+    /// Removes our files inside, all but what belongs to a driver that is kept; in a
+    /// stopped one there are some where it may `have` them.
+    fn remove_files(&self, options: &Detach, running: bool, have: bool) -> Files {
         let (ctid, keep) = (self.ctid, options.keep_driver);
         let stays = |why: String| {
             let files: Vec<&str> =
@@ -171,24 +212,30 @@ impl Detachment {
             log::warn!("{}", exit::fix(&format!("phoenix-nvidia detach {ctid}{keep}")));
         };
         if !running {
-            // Without an install there was never one.
-            if driver || self.has_login {
-                stays("it is stopped, and they can be removed once it runs".to_owned());
+            if !have {
+                return Files::None;
             }
-            return driver || self.has_login;
+            stays("it is stopped, and they can be removed once it runs".to_owned());
+            return Files::Left;
         }
-        match own::remove(&Guest::new(ctid), keep, &Deadline::secs(15)) {
-            Ok(removed) if removed.is_empty() => return false,
-            Ok(removed) => log::info!("container {ctid}: removed in it: {}", removed.join(", ")),
-            Err(why) => stays(why),
-        }
+        let files = match own::remove(&Guest::new(ctid), keep, &Deadline::secs(15)) {
+            Ok(removed) if removed.is_empty() => return Files::None,
+            Ok(removed) => {
+                log::info!("container {ctid}: removed in it: {}", removed.join(", "));
+                Files::Removed
+            }
+            Err(why) => {
+                stays(why);
+                Files::Left
+            }
+        };
         if keep {
             log::info!(
                 "container {ctid}: {} keeps apt from replacing the driver, and stays with it",
                 repo::PREFERENCES
             );
         }
-        true
+        files
     }
 
     /// Removes the links to the host's driver, and names what stays.
@@ -219,12 +266,12 @@ impl Detachment {
 
     fn tell(&self, options: &Detach) {
         let ctid = self.ctid;
-        let driver = Record::of(ctid)
-            .last_driver(&net::identity(&self.before))
-            .filter(|_| self.driver_places().is_empty());
-        if let Err(error) = Record::of(ctid).forget() {
-            log::warn!("container {ctid}: cannot delete its record: {error}");
-        }
+        let (record, identity) = (Record::of(ctid), net::identity(&self.before));
+        let seen = record.last_driver(&identity);
+        // Without an install there was never a file, and a mounted driver has none.
+        let have = self.attached && (self.has_login || seen.is_some() && self.has_cuda);
+        let driver = seen.filter(|_| self.driver_places().is_empty());
+        let have = have || driver.is_some() || record.left_files(&identity);
         if let Err(error) = masks::remove(View::host(), ctid) {
             log::warn!(
                 "container {ctid}: its copies of /proc/driver/nvidia stay until the next boot: {error}"
@@ -236,118 +283,27 @@ impl Detachment {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
         self.remove_links(running);
-        let files = self.remove_files(options, running, driver.is_some());
-        if !self.has_some() && !files {
+        let files = self.remove_files(options, running, have);
+        let noted = match files {
+            Files::Left => record.keep_left_files(&identity, driver.clone()),
+            Files::None | Files::Removed => record.forget(),
+        };
+        if let Err(error) = noted {
+            log::warn!("container {ctid}: cannot delete its record: {error}");
+        }
+        if !self.has_some() && files == Files::None {
             log::info!("container {ctid}: nothing to remove");
-        } else if let Some(driver) = driver.filter(|_| !options.keep_driver) {
+        } else if let Some((driver, removal)) = driver.filter(|_| !options.keep_driver) {
             let out = Out::stdout();
             out.line(format_args!(
                 "Driver {driver} stays in container {ctid}. To remove it while the container runs:"
             ));
-            out.line(format_args!("  pct exec {ctid} -- nvidia-uninstall --silent"));
+            let uninstall = || format!("pct exec {ctid} -- nvidia-uninstall --silent");
+            out.line(format_args!("  {}", removal.unwrap_or_else(uninstall)));
             out.line("To remove what apt installed with it:");
             out.line(format_args!(
                 "  pct exec {ctid} -- sh -c \"apt-get purge '{INSTALLED_BY_APT}' && apt-get autoremove\""
             ));
         }
-    }
-}
-
-/// The conf without anything of ours; `None` when there is nothing.
-fn bare(conf: &Document) -> Option<Document> {
-    let names = keys::ALL.iter().map(|key| key.name).chain([before::KEY]);
-    let keys: Vec<(EnvKey, Option<ConfValue>)> =
-        names.filter_map(|name| Some((name.parse().ok()?, None))).collect();
-    match before::put_back(conf) {
-        Some(back) => back.set_all(&keys).or(Some(back)),
-        None => with(conf, &keys, &[], &[]),
-    }
-}
-
-/// Whether a variable is a setting of ours, or what attach remembers.
-fn is_ours(name: &str) -> bool {
-    keys::by_name(name).is_some() || name == before::KEY
-}
-
-/// The conf with these settings, pairs and mounts; `None` when it has them.
-fn with(
-    conf: &Document,
-    settings: &[(EnvKey, Option<ConfValue>)],
-    devices: &[Device],
-    mounts: &[Mount],
-) -> Option<Document> {
-    let set = conf.set_all(settings);
-    let edit = reconcile(set.as_ref().unwrap_or(conf), devices, mounts, Form::Pve);
-    edit.map(|edit| edit.document).or(set)
-}
-
-/// What [`bare`] removes, for messages.
-fn removed(conf: &Document) -> Vec<String> {
-    let settings = conf.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
-    let mut lines: Vec<String> =
-        settings.map(|line| format!("removed setting {}={}", line.key, text::hidden(&line.value))).collect();
-    let back = before::recorded(conf);
-    let goes = |change: &&Change| match change {
-        Change::Removed(path, _) | Change::Doubled(path) => !back.contains(path),
-        _ => true,
-    };
-    let pairs = reconcile(conf, &[], &[], Form::Pve);
-    lines.extend(pairs.iter().flat_map(|edit| &edit.changes).filter(goes).map(ToString::to_string));
-    if !back.is_empty() {
-        lines.push(format!("restored the entries from before attach: {}", joined(&back, ", ")));
-    }
-    text::few(lines, MOST_LINES)
-}
-
-/// The conf with the settings, pairs and mounts that `before` had.
-fn restored(now: &Document, before: &Document) -> Option<Document> {
-    let ours = before.environment().into_iter().filter(|line| is_ours(&line.key));
-    let settings = ours.filter_map(|line| Some((line.key.parse().ok()?, Some(line.value.parse().ok()?))));
-    let device = |pair: Present| {
-        let Number { major, minor } = pair.rule?;
-        Some(Device { path: pair.path, major, minor })
-    };
-    let devices: Vec<Device> = present(before).into_iter().filter_map(device).collect();
-    with(now, &settings.collect::<Vec<_>>(), &devices, &mounts(before))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BARE: &str = "arch: amd64\nmemory: 512\nlxc.mount.entry: /srv srv none bind 0 0\nlxc.environment: LANG=C\n\n[snap]\nmemory: 1\n";
-    const ATTACHED: &str = "arch: amd64\nmemory: 512\nlxc.mount.entry: /srv srv none bind 0 0\nlxc.environment: LANG=C\n\
-        lxc.environment: GPU_ASSIGNMENT=0\nlxc.environment: CUDA_PACKAGES=none\n\
-        lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\nlxc.cgroup2.devices.allow: c 195:0 rwm\n\
-        lxc.mount.entry: /run/phoenix-nvidia/proc/101/gpus proc/driver/nvidia/gpus none bind,ro,optional 0 0\n\n[snap]\nmemory: 1\n";
-
-    #[test]
-    fn all_of_ours_is_removed_and_nothing_else() {
-        let attached = Document::parse(ATTACHED.as_bytes());
-        let bare_again = bare(&attached).unwrap();
-        assert_eq!(String::from_utf8_lossy(bare_again.as_bytes()), BARE);
-        assert_eq!(bare(&bare_again), None);
-        assert_eq!(
-            removed(&attached),
-            [
-                "removed setting GPU_ASSIGNMENT=0",
-                "removed setting CUDA_PACKAGES=none",
-                "removed /dev/nvidia0 (c 195:0)",
-                "removed the mount over /proc/driver/nvidia/gpus"
-            ]
-        );
-    }
-
-    #[test]
-    fn what_was_removed_can_be_restored() {
-        let drm = "lxc.mount.entry: /run/phoenix-nvidia/dev/dri/card1 dev/dri/card1 none bind,optional,create=file 0 0\n\
-            lxc.cgroup2.devices.allow: c 226:1 rwm\n";
-        let graphics = ATTACHED.replace("lxc.mount.entry: /run", &format!("{drm}lxc.mount.entry: /run"));
-        let attached = Document::parse(graphics.as_bytes());
-        assert_eq!(restored(&bare(&attached).unwrap(), &attached), Some(attached));
-
-        let bare = Document::parse(BARE.as_bytes());
-        let again = restored(&bare, &Document::parse(ATTACHED.as_bytes())).unwrap();
-        assert_eq!(String::from_utf8_lossy(again.as_bytes()), ATTACHED);
     }
 }

@@ -53,6 +53,8 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
 struct Seen {
     /// The driver version that it has.
     driver: Option<Version>,
+    /// What removes it, where packages hold it.
+    removal: Option<String>,
     /// Why CUDA packages that nobody named are missing.
     cuda: Option<anyhow::Error>,
 }
@@ -154,6 +156,7 @@ fn record(hand: &ByHand, result: &anyhow::Result<()>, seen: &Seen, begun: Instan
         state.kernel_driver = kernel.map(|v| v.to_string());
         if let Some(driver) = &seen.driver {
             state.container_driver = Some(driver.to_string());
+            state.driver_removal.clone_from(&seen.removal);
         }
         if result.is_ok() && hand.settings.value(keys::INSTALL) {
             state.restart_due = None;
@@ -227,6 +230,7 @@ impl Run<'_> {
             Install { ctid, settings, desired: &desired, nodes: there, insist: true, identity: &identity };
         let (progress, result) = install.run();
         seen.driver.clone_from(&progress.version);
+        seen.removal.clone_from(&progress.removal);
         if result.is_err() && progress.driver_changed.is_none() && differences.is_empty() {
             return result;
         }

@@ -157,14 +157,18 @@ fn runs_application(entry: &str) -> String {
 }
 
 /// The names of inits: what starts any other program is an application container.
-const INITS: [&str; 6] = ["init", "systemd", "openrc-init", "runit", "runit-init", "s6-svscan"];
+const INITS: [&str; 8] =
+    ["init", "systemd", "openrc-init", "runit", "runit-init", "s6-svscan", "dinit", "finit"];
 
 /// What a container starts as its first process, as its conf says, if that is no
 /// init: Proxmox' `entrypoint` for OCI images, or LXC's own key, which goes first.
 pub fn application(conf: &Document) -> Option<String> {
     let named = |key: &str| Some((key.to_owned(), conf.get(key)?));
     let (key, value) = named("lxc.init.cmd").or_else(|| named("entrypoint"))?;
-    let program = value.split_ascii_whitespace().next()?.trim_matches(['"', '\'']).rsplit('/').next()?;
+    let mut words = value.split_ascii_whitespace().map(|word| word.trim_matches(['"', '\'']));
+    let mut name = || words.next()?.rsplit('/').next();
+    let program = name()?;
+    let program = if program == "busybox" { name().unwrap_or(program) } else { program };
     (!INITS.contains(&program)).then(|| text::line(format!("{key}: {value}").as_bytes()))
 }
 
@@ -235,6 +239,8 @@ mod tests {
             "entrypoint: /usr/local/bin/ollama serve\n",
             "entrypoint: \"/opt/init.d/run\" x\n",
             "entrypoint: /sbin/init\nlxc.init.cmd: /app\n",
+            "lxc.init.cmd: /bin/busybox\n",
+            "lxc.init.cmd: /bin/busybox httpd -f init\n",
         ] {
             assert!(of(text).is_some(), "{text}");
         }
@@ -243,6 +249,9 @@ mod tests {
             "entrypoint: /sbin/init\n",
             "lxc.init.cmd = /lib/systemd/systemd --system\n",
             "[old]\nlxc.init.cmd: /app\n",
+            "lxc.init.cmd: /bin/busybox init\n",
+            "lxc.init.cmd: \"/usr/bin/dinit\" -d /etc/dinit.d\n",
+            "lxc.init.cmd: /sbin/finit\n",
         ] {
             assert_eq!(of(text), None, "{text}");
         }

@@ -6,8 +6,10 @@ use crate::driver::repo::{AUTH, KEY, PREFERENCES, SOURCE};
 use crate::sys::process::Output;
 use crate::sys::time::Deadline;
 
-/// Removes the source, where another file has its repository or it is of no use.
+/// Removes the source, where it is of no use.
 pub(super) const REMOVE_SOURCE: &str = concat!(include_str!("scripts/apt-own.sh"), "remove_source\n");
+/// The same where another file has its repository.
+const GIVE_WAY: &str = concat!(include_str!("scripts/apt-own.sh"), "remove_source for\n");
 const REMOVE: &str = concat!(include_str!("scripts/apt-own.sh"), include_str!("scripts/remove.sh"));
 /// The key, up to version 0.2.0.
 const OLD_KEY: &str = "/usr/share/keyrings/phoenix-nvidia.asc";
@@ -20,7 +22,7 @@ pub const FILES: [&str; 6] = [PREFERENCES, SOURCE, AUTH, KEY, OLD_KEY, MARKS];
 /// Removes our apt source, since `theirs` has the same repository: twice, it makes
 /// apt complain, and with different keys it makes all of apt unreadable.
 pub fn give_way(guest: &Guest, theirs: &str, deadline: &Deadline) {
-    match guest.attach_sh(REMOVE_SOURCE, []).run(deadline) {
+    match guest.attach_sh(GIVE_WAY, []).run(deadline) {
         Ok(output) if output.success() => {
             log::info!("repository: already in {theirs}: removed {SOURCE}");
         }

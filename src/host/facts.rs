@@ -116,6 +116,11 @@ impl Majors {
         }
     }
 
+    /// The major of the node at `path` in this boot, also of the capabilities' directory.
+    pub fn major_of(&self, path: DevicePath) -> Option<u32> {
+        if path == DevicePath::Caps { self.caps() } else { self.number_of(path).map(|number| number.major) }
+    }
+
     /// Whether nvidia-modeset is loaded. Unknown up to 535, where the front end
     /// alone has major 195.
     pub fn has_modeset(&self) -> bool {

@@ -50,6 +50,8 @@ pub struct Progress {
     pub driver_changed: Option<(Option<Version>, Version)>,
     /// The version that is there now.
     pub version: Option<Version>,
+    /// What removes it, where packages hold it.
+    pub removal: Option<String>,
     /// It failed before the container was probed.
     pub unseen: bool,
     /// Why CUDA packages are missing: the driver does not depend on them.
@@ -139,6 +141,7 @@ impl Install<'_> {
             log::info!("{}", self.desired.right());
             log::debug!("probe of the container took {}", human(check.took));
             progress.version = Some(self.desired.driver.clone());
+            progress.removal = check.packages.as_ref().and_then(|packages| packages.remove(self.ctid));
             return self.verify();
         }
         if steps.driver() {
@@ -211,6 +214,7 @@ impl Install<'_> {
         let installed = installed?;
         installed.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         progress.version = Some(self.desired.driver.clone());
+        progress.removal = check.packages.as_ref().and_then(|packages| packages.remove(self.ctid));
         progress.driver_changed = installed.driver_changed;
         match installed.cuda {
             Some(error) if exec::ended(&error) => return Err(error),

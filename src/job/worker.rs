@@ -128,6 +128,7 @@ impl Done {
             state.kernel_driver = kernel_driver::version(View::host()).map(|v| v.to_string());
             if let Some(version) = &self.progress.version {
                 state.container_driver = Some(version.to_string());
+                state.driver_removal.clone_from(&self.progress.removal);
             }
             if let (Ok(()), Some(cuda)) = (&self.result, &self.progress.cuda) {
                 state.lacks(cuda);

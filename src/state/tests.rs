@@ -76,6 +76,27 @@ fn forgetting_what_is_not_there_is_no_error_and_nothing_stays() {
     assert_eq!(record(&dir).load().last_success, None);
 }
 
+#[test]
+fn a_detach_that_left_files_keeps_that_and_the_driver_of_this_container_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = record(&dir);
+    record.update(|s| {
+        s.identity = Some("a".into());
+        s.phase = "check".into();
+        s.container_driver = Some("580.95.05".into());
+        s.cuda_failed = Some("x".into());
+    });
+    assert!(record.was_attached("a") && !record.was_attached("b") && !record.left_files("a"));
+    let driver = record.last_driver("a");
+    record.keep_left_files("a", driver.clone()).unwrap();
+    assert!(driver.is_some() && record.last_driver("a") == driver);
+    assert!(record.left_files("a") && !record.left_files("b") && !record.was_attached("a"));
+    let now = record.load_of("a");
+    assert_eq!((now.container_driver, now.cuda_failed, now.phase.as_str()), (None, None, ""));
+    record.forget().unwrap();
+    assert!(!record.left_files("a"));
+}
+
 /// What is kept by several processes at once: fields of different owners.
 #[test]
 fn no_change_is_lost_among_many_at_once() {

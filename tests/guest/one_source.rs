@@ -159,8 +159,35 @@ fn a_source_of_the_owners_in_any_form_takes_the_place_of_ours() {
         "/etc/apt/sources.list.d/more.list",
         format!("# deb http://{URL} /\ndeb [trusted=yes] http://{URL}/more /\n"),
     );
+    // Nor is one without packages for it, which may stand beside ours.
+    ct.write("/etc/apt/sources.list.d/src.list", format!("deb-src [signed-by={SHARED}] http://{URL}/ /\n"));
+    let arm = format!("deb [ signed-by={SHARED} arch=arm64 ] http://{URL}/ bookworm main\n");
+    ct.write("/etc/apt/sources.list.d/arm.list", arm);
+    for (value, n) in ["Off", "0", "disable", "without", "FALSE"].iter().zip(0..) {
+        ct.write(
+            format!("/etc/apt/sources.list.d/off{n}.sources"),
+            format!("types: deb\nuris: http://{URL}\nSuites: /\nenabled: {value}\n"),
+        );
+    }
     again(&lab).ok().says("installed and right").says_not("repository:");
     assert_eq!(ct.read(SOURCE), right);
+    // The CUDA step says the same as apt does.
+    ct.sh("apt-get -y purge 'cuda-*'").ok();
+    lab.run(["phoenix-nvidia", "101"]).ok().says("cuda: installed").says_not("already in");
+    assert_eq!(ct.read(SOURCE), right);
+    // With another key it makes apt unreadable, packages or not.
+    ct.write("/etc/apt/sources.list.d/src.list", format!("deb-src http://{URL}/ /\n"));
+    ct.sh("apt-get check").code(100);
+    again(&lab).ok().says("already in /etc/apt/sources.list.d/src.list: removed");
+    ct.sh("apt-get check").ok();
+    // A flat repository has no architectures: apt reads all of its packages.
+    ct.files().remove("/etc/apt/sources.list.d/src.list");
+    ct.write(
+        "/etc/apt/sources.list.d/arm.list",
+        format!("deb [arch=arm64 signed-by={SHARED}] http://{URL}/ /\n"),
+    );
+    ct.write(SOURCE, &right);
+    again(&lab).ok().says("already in /etc/apt/sources.list.d/arm.list: removed");
 }
 
 #[test]

@@ -61,6 +61,9 @@ fn a_driver_of_debians_packages_in_the_kernels_version_is_right_and_left_to_apt(
     doctor.says(&hold);
     lab.sh(&hold).ok();
     lab.run(["phoenix-nvidia", "doctor", "101"]).ok().says_not("apt-mark");
+    // Only apt removes what apt installed.
+    let remove = format!("pct exec 101 -- apt-get purge {NAMES}");
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says(&remove).says_not("nvidia-uninstall");
 }
 
 #[test]

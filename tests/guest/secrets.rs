@@ -169,6 +169,21 @@ fn a_password_and_a_token_are_readable_only_where_they_must_be() {
     assert!(ct.read(AUTH).contains("password kr0kodil-new\n"), "{}", ct.read(AUTH));
     watched.check(&expected);
 
+    // Another source of the repository, without a login, needs ours: apt has it by the server's name.
+    ct.write("/etc/apt/sources.list.d/mine.sources", ct.read(SOURCE));
+    watched
+        .during(|| lab.run(["phoenix-nvidia", "101"]))
+        .ok()
+        .says("already in /etc/apt/sources.list.d/mine.sources");
+    for _ in 0..2 {
+        assert!(!ct.exists(SOURCE) && ct.read(AUTH).contains("password kr0kodil-new\n"));
+        ct.sh("apt-get update -o APT::Update::Error-Mode=any").ok();
+        ct.sh("apt-get -y purge 'cuda-*'").ok();
+        watched.during(|| lab.run(["phoenix-nvidia", "101"])).ok().says("cuda: installed");
+    }
+    watched.check(&expected);
+    ct.files().remove("/etc/apt/sources.list.d/mine.sources");
+
     // Who detaches takes it out of the container, driver or not.
     watched.during(|| lab.run(["phoenix-nvidia", "detach", "--keep-driver", "101"])).ok();
     assert!(!ct.exists(AUTH) && !ct.exists(SOURCE));

@@ -111,6 +111,85 @@ fn the_entries_of_a_guide_are_explained_when_they_go_and_come_back_at_detach() {
     assert!(lab.conf(102).ends_with(GUIDE), "{}", lab.conf(102));
 }
 
+/// The second is what the first one's own `fix:` asks for.
+#[test]
+fn a_second_detach_leaves_the_entries_that_the_first_put_back() {
+    let Some(lab) = lab(Lab::builder().gpus(2).driver("580.95.05")) else { return };
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none");
+    lab.web().runfile(&Runfile::new("580.95.05"));
+    lab.create(101, Rootfs::Debian12.privileged());
+    // One just as attach writes it, too.
+    let entry = "dev/nvidiactl none bind,optional,create=file";
+    let exact = GUIDE.replace(entry, &format!("{entry} 0 0\nlxc.cgroup2.devices.allow: c 195:255 rwm"));
+    lab.append("/etc/pve/lxc/101.conf", exact);
+    lab.run(["pct", "set", "101", "--description", "mine"]).ok();
+    let before = lab.conf(101);
+    let not_attached = "container 101 is not attached: its device entries stay: /dev/nvidia0, /dev/nvidia1";
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0", "--now"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    // Repeated while it is stopped, it does not claim that there is nothing.
+    for said in ["restored the entries", not_attached] {
+        let detach =
+            lab.run(["phoenix-nvidia", "detach", "101"]).ok().says(said).says("files of phoenix-nvidia stay");
+        detach
+            .says("fix: phoenix-nvidia detach 101")
+            .says("Driver 580.95.05 stays")
+            .says_not("nothing to remove");
+        assert_eq!(lab.conf(101), before);
+    }
+    lab.run(["pct", "start", "101"]).ok();
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says("fix: phoenix-nvidia detach 101");
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says(not_attached).says("removed in it");
+    assert_eq!(lab.conf(101), before);
+    assert_eq!(lab.sh("ls -A /var/lib/phoenix-nvidia/state | grep 101").stdout, "");
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok().says("nothing to remove");
+    // A mistyped number: never attached.
+    lab.create(102, Rootfs::Busybox.unprivileged());
+    lab.append("/etc/pve/lxc/102.conf", GUIDE);
+    let other = lab.conf(102);
+    lab.run(["phoenix-nvidia", "detach", "102"]).ok().says("is not attached").says("nothing to remove");
+    assert_eq!(lab.conf(102), other);
+}
+
+#[test]
+fn an_entry_that_a_dev_line_replaced_does_not_come_back() {
+    let Some(lab) = lab(Lab::builder().gpus(2)) else { return };
+    node(&lab, "INSTALL=off");
+    lab.create(101, Rootfs::Busybox.unprivileged());
+    lab.append("/etc/pve/lxc/101.conf", GUIDE);
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    lab.run(["pct", "set", "101", "--dev0", "/dev/nvidia0"]).ok();
+    lab.run(["phoenix-nvidia", "detach", "101"])
+        .ok()
+        .says("restored the entries from before attach: /dev/nvidia1, /dev/nvidiactl");
+    assert!(!lab.conf(101).contains("/dev/nvidia0 dev/nvidia0"), "{}", lab.conf(101));
+    lab.run(["pct", "start", "101"]).ok();
+    assert!(lab.container(101).running());
+}
+
+#[test]
+fn pairs_of_an_attach_whose_hookscript_was_deleted_go_at_detach() {
+    let Some(lab) = lab(Lab::builder().gpus(2)) else { return };
+    node(&lab, "INSTALL=off");
+    lab.create(101, Rootfs::Busybox.unprivileged());
+    lab.run(["pct", "set", "101", "--description", "mine"]).ok();
+    let before = lab.conf(101);
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok();
+    lab.run(["pct", "start", "101"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok();
+    // Without mounts, as where the driver's parameters could not be read.
+    let conf = lab.conf(101);
+    let rest = conf.lines().filter(|line| !line.contains("/run/phoenix-nvidia"));
+    lab.write("/etc/pve/lxc/101.conf", rest.map(|line| format!("{line}\n")).collect::<String>());
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "1"]).ok().says_not("takes over");
+    lab.run(["phoenix-nvidia", "detach", "101"])
+        .ok()
+        .says("removed /dev/nvidia0")
+        .says_not("restored the entries");
+    assert_eq!(lab.conf(101), before);
+}
+
 #[test]
 fn with_graphics_the_entries_of_a_guide_stay() {
     let Some(lab) = lab(Lab::builder().gpus(2)) else { return };

@@ -501,6 +501,15 @@ fn cuda_comes_from_apt_as_before_and_no_driver_with_it() {
     }
     assert_eq!(programs(&lab, "post-start"), 1);
     assert!(lab.web().requests().ending(".run").is_empty(), "no runfile is downloaded");
+    // What apt needed for CUDA is in it, also where the driver is not.
+    lab.run(["pct", "stop", "101"]).ok();
+    for _ in 0..2 {
+        let detach = lab.run([PROGRAM, "detach", "101"]).ok().says("files of phoenix-nvidia stay in it");
+        detach.says("/etc/apt/sources.list.d/phoenix-nvidia.sources").says_not("nvidia-uninstall");
+    }
+    start(&lab).ok();
+    lab.run([PROGRAM, "detach", "101"]).ok().says("removed in it: /etc/apt/preferences.d/phoenix-nvidia");
+    assert!(!ct.exists("/etc/apt/sources.list.d/phoenix-nvidia.sources"));
 }
 
 /// What only shows inside is recorded, and said before the next start.

@@ -23,6 +23,9 @@ const ATTACH: &str = "phoenix-nvidia attach writes these lines, also for setting
     next start would not find. Only root can write them. lxc.environment.runtime, which other users can set, is \
     never read.";
 
+const BEFORE: &str = "attach also writes PHOENIX_NVIDIA_BEFORE into the conf: the device entries that stood there before. \
+    It is no setting; detach puts the entries back and removes it.";
+
 const PLACEHOLDERS: &str = "Placeholders in URLs and package names: {version}, the driver version (580.95.05); \
     {branch}, its first number (580); {cuda}, the newest CUDA version of that branch (13-0); {arch}, the \
     architecture (x86_64; on ARM aarch64, in NVIDIA_REPO_URL sbsa); {platform}, NVIDIA's directory of runfiles for it \
@@ -47,7 +50,7 @@ pub fn make() -> String {
     page.text(PLACES);
     page.text(FORMAT);
     page.verbatim("lxc.environment: GPU_ASSIGNMENT=0,1");
-    for text in [VALUES, PROBLEMS, ATTACH, PLACEHOLDERS, SECRETS] {
+    for text in [VALUES, PROBLEMS, ATTACH, BEFORE, PLACEHOLDERS, SECRETS] {
         page.text(text);
     }
     page.section("SETTINGS");

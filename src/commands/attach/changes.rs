@@ -38,7 +38,8 @@ impl Changes {
 
     /// Adds the device entries that the conf has before it is attached.
     pub fn remember(&mut self, conf: &Document) {
-        let Some(record) = before::record(conf) else { return };
+        let was = conf.environment().iter().any(|line| line.key == keys::GPU_ASSIGNMENT.name);
+        let Some(record) = before::record(conf, was) else { return };
         // One that cannot stand in a line is said to go, and does not come back.
         if let (Ok(key), Ok(value)) = (before::KEY.parse(), record.parse()) {
             self.0.push((key, Some(value)));

@@ -154,7 +154,8 @@ impl Start<'_> {
         }
         self.tell_beside(&check);
         if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check) {
-            self.record_right(desired, cuda);
+            let removal = check.packages.as_ref().and_then(|packages| packages.remove(self.ctid));
+            self.record_right(desired, cuda, removal);
             return Ok(());
         }
         self.tell_why_not_waiting();
@@ -201,7 +202,7 @@ impl Start<'_> {
             }
         }
         log::info!("{}", desired.right());
-        self.record_right(desired, !cuda_failed_before(self.ctid, desired));
+        self.record_right(desired, !cuda_failed_before(self.ctid, desired), None);
         Ok(true)
     }
 
@@ -240,10 +241,11 @@ impl Start<'_> {
         Ok(())
     }
 
-    fn record_right(&self, desired: &Desired, cuda: bool) {
+    fn record_right(&self, desired: &Desired, cuda: bool, removal: Option<String>) {
         self.record("check", &Ok(()), |state| {
             state.asked = Some(desired.fingerprint());
             state.container_driver = Some(desired.driver.to_string());
+            state.driver_removal.clone_from(&removal);
             state.injected.complete = desired.injected.then(|| desired.fingerprint());
             // The reboot helped; a later change of the driver is another one.
             state.rebooted_for = None;

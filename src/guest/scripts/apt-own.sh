@@ -11,10 +11,13 @@ shared_is_ours() {
     [ -e "$own/keyring" ] && ! grep -qsxF "$shared" /var/lib/dpkg/info/*.list
 }
 
-# Another source that names our keyring keeps it. .asc: up to version 0.2.0.
+# Another source that names our keyring keeps it. $1: "for" another source of the
+# repository, which may have no login but ours: apt takes it by the server's name.
+# .asc: up to version 0.2.0.
 remove_source() {
     [ -e "$source" ] && echo "removed $source"
-    rm -f "$source" "$key" "${key%.gpg}.asc" /etc/apt/auth.conf.d/phoenix-nvidia.conf
+    rm -f "$source" "$key" "${key%.gpg}.asc"
+    [ "$1" = for ] || rm -f /etc/apt/auth.conf.d/phoenix-nvidia.conf
     if shared_is_ours && ! grep -qsF "$shared" /etc/apt/sources.list /etc/apt/sources.list.d/*; then
         rm -f "$shared"
     fi

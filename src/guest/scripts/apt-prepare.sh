@@ -19,7 +19,7 @@ fi
 names() {
     echo "apt-get reads $1" >&2
     said=$(apt-get -o "Dir::Etc::sourcelist=$1" -o Dir::Etc::sourceparts=- indextargets \
-        --no-release-info --format '$(CREATED_BY) $(REPO_URI)' </dev/null 2>&1 |
+        --no-release-info --format '$(CREATED_BY) $(ARCHITECTURE) $(REPO_URI)' </dev/null 2>&1 |
         head -c 1048576 | grep -a -e '^Packages ' -e 'sources could not be read')
     case $said in *"sources could not be read"*) return 1 ;; esac
 }
@@ -38,10 +38,13 @@ fi
 
 # The same repository twice with different keys is an error of apt as a whole.
 elsewhere=
+native=$(dpkg --print-architecture)
 for f in /etc/apt/sources.list "$d"/*.list "$d"/*.sources; do
     [ "$f" = "$source" ] || [ ! -f "$f" ] && continue
     names "$f" || continue
-    while read -r kind it; do
+    while read -r kind arch it; do
+        # A flat repository has none: apt leaves the word as it is.
+        case $arch in "$native" | *ARCHITECTURE*) ;; *) continue ;; esac
         # By another scheme or with a login it is still the same repository.
         it=${it#*://}
         case ${it%%/*} in *@*) it=${it#*@} ;; esac
@@ -52,7 +55,7 @@ END
     [ "$elsewhere" = "$f" ] && echo "elsewhere $f"
 done
 
-[ -n "$elsewhere" ] && remove_source
+[ -n "$elsewhere" ] && remove_source for
 
 signed=
 while IFS=' ' read -r path mode lines; do
@@ -87,7 +90,7 @@ while IFS=' ' read -r path mode lines; do
     fi
     skip=
     case $path in
-    "$source" | /usr/share/keyrings/* | /etc/apt/auth.conf.d/*) skip=$elsewhere ;;
+    "$source" | /usr/share/keyrings/*) skip=$elsewhere ;;
     esac
     if [ -n "$skip" ]; then
         rm -f "$new"

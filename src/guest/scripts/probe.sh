@@ -123,17 +123,23 @@ for f in /usr/local/cuda*/version.json /usr/local/cuda*/version.txt /usr/local/c
 done
 source=/etc/apt/sources.list.d/phoenix-nvidia.sources
 uri=
+signed=
 twice=
 if [ -f "$source" ]; then
     n=0
     while [ $n -lt 20 ] && IFS= read -r line; do
         n=$((n + 1))
-        case $line in URIs:*) uri=${line#URIs:} && printf 'source %s\n' "$uri" ;; esac
+        case $line in
+        URIs:*) uri=${line#URIs:} && printf 'source %s\n' "$uri" ;;
+        Signed-By:*) signed=${line#Signed-By: } ;;
+        esac
     done <"$source"
     uri=${uri#*://}
     uri=${uri%/}
+    arch=amd64
+    [ -e /lib/ld-linux-aarch64.so.1 ] && arch=arm64
     for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
-        [ "$f" != "$source" ] && has_repository "$uri" "$f" && echo "twice $f" && twice=$f && break
+        [ "$f" != "$source" ] && has_repository "$uri" "$f" "$signed" "$arch" && echo "twice $f" && twice=$f && break
     done
 fi
 auth=/etc/apt/auth.conf.d/phoenix-nvidia.conf

@@ -3,9 +3,11 @@
 //! migration carry along.
 
 use crate::device::{DevicePath, Number, is_dynamic};
-use crate::pve::conf::devices::{ENTRY, Present, RULE, device_in, present};
+use crate::pve::conf::devices::{ENTRY, Present, RULE, device_in, entry_value, present};
 use crate::pve::conf::document::{Document, Form, Patch};
 use crate::pve::conf::mounts::mount_lines;
+use crate::pve::conf::reconcile::is_passed;
+use crate::pve::passthrough;
 
 /// The variable. Entries are separated by `;`, and ` +c MAJOR:MINOR` is the rule
 /// that followed one.
@@ -18,11 +20,15 @@ struct Old {
     rule: Option<Number>,
 }
 
-/// The value for a conf that is not attached yet; none without device entries.
-pub fn record(conf: &Document) -> Option<String> {
+/// The value for a conf that is not attached yet; none without device entries. Where
+/// it `was` attached before, a pair just as we write it is ours.
+pub fn record(conf: &Document, was: bool) -> Option<String> {
     let old = |pair: &Present| {
         let setting = conf.setting(pair.index())?;
         let value = std::str::from_utf8(setting.value).ok()?.trim();
+        if was && pair.rule.is_some() && value == entry_value(pair.path) {
+            return None;
+        }
         let rule = pair.rule.map(|number| format!(" +{number}")).unwrap_or_default();
         (!value.contains([';', '+'])).then(|| format!("{value}{rule}"))
     };
@@ -30,7 +36,10 @@ pub fn record(conf: &Document) -> Option<String> {
     (!all.is_empty()).then(|| all.join(";"))
 }
 
+/// A `devN:` line of the next start takes the place of an entry: LXC fails on a device
+/// that comes twice.
 fn read(conf: &Document) -> Vec<Old> {
+    let passed = passthrough::next(conf);
     let line = conf.environment().into_iter().rfind(|line| line.key == KEY);
     let old = |item: &str| {
         let (value, rule) = match item.split_once(" +") {
@@ -38,7 +47,7 @@ fn read(conf: &Document) -> Vec<Old> {
             None => (item, None),
         };
         let path = device_in(value.as_bytes())?;
-        Some(Old { path, value: value.to_owned(), rule })
+        (!is_passed(&passed, path)).then(|| Old { path, value: value.to_owned(), rule })
     };
     line.iter().flat_map(|line| line.value.split(';')).filter_map(old).collect()
 }
@@ -49,8 +58,8 @@ pub fn recorded(conf: &Document) -> Vec<DevicePath> {
 }
 
 /// The conf with the recorded entries in the place of our pairs and mounts;
-/// `None` without a record.
-pub fn put_back(conf: &Document) -> Option<Document> {
+/// `None` without a record. `major` is that of a device in this boot.
+pub fn put_back(conf: &Document, major: impl Fn(DevicePath) -> Option<u32>) -> Option<Document> {
     let old = read(conf);
     if old.is_empty() {
         return None;
@@ -67,17 +76,17 @@ pub fn put_back(conf: &Document) -> Option<Document> {
     let place = pairs.first().map_or_else(|| conf.end_of_lxc_lines(), Present::index);
     for old in &old {
         let entry = Form::Pve.write(ENTRY, &old.value);
-        let rule = rule(old, &pairs).map(|number| Form::Pve.write(RULE, &format!("{number} rwm")));
+        let rule = rule(old, &major).map(|number| Form::Pve.write(RULE, &format!("{number} rwm")));
         patch.insert(place, std::iter::once(entry).chain(rule));
     }
     Some(patch.apply())
 }
 
-/// The rule to put back: a dynamic major of another boot is none.
-fn rule(old: &Old, pairs: &[Present]) -> Option<Number> {
+/// The rule to put back: a dynamic major is that of this boot, or there is none.
+fn rule(old: &Old, major: impl Fn(DevicePath) -> Option<u32>) -> Option<Number> {
     let recorded = old.rule?;
-    let now = pairs.iter().find(|pair| pair.path == old.path).and_then(|pair| pair.rule);
-    now.or((!is_dynamic(recorded.major)).then_some(recorded))
+    let major = if is_dynamic(recorded.major) { major(old.path)? } else { recorded.major };
+    Some(Number { major, ..recorded })
 }
 
 #[cfg(test)]
@@ -94,13 +103,13 @@ mod tests {
         lxc.mount.entry: /dev/dri dev/dri none bind,optional,create=dir\n\n[snap]\narch: amd64\n";
 
     fn with(text: &str, key: &str) -> Document {
-        let value = record(&Document::parse(text.as_bytes())).unwrap();
+        let value = record(&Document::parse(text.as_bytes()), false).unwrap();
         let document = Document::parse(text.as_bytes());
         document.set_environment(&key.parse().unwrap(), Some(&value.parse().unwrap())).unwrap()
     }
 
     fn without(document: &Document) -> String {
-        let bare = put_back(document).unwrap();
+        let bare = put_back(document, |_| Some(511)).unwrap();
         let bare = bare.set_environment(&KEY.parse().unwrap(), None).unwrap();
         String::from_utf8_lossy(bare.as_bytes()).into_owned()
     }
@@ -130,17 +139,54 @@ mod tests {
         let started = reconcile(&attached, &uvm, &[], Form::Pve).unwrap().document;
         let back = without(&started);
         assert!(back.contains("c 511:0 rwm") && back.contains("c 195:0 rwm"), "{back}");
-        let gone = reconcile(&attached, &[], &[], Form::Pve).unwrap().document;
-        let back = without(&gone);
-        assert!(!back.contains("506") && back.contains("/dev/nvidia-uvm"), "{back}");
+        // Not what another boot left in the pair either.
+        for conf in [&attached, &reconcile(&attached, &[], &[], Form::Pve).unwrap().document] {
+            assert_eq!(without(conf), old.replace("506", "511"));
+            let unknown = put_back(conf, |_| None).unwrap();
+            let back: Vec<u32> = present(&unknown).iter().filter_map(|pair| Some(pair.rule?.major)).collect();
+            assert_eq!((present(&unknown).len(), back), (2, vec![195]));
+        }
+    }
+
+    #[test]
+    fn what_a_dev_line_passes_by_now_stays_with_it() {
+        let attached = with(GUIDE, KEY);
+        let of = |lines: &str| {
+            let text = format!("{lines}{}", String::from_utf8_lossy(attached.as_bytes()));
+            let conf = Document::parse(text.as_bytes());
+            (recorded(&conf).len(), without(&conf))
+        };
+        let (count, back) = of("dev0: /dev/nvidia0\n");
+        assert!(count == 2 && !back.contains("/dev/nvidia0 ") && back.contains("/dev/nvidia1 "), "{back}");
+        // One that goes at the next start passes nothing then.
+        let pending = GUIDE.replace("[snap]", "[pve:pending]\ndelete: dev0\n[snap]");
+        let conf = with(&format!("dev0: /dev/nvidia0\n{pending}"), KEY);
+        assert_eq!(recorded(&conf).len(), 3);
+        // All of them: what is left are ours.
+        let caps = "lxc.mount.entry: /dev/nvidia-caps dev/nvidia-caps none bind,optional,create=dir 0 0\n";
+        let conf = with(&format!("dev3: /dev/nvidia-caps/nvidia-cap1\n{caps}"), KEY);
+        assert!(recorded(&conf).is_empty() && put_back(&conf, |_| None).is_none());
+    }
+
+    #[test]
+    fn pairs_of_an_earlier_attach_are_none_of_the_users() {
+        let ours = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
+            lxc.cgroup2.devices.allow: c 195:0 rwm\n";
+        let theirs = "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file\n";
+        let of = |text: &str, was| record(&Document::parse(text.as_bytes()), was);
+        assert_eq!(of(ours, true), None);
+        assert!(of(ours, false).unwrap().ends_with(" 0 0 +c 195:0"));
+        assert!(of(&format!("{ours}{theirs}"), true).unwrap().starts_with("/dev/nvidia1 "));
+        let alone = ours.lines().next().unwrap();
+        assert!(of(alone, true).is_some());
     }
 
     #[test]
     fn a_conf_without_device_entries_has_no_record_and_nothing_comes_back() {
         let conf = Document::parse(b"arch: amd64\nlxc.mount.entry: /dev/dri dev/dri none bind\n");
-        assert_eq!(record(&conf), None);
-        assert_eq!(put_back(&conf), None);
+        assert_eq!(record(&conf, false), None);
+        assert_eq!(put_back(&conf, |_| None), None);
         let odd = format!("lxc.environment: {KEY}=/etc/passwd etc/x none bind;x\n");
-        assert_eq!(put_back(&Document::parse(odd.as_bytes())), None);
+        assert_eq!(put_back(&Document::parse(odd.as_bytes()), |_| None), None);
     }
 }

@@ -111,11 +111,13 @@ fn are_right(there: &[Present], wanted: &[Device]) -> bool {
 /// on. The generated config has no such lines: use the conf for it too.
 pub fn without_passed(conf: &Document, wanted: &[Device]) -> Vec<Device> {
     let passed = passthrough::next(conf);
-    let is_passed = |wanted: DevicePath| {
-        let below = |path: DevicePath| wanted == DevicePath::Caps && matches!(path, DevicePath::CapFile(_));
-        passed.iter().filter_map(DevLine::device).any(|path| path == wanted || below(path))
-    };
-    wanted.iter().filter(|w| !is_passed(w.path)).copied().collect()
+    wanted.iter().filter(|w| !is_passed(&passed, w.path)).copied().collect()
+}
+
+/// Whether an entry of this device would pass it a second time.
+pub(super) fn is_passed(passed: &[DevLine], wanted: DevicePath) -> bool {
+    let below = |path: DevicePath| wanted == DevicePath::Caps && matches!(path, DevicePath::CapFile(_));
+    passed.iter().filter_map(DevLine::device).any(|path| path == wanted || below(path))
 }
 
 /// In the order of the pairs, each device once.
