@@ -174,10 +174,10 @@ impl Trees {
     /// [`Code::Software`].
     pub fn make(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<Shown> {
         let done = self.lock(deadline).and_then(|_lock| {
-            // Another process may have done it.
-            if let Ok(shown) = self.check(version) {
+            // Another process may have done it. For one without an overlay that is tried again.
+            if self.check(version) == Ok(Shown::Overlay) {
                 mount::make_private(&self.mount_point(version))?;
-                return Ok(shown);
+                return Ok(Shown::Overlay);
             }
             self.keep(version, deadline)?;
             let shown = self.show(version)?;
@@ -211,7 +211,7 @@ impl Trees {
 
     /// Makes or repairs the copy; under the lock.
     fn keep(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<()> {
-        let (kept, begun) = (self.kept(version), Instant::now());
+        let (kept, at, begun) = (self.kept(version), self.mount_point(version), Instant::now());
         let above = self.root.join(KEPT);
         private::directory(&self.root.join("var/lib/phoenix-nvidia"), 0o755)?;
         private::directory(&above, 0o755)?;
@@ -219,18 +219,19 @@ impl Trees {
         if let Some(manifest) = Manifest::read(&kept).filter(|manifest| manifest.version == *version) {
             let lacking = manifest.lacking(&kept);
             if !lacking.is_empty() {
-                copy::repair(&self.root, &kept, &lacking, deadline)?;
                 // What an overlay does not find it may go on not to find.
-                mount::unmount(&self.mount_point(version))?;
+                mount::unmount(&at)?;
+                copy::repair(&self.root, &kept, &lacking, deadline)?;
                 log::info!("driver {version}: restored {} files of its copy for containers", lacking.len());
             }
             return Ok(());
         }
-        // Without its list nobody knows what it is; who has it mounted keeps it.
+        // Without its list nobody knows what it is.
         if kept.symlink_metadata().is_ok() {
-            mount::unmount(&self.mount_point(version))?;
-            prune::remove(&kept)?;
+            prune::make_way(&kept, &at)?;
         }
+        // An overlay of a copy that is gone shows what the kernel remembers of it.
+        mount::unmount(&at)?;
         let made = copy::make(&self.root, version, &kept, deadline).or_else(|error| {
             // Trees that nobody uses may be what fills the disk.
             match self.prune(&[version]) {
@@ -249,10 +250,12 @@ impl Trees {
             bail!("this process has mounts of its own, which no container would see");
         }
         let (kept, at, empty) = (self.kept(version), self.mount_point(version), self.run().join("empty"));
+        let device = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.dev());
         for directory in [&self.root.join(RUN.trim_start_matches('/')), &self.run(), &empty] {
             private::directory(directory, 0o755)?;
         }
-        if at.join(MARK).exists() && mount::is_mounted(&at) {
+        let is_overlay = || Ok::<_, std::io::Error>(device(&at)? != device(&kept)?);
+        if at.join(MARK).exists() && mount::is_mounted(&at) && is_overlay()? {
             mount::make_private(&at)?;
         } else {
             mount::unmount(&at)?;
@@ -262,8 +265,7 @@ impl Trees {
                 mount::bind_read_only(&kept, &at)?;
             }
         }
-        let device = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.dev());
-        Ok(if device(&at)? == device(&kept)? { Shown::Bind } else { Shown::Overlay })
+        Ok(if is_overlay()? { Shown::Overlay } else { Shown::Bind })
     }
 
     /// Removes the trees that no mount namespace uses, except those of `keep`;

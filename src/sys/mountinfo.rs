@@ -13,6 +13,8 @@ const MOST: u64 = 4 << 20;
 /// One mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mounted<'a> {
+    /// The device number of the file system, as `0:52`.
+    pub device: &'a str,
     /// Which directory of the file system.
     pub root: &'a str,
     /// Where, seen from the process's root; blanks are escaped as `\040`.
@@ -43,9 +45,14 @@ pub fn mounts(table: &str) -> impl Iterator<Item = Mounted<'_>> {
     table.lines().filter_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
         let (mut mount, mut fields) = (mount.split(' '), file_system.split(' '));
-        let (root, at) = (mount.nth(3)?, mount.next()?);
-        Some(Mounted { root, at, kind: fields.next()?, options: fields.nth(1)? })
+        let (device, root, at) = (mount.nth(2)?, mount.next()?, mount.next()?);
+        Some(Mounted { device, root, at, kind: fields.next()?, options: fields.nth(1)? })
     })
+}
+
+/// A device number, as a table has it.
+pub fn device(number: u64) -> String {
+    format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number))
 }
 
 /// The table of a process.
@@ -123,7 +130,8 @@ broken line\n";
     #[test]
     fn each_namespace_is_read_once_and_our_own_is_among_them() {
         let own = of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        assert!(mounts(&own).any(|mount| mount.at == "/proc"), "{own}");
+        let proc = device(std::os::unix::fs::MetadataExt::dev(&std::fs::metadata("/proc").unwrap()));
+        assert!(mounts(&own).any(|mount| mount.at == "/proc" && mount.device == proc), "{own}");
         match all() {
             Ok(all) => assert!(all.len() < 200 && all.contains(&own)),
             // In a sandbox that keeps us away from another process.

@@ -70,12 +70,18 @@ fn sync_directories(tree: &Path, found: &Found) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes the directories of a name in a tree.
+fn directories(tree: &Path, name: &str) -> anyhow::Result<()> {
+    for directory in Path::new(name).ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        private::directory(&tree.join(directory), 0o755)?;
+    }
+    Ok(())
+}
+
 /// Copies one file. Its owner is root, its mode none that anybody else chose.
 fn put(tree: &Path, item: &Item, deadline: &Deadline) -> anyhow::Result<()> {
     let name = || item.from.display().to_string();
-    for directory in Path::new(&item.to).ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
-        private::directory(&tree.join(directory), 0o755)?;
-    }
+    directories(tree, &item.to)?;
     let mode = if item.to.starts_with("bin/") { 0o755 } else { 0o644 };
     let to = tree.join(&item.to);
     let (from, _) = file::open(&item.from).with_context(name)?;
@@ -98,7 +104,7 @@ fn copy(from: File, mut to: &File, deadline: &Deadline) -> anyhow::Result<()> {
     }
 }
 
-/// Puts what a tree lacks into it, from the host's files.
+/// Puts what a tree lacks into it, from the host's files: each whole.
 ///
 /// # Errors
 /// The host does not have it any more, or a file could not be written.
@@ -109,24 +115,37 @@ pub fn repair(root: &Path, tree: &Path, lacking: &[String], deadline: &Deadline)
         bail!("the host's driver files are not those of which it was made");
     }
     room(tree, found.files.iter().filter(|file| lacking.contains(&file.to)).map(|file| file.size).sum())?;
-    for name in lacking {
-        let path = tree.join(name);
-        let gone = if path.is_dir() && !path.is_symlink() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        if let Err(error) = gone.or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        }) {
-            bail!("{}: {error}", path.display());
+    let temp = tree.with_file_name(format!(".{}.{}", manifest.version, std::process::id()));
+    private::directory(&temp, 0o755)?;
+    // All are there before the first is put into its place.
+    let all = lacking.iter().try_for_each(|name| fetch(&temp, name, &found, deadline));
+    let done = all.and_then(|()| {
+        lacking.iter().try_for_each(|name| place(&temp, tree, name).with_context(|| name.clone()))?;
+        sync_directories(tree, &found)
+    });
+    let _ = std::fs::remove_dir_all(&temp);
+    done
+}
+
+/// Copies one file, or makes one link, of what was found.
+fn fetch(to: &Path, name: &str, found: &Found, deadline: &Deadline) -> anyhow::Result<()> {
+    match (found.files.iter().find(|item| item.to == *name), found.links.get(name)) {
+        (Some(item), _) => put(to, item, deadline),
+        (None, Some(target)) => {
+            directories(to, name)?;
+            std::os::unix::fs::symlink(target, to.join(name)).with_context(|| name.to_owned())
         }
-        match (found.files.iter().find(|item| item.to == *name), found.links.get(name)) {
-            (Some(item), _) => put(tree, item, deadline)?,
-            (None, Some(target)) => std::os::unix::fs::symlink(target, &path)?,
-            (None, None) => {}
-        }
+        (None, None) => bail!("{name}: not among the host's driver files"),
     }
-    Ok(())
+}
+
+/// Moves one from the new directory into a tree, over what is there.
+#[allow(clippy::disallowed_methods)] // the file is synced, and so is its directory afterwards
+fn place(from: &Path, tree: &Path, name: &str) -> anyhow::Result<()> {
+    directories(tree, name)?;
+    let to = tree.join(name);
+    if to.is_dir() && !to.is_symlink() {
+        std::fs::remove_dir_all(&to)?;
+    }
+    Ok(std::fs::rename(from.join(name), &to)?)
 }
