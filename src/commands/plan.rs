@@ -124,7 +124,8 @@ impl Steps {
         let mut compared = self.hand.compare(&plan::wanted_once_made(&self.choice))?;
         self.notes.extend(compared.unseen);
         let kernel = kernel_driver::version(View::host());
-        if let Some(difference) = injection::difference(self.hand.ctid, &self.injection, kernel.as_ref()) {
+        let (ctid, conf) = (self.hand.ctid, &self.hand.document);
+        if let Some(difference) = injection::difference(ctid, conf, &self.injection, kernel.as_ref()) {
             // The restart for it comes first.
             compared.differences.push(difference);
             self.add(Restart::of(self.hand.ctid, std::mem::take(&mut compared.differences)));
@@ -157,6 +158,10 @@ impl Steps {
         if let Err(unfit) = steps::fit(ctid, &check) {
             self.refused = self.refused.take().or(Some(unfit));
             return Ok(false);
+        }
+        let linked = check.links && !check.lost && injection::is_linked(ctid, &desired);
+        if self.injection.is_on() && !linked {
+            self.add(format!("make links to driver {} of this host in the container", desired.driver));
         }
         // As a call by hand: what failed before is tried again.
         let steps = InstallSteps::of(&check, &desired, true);

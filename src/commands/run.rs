@@ -181,7 +181,7 @@ impl Run<'_> {
     /// How the running container differs in the host's driver.
     fn driver_difference(&self) -> Option<String> {
         let kernel = kernel_driver::version(View::host());
-        injection::difference(self.hand.ctid, &self.injection, kernel.as_ref())
+        injection::difference(self.hand.ctid, &self.hand.document, &self.injection, kernel.as_ref())
     }
 
     /// What is done inside of a container with the host's driver. False if nothing
@@ -191,6 +191,14 @@ impl Run<'_> {
             return Ok(true);
         };
         injection::must_be_mounted(self.hand.ctid, desired)?;
+        if injection::is_linked(self.hand.ctid, desired) {
+            // Links that went meanwhile are made with the look for packages.
+            let looks = probe::application(self.hand.ctid).is_none();
+            if !looks {
+                log::info!("{}", desired.right());
+            }
+            return Ok(looks);
+        }
         let guest = Guest::new(self.hand.ctid);
         boot::wait_for_shell(&guest, self.hand.settings.value(keys::READY_TIMEOUT))?;
         let deadline =

@@ -9,7 +9,7 @@
 use crate::driver::tree;
 use crate::exit::{Code, Fault};
 use crate::pve::conf::document::Document;
-use crate::pve::conf::mounts::{Mount, RUN, targets};
+use crate::pve::conf::mounts::{Mount, RUN, Target, targets};
 use crate::types::Ctid;
 use std::fmt;
 
@@ -109,7 +109,8 @@ impl Refusal {
             Refusal::NoGlibc(_) | Refusal::Arch(_) => {
                 "create the container from a Debian or Ubuntu template".to_owned()
             }
-            Refusal::NoDirectory(_) | Refusal::Seen(_) => format!("phoenix-nvidia attach {ctid} --install"),
+            // An installed one could not work either.
+            Refusal::NoDirectory(_) | Refusal::Seen(_) => format!("INSTALL=off phoenix-nvidia attach {ctid}"),
         };
         Fault::new(Code::Software, format!("the host's driver cannot be mounted: {self}")).remedy(remedy)
     }
@@ -189,11 +190,15 @@ fn place(conf: &Document, machine: Machine, seen: Option<&str>) -> Result<Place,
     let below = |directory: &&str| names.iter().map(|name| format!("{directory}/{name}")).collect::<Vec<_>>();
     let place =
         Place { targets: directories.iter().flat_map(below).collect(), drop_in: machine != Machine::Amd64V2 };
-    let taken = targets(conf).into_iter().find_map(|(line, target)| {
-        let ours = place.targets.iter().find(|ours| {
-            target.strip_prefix(ours.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })?;
-        Some(Refusal::Taken { line, target: format!("/{ours}") })
+    let is_below = |path: &str, above: &str| {
+        path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let taken = targets(conf).into_iter().find_map(|Target { line, at, entry }| {
+        // An entry over a directory above covers ours, which may be the first.
+        let covers = |ours: &str| entry && !at.is_empty() && is_below(ours, &at);
+        let ours = place.targets.iter().find(|ours| is_below(&at, ours) || covers(ours))?;
+        let target = if covers(ours) { format!("/{at}") } else { format!("/{ours}") };
+        Some(Refusal::Taken { line, target })
     });
     match (taken, seen) {
         (Some(taken), _) => Err(taken),
@@ -275,7 +280,16 @@ mod tests {
             let taken = Refusal::Taken { line: 2, target: format!("/{at}") };
             assert_eq!(of(&conf, Machine::Amd64V2), Injection::Refused(taken), "{conf}");
         }
+        for above in ["usr", "usr/lib", "/usr/lib/x86_64-linux-gnu/", "usr/lib/x86_64-linux-gnu/glibc-hwcaps"]
+        {
+            let conf = format!("ostype: debian\nlxc.mount.entry: /srv/x {above} none bind 0 0\n");
+            let target = format!("/{}", above.trim_matches('/'));
+            let taken = Refusal::Taken { line: 2, target };
+            assert_eq!(of(&conf, Machine::Amd64V2), Injection::Refused(taken), "{conf}");
+        }
         for beside in [
+            "lxc.mount.entry: /srv/x usr/lib/x86 none bind 0 0".to_owned(),
+            "lxc.mount.entry: /srv/x usr/lib/x86_64-linux-gnu/nvidia none bind 0 0".to_owned(),
             format!("lxc.mount.entry: /run/phoenix-nvidia/driver/current {at} none bind 0 0"),
             format!("lxc.mount.entry: /srv/x {at}x none bind 0 0"),
             "mp0: local:vol,mp=/usr/lib/x86_64-linux-gnu".to_owned(),

@@ -25,6 +25,10 @@ pub struct Linked {
     pub glibc: Option<Glibc>,
     /// It has another C library.
     pub musl: bool,
+    /// Nothing of it was done before, or not all.
+    pub first: bool,
+    /// The version of another driver that is installed in it.
+    pub other: Option<Version>,
     /// The dynamic linker's cache is new.
     pub ldconfig: bool,
 }
@@ -37,6 +41,9 @@ impl Linked {
             match key.as_str() {
                 "mounted" => linked.mounted = Some(value),
                 "loader" => os.loader(&value),
+                "musl" => os.libc = Libc::Musl,
+                "first" => linked.first = true,
+                "other" => linked.other = value.parse().ok(),
                 "glibc" => linked.glibc = glibc(&value),
                 "ldconfig" => linked.ldconfig = true,
                 "end" => complete = true,
@@ -47,9 +54,21 @@ impl Linked {
         complete.then_some(linked)
     }
 
+    /// Whether what runs since the start found another driver, or none.
+    pub fn late(&self, drop_in: bool) -> bool {
+        self.first && self.ldconfig && (drop_in || self.other.is_some())
+    }
+
     /// Why the driver cannot be used in it, if so; `needs` is the glibc of which
-    /// the driver needs something.
-    pub fn unfit(&self, needs: Option<Glibc>) -> Option<String> {
+    /// the driver needs something, and `drop_in` whether it is found only by what
+    /// is done inside.
+    pub fn unfit(&self, needs: Option<Glibc>, drop_in: bool) -> Option<String> {
+        if drop_in && !self.shell {
+            return Some(
+                "the container has no shell, and the dynamic linker of this machine does not search the mount"
+                    .to_owned(),
+            );
+        }
         if self.musl {
             return Some("the container has musl, and NVIDIA's driver needs glibc".to_owned());
         }
@@ -122,9 +141,23 @@ mod tests {
     }
 
     #[test]
+    fn what_started_before_the_first_step_needs_a_restart_where_it_found_something_else() {
+        let late = |lines: &str, drop_in| {
+            Linked::parse(format!("{lines}\nend 1\n").as_bytes()).unwrap().late(drop_in)
+        };
+        assert!(late("first yes\nother 570.86.15\nldconfig yes", false));
+        assert!(late("first yes\nldconfig yes", true));
+        for not in ["first yes\nldconfig yes", "other 570.86.15\nldconfig yes", "first yes\nother 570.86.15"]
+        {
+            assert!(!late(not, false), "{not}");
+        }
+    }
+
+    #[test]
     fn a_c_library_that_cannot_load_the_driver_is_told() {
         let needs = "2.14".parse().ok();
-        let of = |lines: &str| Linked::parse(format!("{lines}\nend 1\n").as_bytes()).unwrap().unfit(needs);
+        let of =
+            |lines: &str| Linked::parse(format!("{lines}\nend 1\n").as_bytes()).unwrap().unfit(needs, false);
         assert!(of("loader /lib/ld-musl-x86_64.so.1").unwrap().contains("musl"));
         let old = "glibc GNU C Library stable release version 2.12, by Roland McGrath et al.";
         assert_eq!(of(old), None, "a form that nobody knows is no reason");
@@ -132,5 +165,11 @@ mod tests {
         assert_eq!(of(old).as_deref(), Some("the container's glibc is 2.12, the driver needs 2.14"));
         assert_eq!(of("glibc GNU C Library (Ubuntu GLIBC 2.39-0ubuntu8) stable release version 2.39."), None);
         assert_eq!(of("mounted /x"), None);
+        assert!(of("loader /lib/ld-musl-x86_64.so.1\nloader /lib64/ld-linux-x86-64.so.2").is_none());
+        let stand_in = "loader /lib/ld-musl-x86_64.so.1\nloader /lib64/ld-linux-x86-64.so.2\nmusl /bin/sh";
+        assert!(of(stand_in).unwrap().contains("musl"));
+        // What has no shell has it without a step inside, or not at all.
+        assert_eq!(Linked::default().unfit(needs, false), None);
+        assert!(Linked::default().unfit(needs, true).unwrap().contains("no shell"));
     }
 }

@@ -80,6 +80,8 @@ pub struct Check {
     pub beside: Option<DriverState>,
     /// Links to the host's driver were made in it.
     pub links: bool,
+    /// Some of them are gone, or what had their place is.
+    pub lost: bool,
     /// What apt's next upgrade does to them; asked for with nvidia-smi.
     pub next_upgrade: Option<NextUpgrade>,
     /// The missing packages of CUDA_PACKAGES.
@@ -269,6 +271,7 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         packages: raw.packages().filter(|_| driver == DriverState::Matching && !desired.injected),
         beside,
         links: raw.links,
+        lost: raw.lost,
         next_upgrade: None,
         driver,
         cuda_obstacle: names.obstacle(&cuda_missing, &raw.os),

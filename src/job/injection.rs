@@ -11,6 +11,7 @@ use crate::guest::install::steps;
 use crate::guest::link::{self, Linked};
 use crate::guest::mounted;
 use crate::guest::os;
+use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
@@ -19,6 +20,7 @@ use crate::pve::conf::store::Conf;
 use crate::pve::{net, pct};
 use crate::settings::values::DriverMode;
 use crate::settings::{Settings, keys, load};
+use crate::state::injected::Injected;
 use crate::state::{Record, State};
 use crate::sys::look::Look;
 use crate::sys::text;
@@ -57,7 +59,7 @@ pub fn note_impossible(ctid: Ctid, error: &anyhow::Error) {
 
 /// What DRIVER_MODE means for a container, as far as conf and record say.
 pub fn look(ctid: Ctid, settings: &Settings, conf: &Document) -> Injection {
-    if !is_asked(settings) {
+    if !is_asked(settings, conf) {
         return Injection::Off;
     }
     let seen = Record::of(ctid).load_of(&net::identity(conf)).injected.unfit;
@@ -66,12 +68,17 @@ pub fn look(ctid: Ctid, settings: &Settings, conf: &Document) -> Injection {
 
 /// The same without the record: a call by hand looks again.
 pub fn look_anew(settings: &Settings, conf: &Document) -> Injection {
-    if is_asked(settings) { Injection::of(conf, Machine::here(), None) } else { Injection::Off }
+    if is_asked(settings, conf) { Injection::of(conf, Machine::here(), None) } else { Injection::Off }
 }
 
-/// Whether a container is to have the host's driver.
-pub fn is_asked(settings: &Settings) -> bool {
-    settings.value(keys::DRIVER_MODE) == DriverMode::Inject && settings.value(keys::INSTALL)
+/// Whether a container is to have the host's driver. One whose DRIVER_MODE cannot
+/// be read keeps what its conf has.
+pub fn is_asked(settings: &Settings, conf: &Document) -> bool {
+    let asked = match settings.get(keys::DRIVER_MODE) {
+        Ok(mode) => mode == DriverMode::Inject,
+        Err(_) => mounts::mounts(conf).iter().any(is_driver),
+    };
+    asked && settings.value(keys::INSTALL)
 }
 
 /// The same, with the tree of the loaded driver made if it is missing.
@@ -111,15 +118,23 @@ fn may_have(ctid: Ctid, conf: &Document, shown: Shown, injection: Injection) -> 
 pub fn look_again(ctid: Ctid) {
     let known = Record::of(ctid).load().injected;
     if known.unfit.is_some() || known.impossible.is_some() {
-        Record::of(ctid).update(|state| {
-            state.injected.unfit = None;
-            state.injected.impossible = None;
-        });
+        Record::of(ctid).update(|state| state.injected = Injected::default());
     }
 }
 
-/// How the running container differs, in one sentence.
-pub fn difference(ctid: Ctid, injection: &Injection, kernel: Option<&Version>) -> Option<String> {
+/// How the running container differs, in one sentence. One that never had the
+/// host's driver, as conf and record tell, is not looked into.
+pub fn difference(
+    ctid: Ctid,
+    conf: &Document,
+    injection: &Injection,
+    kernel: Option<&Version>,
+) -> Option<String> {
+    let never = Record::of(ctid).load().injected == Injected::default()
+        && !mounts::mounts(conf).iter().any(is_driver);
+    if *injection == Injection::Off && never {
+        return None;
+    }
     let has = mounted::version(ctid).ok()?;
     match (injection, has, kernel) {
         (Injection::On(_), Some(has), Some(kernel)) if has == *kernel => None,
@@ -162,30 +177,54 @@ pub fn is_complete(ctid: Ctid, desired: &Desired) -> bool {
     Record::of(ctid).load().injected.complete == Some(desired.fingerprint())
 }
 
+/// Whether the links of the desired driver were made.
+pub fn is_linked(ctid: Ctid, desired: &Desired) -> bool {
+    Record::of(ctid).load().injected.linked.as_deref() == Some(desired.driver.as_str())
+}
+
+/// Whether the services of this very start found another driver, or none, and
+/// the settings have it restarted for that.
+pub fn restart_is_due(ctid: Ctid, settings: &Settings) -> bool {
+    startable::restart_is_due(&Record::of(ctid).load(), settings)
+}
+
 /// Makes the links inside, and records what was found there.
 ///
 /// # Errors
 /// [`Code::Software`]: the container cannot use the driver, or could not be
 /// looked into.
 pub fn link(ctid: Ctid, place: &Place, desired: &Desired, deadline: &Deadline) -> anyhow::Result<Linked> {
-    let driver = &desired.driver;
-    let first = Record::of(ctid).load().injected.linked.is_none();
-    let linked = link::link(&Guest::new(ctid), place, driver, deadline)?;
-    let unfit = linked.unfit(Trees::host().glibc(driver));
-    // What runs since the start looked for a driver before there was a drop-in.
-    let late = first && place.drop_in && linked.ldconfig;
+    link_in(&Guest::new(ctid), place, desired, deadline)
+}
+
+/// The same in a container that may be another one by now.
+///
+/// # Errors
+/// As [`link`].
+pub fn link_in(
+    guest: &Guest,
+    place: &Place,
+    desired: &Desired,
+    deadline: &Deadline,
+) -> anyhow::Result<Linked> {
+    let (ctid, driver) = (guest.ctid(), &desired.driver);
+    let linked = link::link(guest, place, driver, deadline)?;
+    let unfit = linked.unfit(Trees::host().glibc(driver), place.drop_in);
+    let late = unfit.is_none() && linked.late(place.drop_in);
     let init = late.then(|| pct::init(ctid).ok().flatten()).flatten();
     Record::of(ctid).update(|state| {
         state.injected.unfit.clone_from(&unfit);
-        state.injected.linked = Some(driver.to_string());
+        let done = linked.mounted.is_some() && unfit.is_none();
+        state.injected.linked = done.then(|| driver.to_string());
         if let Some(init) = init {
             state.restart_due = Some(init.to_string());
         }
     });
     if late {
-        log::warn!(
-            "services that started before this step do not find the driver: this machine needs it once"
-        );
+        let found =
+            linked.other.as_ref().map(|other| format!("found driver {other}, which is installed in it"));
+        let found = found.unwrap_or_else(|| "did not find the driver".to_owned());
+        log::warn!("services that started before this step {found}: they need one restart");
         log::warn!("{}", crate::exit::fix(&format!("pct reboot {ctid}")));
     }
     match unfit {
@@ -216,7 +255,7 @@ pub struct Facts {
 impl Facts {
     /// Reads them; runs no program.
     pub fn read(ctid: Ctid, settings: &Settings, conf: &Document, state: &State, running: bool) -> Facts {
-        let asked = is_asked(settings);
+        let asked = is_asked(settings, conf);
         let injection = match asked {
             true => Injection::of(conf, Machine::here(), state.injected.unfit.as_deref()),
             false => Injection::Off,
@@ -233,7 +272,7 @@ pub fn is_asked_for() -> bool {
         let conf = Conf::of(ctid);
         let Ok(document) = conf.read() else { return false };
         let settings = load::of_next_start(ctid, &conf, &document);
-        is_asked(&settled(ctid, &document, settings).0)
+        is_asked(&settled(ctid, &document, settings).0, &document)
     };
     cluster::containers(&mut Look::host()).unwrap_or_default().into_iter().any(asks)
 }

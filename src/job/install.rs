@@ -4,6 +4,7 @@
 use crate::device::DevicePath;
 use crate::driver::cache::Cache;
 use crate::driver::desired::Desired;
+use crate::driver::injection::Injection;
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::guest::exec::{self, ExecError, Guest};
 use crate::guest::install::steps::{self, InstallSteps, cuda_refused};
@@ -11,6 +12,7 @@ use crate::guest::install::{self, Installed};
 use crate::guest::probe::{self, Ask, Check};
 use crate::guest::{boot, leftovers, link, mounted, verify};
 use crate::job::identity::Identity;
+use crate::job::injection;
 use crate::job::locks;
 use crate::plan;
 use crate::pve::conf::store::Conf;
@@ -128,6 +130,7 @@ impl Install<'_> {
         let check = self.probe(&guest)?;
         progress.unseen = false;
         steps::fit(self.ctid, &check)?;
+        self.link(&guest, &check, progress)?;
         let steps = InstallSteps::of(&check, self.desired, self.cuda_is_due(&check));
         let refused = cuda_refused(self.ctid, &check).map(anyhow::Error::from);
         let matters = check.cuda_obstacle.as_ref().is_some_and(|obstacle| obstacle.matters(self.desired));
@@ -176,8 +179,34 @@ impl Install<'_> {
                 );
                 Err(Fault::new(Code::Software, message).remedy(format!("pct reboot {}", self.ctid)).into())
             }
-            _ => Ok(()),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                let message =
+                    format!("cannot see what container {} has mounted: nothing is installed", self.ctid);
+                let fix = format!("phoenix-nvidia {}", self.ctid);
+                Err(error.context(Fault::new(Code::Software, message).remedy(fix)))
+            }
         }
+    }
+
+    /// What the host's driver needs inside, unless that was done. The services of
+    /// this start may need a restart after it, as after a driver's install.
+    fn link(&self, guest: &Guest, check: &Check, progress: &mut Progress) -> anyhow::Result<()> {
+        if !self.desired.injected {
+            return Ok(());
+        }
+        injection::must_be_mounted(self.ctid, self.desired)?;
+        if !check.links || check.lost || !injection::is_linked(self.ctid, self.desired) {
+            let conf = Conf::of(self.ctid).read()?;
+            if let Injection::On(place) = injection::look(self.ctid, self.settings, &conf) {
+                let limit = self.settings.value(keys::READY_TIMEOUT).max(self.desired.limits.check);
+                injection::link_in(guest, &place, self.desired, &Deadline::after(limit))?;
+            }
+        }
+        if injection::restart_is_due(self.ctid, self.settings) {
+            progress.driver_changed = Some((None, self.desired.driver.clone()));
+        }
+        Ok(())
     }
 
     /// One of the node's places for installs, as long as there is a container
@@ -215,7 +244,7 @@ impl Install<'_> {
         installed.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         progress.version = Some(self.desired.driver.clone());
         progress.removal = check.packages.as_ref().and_then(|packages| packages.remove(self.ctid));
-        progress.driver_changed = installed.driver_changed;
+        progress.driver_changed = installed.driver_changed.or(progress.driver_changed.take());
         match installed.cuda {
             Some(error) if exec::ended(&error) => return Err(error),
             Some(error) => progress.cuda = Some(error),

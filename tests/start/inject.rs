@@ -8,6 +8,7 @@ use support::{lab, node, setting};
 
 const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
 const OLD: &str = "580.95.05";
+const OLDER: &str = "570.86.15";
 const NEW: &str = "580.105.08";
 const KEPT: &str = "/var/lib/phoenix-nvidia/driver";
 const SHOWN: &str = "/run/phoenix-nvidia/driver";
@@ -444,7 +445,9 @@ fn a_container_changes_from_install_to_inject_and_back() {
         .says("the host's, mounted");
     assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, format!("{OLD}\n{OLD}\n"));
     ct.exec(["nvidia-uninstall", "-s"]).ok();
+    lab.run([PROGRAM, "plan", "101"]).code(10).says("make links to driver 580.95.05");
     lab.run([PROGRAM, "101"]).ok();
+    lab.run([PROGRAM, "plan", "101"]).ok();
     finds_now(&ct, OLD);
     ct.exec(["nvidia-smi", "-L"]).ok();
 
@@ -519,7 +522,10 @@ fn a_container_that_turns_out_to_have_no_glibc_is_refused_from_then_on() {
     let ct = lab.container(101);
     ct.write("/lib/ld-musl-x86_64.so.1", "");
     start(&lab).ok().says("the container has musl");
-    lab.run([PROGRAM, "doctor", "101"]).code(1).says("the container has musl").says("attach 101 --install");
+    lab.run([PROGRAM, "doctor", "101"])
+        .code(1)
+        .says("the container has musl")
+        .says("fix: INSTALL=off phoenix-nvidia attach 101");
     lab.run(["pct", "stop", "101"]).ok();
     start(&lab).ok().says("WARNING").says("the container has musl");
     assert!(!lab.conf(101).contains("driver/current"));
@@ -613,8 +619,189 @@ fn a_purge_leaves_the_driver_of_a_running_container() {
     finds(&lab.container(101), OLD);
     assert!(!lab.exists("/var/lib/phoenix-nvidia/state") && !lab.exists("/run/phoenix-nvidia/driver"));
     lab.run(["pct", "stop", "101"]).ok();
+    lab.sh(&format!("mkdir -p {KEPT}/.{OLD}.4711/bin {KEPT}/old-1-{OLD}")).ok();
     postrm("purge").says_not(&format!("{KEPT}/{OLD} stays"));
     assert!(!lab.exists("/var/lib/phoenix-nvidia"));
+}
+
+/// A copy without its list is nobody's, but the container that has it mounted keeps it.
+#[test]
+fn a_tree_in_use_is_put_aside_and_goes_when_nobody_has_it() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    create(&lab, 102, Rootfs::Debian12.unprivileged());
+    start(&lab).ok();
+    lab.run(["pct", "start", "102"]).ok();
+    let mark = format!("{KEPT}/{OLD}/.phoenix-nvidia");
+    // Gone, and of another form: by `prepare`, and by a start.
+    lab.sh(&format!("sed -i 's/driver 1/driver 0/' {mark}")).ok();
+    lab.run([PROGRAM, "prepare"]).ok().says("put aside").says("copied for containers");
+    finds(&lab.container(101), OLD);
+    lab.run(["pct", "stop", "102"]).ok();
+    lab.sh(&format!("umount {SHOWN}/{OLD}; rm {mark}")).ok();
+    lab.container(102).write("/at-boot", "");
+    lab.run(["pct", "start", "102"]).ok().says("copied for containers");
+    finds(&lab.container(102), OLD);
+    finds(&lab.container(101), OLD);
+    lab.run([PROGRAM, "prepare"]).ok();
+    finds(&lab.container(101), OLD);
+    assert!(lab.exists(format!("{KEPT}/old-1-{OLD}")));
+    // What the next start has is the new one.
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok();
+    lab.run([PROGRAM, "prepare"]).ok().says("removed its copy");
+    assert_eq!(lab.files().list(KEPT), [OLD]);
+    finds(&lab.container(101), OLD);
+    finds(&lab.container(102), OLD);
+}
+
+/// The kernel goes on to show what it remembers of a layer that is gone.
+#[test]
+fn a_copy_that_was_deleted_is_made_and_mounted_again() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    for again in [&format!("{PROGRAM} prepare"), "true"] {
+        start(&lab).ok();
+        lab.run(["pct", "stop", "101"]).ok();
+        lab.sh(&format!("cat {SHOWN}/{OLD}/.phoenix-nvidia >/dev/null; rm -rf {KEPT}/{OLD}; {again}")).ok();
+        lab.container(101).write("/at-boot", "");
+        start(&lab).ok().says_not("WARNING");
+        finds(&lab.container(101), OLD);
+        lab.run(["pct", "stop", "101"]).ok();
+    }
+    // A bind, from before there was overlayfs: its remedy works.
+    lab.sh(&format!("umount {SHOWN}/{OLD} && mount --bind -o ro {KEPT}/{OLD} {SHOWN}/{OLD}")).ok();
+    lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok();
+    create(&lab, 102, Rootfs::Debian12.privileged());
+    lab.run(["pct", "start", "102"])
+        .ok()
+        .says("no overlay")
+        .says("fix: modprobe overlay && phoenix-nvidia prepare");
+    lab.run(["pct", "stop", "102"]).ok();
+    lab.run([PROGRAM, "prepare"]).ok();
+    lab.container(102).write("/at-boot", "");
+    lab.run(["pct", "start", "102"]).ok().says_not("no overlay");
+    finds(&lab.container(102), OLD);
+}
+
+/// Puts the libraries of an older driver into the root of a container, below the directory of its libraries, as one
+/// that was installed there before.
+fn older_driver(lab: &Lab, id: u32, below: &str) {
+    lab.nvidia().user_space(OLDER);
+    lab.sh(&format!(
+        "set -e; root=/var/lib/vz/images/{id}/subvol-{id}-disk-0.subvol; at=$root/usr/lib/x86_64-linux-gnu
+         mkdir -p $at/{below}
+         for name in libcuda libnvidia-ml; do
+             cp /usr/lib/x86_64-linux-gnu/$name.so.{OLDER} $at/{below}
+             ln -sf {below}$name.so.{OLDER} $at/$name.so.1
+         done
+         chroot $root /sbin/ldconfig"
+    ))
+    .ok();
+    lab.nvidia().user_space(OLD);
+}
+
+/// What the install process wrote, once it says this.
+#[track_caller]
+fn worker_says(lab: &Lab, id: u32, what: &str) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let log = format!("/var/log/phoenix-nvidia/{id}.log");
+    while !lab.sh(&format!("cat {log}")).stdout.contains(what) {
+        assert!(std::time::Instant::now() < deadline, "{}", lab.sh(&format!("cat {log}")).stdout);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// An older driver in the container is in the linker's cache until the first step inside.
+#[test]
+fn services_that_started_with_an_older_driver_are_restarted_once() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    let ct = lab.container(101);
+    older_driver(&lab, 101, "");
+    start(&lab).ok().says("WARNING").says("found driver 570.86.15").says("fix: pct reboot 101");
+    worker_says(&lab, 101, "container rebooted");
+    finds(&ct, OLD);
+    lab.run(["pct", "stop", "101"]).ok();
+    ct.write("/at-boot", "");
+    start(&lab).ok().says_not("WARNING");
+    finds(&ct, OLD);
+
+    // Debian's packages have theirs below another directory; and nobody wants a reboot.
+    create(&lab, 102, Rootfs::Debian12.privileged());
+    older_driver(&lab, 102, "nvidia/current/");
+    setting(&lab, 102, "AFTER_INSTALL=none");
+    lab.run(["pct", "start", "102"]).ok().says("found driver 570.86.15").says("fix: pct reboot 102");
+    assert_eq!(lab.container(102).read("/at-boot"), format!("{OLDER}\n{OLDER}\n"));
+    lab.run(["pct", "stop", "102"]).ok();
+    lab.container(102).write("/at-boot", "");
+    lab.run(["pct", "start", "102"]).ok().says_not("WARNING");
+    finds(&lab.container(102), OLD);
+}
+
+/// By hand: the restart is part of the run.
+#[test]
+fn a_run_by_hand_restarts_what_found_an_older_driver() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    older_driver(&lab, 101, "");
+    lab.run([PROGRAM, "101"]).ok().says("found driver 570.86.15").says("restart container 101");
+    lab.run([PROGRAM, "101"]).ok().says_not("restart").says_not("570.86.15, which");
+    lab.run([PROGRAM, "plan", "101"]).ok().says("Nothing to do");
+    // What a rollback takes away is made again, and plan says so.
+    let ct = lab.container(101);
+    ct.sh("rm -r /var/lib/phoenix-nvidia/links").ok();
+    lab.run([PROGRAM, "plan", "101"]).code(10).says("make links to driver 580.95.05");
+    lab.run([PROGRAM, "101"]).ok();
+    assert!(ct.exists("/var/lib/phoenix-nvidia/links"));
+}
+
+/// On a busy node the step inside is not over in its time: the install process makes it.
+#[test]
+fn links_that_a_start_has_no_time_for_are_made_in_the_background() {
+    let Some(lab) = host() else { return };
+    node(&lab, "CHECK_TIMEOUT=1");
+    create(&lab, 101, Rootfs::Debian12.privileged());
+    lab.sh("mv /usr/bin/lxc-attach /root/lxc-attach").ok();
+    lab.replace_program(
+        "/usr/bin/lxc-attach",
+        "#!/bin/sh\n[ -e /root/once ] || { : >/root/once; exec sleep 5; }\nexec /root/lxc-attach \"$@\"\n",
+    );
+    start(&lab).ok().says("continues in the background");
+    worker_says(&lab, 101, "done in");
+    let ct = lab.container(101);
+    assert!(ct.exists("/var/lib/phoenix-nvidia/links"));
+    ct.exec(["/sbin/ldconfig", "-p"]).ok().says("glibc-hwcaps/x86-64-v2/libcuda.so");
+}
+
+/// A word that nobody knows takes no driver away.
+#[test]
+fn a_mode_that_cannot_be_read_keeps_what_the_conf_has() {
+    let Some(lab) = injecting(Rootfs::Debian12.unprivileged()) else { return };
+    start(&lab).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    let conf = lab.conf(101);
+    assert!(conf.contains("driver/current"));
+    node(&lab, "DRIVER_MODE=injct");
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok().says("WARNING").says("DRIVER_MODE=injct").says("keeping the driver mounts of the conf");
+    assert_eq!(lab.conf(101), conf);
+    finds(&lab.container(101), OLD);
+    lab.run([PROGRAM, "status", "101"]).ok();
+    lab.run(["pct", "stop", "101"]).ok();
+    // Nobody's is made where there was none.
+    create(&lab, 102, Rootfs::Debian12.unprivileged());
+    lab.run(["pct", "start", "102"]).ok().says("DRIVER_MODE=injct");
+    assert!(!lab.conf(102).contains("driver/current"));
+    node(&lab, "DRIVER_MODE=injct\nSTART_POLICY=fail");
+    start(&lab).code(255).says("DRIVER_MODE=injct");
+}
+
+/// The place on AArch64 is no file of the host that keeps an installer out.
+#[test]
+fn our_own_directory_is_no_driver_file_of_the_users() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    start(&lab).ok();
+    let own = "/usr/lib/aarch64-linux-gnu/phoenix-nvidia";
+    lab.container(101).sh(&format!("mkdir -p {own} && mount --bind {HWCAPS} {own}")).ok();
+    lab.run([PROGRAM, "doctor", "101"]).says("0 failure, 0 warning").says_not("driver files of the host");
 }
 
 #[test]

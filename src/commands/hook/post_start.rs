@@ -153,7 +153,8 @@ impl Start<'_> {
             own::give_way(&guest, &twice.file, &deadline);
         }
         self.tell_beside(&check);
-        if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check) {
+        let restart = desired.injected && injection::restart_is_due(self.ctid, self.settings);
+        if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check).filter(|_| !restart) {
             let removal = check.packages.as_ref().and_then(|packages| packages.remove(self.ctid));
             self.record_right(desired, cuda, removal);
             return Ok(());

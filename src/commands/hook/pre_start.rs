@@ -56,12 +56,16 @@ fn without_conf(ctid: Ctid, conf: &Conf, error: anyhow::Error) -> anyhow::Result
 /// devices depend on is START_POLICY's, and what is missing post-start's.
 fn tell_problems(settings: &Settings) {
     let devices = [keys::GPU_ASSIGNMENT.name, keys::GPU_CAPABILITIES.name, keys::GPU_EXCLUSIVE.name];
+    let entries = |key: &str| devices.contains(&key) || key == keys::DRIVER_MODE.name;
     let all = settings.all_problems();
-    all.iter().filter(|p| !p.is_missing() && !devices.contains(&p.key.as_str())).for_each(tell);
+    all.iter().filter(|p| !p.is_missing() && !entries(&p.key)).for_each(tell);
 }
 
 fn tell(problem: &Problem) {
     match keys::by_name(&problem.key).map(|key| key.default) {
+        Some(_) if problem.key == keys::DRIVER_MODE.name => {
+            log::warn!("{problem}; keeping the driver mounts of the conf");
+        }
         Some(Some(default)) => log::warn!("{problem}; using the default: {default}"),
         Some(None) if problem.key == keys::GPU_ASSIGNMENT.name => {
             log::warn!("{problem}; keeping the valid devices of the conf");
@@ -87,6 +91,7 @@ impl Start {
     fn configure(&self) -> anyhow::Result<Vec<String>> {
         let (intent, mut problems) = Intent::of(&self.settings);
         problems.extend(self.settings.get(keys::GPU_EXCLUSIVE).err());
+        problems.extend(self.settings.get(keys::DRIVER_MODE).err());
         if self.fails && !problems.is_empty() {
             return Err(settings::fault(&problems, self.ctid));
         }

@@ -23,6 +23,7 @@ pub(super) struct Raw {
     /// The version of the host's driver that we mounted.
     pub(super) host_driver: Option<Version>,
     pub(super) links: bool,
+    pub(super) lost: bool,
     pub(super) driver_interrupted: Option<String>,
     pub(super) cuda_interrupted: bool,
     pub(super) owners: Vec<(Manager, Option<PackageName>)>,
@@ -67,6 +68,7 @@ impl Raw {
             "smi" => self.smi = true,
             "host-driver" => self.host_driver = value.parse().ok(),
             "links" => self.links = true,
+            "lost" => self.lost = true,
             "state" => self.state = state_version(&value),
             "cut" if two.0 == "driver" => self.driver_interrupted = Some(two.1.to_owned()),
             "cut" => self.cuda_interrupted = true,

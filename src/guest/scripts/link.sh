@@ -17,6 +17,7 @@ echo "begin 1"
 unlink() {
     [ -f "$list" ] || return 0
     while IFS=' ' read -r path target; do
+        [ "$path" = - ] && complete=1
         if [ -L "$path" ] && [ "$(readlink "$path")" = "$target" ]; then
             rm -f "$path" && echo "removed $path"
         fi
@@ -28,7 +29,8 @@ unlink() {
 # nowhere is somebody's, unless it is just that link.
 link() {
     if [ ! -L "$1" ] || [ "$(readlink "$1")" != "$2" ]; then
-        [ -e "$1" ] && return 0
+        # Looked for again when it has gone.
+        [ -e "$1" ] && printf '! %s\n' "$1" >>"$list" && return 0
         mkdir -p "${1%/*}" && ln -sfn "$2" "$1" || return 0
         echo "linked $1"
     fi
@@ -65,6 +67,12 @@ done
 for f in /lib/ld-musl-*.so.1 /lib/ld-linux-*.so.* /lib64/ld-linux-*.so.*; do
     [ -e "$f" ] && echo "loader $f"
 done
+# Where both are there: that of the shell is the system's.
+if [ -e /lib64/ld-linux-x86-64.so.2 ] || [ -e /lib/ld-linux-x86-64.so.2 ] || [ -e /lib/ld-linux-aarch64.so.1 ]; then
+    for f in /lib/ld-musl-*.so.1; do
+        [ -e "$f" ] && grep -qs /ld-musl- /bin/sh && echo "musl /bin/sh" && break
+    done
+fi
 # glibc tells its version when it is run.
 for f in /lib/x86_64-linux-gnu/libc.so.6 /lib/aarch64-linux-gnu/libc.so.6 /lib64/libc.so.6 /usr/lib/libc.so.6; do
     if [ -x "$f" ]; then
@@ -81,13 +89,26 @@ if [ -z "$dir" ]; then
 fi
 echo "mounted $dir"
 mkdir -p "$own"
+complete=
 unlink >/dev/null
-: >"$list"
+[ -n "$complete" ] || echo "first yes"
+# Not a special builtin, whose failed redirection ends the shell.
+if ! true >"$list"; then
+    echo "end 1"
+    exit 0
+fi
 
 # The library directory that programs with a loader of their own search.
 libdir=${dir%/glibc-hwcaps/*}
 [ "$libdir" = "$dir" ] && libdir=${dir%/*}
 below=${dir#"$libdir/"}
+# A driver of another version: until the cache is new, programs find that.
+for d in "$libdir" /usr/lib64 /usr/lib; do
+    for f in "$d"/libcuda.so.[0-9]*.[0-9]* "$d"/libnvidia-ml.so.[0-9]*.[0-9]* \
+        "$d"/nvidia/*/libcuda.so.[0-9]*.[0-9]* "$d"/nvidia/*/libnvidia-ml.so.[0-9]*.[0-9]*; do
+        [ -f "$f" ] && [ ! -L "$f" ] && [ "${f##*.so.}" != "$version" ] && echo "other ${f##*.so.}"
+    done
+done
 for f in "$dir"/lib*.so "$dir"/lib*.so.*; do
     [ -L "$f" ] && link "$libdir/${f##*/}" "$below/${f##*/}"
 done
@@ -114,5 +135,7 @@ else
     rm -f "$conf"
 fi
 refresh
+# Nothing was left undone.
+echo "- end" >>"$list"
 echo "end 1"
 exit 0

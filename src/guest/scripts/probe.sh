@@ -73,7 +73,19 @@ done
 if [ -f /var/lib/nvidia/log ]; then
     IFS= read -r line </var/lib/nvidia/log && printf 'state %s\n' "$line"
 fi
-[ -f "$own/links" ] && echo "links $own/links"
+if [ -f "$own/links" ]; then
+    echo "links $own/links"
+    n=0
+    while [ $n -lt 500 ] && IFS=' ' read -r path target; do
+        n=$((n + 1))
+        # That of somebody else was in its place.
+        [ "$path" = "!" ] && path=$target
+        if [ "$path" != - ] && [ ! -e "$path" ] && [ ! -L "$path" ]; then
+            printf 'lost %s\n' "$path"
+            break
+        fi
+    done <"$own/links"
+fi
 for what in driver software; do
     if [ -f "$own/$what.installing" ]; then
         line=
@@ -87,7 +99,8 @@ n=0
 while [ $n -lt 2000 ] && read -r a b c d point rest; do
     n=$((n + 1))
     case $point in
-    /usr/lib/firmware/*) ;;
+    # The last is ours.
+    /usr/lib/firmware/* | */phoenix-nvidia) ;;
     /usr/lib*nvidia* | /usr/lib*/libcuda* | /usr/lib*/libnv* | /usr/bin/nvidia-* | /usr/lib64 | /usr/lib/*-linux-gnu)
         printf 'mounted %s\n' "$point"
         ;;

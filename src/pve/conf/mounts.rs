@@ -57,9 +57,19 @@ pub fn mount_lines(document: &Document) -> Vec<usize> {
     find(document, Form::Pve).iter().map(|there| there.index + 1).collect()
 }
 
-/// Where the main section mounts what is not ours, with the lines, from 1: the
-/// targets of mount entries and mount points, relative to the container's root.
-pub fn targets(document: &Document) -> Vec<(usize, String)> {
+/// Where the main section mounts what is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The line, from 1.
+    pub line: usize,
+    /// The place, relative to the container's root.
+    pub at: String,
+    /// By a mount entry, as ours are; Proxmox's mount points are there before.
+    pub entry: bool,
+}
+
+/// The targets of mount entries and mount points that are not ours.
+pub fn targets(document: &Document) -> Vec<Target> {
     let target = |(index, setting): (usize, Setting<'_>)| {
         let value = std::str::from_utf8(setting.value).ok()?;
         let target = match setting.key.strip_prefix("mp") {
@@ -71,7 +81,8 @@ pub fn targets(document: &Document) -> Vec<(usize, String)> {
             }
             _ => return None,
         };
-        Some((index + 1, normal(&target).trim_start_matches('/').to_owned()))
+        let at = normal(&target).trim_start_matches('/').to_owned();
+        Some(Target { line: index + 1, at, entry: setting.key == ENTRY })
     };
     document.main_settings().filter_map(target).collect()
 }

@@ -268,11 +268,10 @@ fn directories(root: &Path) -> Vec<PathBuf> {
     for directory in ["/lib", "/usr/lib"] {
         all.push(format!("{directory}/{arch}-linux-gnu"));
         all.push(format!("{directory}64"));
-        // Where glibc looks first, in either age; nothing else is beside them in a lab.
-        all.push(format!("{directory}/{arch}-linux-gnu/glibc-hwcaps/x86-64-v2"));
-        all.push(format!("{directory}64/glibc-hwcaps/x86-64-v2"));
         all.push(directory.to_owned());
     }
     let absolute = all.iter().filter_map(|directory| directory.strip_prefix('/'));
-    absolute.map(|directory| root.join(directory)).collect()
+    let absolute = absolute.map(|directory| root.join(directory));
+    // What is there comes first, once ldconfig was run.
+    absolute.flat_map(|directory| [directory.join("glibc-hwcaps/x86-64-v2"), directory]).collect()
 }
