@@ -144,9 +144,11 @@ pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<De
     let shut = |path: &DevicePath| {
         let needs = match path {
             DevicePath::Gpu(_) | DevicePath::Control | DevicePath::Uvm | DevicePath::UvmTools => 0o006,
+            // Ours, with the mode of the driver's parameter.
+            DevicePath::Card(_) | DevicePath::Render(_) => 0o006,
             // A process holds a capability by opening its node for reading.
             DevicePath::CapFile(_) => 0o004,
-            DevicePath::Modeset | DevicePath::Caps | DevicePath::Card(_) | DevicePath::Render(_) => 0,
+            DevicePath::Modeset | DevicePath::Caps => 0,
         };
         matches!(inventory.node(*path), DeviceNode::Device { mode, .. } if mode & needs != needs)
     };

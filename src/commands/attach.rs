@@ -41,6 +41,7 @@ const TOLD: &[fn(&Container) -> Vec<Finding>] = &[
     start::obstacles,
     lines::allow_all,
     lines::wide_rules,
+    lines::covered,
     lines::host_files,
     lines::unsupported,
     inside::foreseen,

@@ -35,6 +35,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     conf::dev_lines,
     conf::allow_all,
     conf::wide_rules,
+    conf::covered,
     conf::apparmor,
     conf::host_files,
     conf::template,

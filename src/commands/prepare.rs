@@ -22,7 +22,7 @@ use crate::plan;
 use crate::pve::cluster;
 use crate::pve::conf::devices::named_nodes;
 use crate::pve::conf::document::Document;
-use crate::sys::look::{Look, View};
+use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::collections::BTreeMap;
@@ -52,9 +52,10 @@ pub fn run() -> anyhow::Result<Code> {
         Request { assignment: Assignment::All, capabilities: Capabilities::default(), exclusive: None };
     let mut provided = provide(host, &request, &deadline);
     prepare_modeset(host, &mut provided, &deadline);
-    prepare_named(host, &mut provided, &deadline);
+    let confs = read_confs(host, &mut provided);
+    prepare_named(host, &confs, &mut provided, &deadline);
     // The modules are loaded by now.
-    let driver = prepare_driver(host, &deadline);
+    let driver = prepare_driver(host, &confs, &deadline);
     provided.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     match provided.made.as_slice() {
         [] if !provided.choice.missing.is_empty() => {}
@@ -73,10 +74,10 @@ pub fn run() -> anyhow::Result<Code> {
 
 /// The driver's user space for the containers that have the host's, before the
 /// first of them starts, where there is any; and none that nobody uses any more.
-fn prepare_driver(host: View<'_>, deadline: &Deadline) -> anyhow::Result<()> {
+fn prepare_driver(host: View<'_>, confs: &[(Ctid, Document)], deadline: &Deadline) -> anyhow::Result<()> {
     let trees = Trees::host();
     let kernel = kernel_driver::version(host);
-    let made = match kernel.as_ref().filter(|_| injection::is_asked_for()) {
+    let made = match kernel.as_ref().filter(|_| injection::is_asked_for(confs)) {
         Some(kernel) => trees.make(kernel, deadline).map(|_| ()),
         None => Ok(()),
     };
@@ -105,13 +106,11 @@ fn nothing_to_prepare(host: View<'_>, deadline: &Deadline) -> Option<Diagnosis> 
 
 /// The nodes that a conf of this node names: those of capabilities and of
 /// mode setting, and our DRM nodes.
-fn prepare_named(host: View<'_>, provided: &mut Provided, deadline: &Deadline) {
-    let mut look = Look::new(host.root());
+fn prepare_named(host: View<'_>, confs: &[(Ctid, Document)], provided: &mut Provided, deadline: &Deadline) {
     let mut named: BTreeMap<DevicePath, Ctid> = BTreeMap::new();
-    for ctid in cluster::containers(&mut look).unwrap_or_default() {
-        let conf = look.bytes(&format!("/etc/pve/lxc/{ctid}.conf")).unwrap_or_default();
-        for path in named_nodes(&Document::from(conf)) {
-            named.entry(path).or_insert(ctid);
+    for (ctid, conf) in confs {
+        for path in named_nodes(conf) {
+            named.entry(path).or_insert(*ctid);
         }
     }
     named.retain(|path, _| !provided.choice.devices.iter().any(|device| device.path == *path));
@@ -129,6 +128,20 @@ fn prepare_named(host: View<'_>, provided: &mut Provided, deadline: &Deadline) {
         let whose = named.iter().find_map(of).unwrap_or_default();
         provided.warnings.push(format!("{missing}{whose}"));
     }
+}
+
+/// The confs of this node. /etc/pve may not answer: whoever reads it is left
+/// behind at the deadline.
+fn read_confs(host: View<'_>, provided: &mut Provided) -> Vec<(Ctid, Document)> {
+    let mut list = Look::at_files(host, vec![Question::new(Op::List, "/etc/pve/lxc")]);
+    let ctids = cluster::containers(&mut list).unwrap_or_default();
+    let file = |ctid: &Ctid| format!("/etc/pve/lxc/{ctid}.conf");
+    let questions = ctids.iter().map(|ctid| Question::new(Op::Read, file(ctid))).collect();
+    let mut confs = Look::at_files(host, questions);
+    let conf = |ctid: Ctid| Some((ctid, Document::from(confs.bytes(&file(&ctid))?)));
+    let read = ctids.into_iter().filter_map(conf).collect();
+    provided.warnings.extend([list.problems, confs.problems].concat());
+    read
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on

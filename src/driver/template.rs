@@ -56,6 +56,12 @@ impl Template {
         self.example().is_ok_and(|url| url.local().is_some())
     }
 
+    /// Whether nothing but a checksum vouches for what it names: http from another
+    /// host.
+    pub fn needs_checksum(&self) -> bool {
+        self.example().is_ok_and(|url| !url.has_trusted_transport())
+    }
+
     /// Whether it has a user name.
     pub fn has_login(&self) -> bool {
         self.example().is_ok_and(|url| url.login().is_some())

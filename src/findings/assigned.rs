@@ -83,10 +83,15 @@ pub fn undriven(c: &Container) -> Vec<Finding> {
     few(c.choice.gpus.iter().filter_map(finding).chain(left_out).collect())
 }
 
+/// Why a DRM node of ours is closed: each start gives it that mode again.
+pub(super) const DRM_MODE: &str = "its node has the mode of the driver's parameter DeviceFileMode: unprivileged root is uid 100000 and needs 0666";
+pub(super) const DRM_FIX: &str = "set `options nvidia NVreg_DeviceFileMode=0666` in /etc/modprobe.d, then update-initramfs -u and reboot this host";
+
 /// Node modes that keep an unprivileged container's root out.
 pub fn modes(c: &Container) -> Vec<Finding> {
+    let (drm, others): (Vec<DevicePath>, Vec<DevicePath>) = c.closed.iter().partition(|path| path.is_drm());
     let (caps, nodes): (Vec<DevicePath>, Vec<DevicePath>) =
-        c.closed.iter().partition(|path| matches!(path, DevicePath::CapFile(_)));
+        others.into_iter().partition(|path| matches!(path, DevicePath::CapFile(_)));
     let finding = |paths: &[DevicePath], what: &str, mode: &str, why: &str| {
         let what = format!("unprivileged container may not open {}{what} (EACCES)", joined(paths, ", "));
         Finding::failure("modes", what)
@@ -101,6 +106,10 @@ pub fn modes(c: &Container) -> Vec<Finding> {
     if !caps.is_empty() {
         let why = "capability nodes need 0444; the driver makes each new one with 0400";
         findings.push(finding(&caps, ", the capabilities of its MIG instances", "444", why));
+    }
+    if !drm.is_empty() {
+        let what = format!("unprivileged container may not open {} (EACCES)", joined(&drm, ", "));
+        findings.push(Finding::failure("modes", what).why(DRM_MODE).fix(DRM_FIX));
     }
     findings
 }

@@ -8,11 +8,14 @@ use crate::device::{DevicePath, NVIDIA_MAJOR, is_dynamic};
 use crate::driver::injection::Injection;
 use crate::guest::install::steps;
 use crate::guest::os;
+use crate::guest::verify::Opened;
 use crate::plan;
 use crate::pve::conf::devices::{Flaw, Present, appended, present};
-use crate::pve::conf::document::Entry;
+use crate::pve::conf::document::{Entry, Form};
 use crate::pve::conf::host_files;
-use crate::pve::conf::rules::{Opens, Rule, rules};
+use crate::pve::conf::mounts::{mounts, over};
+use crate::pve::conf::reconcile::reconcile;
+use crate::pve::conf::rules::{Opens, Rule, passes_other_devices, rules};
 use crate::pve::passthrough;
 use crate::settings::keys;
 use crate::sys::text;
@@ -93,10 +96,11 @@ pub fn wide_rules(c: &Container) -> Vec<Finding> {
     }
     let of_all = assignment == Some(Assignment::All);
     let entries = c.conf.entries();
+    let others = passes_other_devices(&c.conf);
     let finding = |rule: &Rule| {
         let what = match rule.opens.major() {
             Some(NVIDIA_MAJOR) if !of_all => beyond_assignment(c, rule.opens)?,
-            Some(major) if is_dynamic(major) && !rule.of_other_device => stale(c, major)?,
+            Some(major) if is_dynamic(major) && !others => stale(c, major)?,
             _ => return None,
         };
         let entry = entries.iter().find(|entry| entry.section.is_none() && entry.line == rule.line)?;
@@ -130,6 +134,47 @@ fn stale(c: &Container, major: u32) -> Option<String> {
         None if c.majors.is_empty() => None,
         None => Some("allows a number that belongs to no driver today".to_owned()),
     }
+}
+
+/// Lines of guides that mount other DRM nodes over ours, as the next start will
+/// have them; what a look inside tried is told with the rules.
+pub fn covered(c: &Container) -> Vec<Finding> {
+    let wanted = plan::wanted_once_made(&c.choice);
+    let tried = |path: DevicePath| {
+        let opened = c.inside.iter().flat_map(|inside| &inside.opened);
+        opened
+            .filter(|(node, _)| *node == path)
+            .any(|(_, opened)| matches!(opened, Opened::Allowed | Opened::Mode))
+    };
+    let drm = wanted.iter().map(|device| device.path).filter(|path| path.is_drm() && !tried(*path));
+    let finding = |path: DevicePath| {
+        let why = covering(c, path)?;
+        let what = format!("the container may not open {path}: {why}");
+        Some(Finding::warning("rules", what).why(COVERED).fix(edit(c)))
+    };
+    few(drm.filter_map(finding).collect())
+}
+
+/// Why such a line is a fault.
+pub(super) const COVERED: &str =
+    "udev's node is closed to an unprivileged container: delete the line, then restart the container";
+
+/// The line that mounts something else over a DRM node of an unprivileged
+/// container: our entry may go before it, or stand there.
+pub(super) fn covering(c: &Container, path: DevicePath) -> Option<String> {
+    // With a map of its own its groups may open udev's nodes.
+    if c.conf.get("unprivileged").as_deref() != Some("1") || c.conf.get("lxc.idmap").is_some() {
+        return None;
+    }
+    let wanted = plan::wanted_once_made(&c.choice);
+    let next = reconcile(&c.conf, &wanted, &mounts(&c.conf), Form::Pve);
+    let next = next.as_ref().map_or(&c.conf, |edit| &edit.document);
+    let line = over(next, path)?;
+    let there = next.entries().into_iter().find(|entry| entry.line == line)?;
+    let same =
+        |entry: &Entry| entry.section.is_none() && (&entry.key, &entry.value) == (&there.key, &there.value);
+    let line = c.conf.entries().into_iter().rfind(same)?.line;
+    Some(format!("line {line} mounts the host's node over it"))
 }
 
 /// Why driver files of the host in a container are a fault.

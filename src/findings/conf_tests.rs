@@ -3,11 +3,15 @@
 use super::conf::*;
 use super::finding::{Finding, Level};
 use super::read::Container;
+use super::seen::Inside;
 use super::start::{hookscript, obstacles};
-use crate::device::Device;
+use crate::device::{Device, DevicePath};
+use crate::guest::verify::Opened;
 use crate::host::choose::Choice;
+use crate::host::facts::Majors;
 use crate::pve::hookscript::{Hookscript, Place};
 use crate::pve::startable::Obstacle;
+use crate::settings::{Call, Given, Origin, Places, Settings};
 
 /// All findings of a conf whose settings assign GPU 0.
 fn all(text: &str) -> Vec<Finding> {
@@ -95,4 +99,97 @@ fn what_refuses_the_next_start_is_told_once_and_what_passes_is_a_warning() {
     assert_eq!((lock.0, lock.1), ("lock", Level::Warning));
     assert_eq!(found(Obstacle::Template, false), None);
     assert_eq!(found(Obstacle::NoQuorum, true), None);
+}
+
+const DRM: &str = "lxc.mount.entry: /run/phoenix-nvidia/dev/dri/renderD128 dev/dri/renderD128 none bind,optional,create=file 0 0\nlxc.cgroup2.devices.allow: c 226:128 rwm\n";
+
+/// A container that is assigned GPU 0 for graphics.
+fn graphics(text: &str) -> Container {
+    let device = |path: &str, major, minor| Device { path: path.parse().unwrap(), major, minor };
+    let devices = vec![device("/dev/nvidia0", 195, 0), device("/dev/dri/renderD128", 226, 128)];
+    Container { choice: Choice { devices, ..Choice::default() }, ..Container::plain(text) }
+}
+
+#[test]
+fn a_guides_drm_nodes_over_ours_are_told_with_their_line() {
+    let directory = "lxc.mount.entry: /dev/dri dev/dri none bind,optional,create=dir\n";
+    let node = "lxc.mount.entry: /dev/dri/renderD128 dev/dri/renderD128 none bind,optional,create=file\n";
+    let told = |text: &str| {
+        let found = covered(&graphics(text));
+        found.into_iter().map(|f| (f.what, f.fix.unwrap())).collect::<Vec<_>>()
+    };
+    let at = |line: usize| {
+        let what = "the container may not open /dev/dri/renderD128: line";
+        vec![(
+            format!("{what} {line} mounts the host's node over it"),
+            "nano /etc/pve/lxc/101.conf".to_owned(),
+        )]
+    };
+    for theirs in [directory, node] {
+        // As it stands, and as the next start makes it: ours go among the kept pairs.
+        assert_eq!(told(&format!("unprivileged: 1\n{PAIR}{DRM}{theirs}")), at(6), "{theirs}");
+        assert_eq!(told(&format!("unprivileged: 1\n{PAIR}{theirs}")), at(4), "{theirs}");
+        // Ours lie above.
+        assert_eq!(told(&format!("unprivileged: 1\n{theirs}{PAIR}{DRM}")), []);
+        assert_eq!(told(&format!("{PAIR}{DRM}{theirs}")), [], "root of a privileged one opens it");
+        assert_eq!(told(&format!("unprivileged: 1\nlxc.idmap: u 0 100000 65536\n{PAIR}{theirs}")), []);
+    }
+    let other = "lxc.mount.entry: /dev/dri/renderD129 dev/dri/renderD129 none bind,optional,create=file\n";
+    assert_eq!(told(&format!("unprivileged: 1\n{PAIR}{DRM}{other}")), []);
+    assert_eq!(told(&format!("unprivileged: 1\n{PAIR}{DRM}[snap]\n{directory}")), []);
+}
+
+/// What the rules say of a DRM node that is closed by its mode.
+fn closed(container: Container) -> (Option<String>, String) {
+    let inside = Inside {
+        differences: Ok(Vec::new()),
+        unseen: Vec::new(),
+        installing: false,
+        opened: vec![("/dev/dri/renderD128".parse().unwrap(), Opened::Mode)],
+        software: None,
+        smi: None,
+        services: Err(String::new()),
+    };
+    let container = Container { inside: Some(inside), ..container };
+    assert_eq!(covered(&container), [], "told once");
+    let finding = super::inside::rules(&container).remove(0);
+    (finding.why, finding.fix.unwrap())
+}
+
+#[test]
+fn a_restart_is_the_fix_only_where_it_helps() {
+    let theirs = "lxc.mount.entry: /dev/dri dev/dri none bind,optional,create=dir\n";
+    let (why, fix) = closed(graphics(&format!("unprivileged: 1\n{PAIR}{DRM}{theirs}")));
+    assert!(why.unwrap().starts_with("line 6 mounts the host's node over it"));
+    assert_eq!(fix, "nano /etc/pve/lxc/101.conf");
+    let right = || graphics(&format!("unprivileged: 1\n{PAIR}{DRM}"));
+    assert_eq!(closed(right()), (None, "pct reboot 101".to_owned()));
+    // NVreg_DeviceFileMode=0660: each start makes it so again, and no chmod holds.
+    let drm: DevicePath = "/dev/dri/renderD128".parse().unwrap();
+    let (_, fix) = closed(Container { closed: vec![drm], ..right() });
+    assert!(fix.contains("NVreg_DeviceFileMode=0666"), "{fix}");
+    let found = super::assigned::modes(&Container { closed: vec![drm], ..right() });
+    let fixes: Vec<&str> = found.iter().filter_map(|f| f.fix.as_deref()).collect();
+    assert_eq!(fixes, [fix.as_str()]);
+}
+
+#[test]
+fn a_rule_that_may_be_another_devices_is_not_told_to_be_deleted() {
+    let majors = || Majors::parse("Character devices:\n195 nvidia\n239 hidraw\n511 nvidia-uvm\n");
+    let rule = "lxc.cgroup2.devices.allow: c 239:* rwm\n";
+    let wide = |text: &str| {
+        let conf = format!("{rule}{text}");
+        let origin = Origin::File("/etc/pve/lxc/101.conf".into(), 1);
+        let given = Given { key: "GPU_ASSIGNMENT".into(), value: "0".into(), origin };
+        let none = || Ok(Vec::new());
+        let places = Places { conf: vec![given], cluster: none(), node: none(), environment: Vec::new() };
+        let settings = Settings::of(Call::ByHand, places, None);
+        wide_rules(&Container { majors: majors(), settings, ..Container::plain(&conf) }).len()
+    };
+    assert_eq!(wide(PAIR), 1);
+    // Guides list all rules first.
+    let hidraw = "lxc.mount.entry: /dev/hidraw0 dev/hidraw0 none bind,optional,create=file\n";
+    assert_eq!(wide(&format!("{PAIR}{hidraw}")), 0);
+    assert_eq!(wide(&format!("{PAIR}dev0: /dev/kfd\n")), 0);
+    assert_eq!(wide(&format!("{PAIR}[snap]\n{hidraw}")), 1);
 }

@@ -1,11 +1,11 @@
 //! What a running container shows. It is not trusted: what it prints may
 //! mislead its own report, and no more.
 
-use super::conf;
 use super::finding::Finding;
 use super::read::Container;
 use super::seen::Inside;
 use super::services::Services;
+use super::{assigned, conf};
 use crate::device::DevicePath;
 use crate::driver::repo::{PREFERENCES, SOURCE};
 use crate::exit::Fault;
@@ -55,10 +55,7 @@ pub fn rules(c: &Container) -> Vec<Finding> {
                 // What is not there at all is among the devices that it lacks.
                 Opened::Allowed | Opened::Absent => None,
                 Opened::Other(_) => Some(Finding::unknown("rules", what)),
-                // Of an entry for the host's own node, which the next start replaces.
-                Opened::Mode if node.is_drm() => {
-                    Some(Finding::failure("rules", what).fix(format!("pct reboot {}", c.ctid)))
-                }
+                Opened::Mode if node.is_drm() => Some(closed_drm(c, *node, what)),
                 Opened::Mode => {
                     // A MIG capability is only read.
                     let mode = if matches!(node, DevicePath::CapFile(_)) { "444" } else { "666" };
@@ -76,6 +73,19 @@ pub fn rules(c: &Container) -> Vec<Finding> {
         }
         findings
     })
+}
+
+/// A DRM node that its mode keeps closed: ours, the host's in its place, or that
+/// of an entry which the next start replaces.
+fn closed_drm(c: &Container, node: DevicePath, what: String) -> Finding {
+    let finding = Finding::failure("rules", what);
+    if c.closed.contains(&node) {
+        return finding.why(assigned::DRM_MODE).fix(assigned::DRM_FIX);
+    }
+    match conf::covering(c, node) {
+        Some(why) => finding.why(format!("{why}; {}", conf::COVERED)).fix(conf::edit(c)),
+        None => finding.fix(format!("pct reboot {}", c.ctid)),
+    }
 }
 
 /// nvidia-smi, where devices, rules and driver are right and it fails: the

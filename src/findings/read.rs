@@ -226,6 +226,8 @@ impl Reader {
     /// Reads what is known of a container without looking into it.
     pub fn container(&mut self, host: &Host, ctid: Ctid, conf: Document) -> Container {
         let settings = load::of_next_start(ctid, &Conf::of(ctid), &conf);
+        // What `auto` does not use today it may use at the next start.
+        let idle = idle::all(&settings, &conf, Conf::of(ctid).path());
         let (settings, _) = injection::settled(ctid, &conf, settings);
         let (intent, _) = Intent::of(&settings);
         let choice = intent.on(&host.inventory, &conf);
@@ -239,7 +241,7 @@ impl Reader {
         Container {
             ctid,
             problems: settings.all_problems(),
-            idle: idle::all(&settings, &conf, Conf::of(ctid).path()),
+            idle,
             secrets: secrets::exposed(&settings, ctid),
             closed: plan::closed(&conf, &host.inventory, &choice),
             pending: assigned && !pairs_are_right(&conf, &plan::wanted_once_made(&choice), Form::Pve),

@@ -5,7 +5,7 @@ use super::cards;
 use super::gpus::{Gpu, Inventory};
 use super::kernel_driver::{self, KernelDriver};
 use super::kernel_log::KernelLog;
-use super::modules::{self, Modules};
+use super::modules::{self, Blacklist, Modules};
 use super::resolve::held_by;
 use super::supported::Supported;
 use crate::sys::look::{Look, View};
@@ -56,15 +56,23 @@ pub enum Cause {
         /// What drives the first.
         remedy: String,
     },
-    /// Secure Boot is on, which rejects an unsigned module; or the kernel says so.
+    /// The kernel said that it rejects a module for its signature.
     Rejected {
-        /// What the kernel said.
-        says: Option<String>,
+        /// What it said.
+        says: String,
+        /// Secure Boot is on. `lockdown=` and `module.sig_enforce` do the same
+        /// without it.
+        secure_boot: bool,
         /// DKMS has a key to enrol.
         key: bool,
     },
-    /// None of these; what the kernel said.
-    Unknown(Option<String>),
+    /// None of these.
+    Unknown {
+        /// What the kernel said.
+        says: Option<String>,
+        /// Secure Boot is on, which rejects an unsigned module.
+        secure_boot: bool,
+    },
 }
 
 /// What made the modules of other kernels.
@@ -72,8 +80,13 @@ pub enum Cause {
 pub enum Origin {
     /// DKMS.
     Dkms,
-    /// NVIDIA's installer without DKMS, of this version if known.
-    Runfile(Option<Version>),
+    /// NVIDIA's installer without DKMS.
+    Runfile {
+        /// Its version, if known.
+        version: Option<Version>,
+        /// Our cache has it.
+        cached: bool,
+    },
     /// A package for each kernel, with this name for the running one.
     Package(String),
 }
@@ -84,7 +97,7 @@ impl fmt::Display for Cause {
             Cause::NoCard => f.write_str("no NVIDIA card on the PCI bus"),
             Cause::CardsTaken => f.write_str("every card is bound to another driver"),
             Cause::NotInstalled { .. } => f.write_str("no NVIDIA driver installed on this host"),
-            Cause::NoModule { missing, origin: Origin::Runfile(_), .. } => {
+            Cause::NoModule { missing, origin: Origin::Runfile { .. }, .. } => {
                 write!(f, "{missing}, and DKMS does not build it")
             }
             Cause::NoModule { missing, .. } => f.write_str(missing),
@@ -93,13 +106,25 @@ impl fmt::Display for Cause {
             }
             Cause::Blacklisted(file) => write!(f, "module blacklisted in {file}"),
             Cause::Unfit { cards, .. } => f.write_str(&cards.join("; ")),
-            Cause::Rejected { says, .. } => {
-                f.write_str("Secure Boot is on and rejects a module not signed with an enrolled key")?;
-                says.as_ref().map_or(Ok(()), |says| write!(f, "; the kernel says: {says}"))
+            Cause::Rejected { says, secure_boot: true, .. } => {
+                write!(
+                    f,
+                    "Secure Boot is on and rejects a module not signed with an enrolled key; the kernel says: {says}"
+                )
             }
-            Cause::Unknown(says) => {
+            Cause::Rejected { says, .. } => {
+                write!(
+                    f,
+                    "the kernel rejects a module not signed with a key that it trusts; the kernel says: {says}"
+                )
+            }
+            Cause::Unknown { says, secure_boot } => {
                 f.write_str("module installed for the running kernel, but not loaded")?;
-                says.as_ref().map_or(Ok(()), |says| write!(f, "; the kernel says: {says}"))
+                match says {
+                    Some(says) => write!(f, "; the kernel says: {says}"),
+                    None if *secure_boot => f.write_str("; Secure Boot is on and may reject it"),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -125,10 +150,13 @@ impl Cause {
             Cause::Unfit { remedy, .. } => remedy.clone(),
             // The firmware asks for the password at the next boot.
             Cause::Rejected { key: true, .. } => format!("mokutil --import {MOK} && reboot"),
-            Cause::Rejected { key: false, .. } => {
+            Cause::Rejected { secure_boot: true, .. } => {
                 "mokutil --sb-state; modprobe nvidia; dmesg | grep -i -e nvidia -e signature".to_owned()
             }
-            Cause::Unknown(_) => "modprobe nvidia; dmesg | grep -i nvidia | tail".to_owned(),
+            Cause::Rejected { .. } => {
+                "cat /proc/cmdline /sys/kernel/security/lockdown; modprobe nvidia; dmesg | grep -i -e nvidia -e lockdown".to_owned()
+            }
+            Cause::Unknown { .. } => "modprobe nvidia; dmesg | grep -i nvidia | tail".to_owned(),
         }
     }
 }
@@ -139,21 +167,28 @@ fn no_module(kernel: &str, origin: &Origin) -> String {
     match origin {
         Origin::Dkms => format!("apt install {headers} && dkms autoinstall && phoenix-nvidia prepare"),
         Origin::Package(package) => format!("apt install {} && phoenix-nvidia prepare", word(package)),
-        Origin::Runfile(version) => {
-            let arch = std::env::consts::ARCH;
-            let version = version.as_ref().map_or_else(|| "VERSION".to_owned(), ToString::to_string);
-            format!("apt install dkms {headers} && sh NVIDIA-Linux-{arch}-{version}.run --dkms")
+        Origin::Runfile { version: Some(version), cached: true } => {
+            format!("apt install dkms {headers} && sh {} --dkms", runfile(version))
+        }
+        Origin::Runfile { version, .. } => {
+            let of = version.as_ref().map(|version| format!(" of {version}")).unwrap_or_default();
+            format!("apt install dkms {headers}, then run NVIDIA's runfile{of} again with --dkms")
         }
     }
 }
 
-/// The package with the headers of a kernel: Proxmox' kernels had another name
-/// up to 6.1, and Debian's and Ubuntu's have theirs.
+/// Where our cache has the runfile of a version.
+pub fn runfile(version: &Version) -> String {
+    format!("/var/cache/phoenix-nvidia/NVIDIA-Linux-{}-{version}.run", std::env::consts::ARCH)
+}
+
+/// The package with the headers of a kernel. Proxmox' had the prefix `pve` up to
+/// 6.2.16-5, and in its builds for an older Debian (`-bpo11-pve`) longer; Debian's
+/// and Ubuntu's have theirs.
 fn headers(kernel: &str) -> String {
-    let mut numbers = kernel.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or_default());
-    let release = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let numbers: Vec<u32> = kernel.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
     let package = match kernel.ends_with("-pve") {
-        true if release >= (6, 2) => "proxmox-headers",
+        true if numbers >= vec![6, 2, 16, 6] && !kernel.contains("-bpo") => "proxmox-headers",
         true => "pve-headers",
         false => "linux-headers",
     };
@@ -216,7 +251,9 @@ struct Facts {
     installed: Option<KernelDriver>,
     /// The version of the module of another kernel.
     other_version: Option<Version>,
-    blacklist: Option<String>,
+    blacklist: Option<Blacklist>,
+    /// Our cache has the runfile of that.
+    cached: bool,
     secure_boot: bool,
     boot_tool: bool,
     /// DKMS has a key that it signs with.
@@ -246,6 +283,8 @@ pub fn no_driver<'a>(host: impl Into<View<'a>>, deadline: &Deadline) -> Diagnosi
         facts.other_version = file
             .and_then(|file| kernel_driver::version_of_file(host, &file.to_string_lossy(), deadline).ok()?)
             .or_else(|| facts.modules.sources.as_deref()?.rsplit('-').next()?.parse().ok());
+        facts.cached =
+            facts.other_version.as_ref().is_some_and(|version| look.at(&runfile(version)).is_file());
     } else {
         facts.installed = kernel_driver::installed(host, &facts.modules, deadline).ok().flatten();
         facts.log = KernelLog::read(host, deadline);
@@ -276,7 +315,7 @@ fn explain(facts: &Facts) -> Diagnosis {
             origin: facts.origin(),
         },
         (_, Some(modules)) if !free => Cause::Nouveau { modules, boot_tool: facts.boot_tool },
-        (Some(file), _) => Cause::Blacklisted(file.clone()),
+        (Some(Blacklist { file, by_name: true }), _) => Cause::Blacklisted(file.clone()),
         _ => facts.not_loaded(&ours),
     };
     let taken = taken.into_iter().filter_map(|gpu| Some(format!("{} {}", gpu.pci?, held_by(cards, gpu))));
@@ -286,9 +325,8 @@ fn explain(facts: &Facts) -> Diagnosis {
 impl Facts {
     /// Why a module that is there and may be loaded is not.
     fn not_loaded(&self, cards: &[&Gpu]) -> Cause {
-        let rejected = self.log.rejection();
-        if rejected.is_some() {
-            return Cause::Rejected { says: rejected, key: self.key };
+        if let Some(says) = self.log.rejection() {
+            return Cause::Rejected { says, secure_boot: self.secure_boot, key: self.key };
         }
         let unfit: Vec<_> = cards
             .iter()
@@ -302,8 +340,12 @@ impl Facts {
                 let remedy = remedy.clone();
                 Cause::Unfit { cards: unfit.into_iter().map(|(card, _)| card).collect(), remedy }
             }
-            _ if self.secure_boot => Cause::Rejected { says: None, key: self.key },
-            _ => Cause::Unknown(self.log.refusal()),
+            _ => match (self.log.refusal(), &self.blacklist) {
+                // The module came so far.
+                (says @ Some(_), _) => Cause::Unknown { says, secure_boot: self.secure_boot },
+                (None, Some(blacklist)) => Cause::Blacklisted(blacklist.file.clone()),
+                (None, None) => Cause::Unknown { says: None, secure_boot: self.secure_boot },
+            },
         }
     }
 
@@ -322,7 +364,7 @@ impl Facts {
         match package {
             _ if self.modules.dkms => Origin::Dkms,
             Some(package) => Origin::Package(package),
-            None => Origin::Runfile(self.other_version.clone()),
+            None => Origin::Runfile { version: self.other_version.clone(), cached: self.cached },
         }
     }
 }

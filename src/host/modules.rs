@@ -100,10 +100,25 @@ fn is_driver(name: &str) -> bool {
         || (rest.starts_with('-') && !HELPERS.iter().any(|end| rest.ends_with(&format!("-{end}"))))
 }
 
-/// The file that keeps the module from being loaded, as the usual guide to PCI
-/// passthrough makes one.
-pub fn blacklist(look: &mut Look) -> Option<String> {
-    configuration(look).into_iter().find(|(_, text)| blacklists(text)).map(|(file, _)| file)
+/// A file of modprobe.d that keeps the module from being loaded, as the usual
+/// guide to PCI passthrough makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blacklist {
+    /// The file.
+    pub file: String,
+    /// Also where it is asked for by its name, as by `modprobe nvidia`:
+    /// modprobe.d(5) has `blacklist` bind the aliases of devices only.
+    pub by_name: bool,
+}
+
+/// The file that does the most.
+pub fn blacklist(look: &mut Look) -> Option<Blacklist> {
+    let files = configuration(look);
+    let of = |by_name: bool, is_it: fn(&str) -> bool| {
+        let file = files.iter().find(|(_, text)| is_it(text))?.0.clone();
+        Some(Blacklist { file, by_name })
+    };
+    of(true, forbids).or_else(|| of(false, blacklists))
 }
 
 /// The files of modprobe.d.
@@ -122,14 +137,16 @@ fn configuration(look: &mut Look) -> Vec<(String, String)> {
 /// Whether a file of modprobe.d keeps the module from being loaded. Debian's own
 /// `install nvidia` lines load another file.
 pub fn blacklists(text: &str) -> bool {
+    let is_it = |line: &str| line.split_ascii_whitespace().take(2).eq(["blacklist", "nvidia"]);
+    text.lines().any(is_it) || forbids(text)
+}
+
+/// Whether it does so too where the module is asked for by its name.
+fn forbids(text: &str) -> bool {
     text.lines().any(|line| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let nothing = |command: &str| matches!(command.rsplit('/').next(), Some("false" | "true" | ":"));
-        match words.as_slice() {
-            ["blacklist", "nvidia", ..] => true,
-            ["install", "nvidia", command, ..] => nothing(command),
-            _ => false,
-        }
+        matches!(words.as_slice(), ["install", "nvidia", command, ..] if nothing(command))
     })
 }
 
@@ -175,6 +192,7 @@ mod tests {
         {
             assert!(blacklists(text), "{text}");
         }
+        assert!(forbids("blacklist nouveau\ninstall nvidia /bin/false\n") && !forbids("blacklist nvidia\n"));
         assert!(!blacklists("#blacklist nvidia\nblacklist nvidiafb\nblacklist nouveau\n"));
         let debian = "install nvidia modprobe -i nvidia-current $CMDLINE_OPTS\n\
                       install nvidia-uvm modprobe nvidia ; modprobe -i nvidia-current-uvm $CMDLINE_OPTS\n";

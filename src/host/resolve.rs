@@ -195,7 +195,9 @@ fn no_instance(inventory: &Inventory, name: &GpuName, minor: Option<u32>) -> Mis
 /// The cards of this host, in one line.
 pub fn list_of(inventory: &Inventory, uuids: bool) -> String {
     if inventory.gpus.is_empty() {
-        return "this host has no NVIDIA card".to_owned();
+        // What was not read may be there.
+        let read = if inventory.problems.is_empty() { "" } else { " that could be read" };
+        return format!("this host has no NVIDIA card{read}");
     }
     format!("this host has {}", list(inventory.gpus.iter().map(|gpu| describe(inventory, gpu, uuids))))
 }

@@ -13,7 +13,6 @@ use crate::guest::mounted;
 use crate::guest::os;
 use crate::job::startable;
 use crate::plan::{self, Intent};
-use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts;
 use crate::pve::conf::store::Conf;
@@ -22,7 +21,6 @@ use crate::settings::values::DriverMode;
 use crate::settings::{Settings, keys, load};
 use crate::state::injected::Injected;
 use crate::state::{Record, State};
-use crate::sys::look::Look;
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
@@ -266,15 +264,13 @@ impl Facts {
     }
 }
 
-/// Whether any container of this node is to have the host's driver.
-pub fn is_asked_for() -> bool {
-    let asks = |ctid: Ctid| {
-        let conf = Conf::of(ctid);
-        let Ok(document) = conf.read() else { return false };
-        let settings = load::of_next_start(ctid, &conf, &document);
-        is_asked(&settled(ctid, &document, settings).0, &document)
+/// Whether any of these containers is to have the host's driver.
+pub fn is_asked_for(confs: &[(Ctid, Document)]) -> bool {
+    let asks = |(ctid, conf): &(Ctid, Document)| {
+        let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
+        is_asked(&settled(*ctid, conf, settings).0, conf)
     };
-    cluster::containers(&mut Look::host()).unwrap_or_default().into_iter().any(asks)
+    confs.iter().any(asks)
 }
 
 /// What a run would do about the tree.

@@ -5,7 +5,7 @@ use crate::device::assignment::Assignment;
 use crate::driver::desired::CudaPackages;
 use crate::pve::conf::document::{Document, Entry};
 use crate::settings::keys::{self, Spec};
-use crate::settings::values::{AfterInstall, DriverVersion};
+use crate::settings::values::{AfterInstall, DriverMode, DriverVersion};
 use crate::settings::{CLUSTER_FILE, NODE_FILE, Origin, Settings};
 use crate::sys::text;
 use std::collections::BTreeSet;
@@ -39,6 +39,7 @@ const RULES: &[Rule] = &[
         by: keys::INSTALL.spec(),
         when: |settings| !settings.value(keys::INSTALL),
         idle: &[
+            keys::DRIVER_MODE.spec(),
             keys::NVIDIA_DRIVER_VERSION.spec(),
             keys::NVIDIA_REPO_URL.spec(),
             keys::NVIDIA_REPO_KEY_URL.spec(),
@@ -51,6 +52,17 @@ const RULES: &[Rule] = &[
             keys::REBOOT_WAIT.spec(),
         ],
         why: "INSTALL=off: nothing is installed",
+    },
+    Rule {
+        by: keys::DRIVER_MODE.spec(),
+        when: |settings| settings.value(keys::DRIVER_MODE) == DriverMode::Inject,
+        idle: &[
+            keys::NVIDIA_RUNFILE_URL.spec(),
+            keys::NVIDIA_RUNFILE_SHA256.spec(),
+            keys::AFTER_INSTALL.spec(),
+            keys::REBOOT_WAIT.spec(),
+        ],
+        why: "DRIVER_MODE=inject: the host's driver is mounted, and no driver is installed",
     },
     Rule {
         by: keys::GPU_ASSIGNMENT.spec(),
@@ -70,15 +82,6 @@ const RULES: &[Rule] = &[
         idle: &[keys::REBOOT_WAIT.spec()],
         why: "AFTER_INSTALL=none: no reboot follows an install",
     },
-];
-
-/// What each place is for. Of the files that are many containers', a source that
-/// one of them does not need is no mistake.
-const SOURCES: [&Spec; 4] = [
-    keys::NVIDIA_DRIVER_VERSION.spec(),
-    keys::NVIDIA_REPO_URL.spec(),
-    keys::NVIDIA_REPO_KEY_URL.spec(),
-    keys::NVIDIA_RUNFILE_URL.spec(),
 ];
 
 /// All settings without effect: of those that were read, and of the lines of the
@@ -104,10 +107,10 @@ fn overruled(settings: &Settings, rule: &Rule, key: &Spec) -> Option<Idle> {
     let asks = (key.check)(value).is_ok()
         && !["none", "off", "no", "false", "0"].iter().any(|word| value.eq_ignore_ascii_case(word))
         && key.default != Some(value);
-    // The conf says what this container is to have, the files what any may.
+    // The conf says what this container is to have; what a file of many says,
+    // others may use.
     let of_many = matches!(&origin, Origin::File(file, _) if is_of_many(file));
-    let source = SOURCES.iter().any(|source| source.name == key.name) && of_many;
-    if !nearer || !asks || source || origin == Origin::Default {
+    if !nearer || !asks || of_many || origin == Origin::Default {
         return None;
     }
     let idle = idle(key, &origin, rule.why);
@@ -145,10 +148,20 @@ fn checksum_of_one(settings: &Settings) -> Option<Idle> {
     let host = settings.get(keys::NVIDIA_DRIVER_VERSION) == Ok(DriverVersion::Host);
     let set = settings.get(keys::NVIDIA_RUNFILE_SHA256).is_ok_and(|sum| sum.is_some());
     let key = keys::NVIDIA_RUNFILE_SHA256;
-    let (_, origin) = settings.text(key).filter(|_| host && set && settings.value(keys::INSTALL))?;
+    let installs = settings.value(keys::INSTALL) && settings.value(keys::DRIVER_MODE) != DriverMode::Inject;
+    let (_, origin) = settings.text(key).filter(|_| host && set && installs)?;
     let why = "NVIDIA_DRIVER_VERSION=host follows the host's driver; the checksum is that of one runfile";
     let what = format!("{} ({origin}) refuses the next version of the driver", key.name);
-    Some(Idle { what, ..idle(key, &origin, why) })
+    let idle = idle(key, &origin, why);
+    let url = settings.get(keys::NVIDIA_RUNFILE_URL).ok();
+    let fix = match settings.text(keys::NVIDIA_RUNFILE_URL) {
+        // By http nothing else vouches for the file.
+        Some((_, place)) if url.is_some_and(|url| url.needs_checksum()) => {
+            format!("change NVIDIA_RUNFILE_URL ({place}) to https, then {}", idle.fix)
+        }
+        _ => idle.fix,
+    };
+    Some(Idle { what, fix, ..idle })
 }
 
 /// Settings of the hook alone, in the environment of a call by hand.
@@ -225,6 +238,8 @@ mod tests {
         all.iter().map(|idle| idle.what.split(' ').next().unwrap().to_owned()).collect()
     }
 
+    const SUM: &str =
+        "NVIDIA_RUNFILE_SHA256=abababababababababababababababababababababababababababababababab";
     const NODE: &str =
         "NVIDIA_DRIVER_VERSION=host\nNVIDIA_REPO_URL=https://h/\nNVIDIA_RUNFILE_URL=https://h/x\n";
 
@@ -242,6 +257,14 @@ mod tests {
             ),
             (&["CUDA_PACKAGES=none", "NVIDIA_REPO_KEY_URL=https://h/k"], &["NVIDIA_REPO_KEY_URL"]),
             (&["AFTER_INSTALL=none", "REBOOT_WAIT=9"], &["REBOOT_WAIT"]),
+            (&["INSTALL=off", "DRIVER_MODE=inject"], &["DRIVER_MODE"]),
+            (&["INSTALL=off", "DRIVER_MODE=install"], &[]),
+            (
+                &["DRIVER_MODE=inject", "NVIDIA_RUNFILE_URL=https://h/y", SUM, "REBOOT_WAIT=9"],
+                &["NVIDIA_RUNFILE_URL", "NVIDIA_RUNFILE_SHA256", "REBOOT_WAIT"],
+            ),
+            // CUDA packages are installed there too.
+            (&["DRIVER_MODE=inject", "CUDA_PACKAGES=x", "INSTALL_WAIT=7"], &[]),
             // They ask for nothing, or for what is so anyway.
             (&["INSTALL=off", "CUDA_PACKAGES=none", "INSTALL_WAIT=0", "AFTER_INSTALL=reboot"], &[]),
             (&["GPU_ASSIGNMENT=none", "GPU_EXCLUSIVE=no"], &[]),
@@ -266,10 +289,10 @@ mod tests {
             names(&settings(&["CUDA_PACKAGES=x"], &format!("{NODE}INSTALL=off\n"), &[])),
             ["CUDA_PACKAGES"]
         );
-        assert_eq!(
-            names(&settings(&[], &format!("{NODE}INSTALL=off\nCUDA_PACKAGES=x\n"), &[])),
-            ["CUDA_PACKAGES"]
-        );
+        // Other containers may have INSTALL=on.
+        let node = format!("{NODE}INSTALL=off\nCUDA_PACKAGES=x\nINSTALL_WAIT=7\nAFTER_INSTALL=none\n");
+        assert!(names(&settings(&[], &node, &[])).is_empty());
+        assert!(names(&settings(&[], &format!("{NODE}AFTER_INSTALL=none\nREBOOT_WAIT=9\n"), &[])).is_empty());
     }
 
     #[test]
@@ -289,6 +312,21 @@ mod tests {
         assert_eq!(names(&settings(&[&sum, "INSTALL=off"], NODE, &[])), ["NVIDIA_RUNFILE_SHA256"]);
         let environment = [("START_POLICY", "fail"), ("INSTALL_WAIT", "5"), ("MAX_INSTALLS", "1")];
         assert_eq!(names(&settings(&[], NODE, &environment)), ["START_POLICY", "INSTALL_WAIT"]);
+    }
+
+    #[test]
+    fn a_checksum_that_http_needs_is_not_taken_away() {
+        let fix = |url: &str| {
+            let conf = [&format!("NVIDIA_RUNFILE_URL={url}"), SUM];
+            let settings = settings(&conf, "NVIDIA_DRIVER_VERSION=host\n", &[]);
+            checksum_of_one(&settings).unwrap().fix
+        };
+        let remove = "remove line 2 of /etc/pve/lxc/101.conf";
+        for url in ["https://h/x.run", "http://127.0.0.1/x.run", "/srv/x.run"] {
+            assert_eq!(fix(url), remove, "{url}");
+        }
+        let https = "change NVIDIA_RUNFILE_URL (/etc/pve/lxc/101.conf line 1) to https, then ";
+        assert_eq!(fix("http://mirror.lan/{version}.run"), format!("{https}{remove}"));
     }
 
     #[test]

@@ -144,10 +144,16 @@ fn a_runfile_without_dkms_is_run_again_with_it() {
     // The installer leaves its sources also where DKMS does not build them.
     lab.sh("mkdir -p /usr/src/nvidia-580.95.05").ok();
     let said = prepare(&lab).says("(only for 6.8.12-15-pve), and DKMS does not build it");
+    let dkms = format!("apt install dkms linux-headers-{kernel}");
+    assert_eq!(fix(&said), format!("{dkms}, then run NVIDIA's runfile of 580.95.05 again with --dkms"));
+    // Our cache has it.
+    lab.web().standard(&["580.95.05"]);
+    lab.append("/etc/default/phoenix-nvidia", "NVIDIA_DRIVER_VERSION=580.95.05\n");
+    lab.run(["phoenix-nvidia", "prefetch"]).ok().says("driver 580.95.05: fetched");
     let arch = std::env::consts::ARCH;
-    let expected =
-        format!("apt install dkms linux-headers-{kernel} && sh NVIDIA-Linux-{arch}-580.95.05.run --dkms");
-    assert_eq!(fix(&said), expected);
+    let runfile = format!("/var/cache/phoenix-nvidia/NVIDIA-Linux-{arch}-580.95.05.run");
+    assert!(lab.exists(&runfile));
+    assert_eq!(fix(&prepare(&lab)), format!("{dkms} && sh {runfile} --dkms"));
     lab.sh("mkdir -p /var/lib/dkms/nvidia").ok();
     let said = prepare(&lab).says_not("does not build");
     assert_eq!(

@@ -540,6 +540,14 @@ fn rules_that_open_more_than_was_assigned() {
     // It makes no nodes, so that no rule gives it one.
     finds(Rootfs::Busybox.unprivileged(), &[], |lab| append(lab, "lxc.cgroup2.devices.allow: c 195:* rwm"));
     finds(busybox(), &["allow-all warning"], |lab| append(lab, "lxc.cgroup2.devices.allow: c *:* rwm"));
+    // It may be that of another device, wherever that stands.
+    for other in
+        ["dev5: /dev/null", "lxc.mount.entry: /dev/bus/usb dev/bus/usb none bind,optional,create=dir"]
+    {
+        finds(busybox(), &[], |lab| {
+            append(lab, &format!("lxc.cgroup2.devices.allow: c 506:* rwm\n{other}"));
+        });
+    }
     let Some(lab) = healthy(busybox()) else { return };
     append(&lab, "lxc.cgroup2.devices.allow: c 511:* rwm");
     assert_eq!(bad(&lab), [""; 0], "nvidia-uvm has it today");

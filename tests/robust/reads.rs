@@ -84,6 +84,25 @@ fn a_card_that_never_answers_holds_no_start_beyond_its_limit() {
     hook().ok().says("already configured").says_not("no answer");
 }
 
+#[test]
+fn a_conf_that_never_answers_holds_no_boot() {
+    let Some(lab) = lab() else { return };
+    node(&lab, "INSTALL=off");
+    for ctid in [101, 102] {
+        attached(&lab, ctid, Rootfs::Busybox.privileged());
+    }
+    let named =
+        "lxc.mount.entry: /dev/nvidia-modeset dev/nvidia-modeset none bind,optional,create=file 0 0\n";
+    lab.append("/etc/pve/lxc/102.conf", named);
+    lab.nvidia().remove_node("/dev/nvidia-modeset");
+    let file_system = stuck(&lab, &["/etc/pve/lxc/101.conf"]);
+    // What the other one names is made.
+    in_time(lab.run([PROGRAM, "prepare"]), BY_HAND, 0)
+        .says("cannot read /etc/pve/lxc/101.conf: no answer within")
+        .says("made /dev/nvidia-modeset");
+    nothing_is_left(&lab, file_system);
+}
+
 /// A task that is stopped while a card does not answer.
 #[test]
 fn term_ends_the_wait_for_a_card() {

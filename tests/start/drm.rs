@@ -182,3 +182,56 @@ fn without_graphics_no_drm_node_is_made() {
     assert_eq!(mounts_of_ours(&lab), 0);
     assert!(!lab.exists(OURS));
 }
+
+#[test]
+fn a_guides_nodes_over_ours_are_named_with_the_line_that_a_restart_does_not_mend() {
+    let Some(lab) = with_drm(Rootfs::Busybox.unprivileged()) else { return };
+    let bare = lab.conf(101);
+    let guide = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file\n";
+    // One node over ours LXC mounts only where the node opens, and none does here.
+    let theirs = "lxc.mount.entry: /dev/dri dev/dri none bind,optional,create=dir\n";
+    lab.write(CONF, bare + guide + theirs);
+    let line = |lab: &Lab| lab.conf(101).lines().position(|line| line == theirs.trim()).unwrap() + 1;
+    let told = |lab: &Lab| {
+        let node = ASSIGNED[1];
+        format!("the container may not open {node}: line {} mounts the host's node over it", line(lab))
+    };
+    lab.run(["phoenix-nvidia", "attach", "101", "--gpus", "0"]).ok().says(&told(&lab));
+    // Nothing of ours was there, and ours go before that line.
+    lab.run(["pct", "start", "101"]).ok();
+    let ct = lab.container(101);
+    assert_eq!(ct.open_node(ASSIGNED[1]), Err(Errno::EACCES));
+    lab.run(["phoenix-nvidia", "doctor", "101"])
+        .code(1)
+        .says(&format!("{} denied by its mode", ASSIGNED[1]))
+        .says(&format!("why: line {} mounts the host's node over it", line(&lab)))
+        .says("fix: nano /etc/pve/lxc/101.conf")
+        .says_not("pct reboot");
+    // What the fix says helps.
+    lab.write(CONF, lab.conf(101).replace(theirs, ""));
+    lab.run(["phoenix-nvidia", "101"]).ok();
+    lab.run(["pct", "reboot", "101"]).ok();
+    has_its_nodes(&lab);
+    lab.run(["phoenix-nvidia", "doctor", "101"]).ok().says("0 failure, 0 warning");
+}
+
+#[test]
+fn nodes_of_a_closed_mode_are_told_with_the_parameter_that_gives_it() {
+    let Some(lab) = with_drm(Rootfs::Busybox.unprivileged()) else { return };
+    let params = "/run/lab/nvidia/proc-driver/nvidia/params";
+    let open = lab.read(params);
+    lab.write(params, open.replace("DeviceFileMode: 438", "DeviceFileMode: 432"));
+    lab.run(["pct", "start", "101"]).ok().says("the mode of /dev/dri/card1, /dev/dri/renderD129 keeps");
+    assert_eq!(lab.container(101).open_node(ASSIGNED[0]), Err(Errno::EACCES));
+    lab.run(["phoenix-nvidia", "doctor", "101"])
+        .code(1)
+        .says("unprivileged container may not open /dev/dri/card1, /dev/dri/renderD129")
+        .says("fix: set `options nvidia NVreg_DeviceFileMode=0666`")
+        .says_not("pct reboot")
+        .says_not("chmod");
+    // As after the boot with the parameter.
+    lab.write(params, open);
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).ok().says_not("keeps the unprivileged");
+    has_its_nodes(&lab);
+}

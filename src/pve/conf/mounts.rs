@@ -1,8 +1,10 @@
 //! Our mount entries that pass no device: files and directories of this boot,
 //! bound into the container. Ours are those with a source below [`RUN`].
 
+use crate::device::DevicePath;
 use crate::pve::conf::devices::ENTRY;
 use crate::pve::conf::devices::is_our_node;
+use crate::pve::conf::devices::present;
 use crate::pve::conf::devices::words;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
@@ -10,6 +12,7 @@ use crate::pve::conf::line::Setting;
 use crate::pve::passthrough::normal;
 use crate::pve::property;
 use std::fmt;
+use std::path::Path;
 
 /// The directory of the sources.
 pub const RUN: &str = "/run/phoenix-nvidia";
@@ -85,6 +88,16 @@ pub fn targets(document: &Document) -> Vec<Target> {
         Some(Target { line: index + 1, at, entry: setting.key == ENTRY })
     };
     document.main_settings().filter_map(target).collect()
+}
+
+/// The line, from 1, that mounts something over the node of our entry for this
+/// device: what comes later in the conf lies above.
+pub fn over(document: &Document, path: DevicePath) -> Option<usize> {
+    let ours = present(document).into_iter().rfind(|pair| pair.path == path)?;
+    let node = path.to_string();
+    let covers = |target: &str| Path::new(node.trim_start_matches('/')).starts_with(target);
+    let behind = |target: &Target| target.entry && target.line > ours.line && covers(&target.at);
+    targets(document).into_iter().find(behind).map(|target| target.line)
 }
 
 pub(super) fn find(document: &Document, form: Form) -> Vec<There> {

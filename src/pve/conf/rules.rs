@@ -4,6 +4,8 @@ use crate::device::{DevicePath, NVIDIA_MAJOR, Number};
 use crate::pve::conf::devices::{ENTRY, RULE, present, words};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::line::Setting;
+use crate::pve::passthrough::{self, normal};
+use std::path::Path;
 
 /// What a rule lets a container open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +25,6 @@ pub struct Rule {
     pub opens: Opens,
     /// The line in the file, from 1.
     pub line: usize,
-    /// The mount entry right before it is for a device that is not NVIDIA's: the
-    /// rule is that device's.
-    pub of_other_device: bool,
 }
 
 /// The rules of the main section that belong to no pair of ours.
@@ -34,9 +33,7 @@ pub fn rules(document: &Document) -> Vec<Rule> {
     let in_pair = |index: usize| pairs.iter().any(|pair| pair.rule.is_some() && pair.line == index);
     let rule = |(index, setting): (usize, Setting<'_>)| {
         let opens = opens(&setting).filter(|_| !in_pair(index))?;
-        let before = index.checked_sub(1).and_then(|before| document.setting(before));
-        let of_other_device = before.is_some_and(|setting| is_other_device(&setting));
-        Some(Rule { opens, line: index + 1, of_other_device })
+        Some(Rule { opens, line: index + 1 })
     };
     document.main_settings().filter_map(rule).collect()
 }
@@ -70,10 +67,19 @@ fn opens(setting: &Setting<'_>) -> Option<Opens> {
     }
 }
 
-fn is_other_device(setting: &Setting<'_>) -> bool {
-    let source = words(setting.value).next().map(String::from_utf8_lossy);
-    setting.key == ENTRY
-        && source.is_some_and(|source| source.starts_with("/dev/") && DevicePath::of_node(&source).is_none())
+/// Whether the container gets a device that is not NVIDIA's, whose number may be
+/// a dynamic one: a rule may be for that, wherever it stands. A directory counts
+/// too. What always has the same number does not: `/dev/dri`, `/dev/net/tun`.
+pub fn passes_other_devices(document: &Document) -> bool {
+    let entries = document.main_settings().filter(|(_, setting)| setting.key == ENTRY);
+    let sources = entries
+        .filter_map(|(_, setting)| Some(String::from_utf8_lossy(words(setting.value).next()?).into_owned()));
+    let lines = passthrough::now(document).into_iter().chain(passthrough::next(document));
+    sources.chain(lines.filter_map(|line| line.path().map(str::to_owned))).any(|source| {
+        let source = normal(&source);
+        let fixed = ["/dev/dri", "/dev/net"].iter().any(|fixed| Path::new(&source).starts_with(fixed));
+        Path::new(&source).starts_with("/dev") && DevicePath::of_node(&source).is_none() && !fixed
+    })
 }
 
 impl Opens {
@@ -124,8 +130,33 @@ mod tests {
             lxc.cgroup2.devices.allow: c 507:0 rwm\n\
             [snap]\nlxc.cgroup2.devices.allow: a\n";
         let found = rules(&Document::parse(text.as_bytes()));
-        let seen: Vec<(usize, bool)> = found.iter().map(|rule| (rule.line, rule.of_other_device)).collect();
-        assert_eq!(seen, [(4, true), (5, false)]);
+        let seen: Vec<usize> = found.iter().map(|rule| rule.line).collect();
+        assert_eq!(seen, [4, 5]);
+    }
+
+    #[test]
+    fn a_device_that_is_not_nvidias_is_found_wherever_it_stands() {
+        let rule = "lxc.cgroup2.devices.allow: c 239:* rwm\n";
+        let other = |text: &str| passes_other_devices(&Document::parse(format!("{rule}{text}").as_bytes()));
+        for text in [
+            "lxc.mount.entry: /dev/hidraw0 dev/hidraw0 none bind,optional,create=file\n",
+            "lxc.mount.entry = /dev//bus/usb dev/bus/usb none bind,optional,create=dir\n",
+            "lxc.mount.entry: /dev dev/host none bind\n",
+            "dev3: path=/dev/kfd,mode=0666\n",
+            "dev3: /dev/lirc0\n",
+        ] {
+            assert!(other(text), "{text}");
+        }
+        for text in [
+            "",
+            "lxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file\n",
+            "lxc.mount.entry: /dev/dri dev/dri none bind,optional,create=dir\n",
+            "lxc.mount.entry: /dev/net/tun dev/net/tun none bind,create=file\ndev0: /dev/nvidia0\n",
+            "lxc.mount.entry: /devices srv none bind\n",
+            "[snap]\ndev0: /dev/kfd\nlxc.mount.entry: /dev/kfd dev/kfd none bind,create=file\n",
+        ] {
+            assert!(!other(text), "{text}");
+        }
     }
 
     #[test]
