@@ -75,9 +75,9 @@ fn an_installer_that_is_killed_in_the_middle_is_found_out_and_repaired() {
     let run = lab.command("phoenix-nvidia").arg("101").spawn();
     wait_for("the installer does not run", || installer_runs(&ct));
     // As kill -9 of the whole of it inside, not of us.
-    // One that forks meanwhile is met in the next round.
-    ct.sh("again=1; while [ $again = 1 ]; do again=0; for p in /proc/[0-9]*; do \
-           case $(readlink $p/cwd) in *phoenix-nvidia.unpack*) kill -9 ${p#/proc/}; again=1;; esac; done; done");
+    // One that forks meanwhile, or is not there yet, is met in a later round.
+    ct.sh("for round in $(seq 30); do for p in /proc/[0-9]*; do \
+           case $(readlink $p/cwd) in *phoenix-nvidia.unpack*) kill -9 ${p#/proc/};; esac; done; sleep 0.1; done");
     run.wait().code(5).says("the installer of 580.95.05 failed");
     nothing_in_tmp(&ct);
     assert!(ct.exists("/var/lib/phoenix-nvidia/driver.installing"));

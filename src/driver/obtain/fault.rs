@@ -9,6 +9,9 @@ use std::path::Path;
 /// What helps where a server does not answer as it should.
 const ELSEWHERE: &str = "download the file elsewhere and set NVIDIA_RUNFILE_URL to it, or set http_proxy in /etc/pve/datacenter.cfg";
 
+/// What helps where http is not trusted.
+const UNTRUSTED: &str = "set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_RUNFILE_SHA256";
+
 /// A failed download, with its remedy. `directory` is where the file would go, `max` the limit of its size, in bytes.
 pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> anyhow::Error {
     let directory = directory.display();
@@ -37,9 +40,13 @@ pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> an
                 )
                 .into()
         }
-        FetchError::Untrusted(..) => fault("NVIDIA_RUNFILE_URL is not trusted".into())
-            .remedy("set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_RUNFILE_SHA256")
-            .into(),
+        FetchError::Untrusted(..) => {
+            fault("NVIDIA_RUNFILE_URL is not trusted".into()).remedy(UNTRUSTED).into()
+        }
+        // From http to http a checksum is all that it lacks.
+        FetchError::Redirect(from, to, _) if [from, to].iter().all(|url| url.starts_with("http:")) => {
+            Fault::new(Code::Software, error.to_string()).remedy(UNTRUSTED).into()
+        }
         FetchError::Redirect(..) => Fault::new(Code::Software, error.to_string())
             .remedy("set NVIDIA_RUNFILE_URL to the https URL of the file itself")
             .into(),
