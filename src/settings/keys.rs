@@ -119,7 +119,7 @@ settings! {
     NVIDIA_DRIVER_VERSION: DriverVersion { read: parsed, default: required, unit: "version", example: "host" }
 
     /// How the container gets the driver: install (NVIDIA's installer copies it into the container), inject
-    /// (the host's own driver files are mounted into it read-only at each start; nothing is installed) or auto
+    /// (the host's own driver files are mounted into it read-only at each start; nothing of it is installed) or auto
     /// (inject for application containers and where an install was found impossible: no shell, no init, no
     /// room; else install). The change from one to the other takes effect at the next start.
     DRIVER_MODE: DriverMode {

@@ -794,6 +794,15 @@ fn a_mode_that_cannot_be_read_keeps_what_the_conf_has() {
     start(&lab).code(255).says("DRIVER_MODE=injct");
 }
 
+/// A list of links that cannot be written costs the links, and nothing else.
+#[test]
+fn a_container_that_takes_no_links_has_the_driver_all_the_same() {
+    let Some(lab) = injecting(Rootfs::Debian12.privileged()) else { return };
+    lab.container(101).files().mkdir("/var/lib/phoenix-nvidia/links");
+    start(&lab).ok().says("the host's, mounted").says_not("WARNING");
+    finds(&lab.container(101), OLD);
+}
+
 /// The place on AArch64 is no file of the host that keeps an installer out.
 #[test]
 fn our_own_directory_is_no_driver_file_of_the_users() {
