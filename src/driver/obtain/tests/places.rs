@@ -140,6 +140,7 @@ fn each_way_in_which_a_file_is_refused_has_its_own_remedy() {
     let (text, fix) = fails(node.obtain(V).unwrap_err());
     assert!(text.contains("redirect to http://192.0.2.1/f.run refused"), "{text}");
     assert_eq!(fix, "set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_RUNFILE_SHA256");
+    node.site.faults().clear().unwrap();
     node.site.faults().set(&path, Ill::Redirect("ftp://192.0.2.1/f.run".into())).unwrap();
     let (_, fix) = fails(node.obtain(V).unwrap_err());
     assert_eq!(fix, "set NVIDIA_RUNFILE_URL to the https URL of the file itself");
