@@ -198,7 +198,7 @@ pub fn link(ctid: Ctid, place: &Place, desired: &Desired, deadline: &Deadline) -
 /// The same in a container that may be another one by now.
 ///
 /// # Errors
-/// As [`link`].
+/// As [`link()`].
 pub fn link_in(
     guest: &Guest,
     place: &Place,
