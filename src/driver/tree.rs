@@ -16,14 +16,13 @@ mod prune;
 pub use elf::Glibc;
 pub use manifest::{Manifest, NAME as MARK};
 
-use crate::exit::{Code, Context as _, Fault};
+use crate::exit::{self, Code, Fault};
 use crate::pve::conf::mounts::RUN;
 use crate::sys::lock::{self, Lock};
 use crate::sys::mount::{self, Holds};
 use crate::sys::time::{Deadline, human};
 use crate::sys::{mountinfo, private, replace};
 use crate::types::Version;
-use anyhow::bail;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -184,11 +183,15 @@ impl Trees {
             replace::link_own(&self.current(), Path::new(version.as_str()))?;
             Ok(shown)
         });
-        done.fault(|| {
+        done.map_err(|error| {
+            // One that knows its own remedy keeps it.
+            if exit::remedy_of(&error).is_some() {
+                return cannot(version).caused_by(error);
+            }
             let missing = find::find(&self.root, version).err();
             let remedy =
                 missing.map_or_else(|| "phoenix-nvidia prepare".to_owned(), |it| remedy(version, &it));
-            cannot(version).remedy(remedy)
+            cannot(version).remedy(remedy).caused_by(error)
         })
     }
 
@@ -246,8 +249,9 @@ impl Trees {
 
     /// Mounts the copy for containers.
     fn show(&self, version: &Version) -> anyhow::Result<Shown> {
-        if !mountinfo::is_host_namespace() {
-            bail!("this process has mounts of its own, which no container would see");
+        if mountinfo::is_own_namespace(&self.root) {
+            let fault = Fault::new(Code::Software, mountinfo::OWN_NAMESPACE);
+            return Err(fault.remedy("nsenter -t 1 -m phoenix-nvidia prepare").into());
         }
         let (kept, at, empty) = (self.kept(version), self.mount_point(version), self.run().join("empty"));
         let device = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.dev());

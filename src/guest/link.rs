@@ -12,7 +12,7 @@ use crate::sys::process::Output;
 use crate::sys::time::{Deadline, human};
 use crate::types::Version;
 
-const LINK: &str = include_str!("scripts/link.sh");
+const LINK: &str = concat!(include_str!("scripts/libc.sh"), include_str!("scripts/link.sh"));
 
 /// What was found and done inside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

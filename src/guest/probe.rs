@@ -22,7 +22,11 @@ pub use raw::state_version;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
-const PROBE: &str = concat!(include_str!("scripts/apt-sources.sh"), include_str!("scripts/probe.sh"));
+const PROBE: &str = concat!(
+    include_str!("scripts/apt-sources.sh"),
+    include_str!("scripts/libc.sh"),
+    include_str!("scripts/probe.sh")
+);
 
 /// What the probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use crate::pve::cluster;
 use crate::sys::lock;
 use crate::sys::look::{Look, View};
 use crate::sys::mount;
+use crate::sys::mountinfo;
 use crate::sys::private;
 use crate::sys::time::Deadline;
 use std::fs;
@@ -39,8 +40,8 @@ pub(super) fn mount(root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
         private::directory(run, 0o755)?;
     }
     if !is_right(&at) {
-        if own_namespace(root) {
-            anyhow::bail!("this process has a mount namespace of its own: call it by nsenter -t 1 -m");
+        if mountinfo::is_own_namespace(root) {
+            anyhow::bail!(mountinfo::OWN_NAMESPACE);
         }
         mount::unmount(&at)?;
         private::directory(&at, 0o755)?;
@@ -49,12 +50,6 @@ pub(super) fn mount(root: &Path, deadline: &Deadline) -> anyhow::Result<()> {
     private::directory(&at, 0o755)?;
     private::directory(&at.join("dri"), 0o755)?;
     Ok(())
-}
-
-/// Whether what this process mounts is not seen by the containers' starts.
-fn own_namespace(root: &Path) -> bool {
-    let of = |process: &str| fs::read_link(root.join("proc").join(process).join("ns/mnt")).ok();
-    of("1").is_some_and(|first| of("self").is_some_and(|own| own != first))
 }
 
 /// Removes the nodes where no container of this node names one. Running

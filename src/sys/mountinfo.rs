@@ -96,11 +96,14 @@ fn ended(error: &io::Error, pid: i32) -> bool {
     gone.contains(&error.raw_os_error()) || !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Whether this process and process 1 have the same mounts: what it mounts is
-/// seen by those that process 1 starts.
-pub fn is_host_namespace() -> bool {
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    namespace("self").is_some_and(|own| namespace("1") == Some(own))
+/// What a process says that has other mounts than process 1.
+pub const OWN_NAMESPACE: &str = "this process has a mount namespace of its own: call it by nsenter -t 1 -m";
+
+/// Whether this process has other mounts than process 1: what it mounts is not
+/// seen by those that process 1 starts. False where that is not readable.
+pub fn is_own_namespace(root: &Path) -> bool {
+    let of = |process: &str| std::fs::read_link(root.join("proc").join(process).join("ns/mnt")).ok();
+    of("1").is_some_and(|first| of("self").is_some_and(|own| own != first))
 }
 
 #[cfg(test)]
@@ -125,6 +128,23 @@ broken line\n";
         for other in ["/var/lib/p/580.3", "/var/lib/p/580", "580.1", ""] {
             assert_eq!(over(other), [""; 0], "{other}");
         }
+    }
+
+    #[test]
+    fn a_namespace_of_its_own_is_told_only_where_both_are_known() {
+        let root = tempfile::tempdir().unwrap();
+        let enter = |process: &str, namespace: &str| {
+            let ns = root.path().join("proc").join(process).join("ns");
+            std::fs::create_dir_all(&ns).unwrap();
+            let _ = std::fs::remove_file(ns.join("mnt"));
+            std::os::unix::fs::symlink(namespace, ns.join("mnt")).unwrap();
+        };
+        enter("self", "mnt:[2]");
+        assert!(!is_own_namespace(root.path()));
+        enter("1", "mnt:[1]");
+        assert!(is_own_namespace(root.path()));
+        enter("1", "mnt:[2]");
+        assert!(!is_own_namespace(root.path()));
     }
 
     #[test]

@@ -64,15 +64,7 @@ for d in "$@"; do
         done <"$d/.phoenix-nvidia"
     fi
 done
-for f in /lib/ld-musl-*.so.1 /lib/ld-linux-*.so.* /lib64/ld-linux-*.so.*; do
-    [ -e "$f" ] && echo "loader $f"
-done
-# Where both are there: that of the shell is the system's.
-if [ -e /lib64/ld-linux-x86-64.so.2 ] || [ -e /lib/ld-linux-x86-64.so.2 ] || [ -e /lib/ld-linux-aarch64.so.1 ]; then
-    for f in /lib/ld-musl-*.so.1; do
-        [ -e "$f" ] && grep -qs /ld-musl- /bin/sh && echo "musl /bin/sh" && break
-    done
-fi
+libc
 # glibc tells its version when it is run.
 for f in /lib/x86_64-linux-gnu/libc.so.6 /lib/aarch64-linux-gnu/libc.so.6 /lib64/libc.so.6 /usr/lib/libc.so.6; do
     if [ -x "$f" ]; then
