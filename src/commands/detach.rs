@@ -209,7 +209,9 @@ impl Detachment {
                 own::FILES.into_iter().filter(|file| !keep || *file != repo::PREFERENCES).collect();
             log::warn!("container {ctid}: files of phoenix-nvidia stay in it: {}: {why}", files.join(", "));
             let keep = if keep { " --keep-driver" } else { "" };
-            log::warn!("{}", exit::fix(&format!("phoenix-nvidia detach {ctid}{keep}")));
+            // Only in a running one they can be removed.
+            let start = if running { String::new() } else { format!("pct start {ctid} && ") };
+            log::warn!("{}", exit::fix(&format!("{start}phoenix-nvidia detach {ctid}{keep}")));
         };
         if !running {
             if !have {

@@ -295,7 +295,8 @@ fn detaching_a_stopped_container_names_the_files_and_the_command() {
     let ct = offer_drivers(&lab);
     lab.run(["pct", "stop", "101"]).ok();
     let detach = lab.run(["phoenix-nvidia", "detach", "101"]).ok();
-    let detach = detach.says(PREFERENCES).says(SOURCE).says(MARKS).says("fix: phoenix-nvidia detach 101");
+    let detach = detach.says(PREFERENCES).says(SOURCE).says(MARKS);
+    let detach = detach.says("fix: pct start 101 && phoenix-nvidia detach 101");
     detach.says("once it runs");
     start(&lab).ok();
     let doctor = lab.run(["phoenix-nvidia", "doctor", "101"]);

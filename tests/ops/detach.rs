@@ -132,7 +132,7 @@ fn a_second_detach_leaves_the_entries_that_the_first_put_back() {
         let detach =
             lab.run(["phoenix-nvidia", "detach", "101"]).ok().says(said).says("files of phoenix-nvidia stay");
         detach
-            .says("fix: phoenix-nvidia detach 101")
+            .says("fix: pct start 101 && phoenix-nvidia detach 101")
             .says("Driver 580.95.05 stays")
             .says_not("nothing to remove");
         assert_eq!(lab.conf(101), before);
