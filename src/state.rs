@@ -97,6 +97,8 @@ pub struct State {
     pub rebooted_for: Option<String>,
     /// The fingerprint for which CUDA failed in this boot; no start tries it again.
     pub cuda_failed: Option<String>,
+    /// How often in this boot the uninstaller of a runfile's driver failed.
+    pub uninstall_failed: u8,
     /// What is known of it with the host's driver mounted.
     pub injected: Injected,
 }

@@ -9,7 +9,7 @@ use crate::driver::injection::is_driver;
 use crate::driver::repo;
 use crate::exit::{self, Code};
 use crate::guest::exec::Guest;
-use crate::guest::{link, own};
+use crate::guest::{link, own, uninstall};
 use crate::host::drm;
 use crate::host::facts::Majors;
 use crate::host::masks;
@@ -66,6 +66,15 @@ enum Files {
     Removed,
     /// They may be there.
     Left,
+}
+
+/// What of ours may be in a container.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Have {
+    /// [`own::FILES`].
+    files: bool,
+    /// Links to the host's driver.
+    links: bool,
 }
 
 /// Detaches, once every container is checked.
@@ -202,11 +211,14 @@ impl Detachment {
 
     /// Removes our files inside, all but what belongs to a driver that is kept; in a
     /// stopped one there are some where it may `have` them.
-    fn remove_files(&self, options: &Detach, running: bool, have: bool) -> Files {
+    fn remove_files(&self, options: &Detach, running: bool, have: Have) -> Files {
         let (ctid, keep) = (self.ctid, options.keep_driver);
         let stays = |why: String| {
-            let files: Vec<&str> =
-                own::FILES.into_iter().filter(|file| !keep || *file != repo::PREFERENCES).collect();
+            let mut files: Vec<&str> = match have.files {
+                true => own::FILES.into_iter().filter(|file| !keep || *file != repo::PREFERENCES).collect(),
+                false => vec![own::MARKS],
+            };
+            files.extend(have.links.then_some("the links to the host's driver, which it lists"));
             log::warn!("container {ctid}: files of phoenix-nvidia stay in it: {}: {why}", files.join(", "));
             let keep = if keep { " --keep-driver" } else { "" };
             // Only in a running one they can be removed.
@@ -214,7 +226,7 @@ impl Detachment {
             log::warn!("{}", exit::fix(&format!("{start}phoenix-nvidia detach {ctid}{keep}")));
         };
         if !running {
-            if !have {
+            if have == Have::default() {
                 return Files::None;
             }
             stays("it is stopped, and they can be removed once it runs".to_owned());
@@ -240,24 +252,22 @@ impl Detachment {
         files
     }
 
-    /// Removes the links to the host's driver, and names what stays.
+    /// Removes the links to the host's driver, before their list goes, and names what
+    /// stays.
     fn remove_links(&self, running: bool) {
         let ctid = self.ctid;
-        let places: Vec<String> = self.driver_places();
-        if places.is_empty() {
-            return;
+        if running {
+            if let Err(error) = link::unlink(&Guest::new(ctid), &Deadline::secs(15)) {
+                log::warn!("container {ctid}: links to the host's driver may still be in it: {error:#}");
+            }
         }
-        if !running {
+        let places = self.driver_places();
+        if !places.is_empty() {
             log::info!(
-                "container {ctid} is stopped: links to the host's driver stay in it, and lead nowhere"
+                "container {ctid}: empty directories stay where the driver was mounted: {}",
+                places.join(" ")
             );
-        } else if let Err(error) = link::unlink(&Guest::new(ctid), &Deadline::secs(15)) {
-            log::warn!("container {ctid}: links to the host's driver may still be in it: {error:#}");
         }
-        log::info!(
-            "container {ctid}: empty directories stay where the driver was mounted: {}",
-            places.join(" ")
-        );
     }
 
     /// Where the host's driver was mounted.
@@ -270,10 +280,12 @@ impl Detachment {
         let ctid = self.ctid;
         let (record, identity) = (Record::of(ctid), net::identity(&self.before));
         let seen = record.last_driver(&identity);
-        // Without an install there was never a file, and a mounted driver has none.
-        let have = self.attached && (self.has_login || seen.is_some() && self.has_cuda);
+        // Without an install there was never a file, and a mounted driver has links alone.
+        let files = self.attached && (self.has_login || seen.is_some() && self.has_cuda);
         let driver = seen.filter(|_| self.driver_places().is_empty());
-        let have = have || driver.is_some() || record.left_files(&identity);
+        let files = files || driver.is_some() || record.left_files(&identity);
+        let links = self.attached && record.load_of(&identity).injected.linked.is_some();
+        let have = Have { files, links };
         if let Err(error) = masks::remove(View::host(), ctid) {
             log::warn!(
                 "container {ctid}: its copies of /proc/driver/nvidia stay until the next boot: {error}"
@@ -300,7 +312,7 @@ impl Detachment {
             out.line(format_args!(
                 "Driver {driver} stays in container {ctid}. To remove it while the container runs:"
             ));
-            let uninstall = || format!("pct exec {ctid} -- nvidia-uninstall --silent");
+            let uninstall = || uninstall::command(ctid, driver.parse().ok().as_ref());
             out.line(format_args!("  {}", removal.unwrap_or_else(uninstall)));
             out.line("To remove what apt installed with it:");
             out.line(format_args!(

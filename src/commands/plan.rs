@@ -124,8 +124,7 @@ impl Steps {
         let mut compared = self.hand.compare(&plan::wanted_once_made(&self.choice))?;
         self.notes.extend(compared.unseen);
         let kernel = kernel_driver::version(View::host());
-        let (ctid, conf) = (self.hand.ctid, &self.hand.document);
-        if let Some(difference) = injection::difference(ctid, conf, &self.injection, kernel.as_ref()) {
+        if let Some(difference) = injection::difference(self.hand.ctid, &self.injection, kernel.as_ref()) {
             // The restart for it comes first.
             compared.differences.push(difference);
             self.add(Restart::of(self.hand.ctid, std::mem::take(&mut compared.differences)));

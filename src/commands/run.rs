@@ -57,6 +57,8 @@ struct Seen {
     removal: Option<String>,
     /// Why CUDA packages that nobody named are missing.
     cuda: Option<anyhow::Error>,
+    /// Why a driver that a runfile installed is still beside the host's.
+    beside: Option<anyhow::Error>,
 }
 
 impl Seen {
@@ -161,7 +163,7 @@ fn record(hand: &ByHand, result: &anyhow::Result<()>, seen: &Seen, begun: Instan
         if result.is_ok() && hand.settings.value(keys::INSTALL) {
             state.restart_due = None;
             state.outcome = Outcome::Ok;
-            seen.cuda.iter().for_each(|missing| state.lacks(missing));
+            seen.beside.iter().chain(&seen.cuda).for_each(|missing| state.lacks(missing));
         }
         if !startable::runs_with_old_driver(state) {
             state.restart_due = None;
@@ -181,7 +183,7 @@ impl Run<'_> {
     /// How the running container differs in the host's driver.
     fn driver_difference(&self) -> Option<String> {
         let kernel = kernel_driver::version(View::host());
-        injection::difference(self.hand.ctid, &self.hand.document, &self.injection, kernel.as_ref())
+        injection::difference(self.hand.ctid, &self.injection, kernel.as_ref())
     }
 
     /// What is done inside of a container with the host's driver. False if nothing
@@ -203,7 +205,7 @@ impl Run<'_> {
         boot::wait_for_shell(&guest, self.hand.settings.value(keys::READY_TIMEOUT))?;
         let deadline =
             Deadline::after(desired.limits.check.max(self.hand.settings.value(keys::READY_TIMEOUT)));
-        let linked = injection::link(self.hand.ctid, place, desired, &deadline)?;
+        let linked = injection::link(self.hand.ctid, place, desired, &self.hand.settings, &deadline)?;
         log::info!("driver {}: the host's, mounted", desired.driver);
         if !linked.shell {
             log::info!("no shell in the container: no links to the driver, no packages");
@@ -236,7 +238,8 @@ impl Run<'_> {
         let there = differences.is_empty().then(|| nodes.clone());
         let mut install =
             Install { ctid, settings, desired: &desired, nodes: there, insist: true, identity: &identity };
-        let (progress, result) = install.run();
+        let (mut progress, result) = install.run();
+        seen.beside = progress.beside.take();
         seen.driver.clone_from(&progress.version);
         seen.removal.clone_from(&progress.removal);
         if result.is_err() && progress.driver_changed.is_none() && differences.is_empty() {

@@ -76,8 +76,19 @@ pub enum Refusal {
     },
     /// The last look inside found a reason.
     Seen(String),
+    /// A directory in it has files of its own, as the last look inside found.
+    Hides(String),
     /// Root of a privileged container could change the host's copy.
     NoOverlay,
+}
+
+/// What the last look inside found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen<'a> {
+    /// Why the container cannot use the host's driver.
+    pub unfit: Option<&'a str>,
+    /// A directory with files of its own, which the mount would hide.
+    pub hides: Option<&'a str>,
 }
 
 impl fmt::Display for Refusal {
@@ -92,6 +103,9 @@ impl fmt::Display for Refusal {
             }
             Refusal::Taken { line, target } => write!(f, "line {line} of the conf mounts something at {target}"),
             Refusal::Seen(why) => f.write_str(why),
+            Refusal::Hides(path) => {
+                write!(f, "{path} in the container has files of its own, which the mount would hide")
+            }
             Refusal::NoOverlay => f.write_str(
                 "this kernel has no overlay for a read-only copy, and root of a privileged container could write \
                  through a bind mount",
@@ -109,6 +123,7 @@ impl Refusal {
             Refusal::NoGlibc(_) | Refusal::Arch(_) => {
                 "create the container from a Debian or Ubuntu template".to_owned()
             }
+            Refusal::Hides(_) => format!("phoenix-nvidia attach {ctid} --install"),
             // An installed one could not work either.
             Refusal::NoDirectory(_) | Refusal::Seen(_) => format!("INSTALL=off phoenix-nvidia attach {ctid}"),
         };
@@ -138,8 +153,8 @@ pub struct Place {
 }
 
 impl Injection {
-    /// What it means; `seen` is why the last look inside found it impossible.
-    pub fn of(conf: &Document, machine: Machine, seen: Option<&str>) -> Injection {
+    /// What it means.
+    pub fn of(conf: &Document, machine: Machine, seen: Seen<'_>) -> Injection {
         match place(conf, machine, seen) {
             Ok(place) => Injection::On(place),
             Err(refusal) => Injection::Refused(refusal),
@@ -168,7 +183,7 @@ pub fn is_driver(mount: &Mount) -> bool {
     mount.source.strip_prefix(RUN).is_some_and(|below| below.starts_with("/driver/"))
 }
 
-fn place(conf: &Document, machine: Machine, seen: Option<&str>) -> Result<Place, Refusal> {
+fn place(conf: &Document, machine: Machine, seen: Seen<'_>) -> Result<Place, Refusal> {
     let arch = conf.get("arch").unwrap_or_else(|| "amd64".to_owned());
     if arch != machine.arch() {
         return Err(Refusal::Arch(arch));
@@ -200,11 +215,9 @@ fn place(conf: &Document, machine: Machine, seen: Option<&str>) -> Result<Place,
         let target = if covers(ours) { format!("/{at}") } else { format!("/{ours}") };
         Some(Refusal::Taken { line, target })
     });
-    match (taken, seen) {
-        (Some(taken), _) => Err(taken),
-        (None, Some(why)) => Err(Refusal::Seen(why.to_owned())),
-        (None, None) => Ok(place),
-    }
+    let unfit = || seen.unfit.map(|why| Refusal::Seen(why.to_owned()));
+    let hides = || seen.hides.map(|path| Refusal::Hides(path.to_owned()));
+    taken.or_else(unfit).or_else(hides).map_or(Ok(place), Err)
 }
 
 #[cfg(test)]
@@ -212,7 +225,7 @@ mod tests {
     use super::*;
 
     fn of(conf: &str, machine: Machine) -> Injection {
-        Injection::of(&Document::parse(conf.as_bytes()), machine, None)
+        Injection::of(&Document::parse(conf.as_bytes()), machine, Seen::default())
     }
 
     fn targets(conf: &str, machine: Machine) -> Vec<String> {
@@ -262,8 +275,11 @@ mod tests {
             let Injection::Refused(refusal) = of(conf, Machine::Amd64V2) else { panic!("{conf}") };
             assert!(refusal.to_string().contains(why), "{refusal}");
         }
-        let seen = Injection::of(&Document::parse(b""), Machine::Amd64V2, Some("glibc 2.9 is too old"));
-        assert_eq!(seen, Injection::Refused(Refusal::Seen("glibc 2.9 is too old".to_owned())));
+        let found = |seen| Injection::of(&Document::parse(b""), Machine::Amd64V2, seen);
+        let old = found(Seen { unfit: Some("glibc 2.9 is too old"), ..Seen::default() });
+        assert_eq!(old, Injection::Refused(Refusal::Seen("glibc 2.9 is too old".to_owned())));
+        let hides = found(Seen { hides: Some("/usr/lib/x"), ..Seen::default() });
+        assert_eq!(hides, Injection::Refused(Refusal::Hides("/usr/lib/x".to_owned())));
     }
 
     #[test]

@@ -91,11 +91,15 @@ pub fn links(c: &Container) -> Vec<Finding> {
 
 /// A driver that is installed in the container all the same.
 pub fn beside(c: &Container) -> Vec<Finding> {
-    let beside = software_seen(c).and_then(|check| check.beside.as_ref()).filter(|_| place(c).is_some());
+    let Some(check) = software_seen(c).filter(|_| place(c).is_some()) else { return Vec::new() };
     let finding = |beside| {
-        Finding::warning("beside", format!("a driver is installed in the container too: {beside}"))
-            .why("programs use the host's, which is mounted; that one only takes space")
-            .fix(remove_beside(c.ctid, beside))
+        let finding =
+            Finding::warning("beside", format!("a driver is installed in the container too: {beside}"))
+                .why("programs use the host's, which is mounted; that one only takes space");
+        finding.fix(match &check.runfile {
+            Some(_) => format!("phoenix-nvidia {}", c.ctid),
+            None => remove_beside(c.ctid, beside, None),
+        })
     };
-    beside.map(finding).into_iter().collect()
+    check.beside.iter().map(finding).collect()
 }

@@ -122,8 +122,10 @@ pub fn software(c: &Container) -> Vec<Finding> {
             }
             // A run does the rest.
             let steps = InstallSteps::of(check, desired, true);
-            let told =
-                |step: &&InstallStep| matches!(step, InstallStep::Driver { .. } | InstallStep::OneSource(_));
+            let told = |step: &&InstallStep| {
+                use InstallStep::{Driver, OneSource, Uninstall};
+                matches!(step, Driver { .. } | OneSource(_) | Uninstall(_))
+            };
             let rest = steps.iter().filter(|step| !told(step));
             findings.extend(rest.map(|step| {
                 Finding::warning("packages", format!("to do: {step}"))
@@ -164,9 +166,13 @@ pub fn left_files(c: &Container) -> Vec<Finding> {
         let kept = left == [PREFERENCES] && services.has(&["runfile installed"]);
         (!left.is_empty() && !kept).then(|| {
             let what = format!("files of phoenix-nvidia in the container: {}", left.join(", "));
-            Finding::warning("left-files", what)
-                .why("it is detached, and they keep apt from installing a driver or from reading its sources")
-                .fix(format!("phoenix-nvidia detach {}", c.ctid))
+            let why = match left == [own::MARKS] {
+                true => "it is detached, and links to the host's driver may lead nowhere",
+                false => {
+                    "it is detached, and they keep apt from installing a driver or from reading its sources"
+                }
+            };
+            Finding::warning("left-files", what).why(why).fix(format!("phoenix-nvidia detach {}", c.ctid))
         })
     })
 }

@@ -29,6 +29,8 @@ pub struct Linked {
     pub first: bool,
     /// The version of another driver that is installed in it.
     pub other: Option<Version>,
+    /// A directory below a mount that has files of its own.
+    pub hidden: Option<String>,
     /// The dynamic linker's cache is new.
     pub ldconfig: bool,
 }
@@ -45,6 +47,7 @@ impl Linked {
                 "first" => linked.first = true,
                 "other" => linked.other = value.parse().ok(),
                 "glibc" => linked.glibc = glibc(&value),
+                "hidden" if linked.hidden.is_none() => linked.hidden = Some(value),
                 "ldconfig" => linked.ldconfig = true,
                 "end" => complete = true,
                 _ => {}
@@ -138,6 +141,8 @@ mod tests {
         );
         assert_eq!(linked.glibc, "2.36".parse().ok());
         assert_eq!(Linked::parse(&answer[..answer.len() - 6]), None);
+        let two = Linked::parse(b"hidden /usr/lib/x\nhidden /usr/lib/y\nend 1\n").unwrap();
+        assert_eq!(two.hidden.as_deref(), Some("/usr/lib/x"));
     }
 
     #[test]

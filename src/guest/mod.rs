@@ -19,4 +19,5 @@ pub mod own;
 pub mod packaged;
 pub mod probe;
 pub mod smi;
+pub mod uninstall;
 pub mod verify;

@@ -13,8 +13,8 @@ const GIVE_WAY: &str = concat!(include_str!("scripts/apt-own.sh"), "remove_sourc
 const REMOVE: &str = concat!(include_str!("scripts/apt-own.sh"), include_str!("scripts/remove.sh"));
 /// The key, up to version 0.2.0.
 const OLD_KEY: &str = "/usr/share/keyrings/phoenix-nvidia.asc";
-/// The marks of an install.
-const MARKS: &str = "/var/lib/phoenix-nvidia";
+/// The marks of an install, and the list of the links to the host's driver.
+pub const MARKS: &str = "/var/lib/phoenix-nvidia";
 
 /// Those that a container may have, for messages.
 pub const FILES: [&str; 6] = [PREFERENCES, SOURCE, AUTH, KEY, OLD_KEY, MARKS];

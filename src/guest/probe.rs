@@ -16,7 +16,7 @@ use crate::pve::conf::store::Conf;
 use crate::sys::process::Output;
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::hex;
-use crate::types::Ctid;
+use crate::types::{Ctid, Version};
 use raw::Raw;
 pub use raw::state_version;
 use sha2::{Digest as _, Sha256};
@@ -82,8 +82,13 @@ pub struct Check {
     pub packages: Option<Packages>,
     /// Where the driver is the host's: one that is installed all the same.
     pub beside: Option<DriverState>,
+    /// The version of one that NVIDIA's installer put beside the host's: its own
+    /// uninstaller can remove it.
+    pub runfile: Option<Version>,
     /// Links to the host's driver were made in it.
     pub links: bool,
+    /// They are of no use: it does not get the host's driver any more.
+    pub unlink: bool,
     /// Some of them are gone, or what had their place is.
     pub lost: bool,
     /// What apt's next upgrade does to them; asked for with nvidia-smi.
@@ -111,7 +116,7 @@ impl Check {
     /// Whether nothing needs to be installed. Utilities are optional: a missing
     /// one alone starts no install.
     pub fn up_to_date(&self) -> bool {
-        self.driver_matches() && !self.cuda_pending()
+        self.driver_matches() && !self.cuda_pending() && !self.unlink && self.runfile.is_none()
     }
 
     /// Whether the driver is the desired one.
@@ -263,6 +268,8 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         true => driver.mounted(raw.host_driver.as_ref() == Some(&desired.driver), bare),
         false => (driver, None),
     };
+    // One that packages hold too is for somebody to look at.
+    let runfile = beside.as_ref().filter(|_| raw.owners.is_empty()).and(raw.state.clone());
     let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
         let there = |p: &PackageTemplate| {
             let name = names.name(p);
@@ -274,7 +281,9 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
     Check {
         packages: raw.packages().filter(|_| driver == DriverState::Matching && !desired.injected),
         beside,
+        runfile,
         links: raw.links,
+        unlink: raw.links && !desired.injected,
         lost: raw.lost,
         next_upgrade: None,
         driver,

@@ -2,7 +2,7 @@
 //! that it binds, and what is done inside once after a change.
 
 use crate::driver::desired::Desired;
-use crate::driver::injection::{Injection, Machine, Place, Refusal, is_driver};
+use crate::driver::injection::{Injection, Machine, Place, Refusal, Seen, is_driver};
 use crate::driver::tree::{Shown, Trees};
 use crate::exit::{self, Code, Fault};
 use crate::guest::driver_state::DriverState;
@@ -11,6 +11,7 @@ use crate::guest::install::steps;
 use crate::guest::link::{self, Linked};
 use crate::guest::mounted;
 use crate::guest::os;
+use crate::guest::uninstall;
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
@@ -19,7 +20,7 @@ use crate::pve::conf::store::Conf;
 use crate::pve::{net, pct};
 use crate::settings::values::DriverMode;
 use crate::settings::{Settings, keys, load};
-use crate::state::injected::Injected;
+use crate::state::injected::{Injected, done};
 use crate::state::{Record, State};
 use crate::sys::text;
 use crate::sys::time::Deadline;
@@ -34,6 +35,9 @@ pub struct Given {
     pub fault: Option<anyhow::Error>,
 }
 
+/// So often in one boot starts try to remove a driver that a runfile installed.
+const UNINSTALLS: u8 = 3;
+
 /// The settings with the mode that `auto` stands for, and why it is not an install.
 pub fn settled(ctid: Ctid, conf: &Document, settings: Settings) -> (Settings, Option<String>) {
     if settings.value(keys::DRIVER_MODE) != DriverMode::Auto {
@@ -41,7 +45,7 @@ pub fn settled(ctid: Ctid, conf: &Document, settings: Settings) -> (Settings, Op
     }
     let seen = Record::of(ctid).load_of(&net::identity(conf)).injected;
     let application = os::application(conf).map(|entry| format!("an application container ({entry})"));
-    let possible = Injection::of(conf, Machine::here(), seen.unfit.as_deref()).is_on();
+    let possible = Injection::of(conf, Machine::here(), found(&seen)).is_on();
     let why = application.or(seen.impossible).filter(|_| possible);
     let mode = if why.is_some() { DriverMode::Inject } else { DriverMode::Install };
     (settings.with(keys::DRIVER_MODE, mode.word()), why)
@@ -60,13 +64,21 @@ pub fn look(ctid: Ctid, settings: &Settings, conf: &Document) -> Injection {
     if !is_asked(settings, conf) {
         return Injection::Off;
     }
-    let seen = Record::of(ctid).load_of(&net::identity(conf)).injected.unfit;
-    Injection::of(conf, Machine::here(), seen.as_deref())
+    let seen = Record::of(ctid).load_of(&net::identity(conf)).injected;
+    Injection::of(conf, Machine::here(), found(&seen))
+}
+
+/// What of a record keeps a container from having the host's driver.
+fn found(seen: &Injected) -> Seen<'_> {
+    Seen { unfit: seen.unfit.as_deref(), hides: seen.hides.as_deref() }
 }
 
 /// The same without the record: a call by hand looks again.
 pub fn look_anew(settings: &Settings, conf: &Document) -> Injection {
-    if is_asked(settings, conf) { Injection::of(conf, Machine::here(), None) } else { Injection::Off }
+    match is_asked(settings, conf) {
+        true => Injection::of(conf, Machine::here(), Seen::default()),
+        false => Injection::Off,
+    }
 }
 
 /// Whether a container is to have the host's driver. One whose DRIVER_MODE cannot
@@ -114,25 +126,19 @@ fn may_have(ctid: Ctid, conf: &Document, shown: Shown, injection: Injection) -> 
 /// Forgets why a container could not have a driver in one way or the other: it
 /// may have changed.
 pub fn look_again(ctid: Ctid) {
-    let known = Record::of(ctid).load().injected;
-    if known.unfit.is_some() || known.impossible.is_some() {
-        Record::of(ctid).update(|state| state.injected = Injected::default());
+    let state = Record::of(ctid).load();
+    let Injected { unfit, impossible, hides, .. } = &state.injected;
+    if [unfit, impossible, hides].iter().any(|why| why.is_some()) || state.uninstall_failed > 0 {
+        Record::of(ctid).update(|state| {
+            state.injected = Injected::default();
+            state.uninstall_failed = 0;
+        });
     }
 }
 
-/// How the running container differs, in one sentence. One that never had the
-/// host's driver, as conf and record tell, is not looked into.
-pub fn difference(
-    ctid: Ctid,
-    conf: &Document,
-    injection: &Injection,
-    kernel: Option<&Version>,
-) -> Option<String> {
-    let never = Record::of(ctid).load().injected == Injected::default()
-        && !mounts::mounts(conf).iter().any(is_driver);
-    if *injection == Injection::Off && never {
-        return None;
-    }
+/// How the running container differs, in one sentence. Only its mount table
+/// tells: conf and record may have forgotten what it was started with.
+pub fn difference(ctid: Ctid, injection: &Injection, kernel: Option<&Version>) -> Option<String> {
     let has = mounted::version(ctid).ok()?;
     match (injection, has, kernel) {
         (Injection::On(_), Some(has), Some(kernel)) if has == *kernel => None,
@@ -170,14 +176,22 @@ pub fn must_be_mounted(ctid: Ctid, desired: &Desired) -> anyhow::Result<()> {
 }
 
 /// Whether nothing was left to do inside when somebody looked last, with the
-/// same software desired.
+/// same software desired and the conf as it was.
 pub fn is_complete(ctid: Ctid, desired: &Desired) -> bool {
-    Record::of(ctid).load().injected.complete == Some(desired.fingerprint())
+    let Some(complete) = Record::of(ctid).load().injected.complete else { return false };
+    Conf::of(ctid).stamp().is_some_and(|stamp| complete == done(&desired.fingerprint(), &stamp))
 }
 
-/// Whether the links of the desired driver were made.
+/// Whether the links of the desired driver were made, with the conf as it was.
 pub fn is_linked(ctid: Ctid, desired: &Desired) -> bool {
-    Record::of(ctid).load().injected.linked.as_deref() == Some(desired.driver.as_str())
+    let Some(linked) = Record::of(ctid).load().injected.linked else { return false };
+    Conf::of(ctid).stamp().is_some_and(|stamp| linked == done(desired.driver.as_str(), &stamp))
+}
+
+/// Whether no start of this boot tries again to remove a driver that a runfile
+/// installed.
+pub fn gave_up(ctid: Ctid) -> bool {
+    Record::of(ctid).load().uninstall_failed >= UNINSTALLS
 }
 
 /// Whether the services of this very start found another driver, or none, and
@@ -191,8 +205,14 @@ pub fn restart_is_due(ctid: Ctid, settings: &Settings) -> bool {
 /// # Errors
 /// [`Code::Software`]: the container cannot use the driver, or could not be
 /// looked into.
-pub fn link(ctid: Ctid, place: &Place, desired: &Desired, deadline: &Deadline) -> anyhow::Result<Linked> {
-    link_in(&Guest::new(ctid), place, desired, deadline)
+pub fn link(
+    ctid: Ctid,
+    place: &Place,
+    desired: &Desired,
+    settings: &Settings,
+    deadline: &Deadline,
+) -> anyhow::Result<Linked> {
+    link_in(&Guest::new(ctid), place, desired, settings, deadline)
 }
 
 /// The same in a container that may be another one by now.
@@ -203,17 +223,21 @@ pub fn link_in(
     guest: &Guest,
     place: &Place,
     desired: &Desired,
+    settings: &Settings,
     deadline: &Deadline,
 ) -> anyhow::Result<Linked> {
     let (ctid, driver) = (guest.ctid(), &desired.driver);
+    // What is written meanwhile may be of other contents.
+    let stamp = Conf::of(ctid).stamp();
     let linked = link::link(guest, place, driver, deadline)?;
     let unfit = linked.unfit(Trees::host().glibc(driver), place.drop_in);
-    let late = unfit.is_none() && linked.late(place.drop_in);
+    let late = unfit.is_none() && linked.hidden.is_none() && linked.late(place.drop_in);
     let init = late.then(|| pct::init(ctid).ok().flatten()).flatten();
     Record::of(ctid).update(|state| {
         state.injected.unfit.clone_from(&unfit);
-        let done = linked.mounted.is_some() && unfit.is_none();
-        state.injected.linked = done.then(|| driver.to_string());
+        state.injected.hides.clone_from(&linked.hidden);
+        let stamp = stamp.filter(|_| linked.mounted.is_some() && unfit.is_none());
+        state.injected.linked = stamp.map(|stamp| done(driver.as_str(), &stamp));
         if let Some(init) = init {
             state.restart_due = Some(init.to_string());
         }
@@ -222,23 +246,41 @@ pub fn link_in(
         let found =
             linked.other.as_ref().map(|other| format!("found driver {other}, which is installed in it"));
         let found = found.unwrap_or_else(|| "did not find the driver".to_owned());
-        log::warn!("services that started before this step {found}: they need one restart");
-        log::warn!("{}", crate::exit::fix(&format!("pct reboot {ctid}")));
+        tell_late(ctid, &found, settings);
     }
-    match unfit {
-        Some(why) => Err(Refusal::Seen(why).fault(ctid).into()),
-        None => Ok(linked),
+    match (unfit, &linked.hidden) {
+        (Some(why), _) => Err(Refusal::Seen(why).fault(ctid).into()),
+        (None, Some(path)) => Err(Refusal::Hides(path.clone()).fault(ctid).into()),
+        (None, None) => Ok(linked),
     }
 }
 
-/// The command that removes a driver that is installed beside the host's.
-pub fn remove_beside(ctid: Ctid, beside: &DriverState) -> String {
+/// Says that the services of this start need a restart, and the command only
+/// where nobody else makes it.
+fn tell_late(ctid: Ctid, found: &str, settings: &Settings) {
+    let what = format!("services that started before this step {found}");
+    if startable::restarts_after_install(settings) {
+        log::info!("{what}: the container is restarted once (AFTER_INSTALL=reboot)");
+    } else {
+        log::warn!("{what}: they need one restart (AFTER_INSTALL=none)");
+        log::warn!("{}", crate::exit::fix(&format!("pct reboot {ctid}")));
+    }
+}
+
+/// The command that removes a driver that is installed beside the host's;
+/// `runfile` is the version that a runfile installed.
+pub fn remove_beside(ctid: Ctid, beside: &DriverState, runfile: Option<&Version>) -> String {
     let packages = match beside {
         DriverState::Packaged { packages, .. } => packages.remove(ctid),
         DriverState::HostFiles { .. } => Some(format!("nano /etc/pve/lxc/{ctid}.conf")),
+        DriverState::Other { version } | DriverState::Incomplete { version: Some(version), .. }
+            if runfile.is_none() =>
+        {
+            Some(uninstall::remove_files(ctid, version))
+        }
         _ => None,
     };
-    packages.unwrap_or_else(|| format!("pct exec {ctid} -- nvidia-uninstall --silent"))
+    packages.unwrap_or_else(|| uninstall::command(ctid, runfile))
 }
 
 /// What is of a container's host driver, for reports.
@@ -255,7 +297,7 @@ impl Facts {
     pub fn read(ctid: Ctid, settings: &Settings, conf: &Document, state: &State, running: bool) -> Facts {
         let asked = is_asked(settings, conf);
         let injection = match asked {
-            true => Injection::of(conf, Machine::here(), state.injected.unfit.as_deref()),
+            true => Injection::of(conf, Machine::here(), found(&state.injected)),
             false => Injection::Off,
         };
         let concerned = running && (asked || mounts::mounts(conf).iter().any(is_driver));

@@ -10,7 +10,7 @@ use crate::guest::exec::{self, ExecError, Guest};
 use crate::guest::install::steps::{self, InstallSteps, cuda_refused};
 use crate::guest::install::{self, Installed};
 use crate::guest::probe::{self, Ask, Check};
-use crate::guest::{boot, leftovers, link, mounted, verify};
+use crate::guest::{boot, leftovers, link, mounted, uninstall, verify};
 use crate::job::identity::Identity;
 use crate::job::injection;
 use crate::job::locks;
@@ -58,6 +58,8 @@ pub struct Progress {
     pub unseen: bool,
     /// Why CUDA packages are missing: the driver does not depend on them.
     pub cuda: Option<anyhow::Error>,
+    /// Why a driver that a runfile installed is still beside the host's.
+    pub beside: Option<anyhow::Error>,
 }
 
 /// Whether the CUDA step failed already in this boot, with the same inputs:
@@ -127,10 +129,18 @@ impl Install<'_> {
         self.identity.update(|state| state.asked = Some(asked));
         let guest = self.guest();
         progress.unseen = true;
-        let check = self.probe(&guest)?;
+        let mut check = self.probe(&guest)?;
         progress.unseen = false;
         steps::fit(self.ctid, &check)?;
         self.link(&guest, &check, progress)?;
+        if self.desired.injected && probe::application(self.ctid).is_some() {
+            // It gets no packages, and no program of ours more than that.
+            progress.version = Some(self.desired.driver.clone());
+            return Ok(());
+        }
+        if !self.insist && injection::gave_up(self.ctid) {
+            check.runfile = None;
+        }
         let steps = InstallSteps::of(&check, self.desired, self.cuda_is_due(&check));
         let refused = cuda_refused(self.ctid, &check).map(anyhow::Error::from);
         let matters = check.cuda_obstacle.as_ref().is_some_and(|obstacle| obstacle.matters(self.desired));
@@ -196,16 +206,50 @@ impl Install<'_> {
             return Ok(());
         }
         injection::must_be_mounted(self.ctid, self.desired)?;
-        if !check.links || check.lost || !injection::is_linked(self.ctid, self.desired) {
-            let conf = Conf::of(self.ctid).read()?;
-            if let Injection::On(place) = injection::look(self.ctid, self.settings, &conf) {
-                let limit = self.settings.value(keys::READY_TIMEOUT).max(self.desired.limits.check);
-                injection::link_in(guest, &place, self.desired, &Deadline::after(limit))?;
-            }
+        // What is not probed shows no links.
+        let gone = (!check.links || check.lost) && probe::application(self.ctid).is_none();
+        if gone || !injection::is_linked(self.ctid, self.desired) {
+            self.link_now(guest)?;
         }
         if injection::restart_is_due(self.ctid, self.settings) {
             progress.driver_changed = Some((None, self.desired.driver.clone()));
         }
+        Ok(())
+    }
+
+    fn link_now(&self, guest: &Guest) -> anyhow::Result<()> {
+        let conf = Conf::of(self.ctid).read()?;
+        if let Injection::On(place) = injection::look(self.ctid, self.settings, &conf) {
+            let limit = self.settings.value(keys::READY_TIMEOUT).max(self.desired.limits.check);
+            injection::link_in(guest, &place, self.desired, self.settings, &Deadline::after(limit))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a runfile installed beside the host's driver, and gives its
+    /// places to the links. Where that fails, programs use the host's all the same.
+    fn uninstall(&self, guest: &Guest, version: &Version, progress: &mut Progress) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let gone = uninstall::run(guest, version, self.desired.limits.install).and_then(|()| {
+            let now = self.probe(guest)?;
+            uninstall::must_be_gone(self.ctid, version, &now)
+        });
+        match gone {
+            Err(error) if exec::ended(&error) => return Err(error),
+            Err(error) => {
+                exit::tell(log::Level::Warn, &error);
+                progress.beside = Some(error);
+            }
+            Ok(()) => {
+                let took = human(begun.elapsed());
+                log::info!("driver: removed {version}, which a runfile had installed, in {took}");
+                self.link_now(guest)?;
+            }
+        }
+        let failed = progress.beside.is_some();
+        self.identity.update(|state| {
+            state.uninstall_failed = if failed { state.uninstall_failed.saturating_add(1) } else { 0 };
+        });
         Ok(())
     }
 
@@ -235,8 +279,11 @@ impl Install<'_> {
         let init = pct::init(self.ctid).ok().flatten();
         let limits = &self.desired.limits;
         let guest = guest.until(Deadline::after(limits.install + limits.download));
-        if check.links && !self.desired.injected {
+        if steps.unlink() {
             link::unlink(&guest, &Deadline::after(limits.check))?;
+        }
+        if let Some(version) = steps.uninstall() {
+            self.uninstall(&guest, version, progress)?;
         }
         let installed = install::install(&guest, self.desired, check, steps, &Cache::system());
         self.record(installed.as_ref().ok(), progress.cuda.is_some(), init.as_ref());

@@ -130,8 +130,9 @@ impl Done {
                 state.container_driver = Some(version.to_string());
                 state.driver_removal.clone_from(&self.progress.removal);
             }
-            if let (Ok(()), Some(cuda)) = (&self.result, &self.progress.cuda) {
-                state.lacks(cuda);
+            if self.result.is_ok() {
+                let Progress { beside, cuda, .. } = &self.progress;
+                beside.iter().chain(cuda).for_each(|lacking| state.lacks(lacking));
             }
             if self.result.is_ok() && self.progress.driver_changed.is_none() {
                 // The reboot helped; a later change of the driver is another one.

@@ -4,6 +4,7 @@
 mod support;
 
 mod by_hand;
+mod changing;
 mod devices;
 mod drm;
 mod host_files;

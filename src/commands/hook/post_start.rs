@@ -18,6 +18,7 @@ use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
 use crate::settings::{Call, MARK, Settings, keys, load};
+use crate::state::injected::done;
 use crate::state::{Outcome, Record, State};
 use crate::sys::look::View;
 use crate::sys::signal;
@@ -131,10 +132,16 @@ impl Start<'_> {
         let guest = Guest::new(self.ctid);
         // For the look and for what follows from it, together.
         let deadline = Deadline::after(desired.limits.check);
-        if desired.injected && self.mounted(desired, &deadline)? {
-            return Ok(());
+        // What is written while we look may be of other contents.
+        let stamp = desired.injected.then(|| Conf::of(self.ctid).stamp()).flatten();
+        if desired.injected {
+            match self.mounted(desired, stamp.as_deref(), &deadline)? {
+                Mounted::Done => return Ok(()),
+                Mounted::Restart => return self.hand_over(wait, &until, &deadline),
+                Mounted::Look => {}
+            }
         }
-        let check = match probe::check(&guest, desired, Ask::Files, &deadline) {
+        let mut check = match probe::check(&guest, desired, Ask::Files, &deadline) {
             Ok(check) => check,
             Err(error) if exec::ended(&error) => return Err(error),
             Err(error) => {
@@ -153,10 +160,11 @@ impl Start<'_> {
             own::give_way(&guest, &twice.file, &deadline);
         }
         self.tell_beside(&check);
+        let removable = check.runfile.take_if(|_| injection::gave_up(self.ctid)).is_some();
         let restart = desired.injected && injection::restart_is_due(self.ctid, self.settings);
         if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check).filter(|_| !restart) {
             let removal = check.packages.as_ref().and_then(|packages| packages.remove(self.ctid));
-            self.record_right(desired, cuda, removal);
+            self.record_right(desired, cuda, removal, stamp.as_deref().filter(|_| !removable));
             return Ok(());
         }
         self.tell_why_not_waiting();
@@ -180,31 +188,43 @@ impl Start<'_> {
         Ok(earlier.until(until)? == Followed::Continues)
     }
 
-    /// The host's driver: it is mounted, or that is the error. True if nothing is
-    /// left to do inside, for which no program is started.
-    fn mounted(&self, desired: &Desired, deadline: &Deadline) -> anyhow::Result<bool> {
+    /// The host's driver: it is mounted, or that is the error. Where nothing is
+    /// left to do inside no program is started.
+    fn mounted(
+        &self,
+        desired: &Desired,
+        stamp: Option<&str>,
+        deadline: &Deadline,
+    ) -> anyhow::Result<Mounted> {
         let place = match injection::look(self.ctid, self.settings, self.document) {
             Injection::On(place) => place,
             Injection::Refused(refusal) => return Err(refusal.fault(self.ctid).into()),
-            Injection::Off => return Ok(false),
+            Injection::Off => return Ok(Mounted::Look),
         };
         injection::must_be_mounted(self.ctid, desired)?;
         if !injection::is_complete(self.ctid, desired) {
-            match injection::link(self.ctid, &place, desired, deadline) {
+            match injection::link(self.ctid, &place, desired, self.settings, deadline) {
                 // An application container gets no packages.
-                Ok(linked) if linked.shell && os::application(self.document).is_none() => return Ok(false),
-                Ok(linked) if linked.shell => {}
+                Ok(linked) if linked.shell && os::application(self.document).is_none() => {
+                    return Ok(Mounted::Look);
+                }
+                // Its program may have found another driver. It is not looked into.
+                Ok(linked) if linked.shell => {
+                    if injection::restart_is_due(self.ctid, self.settings) {
+                        return Ok(Mounted::Restart);
+                    }
+                }
                 Ok(_) => log::info!("no shell in the container: no links to the driver, no packages"),
                 Err(error) if exec::timed_out(&error) => {
                     self.not_seen(error, desired);
-                    return Ok(true);
+                    return Ok(Mounted::Done);
                 }
                 Err(error) => return Err(error),
             }
         }
         log::info!("{}", desired.right());
-        self.record_right(desired, !cuda_failed_before(self.ctid, desired), None);
-        Ok(true)
+        self.record_right(desired, !cuda_failed_before(self.ctid, desired), None, stamp);
+        Ok(Mounted::Done)
     }
 
     /// A driver that is installed although the host's is mounted: programs use
@@ -212,7 +232,11 @@ impl Start<'_> {
     fn tell_beside(&self, check: &Check) {
         let Some(beside) = &check.beside else { return };
         log::info!("a driver is installed in the container too ({beside}); programs use the host's");
-        log::info!("{}", exit::fix(&injection::remove_beside(self.ctid, beside)));
+        // Its own uninstaller is run next, unless that failed too often.
+        if check.runfile.is_none() || injection::gave_up(self.ctid) {
+            let fix = injection::remove_beside(self.ctid, beside, check.runfile.as_ref());
+            log::info!("{}", exit::fix(&fix));
+        }
     }
 
     /// "Could not look" is not "not installed".
@@ -242,12 +266,14 @@ impl Start<'_> {
         Ok(())
     }
 
-    fn record_right(&self, desired: &Desired, cuda: bool, removal: Option<String>) {
+    /// Records that the container is as wanted; `stamp` is that of the conf, where
+    /// no start needs to look into it again before the conf changes.
+    fn record_right(&self, desired: &Desired, cuda: bool, removal: Option<String>, stamp: Option<&str>) {
         self.record("check", &Ok(()), |state| {
             state.asked = Some(desired.fingerprint());
             state.container_driver = Some(desired.driver.to_string());
             state.driver_removal.clone_from(&removal);
-            state.injected.complete = desired.injected.then(|| desired.fingerprint());
+            state.injected.complete = stamp.map(|stamp| done(&desired.fingerprint(), stamp));
             // The reboot helped; a later change of the driver is another one.
             state.rebooted_for = None;
             if !cuda {
@@ -296,6 +322,16 @@ impl Start<'_> {
     }
 }
 
+/// What is left to do in a container with the host's driver.
+enum Mounted {
+    /// Nothing, or it is left to the install process.
+    Done,
+    /// Its packages are to be looked at.
+    Look,
+    /// A restart: its program started with another driver.
+    Restart,
+}
+
 /// What an earlier install left is not to be taken for this one's result.
 fn begins(ctid: Ctid) {
     Record::of(ctid).update(|state| {
@@ -319,5 +355,6 @@ fn nothing_to_do(ctid: Ctid, desired: &Desired, check: &Check) -> Option<Right> 
         log::info!("{}", desired.right());
         return Some(Right { cuda: !tell_obstacle(ctid, desired, check) });
     }
-    (check.driver_matches() && cuda_failed_before(ctid, desired)).then_some(Right { cuda: false })
+    let due = check.unlink || check.runfile.is_some() || !check.driver_matches();
+    (!due && cuda_failed_before(ctid, desired)).then_some(Right { cuda: false })
 }

@@ -21,6 +21,10 @@ pub enum InstallStep {
         /// The version after.
         to: Version,
     },
+    /// Links to the host's driver go, which it does not get any more.
+    Unlink,
+    /// The driver of a runfile goes, of this version: the host's is mounted.
+    Uninstall(Version),
     /// Our apt source goes, since this file has the same repository.
     OneSource(String),
     /// Our apt source, which has another repository than the settings.
@@ -46,6 +50,10 @@ impl fmt::Display for InstallStep {
                 write!(f, "install driver {to} (found incomplete: {why})")
             }
             InstallStep::Driver { found, to } => write!(f, "install driver {to} (found: {found})"),
+            InstallStep::Unlink => f.write_str("remove the links to the host's driver"),
+            InstallStep::Uninstall(version) => {
+                write!(f, "remove driver {version}, which a runfile installed, with its nvidia-uninstall")
+            }
             InstallStep::OneSource(theirs) => {
                 write!(f, "remove our apt source: {theirs} has the same repository")
             }
@@ -99,6 +107,12 @@ impl InstallSteps {
         if matches!(check.driver, DriverState::Unsupported { .. }) {
             return InstallSteps(steps);
         }
+        if check.unlink {
+            steps.push(InstallStep::Unlink);
+        }
+        steps.extend(check.runfile.clone().map(InstallStep::Uninstall));
+        // Beside these no packages are needed.
+        let early = steps.len();
         if !check.driver_matches() && !desired.injected {
             steps.push(InstallStep::Driver { found: check.driver.clone(), to: desired.driver.clone() });
         }
@@ -113,7 +127,7 @@ impl InstallSteps {
                 steps.push(InstallStep::Cuda(names(check, desired)));
             }
         }
-        if !steps.is_empty() && check.os.apt && !check.utilities_missing.is_empty() {
+        if steps.len() > early && check.os.apt && !check.utilities_missing.is_empty() {
             steps.push(InstallStep::Utilities(check.utilities_missing.clone()));
         }
         if let Some(twice) = &check.source_twice {
@@ -135,6 +149,19 @@ impl InstallSteps {
     /// Whether the driver is changed.
     pub fn driver(&self) -> bool {
         self.0.iter().any(|step| matches!(step, InstallStep::Driver { .. }))
+    }
+
+    /// Whether links to the host's driver go.
+    pub fn unlink(&self) -> bool {
+        self.0.contains(&InstallStep::Unlink)
+    }
+
+    /// The version of a runfile's driver that goes.
+    pub fn uninstall(&self) -> Option<&Version> {
+        self.0.iter().find_map(|step| match step {
+            InstallStep::Uninstall(version) => Some(version),
+            _ => None,
+        })
     }
 
     /// The file that has the repository of our apt source too.

@@ -37,6 +37,26 @@ link() {
     printf '%s %s\n' "$1" "$2" >>"$list"
 }
 
+# What lies below the mounts, seen through another mount of the directory above, which
+# this look alone has. What a copy of the container took of ours is ours. $1...: the
+# mounts.
+hidden() {
+    command -v unshare >/dev/null && command -v mount >/dev/null || return 0
+    unshare -m sh -c '
+        at=$1
+        shift
+        for d in "$@"; do
+            above=${d%/glibc-hwcaps/*}
+            [ "$above" = "$d" ] && above=${d%/*}
+            [ -f "$d/.phoenix-nvidia" ] && mount --bind "$above" "$at" || continue
+            for f in "$at/${d#"$above/"}"/* "$at/${d#"$above/"}"/.[!.]*; do
+                [ -e "$f" ] || [ -L "$f" ] || continue
+                [ -e "$at/${d#"$above/"}/.phoenix-nvidia" ] || echo "hidden $d"
+                break
+            done
+        done' sh "$own" "$@" 2>/dev/null
+}
+
 refresh() {
     for f in /sbin/ldconfig /usr/sbin/ldconfig; do
         if [ -x "$f" ]; then
@@ -47,10 +67,12 @@ refresh() {
 }
 
 if [ "$do" = unlink ]; then
+    some=
+    [ -f "$list" ] && some=1
     unlink
-    [ -f "$conf" ] && rm -f "$conf" && echo "removed $conf"
+    [ -f "$conf" ] && rm -f "$conf" && echo "removed $conf" && some=1
     rmdir "$own" 2>/dev/null
-    refresh
+    [ -z "$some" ] || refresh
     echo "end 1"
     exit 0
 fi
@@ -81,6 +103,7 @@ if [ -z "$dir" ]; then
 fi
 echo "mounted $dir"
 mkdir -p "$own"
+hidden "$@"
 complete=
 unlink >/dev/null
 [ -n "$complete" ] || echo "first yes"

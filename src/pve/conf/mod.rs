@@ -4,7 +4,7 @@
 //! [`document`] keeps every byte, [`devices`] and [`mounts`] find our entries,
 //! [`reconcile`] edits them, [`before`] puts back what stood there before us,
 //! [`rules`] and [`host_files`] find what others wrote (all pure), [`store`]
-//! locks, reads and replaces the file.
+//! locks, reads and replaces the file, and its stamp tells one writing from the next.
 
 pub mod before;
 pub mod devices;
@@ -17,6 +17,7 @@ pub mod mounts;
 mod open;
 pub mod reconcile;
 pub mod rules;
+mod stamp;
 pub mod store;
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ nouveau_check=yes
 glvnd=
 silent=
 uninstall=
+module_unload=yes
 test "${0##*/}" = nvidia-uninstall && uninstall=yes
+test -n "$uninstall" && log=/var/log/nvidia-uninstall.log
 
 note() {
     echo "$*" >> "$log"
@@ -46,6 +48,7 @@ for argument in "$@"; do
         --silent | -s) silent=yes ;;
         --no-kernel-module@PLURAL@) kernel_module= ;;
         --no-nouveau-check) nouveau_check= ;;
+        --skip-module-unload) module_unload=; case $argument in @FLAGS@) ;; *) bad_option "$argument" ;; esac ;;
         @GLVND@) glvnd=$argument ;;
         @ALTERNATES@) alternate_check= ;;
         --log-file-name=*) log=${argument#*=} ;;
@@ -96,9 +99,12 @@ remove_installed() {
 
 if test -n "$uninstall"; then
     note "nvidia-installer --uninstall, $version"
-    test -e "$list" || echo "There is no NVIDIA driver currently installed." >&2
+    # Measured in its source: whatever it comes to, it ends with 0.
+    test -e "$list" || { echo "There is no NVIDIA driver currently installed." >&2; exit 0; }
+    test -e /root/uninstall-fails && { echo "ERROR: Uninstallation failed." >&2; exit 0; }
     remove_installed
-    rm -f "$state"/[0-9]*
+    rm -rf "$state"
+    test -n "$module_unload" && note "running rmmod nvidia"
     command -v ldconfig > /dev/null && ldconfig
     exit 0
 fi

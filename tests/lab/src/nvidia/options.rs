@@ -25,8 +25,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("--install-compat32-libs", "346.16"),
     ("--no-drm", "364"),
     ("--no-systemd", "465.19"),
-    ("--skip-module-unload", "450"),
-    ("--skip-depmod", "450"),
+    ("--skip-module-unload", "361.16"),
+    ("--skip-depmod", "418.30"),
     ("--dkms", "304"),
     ("--no-dkms", "430"),
 ];
