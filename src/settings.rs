@@ -12,6 +12,7 @@ pub mod secrets;
 pub mod values;
 
 use crate::exit::{Code, Fault};
+use crate::sys::file::in_its_place;
 use crate::sys::text;
 use crate::types::Ctid;
 use envfile::EnvLine;
@@ -95,6 +96,8 @@ pub struct Problem {
     pub message: String,
     /// Where it stands; `None`: nowhere, it is missing.
     pub origin: Option<Origin>,
+    /// The command for what is no setting: a file that cannot be read.
+    pub fix: Option<String>,
 }
 
 impl Problem {
@@ -119,7 +122,7 @@ impl Problem {
                 format!("phoenix-nvidia attach {ctid} --gpus 0")
             }
             None if key.is_some() => format!("echo '{name}={example}' >>{NODE_FILE}"),
-            None => "man phoenix-nvidia.env".to_owned(),
+            None => self.fix.clone().unwrap_or_else(|| "man phoenix-nvidia.env".to_owned()),
         }
     }
 }
@@ -252,7 +255,7 @@ impl Settings {
     }
 
     fn read<T>(&self, key: &Spec, read: fn(&str) -> values::Read<T>) -> Result<T, Problem> {
-        let problem = |message, origin| Problem { key: key.name.to_owned(), message, origin };
+        let problem = |message, origin| Problem { key: key.name.to_owned(), message, origin, fix: None };
         let (value, origin) =
             self.text(key).ok_or_else(|| problem(format!("{} is not set", key.name), None))?;
         read(value).map_err(|why| {
@@ -269,7 +272,7 @@ fn few(mut problems: Vec<Problem>) -> Vec<Problem> {
     if let Some(more) = problems.len().checked_sub(MOST_PROBLEMS).filter(|more| *more > 0) {
         problems.truncate(MOST_PROBLEMS);
         let message = format!("{more} more lines of the settings cannot be read");
-        problems.push(Problem { key: String::new(), message, origin: None });
+        problems.push(Problem { key: String::new(), message, origin: None, fix: None });
     }
     problems
 }
@@ -300,6 +303,7 @@ fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
                     given.key, given.origin, key.name
                 ),
                 origin: Some(given.origin.clone()),
+                fix: None,
             });
         }
     }
@@ -308,18 +312,28 @@ fn near_misses(conf: &[Given], problems: &mut Vec<Problem>) {
 /// The assignments in a settings file, the last line first: it wins, as with
 /// systemd.
 fn lines_of(file: &'static str, content: Content, problems: &mut Vec<Problem>) -> Vec<Given> {
-    let mut problem = |key: &str, line: Option<usize>, message: String| {
-        let origin = line.map(|line| Origin::File(file.into(), line));
-        problems.push(Problem { key: key.to_owned(), message, origin });
-    };
+    let mut unreadable = None;
     let bytes = content.unwrap_or_else(|error| {
-        problem("", None, format!("cannot read {file}: {error}"));
+        unreadable = Some(Problem {
+            key: String::new(),
+            message: format!("cannot read {file}: {error}"),
+            origin: None,
+            fix: Some(match in_its_place(&error) {
+                Some(_) => format!("mv {file} {file}.aside && touch {file}"),
+                None => format!("ls -l {file}"),
+            }),
+        });
         Vec::new()
     });
+    problems.extend(unreadable);
+    let mut problem = |key: &str, line: usize, message: String| {
+        let origin = Some(Origin::File(file.into(), line));
+        problems.push(Problem { key: key.to_owned(), message, origin, fix: None });
+    };
     let mut given = Vec::new();
     for line in envfile::parse(&bytes) {
         match line {
-            EnvLine::Bad { line } => problem("", Some(line), format!("{file} line {line}: not KEY=VALUE")),
+            EnvLine::Bad { line } => problem("", line, format!("{file} line {line}: not KEY=VALUE")),
             EnvLine::Set { key, value, line } if keys::by_name(&key).is_some() => {
                 given.push(Given { key, value, origin: Origin::File(file.into(), line) });
             }
@@ -328,7 +342,7 @@ fn lines_of(file: &'static str, content: Content, problems: &mut Vec<Problem>) -
                     || "; phoenix-nvidia.env(5) lists all".to_owned(),
                     |k| format!(": did you mean {}?", k.name),
                 );
-                problem(&key, Some(line), format!("unknown setting {key} ({file} line {line}){hint}"));
+                problem(&key, line, format!("unknown setting {key} ({file} line {line}){hint}"));
             }
         }
     }

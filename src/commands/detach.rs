@@ -253,13 +253,15 @@ impl Detachment {
     }
 
     /// Removes the links to the host's driver, before their list goes, and names what
-    /// stays.
-    fn remove_links(&self, running: bool) {
+    /// stays. Whether there were any.
+    fn remove_links(&self, running: bool) -> bool {
         let ctid = self.ctid;
-        if running {
-            if let Err(error) = link::unlink(&Guest::new(ctid), &Deadline::secs(15)) {
-                log::warn!("container {ctid}: links to the host's driver may still be in it: {error:#}");
-            }
+        let gone = match running {
+            true => link::unlink(&Guest::new(ctid), &Deadline::secs(15)),
+            false => Ok(0),
+        };
+        if let Err(error) = &gone {
+            log::warn!("container {ctid}: links to the host's driver may still be in it: {error:#}");
         }
         let places = self.driver_places();
         if !places.is_empty() {
@@ -268,6 +270,7 @@ impl Detachment {
                 places.join(" ")
             );
         }
+        gone.is_ok_and(|links| links > 0)
     }
 
     /// Where the host's driver was mounted.
@@ -296,7 +299,7 @@ impl Detachment {
         if running {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
-        self.remove_links(running);
+        let unlinked = self.remove_links(running);
         let files = self.remove_files(options, running, have);
         let noted = match files {
             Files::Left => record.keep_left_files(&identity, driver.clone()),
@@ -305,7 +308,7 @@ impl Detachment {
         if let Err(error) = noted {
             log::warn!("container {ctid}: cannot delete its record: {error}");
         }
-        if !self.has_some() && files == Files::None {
+        if !self.has_some() && files == Files::None && !unlinked {
             log::info!("container {ctid}: nothing to remove");
         } else if let Some((driver, removal)) = driver.filter(|_| !options.keep_driver) {
             let out = Out::stdout();

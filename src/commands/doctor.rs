@@ -18,6 +18,7 @@ const HOST: &[fn(&Host) -> Vec<Finding>] = &[
     host::nodes,
     host::boot_unit,
     host::quorum,
+    host::versions,
     host::problems,
 ];
 
@@ -99,6 +100,7 @@ fn look(ctid: Option<Ctid>) -> anyhow::Result<Vec<Finding>> {
         reader.ask_nodes(&host, &mut container);
         containers.push(container);
     }
+    host.other_versions = reader.other_versions();
     host.problems = reader.problems();
     let mut findings: Vec<Finding> = HOST.iter().flat_map(|check| check(&host)).collect();
     for container in &containers {

@@ -24,7 +24,6 @@ use crate::pve::conf::store::Conf;
 use crate::pve::net;
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
-use crate::settings::idle;
 use crate::state::Record;
 use crate::sys::look::{Look, View};
 use crate::sys::out::{Out, Style};
@@ -114,8 +113,11 @@ impl Steps {
 
     /// Settings that have no effect as they stand.
     fn no_effect(&mut self) {
-        let all = idle::all(&self.hand.settings, &self.hand.document, self.hand.conf.path());
-        let told = all.iter().flat_map(|idle| [format!("{}: {}", idle.what, idle.why), exit::fix(&idle.fix)]);
+        let told = self
+            .hand
+            .idle
+            .iter()
+            .flat_map(|idle| [format!("{}: {}", idle.what, idle.why), exit::fix(&idle.fix)]);
         self.notes.extend(text::few(told.collect(), 2 * plan::MOST_LINES));
     }
 

@@ -122,6 +122,18 @@ pub fn boot_unit(host: &Host) -> Vec<Finding> {
     vec![finding]
 }
 
+/// Nodes with another version of the package: each starts a container as its own
+/// has it.
+pub fn versions(host: &Host) -> Vec<Finding> {
+    let here = env!("CARGO_PKG_VERSION");
+    let finding = |(node, version): &(String, String)| {
+        Finding::warning("versions", format!("node {node} has phoenix-nvidia {version}, this node {here}"))
+            .why("a container that moves there starts as that version has it: settings and mounts of a newer one may be unknown")
+            .fix("install the same package phoenix-nvidia on each node")
+    };
+    host.other_versions.iter().map(finding).collect()
+}
+
 /// Whether this node has quorum.
 pub fn quorum(host: &Host) -> Vec<Finding> {
     if host.quorum {

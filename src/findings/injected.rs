@@ -75,16 +75,15 @@ pub fn mounted(c: &Container) -> Vec<Finding> {
 pub fn links(c: &Container) -> Vec<Finding> {
     let Some(place) = place(c).filter(|_| c.running) else { return Vec::new() };
     // Where nothing can be run there are none, and nobody misses them.
-    let without = software_seen(c).is_some_and(|check| !check.links && check.os.unfit.is_none());
-    let late = place.drop_in && c.state.injected.linked.is_none();
-    if !without && !late {
-        return Vec::new();
-    }
-    let (what, why) = match late {
-        true => {
+    let seen = software_seen(c).filter(|check| check.os.unfit.is_none());
+    let why = "nvidia-smi may not be on the PATH, nor the driver in ldconfig -p";
+    let (what, why) = match seen {
+        _ if place.drop_in && c.state.injected.linked.is_none() => {
             ("programs do not find the host's driver yet", "this machine needs an ld.so.conf.d file for it")
         }
-        false => ("no links to the host's driver", "nvidia-smi may not be on the PATH, nor in ldconfig -p"),
+        Some(check) if !check.links => ("no links to the host's driver", why),
+        Some(check) if check.lost => ("links to the host's driver are gone", why),
+        _ => return Vec::new(),
     };
     vec![Finding::warning("links", what).why(why).fix(format!("phoenix-nvidia {}", c.ctid))]
 }
@@ -102,4 +101,30 @@ pub fn beside(c: &Container) -> Vec<Finding> {
         })
     };
     check.beside.iter().map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use crate::driver::injection::{Machine, Seen};
+    use crate::job::injection::Facts;
+    use crate::pve::conf::document::Document;
+
+    /// A running container that is to have the host's driver, with what its mount table shows.
+    fn found(mounted: Option<Result<&str, &str>>) -> Vec<(Level, String)> {
+        let injection = Injection::of(&Document::parse(b""), Machine::Amd64V2, Seen::default());
+        let mounted = mounted.map(|has| has.map(|v| v.parse().unwrap()).map_err(str::to_owned));
+        let c = Container { host_driver: Facts { injection, mounted }, ..Container::plain("") };
+        super::mounted(&c).into_iter().map(|finding| (finding.level, finding.what)).collect()
+    }
+
+    #[test]
+    fn a_mount_table_that_cannot_be_read_is_unknown_and_no_missing_mount() {
+        let unseen = "cannot see which driver is mounted in the container: Permission denied";
+        assert_eq!(found(Some(Err("Permission denied"))), [(Level::Unknown, unseen.to_owned())]);
+        assert_eq!(found(None)[0].0, Level::Failure);
+        assert_eq!(found(Some(Ok("570.86.15")))[0].0, Level::Failure);
+        assert_eq!(found(Some(Ok("580.95.05")))[0].0, Level::Ok);
+    }
 }

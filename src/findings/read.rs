@@ -50,7 +50,10 @@ use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
+/// So long in all, nodes are asked to which no container comes by itself.
+const ASKING: Duration = Duration::from_secs(15);
 /// The link that enables the unit which makes the nodes at boot.
 const BOOT_UNIT: &str = "/etc/systemd/system/multi-user.target.wants/phoenix-nvidia-nodes.service";
 
@@ -79,6 +82,8 @@ pub struct Host {
     pub tree: Option<Result<Shown, Gap>>,
     /// Whether the nodes are made at boot; none where systemd does not run.
     pub boot_unit: Option<bool>,
+    /// Other nodes with another version of this program, and that.
+    pub other_versions: Vec<(String, String)>,
     /// What could not be looked at.
     pub problems: Vec<String>,
 }
@@ -193,6 +198,8 @@ pub struct Reader {
     files: Look<'static>,
     /// What other nodes answered so far.
     answers: BTreeMap<(String, PathBuf), Readiness>,
+    /// Until when nodes are asked to which a container comes only by hand.
+    asking: Option<Deadline>,
 }
 
 impl Reader {
@@ -220,7 +227,7 @@ impl Reader {
         inventory.add_other_cards(View::host());
         confs.retain(|(_, conf)| !ctids.is_empty() || is_ours(&files, &storages, conf));
         let host = Host::of(&mut look, inventory);
-        Ok((Reader { look, files, answers: BTreeMap::new() }, host, confs))
+        Ok((Reader { look, files, answers: BTreeMap::new(), asking: None }, host, confs))
     }
 
     /// Reads what is known of a container without looking into it.
@@ -268,20 +275,34 @@ impl Reader {
     }
 
     /// Asks the nodes that a container may come to by itself for what it needs
-    /// there, each once.
+    /// there, each once; the others for their version, as long as there is time.
     pub fn ask_nodes(&mut self, host: &Host, container: &mut Container) {
         let Hookscript::Ours(place) = &container.hook else { return };
         let targets = host.cluster.targets(container.ctid);
         for node in &host.cluster.others {
             let by_itself = targets.contains(&node);
             let mut lack = readiness::without_storage(node, place, &host.storages);
-            if lack.is_none() && by_itself {
+            let time = self.asking.get_or_insert_with(|| Deadline::after(ASKING));
+            if by_itself || node.online && !time.passed() {
                 let key = (node.name.clone(), place.path.clone());
                 let answer = self.answers.entry(key).or_insert_with(|| readiness::ask(node, &place.path));
-                lack = readiness::lacking(node, place, &host.storages, answer.clone());
+                let found = readiness::lacking(node, place, &host.storages, answer.clone());
+                lack = lack.or(found.filter(|_| by_itself));
             }
             container.elsewhere.extend(lack.map(|lack| (lack, by_itself)));
         }
+    }
+
+    /// The nodes that answered with another version than ours, and that.
+    pub fn other_versions(&self) -> Vec<(String, String)> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for ((node, _), answer) in &self.answers {
+            let Readiness::Known { version: Some(version), .. } = answer else { continue };
+            if version != env!("CARGO_PKG_VERSION") && found.iter().all(|(known, _)| known != node) {
+                found.push((node.clone(), version.clone()));
+            }
+        }
+        found
     }
 
     /// What could not be looked at so far.

@@ -293,3 +293,16 @@ fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ct
     };
     inventory.claims.iter().find_map(holds)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_could_not_be_read_is_not_said_to_have_no_card() {
+        let mut inventory = Inventory::default();
+        assert_eq!(list_of(&inventory, false), "this host has no NVIDIA card");
+        inventory.problems.push("/proc/driver/nvidia/gpus does not answer".to_owned());
+        assert_eq!(list_of(&inventory, false), "this host has no NVIDIA card that could be read");
+    }
+}

@@ -12,6 +12,7 @@ use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::{Caller, Conf};
 use crate::pve::startable::{Obstacle, Startable};
+use crate::settings::idle::{self, Idle};
 use crate::settings::{self, Call, Settings, keys, load};
 use crate::state::Record;
 use crate::sys::look::{Look, View};
@@ -31,6 +32,9 @@ pub struct ByHand {
     pub document: Document,
     /// Its settings.
     pub settings: Settings,
+    /// Those that have no effect; what `auto` does not use today it may use at
+    /// the next start.
+    pub idle: Vec<Idle>,
 }
 
 /// A restart, with its reasons.
@@ -61,8 +65,9 @@ impl ByHand {
     pub fn read(ctid: Ctid, conf: Conf) -> anyhow::Result<ByHand> {
         let document = conf.read()?;
         let settings = load::of(ctid, Call::ByHand, &conf, &document);
+        let idle = idle::all(&settings, &document, conf.path());
         let (settings, _) = injection::settled(ctid, &document, settings);
-        Ok(ByHand { ctid, conf, document, settings })
+        Ok(ByHand { ctid, conf, document, settings, idle })
     }
 
     /// The requirements' `validate_inputs`: everything is read before

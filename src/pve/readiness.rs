@@ -11,6 +11,7 @@ use std::time::Duration;
 
 /// Proxmox's own way to the other nodes; root has a key everywhere.
 const SSH: &str = "/usr/bin/ssh";
+const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
 /// The deadline for an answer.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -78,13 +79,13 @@ pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readine
     let install = "install the package phoenix-nvidia on that node";
     let put = format!("ssh {name} install -D -m 755 /usr/share/phoenix-nvidia/phoenix-nvidia {path}");
     let (kind, what, fix) = match answer {
-        Readiness::Known { package: true, snippet } if snippet || shared => return None,
+        Readiness::Known { package: true, snippet, .. } if snippet || shared => return None,
         Readiness::Unknown(why) => {
             let file = if shared { String::new() } else { format!(" and the hookscript {path}") };
             let what = format!("cannot ask node {name} for the package phoenix-nvidia{file}: {why}");
             (LackKind::Unknown, what, format!("ssh {name} phoenix-nvidia --version"))
         }
-        Readiness::Known { package, snippet } => {
+        Readiness::Known { package, snippet, .. } => {
             let (what, fix) = match (package, snippet || shared) {
                 (false, true) => (
                     "the package phoenix-nvidia: starts there have no GPU setup".to_owned(),
@@ -112,6 +113,8 @@ pub enum Readiness {
     Known {
         /// phoenix-nvidia is installed.
         package: bool,
+        /// Its version, where it says one.
+        version: Option<String>,
         /// The snippet is there and executable.
         snippet: bool,
     },
@@ -153,7 +156,9 @@ fn question(snippet: &Path) -> Option<String> {
     path.bytes().all(good).then(|| {
         let test =
             |file: &str, word: &str| format!("if test -x {file}; then echo {word}=1; else echo {word}=0; fi");
-        format!("{}; {}", test("/usr/sbin/phoenix-nvidia", "package"), test(path, "snippet"))
+        // In the form `phoenix-nvidia 0.2.0`.
+        let version = format!("{PROGRAM} --version 2>/dev/null");
+        format!("{}; {}; {version}", test(PROGRAM, "package"), test(path, "snippet"))
     })
 }
 
@@ -163,7 +168,11 @@ fn answer(text: &str) -> Option<Readiness> {
         let no = text.lines().any(|line| line.trim() == format!("{word}=0"));
         (yes != no).then_some(yes)
     };
-    Some(Readiness::Known { package: value("package")?, snippet: value("snippet")? })
+    let version = text.lines().find_map(|line| line.trim().strip_prefix("phoenix-nvidia "));
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-+~".contains(c);
+    let version = version.filter(|version| version.len() <= 40 && version.chars().all(plain));
+    let version = version.map(str::to_owned);
+    Some(Readiness::Known { package: value("package")?, version, snippet: value("snippet")? })
 }
 
 #[cfg(test)]
@@ -182,7 +191,8 @@ mod tests {
         let some = place("some:snippets/phoenix-nvidia");
         let share = place("share:snippets/phoenix-nvidia");
         let says = |place: &Place, package, snippet| {
-            let lack = lacking(&node, place, &storages, Readiness::Known { package, snippet });
+            let answer = Readiness::Known { package, version: None, snippet };
+            let lack = lacking(&node, place, &storages, answer);
             lack.map(|lack| format!("{} | {}", lack.what, lack.fix)).unwrap_or_default()
         };
         assert_eq!(says(&local, true, true), "");
@@ -200,8 +210,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_or_none() {
-        let known = Readiness::Known { package: true, snippet: false };
-        assert_eq!(answer("motd\npackage=1\nsnippet=0\n"), Some(known));
+        let known = |version: Option<&str>| {
+            Some(Readiness::Known { package: true, version: version.map(str::to_owned), snippet: false })
+        };
+        assert_eq!(answer("motd\npackage=1\nsnippet=0\n"), known(None));
+        assert_eq!(answer("package=1\nsnippet=0\nphoenix-nvidia 0.1.0\n"), known(Some("0.1.0")));
+        assert_eq!(answer("package=1\nsnippet=0\nphoenix-nvidia $(id)\n"), known(None));
         assert_eq!(answer("package=1\n"), None);
         assert_eq!(answer("package=1\npackage=0\nsnippet=1\n"), None);
         assert_eq!(question(Path::new("/a b")), None);

@@ -56,12 +56,7 @@ const RULES: &[Rule] = &[
     Rule {
         by: keys::DRIVER_MODE.spec(),
         when: |settings| settings.value(keys::DRIVER_MODE) == DriverMode::Inject,
-        idle: &[
-            keys::NVIDIA_RUNFILE_URL.spec(),
-            keys::NVIDIA_RUNFILE_SHA256.spec(),
-            keys::AFTER_INSTALL.spec(),
-            keys::REBOOT_WAIT.spec(),
-        ],
+        idle: &[keys::NVIDIA_RUNFILE_URL.spec(), keys::NVIDIA_RUNFILE_SHA256.spec()],
         why: "DRIVER_MODE=inject: the host's driver is mounted, and no driver is installed",
     },
     Rule {
@@ -260,9 +255,14 @@ mod tests {
             (&["INSTALL=off", "DRIVER_MODE=inject"], &["DRIVER_MODE"]),
             (&["INSTALL=off", "DRIVER_MODE=install"], &[]),
             (
-                &["DRIVER_MODE=inject", "NVIDIA_RUNFILE_URL=https://h/y", SUM, "REBOOT_WAIT=9"],
-                &["NVIDIA_RUNFILE_URL", "NVIDIA_RUNFILE_SHA256", "REBOOT_WAIT"],
+                &["DRIVER_MODE=inject", "NVIDIA_RUNFILE_URL=https://h/y", SUM],
+                &["NVIDIA_RUNFILE_URL", "NVIDIA_RUNFILE_SHA256"],
             ),
+            // A driver that was there before is followed by a restart too.
+            (&["DRIVER_MODE=inject", "AFTER_INSTALL=none"], &[]),
+            (&["DRIVER_MODE=inject", "REBOOT_WAIT=9"], &[]),
+            // It may be either at the next start.
+            (&["DRIVER_MODE=auto", "NVIDIA_RUNFILE_URL=https://h/y", "AFTER_INSTALL=none"], &[]),
             // CUDA packages are installed there too.
             (&["DRIVER_MODE=inject", "CUDA_PACKAGES=x", "INSTALL_WAIT=7"], &[]),
             // They ask for nothing, or for what is so anyway.

@@ -178,3 +178,15 @@ fn the_remedy_of_a_bad_line_names_its_place() {
         "{many:?}"
     );
 }
+
+#[test]
+fn a_file_that_cannot_be_read_has_a_command_and_not_the_manual() {
+    let fix = |error: io::Error| {
+        let places = Places { cluster: Err(error), ..places(&[], "", "", &[]) };
+        let settings = Settings::of(Call::ByHand, places, ctid());
+        settings.problems[0].remedy(ctid())
+    };
+    let directory = io::Error::other(crate::sys::file::NotRegular("a directory"));
+    assert_eq!(fix(directory), format!("mv {CLUSTER_FILE} {CLUSTER_FILE}.aside && touch {CLUSTER_FILE}"));
+    assert_eq!(fix(io::Error::from_raw_os_error(5)), format!("ls -l {CLUSTER_FILE}"));
+}

@@ -484,6 +484,15 @@ fn nodes_of_the_cluster_that_are_not_ready() {
     lab.sh("mkdir -p /etc/pve/nodes/beta/lxc /etc/pve/ha").ok();
     lab.write("/etc/pve/.members", r#"{"nodelist": {"beta": {"id": 2, "online": 1, "ip": "192.0.2.12"}}}"#);
     assert_eq!(bad(&lab), [""; 0], "nothing brings it to another node by itself");
+    let version = |version: &str| {
+        let answer = format!("#!/bin/sh\necho package=1\necho snippet=1\necho phoenix-nvidia {version}\n");
+        lab.replace_program("/usr/bin/ssh", answer);
+    };
+    version(env!("CARGO_PKG_VERSION"));
+    assert_eq!(bad(&lab), [""; 0]);
+    version("0.0.9");
+    assert_eq!(bad(&lab), ["versions warning"]);
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says("node beta has phoenix-nvidia 0.0.9, this node");
     lab.write("/etc/pve/ha/resources.cfg", "ct: 101\n\tstate started\n");
     lab.replace_program("/usr/bin/ssh", "#!/bin/sh\necho package=1\necho snippet=1\n");
     assert_eq!(bad(&lab), [""; 0]);
@@ -590,6 +599,10 @@ fn what_the_hosts_driver_in_a_container_needs() {
     lab.sh("umount /run/phoenix-nvidia/driver/580.95.05").ok();
     assert_eq!(bad(&lab), ["tree failure"]);
     lab.run(["phoenix-nvidia", "prepare"]).ok();
+    assert_eq!(bad(&lab), [""; 0]);
+    ct.sh("rm /usr/lib/x86_64-linux-gnu/libcuda.so.1").ok();
+    assert_eq!(bad(&lab), ["links warning"], "one that went");
+    lab.run(["phoenix-nvidia", "101"]).ok();
     assert_eq!(bad(&lab), [""; 0]);
     ct.sh("rm -r /var/lib/phoenix-nvidia").ok();
     assert_eq!(bad(&lab), ["links warning"]);

@@ -9,6 +9,7 @@ mod attach;
 mod detach;
 mod doctor;
 mod elsewhere;
+mod injected;
 mod package;
 mod plan;
 mod recorded;

@@ -71,8 +71,10 @@ if [ "$do" = unlink ]; then
     [ -f "$list" ] && some=1
     unlink
     [ -f "$conf" ] && rm -f "$conf" && echo "removed $conf" && some=1
-    rmdir "$own" 2>/dev/null
-    [ -z "$some" ] || refresh
+    if [ -n "$some" ]; then
+        rmdir "$own" 2>/dev/null
+        refresh
+    fi
     echo "end 1"
     exit 0
 fi
