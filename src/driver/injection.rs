@@ -6,7 +6,7 @@
 //! directories, up to 2.36 also in `x86_64`: with the driver there nothing has to
 //! run inside. A directory that is not looked at does no harm.
 
-use crate::driver::tree;
+use crate::driver::tree::{self, HWCAPS, OWN};
 use crate::exit::{Code, Fault};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::{Mount, RUN, Target, targets};
@@ -16,10 +16,6 @@ use std::fmt;
 /// Applied as written under every AppArmor profile of Proxmox (measured).
 /// Optional: a container starts on a node without the package too.
 const OPTIONS: &str = "bind,ro,nosuid,nodev,optional,create=dir";
-
-/// Of a container's own: nothing in it is looked at without the drop-in.
-const OWN: &str = "phoenix-nvidia";
-const HWCAPS: [&str; 2] = ["glibc-hwcaps/x86-64-v2", "x86_64"];
 
 /// What a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

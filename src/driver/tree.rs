@@ -38,10 +38,22 @@ pub fn source() -> String {
     format!("{RUN}/driver/current")
 }
 
+/// The ends of the places where containers have a tree: those that glibc looks at.
+pub const HWCAPS: [&str; 2] = ["glibc-hwcaps/x86-64-v2", "x86_64"];
+/// One that nothing looks at without the drop-in.
+pub const OWN: &str = "phoenix-nvidia";
+
 /// The version of the tree that a mount table shows, if any.
 pub fn mounted(table: &str) -> Option<Version> {
     let below = |path: &str| path.rsplit_once("/phoenix-nvidia/driver/")?.1.parse::<Version>().ok();
-    mountinfo::mounts(table).find_map(|mount| mount.lower().find_map(below).or_else(|| below(mount.root)))
+    // Of a bind mount it has the path within the file system, which may begin anywhere above.
+    let bound = |mount: &mountinfo::Mounted<'_>| {
+        let is_place = HWCAPS.iter().chain([&OWN]).any(|end| mount.at.ends_with(end));
+        mount.root.rsplit_once('/').filter(|_| is_place)?.1.parse::<Version>().ok()
+    };
+    mountinfo::mounts(table).find_map(|mount| {
+        mount.lower().find_map(below).or_else(|| below(mount.root)).or_else(|| bound(&mount))
+    })
 }
 
 /// The trees of a host.

@@ -24,7 +24,7 @@ pub(super) fn is_mounted(look: &Look<'_>) -> bool {
 }
 
 fn is_right(at: &Path) -> bool {
-    mount::is_mounted(at) && mount::opens_devices(at)
+    mount::is_mounted(at) && mount::takes_devices(at)
 }
 
 /// Mounts the file system for the nodes unless it is there, in the place of

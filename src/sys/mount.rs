@@ -86,9 +86,11 @@ pub fn for_devices(at: &Path) -> io::Result<()> {
     Ok(mount(None::<&str>, at, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
 }
 
-/// Whether devices can be opened on the file system at a path.
-pub fn opens_devices(at: &Path) -> bool {
-    statvfs(at).is_ok_and(|fs| !fs.flags().contains(FsFlags::ST_NODEV))
+/// Whether devices can be made and opened on the file system at a path. Root of a
+/// privileged container can make all of it read-only, by one file that is bound
+/// into the container.
+pub fn takes_devices(at: &Path) -> bool {
+    statvfs(at).is_ok_and(|fs| !fs.flags().intersects(FsFlags::ST_NODEV | FsFlags::ST_RDONLY))
 }
 
 /// Unmounts everything at a directory. Bind mounts of it remain.

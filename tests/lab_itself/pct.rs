@@ -50,16 +50,24 @@ fn a_template_does_not_start_and_its_clone_does() {
 }
 
 #[test]
-fn a_rollback_brings_the_lines_of_then_back() {
+fn a_rollback_brings_the_lines_and_files_of_then_back() {
     let Some(lab) = Lab::builder().start() else { return };
-    lab.create(101, Rootfs::Busybox.privileged());
+    let ct = lab.create(101, Rootfs::Busybox.privileged());
+    ct.write("/root/mine", "then");
     lab.append("/etc/pve/lxc/101.conf", "lxc.environment: GPU_ASSIGNMENT=0\n");
     lab.run(["pct", "snapshot", "101", "before"]).ok();
     let snapshot = lab.conf(101);
     let (main, section) = snapshot.split_once("\n[before]\n").unwrap_or_else(|| panic!("{snapshot}"));
     assert!(main.contains("parent: before") && section.contains("snaptime: "), "{snapshot}");
     lab.write("/etc/pve/lxc/101.conf", snapshot.replacen("ASSIGNMENT=0", "ASSIGNMENT=1", 1));
+    ct.write("/root/mine", "later");
+    ct.write("/root/more", "later");
     lab.run(["pct", "rollback", "101", "before"]).ok();
+    assert_eq!(ct.read("/root/mine"), "then");
+    assert!(!ct.exists("/root/more"));
+    lab.run(["pct", "start", "101"]).ok();
+    assert_eq!(ct.sh("cat /root/mine; ls /root").ok().stdout, "thenmine\n");
+    lab.run(["pct", "stop", "101"]).ok();
     lab.run(["pct", "config", "101"]).ok().says("GPU_ASSIGNMENT=0").says_not("GPU_ASSIGNMENT=1");
     lab.run(["pct", "delsnapshot", "101", "before"]).ok();
     assert!(!lab.conf(101).contains("before"));

@@ -1,4 +1,5 @@
 //! DRM nodes in a container: those of its card, and everybody inside may open them.
+use crate::inject_hostile;
 use crate::support;
 
 use phoenix_lab::{Errno, Lab, Rootfs, Spec};
@@ -121,6 +122,7 @@ fn a_boot_of_the_host_and_what_others_did_to_the_nodes_cost_nothing() {
         ("link", format!("ln -sf /dev/null {CARD}")),
         ("number", format!("rm {CARD} && mknod -m 666 {CARD} c 1 3")),
         ("nodev", format!("mount -o remount,nodev {OURS}")),
+        ("read-only", format!("mount -o remount,ro {OURS}")),
         ("other", format!("mount -t tmpfs -o nodev x {OURS}")),
         ("gone", format!("umount -l {OURS}")),
     ] {
@@ -130,6 +132,29 @@ fn a_boot_of_the_host_and_what_others_did_to_the_nodes_cost_nothing() {
         assert!(start.stderr.contains(CARD) || start.stdout.contains(CARD), "{what}: {start}");
         has_its_nodes(&lab);
         assert_eq!(mounts_of_ours(&lab), 1, "{what}");
+    }
+}
+
+/// It owns them, as it owns those of /dev, and by one of them their file system.
+#[test]
+fn what_root_of_a_privileged_container_does_to_the_nodes_lasts_until_the_next_start() {
+    let Some(lab) = with_drm(Rootfs::Busybox.privileged()) else { return };
+    lab.run(["pct", "start", "101"]).ok();
+    let ct = lab.container(101);
+    let hostile = inject_hostile::program(&lab, 101);
+    let before = lab.sh(&format!("ls -ln {OURS}/dri | cut -c 1-30")).ok().stdout;
+    inject_hostile::attack(&ct, &ASSIGNED.map(str::to_owned));
+    for bad in [
+        format!("chmod 000 {0} && chown 7:7 {0}", ASSIGNED[0]),
+        format!("{hostile} --freeze {}", ASSIGNED[0]),
+        format!("umount {0} && rm -f {0}", ASSIGNED[0]),
+    ] {
+        ct.sh(&bad).ok();
+        lab.run(["pct", "stop", "101"]).ok();
+        lab.run(["pct", "start", "101"]).ok().says_not("WARNING");
+        has_its_nodes(&lab);
+        assert_eq!(lab.sh(&format!("ls -ln {OURS}/dri | cut -c 1-30")).ok().stdout, before, "{bad}");
+        lab.sh(&format!("grep ' {OURS} ' /proc/mounts")).ok().says(" rw,");
     }
 }
 

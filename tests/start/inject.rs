@@ -6,16 +6,16 @@ use phoenix_lab::{Container, Errno, Lab, Rootfs, Spec};
 use std::time::Duration;
 use support::{lab, node, setting};
 
-const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
-const OLD: &str = "580.95.05";
-const OLDER: &str = "570.86.15";
-const NEW: &str = "580.105.08";
-const KEPT: &str = "/var/lib/phoenix-nvidia/driver";
-const SHOWN: &str = "/run/phoenix-nvidia/driver";
-const HWCAPS: &str = "/usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2";
+pub const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
+pub const OLD: &str = "580.95.05";
+pub const OLDER: &str = "570.86.15";
+pub const NEW: &str = "580.105.08";
+pub const KEPT: &str = "/var/lib/phoenix-nvidia/driver";
+pub const SHOWN: &str = "/run/phoenix-nvidia/driver";
+pub const HWCAPS: &str = "/usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2";
 
 /// A host with a driver of its own, that gives it to its containers.
-fn host() -> Option<Lab> {
+pub fn host() -> Option<Lab> {
     let lab = lab(Lab::builder().gpus(1).driver(OLD))?;
     // As systemd leaves them: what is mounted and unmounted here is in the namespaces of others too.
     lab.sh("mount --make-rshared /").ok();
@@ -24,7 +24,7 @@ fn host() -> Option<Lab> {
     Some(lab)
 }
 
-fn create(lab: &Lab, id: u32, spec: Spec) {
+pub fn create(lab: &Lab, id: u32, spec: Spec) {
     lab.create(id, spec);
     lab.nvidia().printer(id);
     setting(lab, id, "GPU_ASSIGNMENT=0");
@@ -32,19 +32,19 @@ fn create(lab: &Lab, id: u32, spec: Spec) {
 }
 
 /// A container with a program that prints the versions of the libraries that it finds, not started yet.
-fn injecting(spec: Spec) -> Option<Lab> {
+pub fn injecting(spec: Spec) -> Option<Lab> {
     let lab = host()?;
     create(&lab, 101, spec);
     Some(lab)
 }
 
-fn start(lab: &Lab) -> phoenix_lab::Output {
+pub fn start(lab: &Lab) -> phoenix_lab::Output {
     lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
 }
 
 /// What the program printed as the container's process 1 ran it, before anything of ours ran inside, and now.
 #[track_caller]
-fn finds(ct: &Container<'_>, version: &str) {
+pub fn finds(ct: &Container<'_>, version: &str) {
     let both = format!("{version}\n{version}\n");
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while ct.read("/at-boot").is_empty() && std::time::Instant::now() < deadline {
@@ -54,7 +54,7 @@ fn finds(ct: &Container<'_>, version: &str) {
     assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, both);
 }
 
-fn the_first_start_has_the_driver(spec: Spec) {
+pub fn the_first_start_has_the_driver(spec: Spec) {
     let Some(lab) = injecting(spec) else { return };
     start(&lab)
         .ok()
@@ -461,7 +461,7 @@ fn a_container_changes_from_install_to_inject_and_back() {
 }
 
 #[track_caller]
-fn finds_now(ct: &Container<'_>, version: &str) {
+pub fn finds_now(ct: &Container<'_>, version: &str) {
     assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, format!("{version}\n{version}\n"));
 }
 
@@ -683,7 +683,7 @@ fn a_copy_that_was_deleted_is_made_and_mounted_again() {
 
 /// Puts the libraries of an older driver into the root of a container, below the directory of its libraries, as one
 /// that was installed there before.
-fn older_driver(lab: &Lab, id: u32, below: &str) {
+pub fn older_driver(lab: &Lab, id: u32, below: &str) {
     lab.nvidia().user_space(OLDER);
     lab.sh(&format!(
         "set -e; root=/var/lib/vz/images/{id}/subvol-{id}-disk-0.subvol; at=$root/usr/lib/x86_64-linux-gnu
@@ -700,7 +700,7 @@ fn older_driver(lab: &Lab, id: u32, below: &str) {
 
 /// What the install process wrote, once it says this.
 #[track_caller]
-fn worker_says(lab: &Lab, id: u32, what: &str) {
+pub fn worker_says(lab: &Lab, id: u32, what: &str) {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     let log = format!("/var/log/phoenix-nvidia/{id}.log");
     while !lab.sh(&format!("cat {log}")).stdout.contains(what) {

@@ -2,6 +2,9 @@
  * Tries, as root of a container, to write to what is mounted read-only: `write-through PATH…`. Each way of making a mount
  * writable is followed by a write through the path (a directory: a new file in it) and tells both outcomes. It ends with 0
  * if nothing could be written, with 1 if something was, with 2 if it could not try.
+ *
+ * `write-through --below PATH` unmounts all that is there and writes to what lies below; `write-through --freeze PATH` makes
+ * the file system itself read-only, for everybody who has it mounted. These end with 0 if that was done, else with 1.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -151,11 +154,36 @@ static int attempt(int way, const char *path)
 	return written;
 }
 
+static int below(const char *path)
+{
+	int unmounted = 0;
+
+	while (!umount2(path, MNT_DETACH))
+		unmounted++;
+	printf("%s: unmounted %d times, then %s; write: ", path, unmounted, strerror(errno));
+	printf("%s\n", writes(path) ? strerror(errno) : "DONE");
+	return !unmounted;
+}
+
+static int freeze(const char *path)
+{
+	int fd = syscall(SYS_fspick, AT_FDCWD, path, 0);
+	int frozen = fd >= 0 && !syscall(SYS_fsconfig, fd, FSCONFIG_SET_FLAG, "ro", NULL, 0) &&
+		     !syscall(SYS_fsconfig, fd, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0);
+
+	printf("%s: fsconfig ro: %s\n", path, frozen ? "done" : strerror(errno));
+	return !frozen;
+}
+
 int main(int count, char **paths)
 {
 	int written = 0, at, status;
 	unsigned int way;
 
+	if (count == 3 && !strcmp(paths[1], "--below"))
+		return below(paths[2]);
+	if (count == 3 && !strcmp(paths[1], "--freeze"))
+		return freeze(paths[2]);
 	for (at = 1; at < count; at++)
 		for (way = 0; way < sizeof(ways) / sizeof(*ways); way++) {
 			pid_t child = fork();

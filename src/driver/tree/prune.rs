@@ -102,10 +102,10 @@ pub fn prune(kept: &Path, shown: &Path, keep: &[&Version]) -> usize {
     removed
 }
 
-/// The name by which a mount table tells a tree that is bound itself, without
-/// overlayfs; what is above it may be a file system.
+/// The end of the path by which a mount table tells a tree that is bound itself,
+/// without overlayfs. Any directory above it may be a file system of its own.
 fn bound(tree: &str) -> &str {
-    tree.split_once("/phoenix-nvidia/").map_or(tree, |(_, below)| below)
+    &tree[tree.rfind('/').unwrap_or_default()..]
 }
 
 /// Whether no process sees a tree that was put aside. Overlays of it are told

@@ -107,7 +107,15 @@ fn a_tree_in_a_mount_table_tells_its_version() {
     let tree = "lowerdir=/var/lib/phoenix-nvidia/driver/580.95.05:/run/phoenix-nvidia/driver/empty";
     assert_eq!(mounted(&line("/", tree)), Some(version()));
     assert_eq!(mounted(&line("/lib/phoenix-nvidia/driver/580.95.05", "x=y")), Some(version()));
-    for other in [line("/", "lowerdir=/var/lib/phoenix-nvidia/driver/empty:/x"), line("/x", "upperdir=/y")] {
+    // Bound, from a file system that is mounted at the trees themselves.
+    let bound = |at: &str| format!("40 30 0:52 /580.95.05 {at} ro - ext4 /dev/x ro\n");
+    for at in ["/usr/lib64/glibc-hwcaps/x86-64-v2", "/usr/lib/x86_64-linux-gnu/x86_64"] {
+        assert_eq!(mounted(&bound(at)), Some(version()), "{at}");
+    }
+    let elsewhere = bound("/srv/x");
+    for other in
+        [line("/", "lowerdir=/var/lib/phoenix-nvidia/driver/empty:/x"), line("/x", "upperdir=/y"), elsewhere]
+    {
         assert_eq!(mounted(&other), None, "{other}");
     }
 }

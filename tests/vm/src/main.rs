@@ -1,6 +1,7 @@
 //! phoenix-nvidia under AppArmor: `vm-tests [WORDS…]` takes a container of each kind through the steps of its life, and
 //! prints a line for each. It runs in the virtual machine that `tests/vm/run` starts, in the lab over that
-//! machine's own nodes, /proc and AppArmor. `vm-tests --images` prints the directories of the lab's cache that it needs.
+//! machine's own nodes, /proc and AppArmor. `vm-tests --images` prints the directories of the lab's cache that it needs, and
+//! `vm-tests --user-space DIRECTORY` makes the driver's libraries there, with a program that uses them.
 //!
 //! What is real there: Debian's kernel and its AppArmor, LXC and its profiles, device nodes that open, /proc/driver/nvidia,
 //! /proc/devices and /sys/module/nvidia of a loaded module. What stands in: the module (`module/nvidia.c`: no card is behind
@@ -9,27 +10,44 @@
 #![allow(clippy::print_stdout, clippy::expect_used, clippy::unwrap_used)] // printing is what it is for; a helper that fails, fails its case
 
 mod denials;
+mod injected;
 mod kinds;
 mod steps;
 
 use phoenix_lab::cases::Run;
+use phoenix_lab::nvidia::userspace;
 use phoenix_lab::{Rootfs, rootfs};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// No step begins after this time; the machine is given more by `run`.
-const LIMIT: Duration = Duration::from_secs(780);
+const LIMIT: Duration = Duration::from_secs(1300);
 
 /// The root of every container.
 const ROOTFS: Rootfs = Rootfs::Debian12;
 
+/// The version of the module, as its source has it.
+fn version() -> &'static str {
+    let source = include_str!("../module/nvidia.c");
+    source.split_once("#define VERSION \"").and_then(|(_, rest)| rest.split('"').next()).expect("a version")
+}
+
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("--images") {
-        for name in rootfs::make(ROOTFS).expect("the containers' images") {
-            println!("{}", rootfs::cache().expect("the lab's cache").join(name).display());
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--images"] => {
+            for name in rootfs::make(ROOTFS).expect("the containers' images") {
+                println!("{}", rootfs::cache().expect("the lab's cache").join(name).display());
+            }
+            return ExitCode::SUCCESS;
         }
-        return ExitCode::SUCCESS;
+        ["--user-space", directory] => {
+            userspace::build(Path::new(directory), version()).expect("the driver's libraries");
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     let run = Run::begin(LIMIT);
     let next = AtomicUsize::new(0);

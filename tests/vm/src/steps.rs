@@ -1,7 +1,8 @@
 //! The steps of a container's life, each with the property that it shows. A container of every kind goes through all of
-//! them in this order; a further one (injection, live changes, nested engines) is a line of [`STEPS`] and its function.
+//! them in this order; a further one (live changes, nested engines) is a line of [`STEPS`] and its function.
 
 use crate::denials::Denials;
+use crate::injected;
 use crate::kinds::{Kind, Profile};
 use phoenix_lab::cases::{Outcome, Run};
 use phoenix_lab::nvidia::runfile::Runfile;
@@ -19,6 +20,9 @@ const STEPS: &[(&str, Step)] = &[
     ("root inside writes through none of it", written_through),
     ("a reboot from inside keeps all of it", reboot),
     ("detach takes all of it away", detach),
+    ("the host's driver, mounted, is there in the first start", injected::first_start),
+    ("root inside changes neither the driver nor the host's copy", injected::unchanged),
+    ("root inside keeps nobody else from the DRM nodes", injected::drm_nodes),
 ];
 
 /// How long a start may take in an emulated machine.
@@ -27,16 +31,18 @@ const START: Duration = Duration::from_secs(300);
 const PROGRAM: &str = "/kit/phoenix-nvidia";
 /// Tries to write to what is mounted read-only.
 const WRITE_THROUGH: &str = "/kit/write-through";
+/// Where it is in a container.
+pub const HOSTILE: &str = "/root/write-through";
 const GPUS: &str = "/proc/driver/nvidia/gpus";
 /// A directory of the host that is bound read-only and by nothing else protected.
 const CONTROL: &str = "/srv/control";
 
 /// The container of one kind, in a lab of its own.
-struct Subject<'lab> {
-    kind: &'lab Kind,
-    lab: &'lab Lab,
-    ct: Container<'lab>,
-    version: String,
+pub struct Subject<'lab> {
+    pub kind: &'lab Kind,
+    pub lab: &'lab Lab,
+    pub ct: Container<'lab>,
+    pub version: String,
     /// The `information` of the host's cards, by minor.
     cards: Vec<String>,
 }
@@ -91,20 +97,22 @@ fn subject<'lab>(lab: &'lab Lab, kind: &'lab Kind) -> Subject<'lab> {
 }
 
 impl Subject<'_> {
-    fn id(&self) -> String {
+    pub fn id(&self) -> String {
         self.kind.id.to_string()
     }
 
-    fn ours(&self, words: &[&str]) -> Output {
+    /// The program under test.
+    pub fn ours(&self, words: &[&str]) -> Output {
         self.lab.command("phoenix-nvidia").args(words).timeout(START).run()
     }
 
-    fn pct(&self, verb: &str) -> Output {
+    /// `pct VERB N`
+    pub fn pct(&self, verb: &str) -> Output {
         self.lab.command("pct").args([verb, &self.id()]).timeout(START).run()
     }
 
     /// What a line of a card's `information` says.
-    fn card(&self, minor: usize, key: &str) -> &str {
+    pub fn card(&self, minor: usize, key: &str) -> &str {
         let line = self.cards[minor].lines().find_map(|line| line.strip_prefix(key));
         line.unwrap_or_else(|| panic!("no {key} in {:?}", self.cards)).trim()
     }
@@ -116,7 +124,7 @@ fn label(lab: &Lab, pid: &str) -> String {
 }
 
 /// No warning, but those that only say how slow an emulated machine is.
-fn calm(output: &Output) {
+pub fn calm(output: &Output) {
     let warning = |line: &&str| line.contains("WARNING") && !line.contains("timed out after");
     assert!(!output.stdout.lines().chain(output.stderr.lines()).any(|line| warning(&line)), "{output}");
 }
@@ -172,7 +180,7 @@ fn masks(subject: &Subject<'_>) {
 }
 
 /// Adds to the log of the machine's console, for whoever looks into a failure.
-fn note(text: &str) {
+pub fn note(text: &str) {
     let _ = std::fs::OpenOptions::new()
         .append(true)
         .open("/dev/console")
@@ -189,8 +197,8 @@ fn content(lab: &Lab, directory: &str) -> String {
 
 fn written_through(subject: &Subject<'_>) {
     let (lab, ct) = (subject.lab, &subject.ct);
-    ct.files().program("/root/write-through", std::fs::read(WRITE_THROUGH).unwrap());
-    let run = |paths: &[String]| ct.command("/root/write-through").args(paths).run();
+    ct.files().program(HOSTILE, std::fs::read(WRITE_THROUGH).unwrap());
+    let run = |paths: &[String]| ct.command(HOSTILE).args(paths).run();
     let copies = "/run/phoenix-nvidia";
     let before = content(lab, copies);
     let card = format!("{GPUS}/{}", subject.card(0, "Bus Location:"));

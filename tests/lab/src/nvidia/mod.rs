@@ -9,6 +9,6 @@ mod elf;
 mod options;
 pub mod runfile;
 mod tar;
-mod userspace;
+pub mod userspace;
 
 pub(crate) use elf::shared_object;

@@ -2,8 +2,10 @@
 //! linked against them that prints the version of each.
 
 use crate::gpus::Nvidia;
-use crate::lab::Lab;
 use crate::nvidia::runfile;
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+use std::process::Command;
 
 /// Where the host has its libraries.
 const DIRECTORY: &str = "/usr/lib/x86_64-linux-gnu";
@@ -33,59 +35,116 @@ __attribute__((force_align_arg_pointer)) void _start(void) {
 }
 "#;
 
+/// The name of a library, its SONAME, and the function that tells its version. A container must not get the last one.
+const LIBRARIES: [(&str, &str, &str); 3] = [
+    ("libcuda", "libcuda.so.1", "lab_cuda"),
+    ("libnvidia-ml", "libnvidia-ml.so.1", "lab_ml"),
+    ("libEGL", "libEGL.so.1", "lab_egl"),
+];
+
+/// The shell's lines that make the libraries of a version in a directory.
+fn libraries(directory: &str, version: &str) -> String {
+    let make = |(name, soname, function): (&str, &str, &str)| {
+        let source = LIBRARY.replace("NAME", function);
+        format!(
+            "gcc -shared -fPIC -nostdlib '-DVERSION=\"{version}\"' -Wl,-soname,{soname} -o {directory}/{name}.so.{version} \
+             -x c - <<'C'\n{source}C\n"
+        )
+    };
+    LIBRARIES.map(make).concat()
+}
+
+/// Those that make the program in the working directory.
+fn printer() -> String {
+    format!(
+        "mkdir -p stubs
+         for name in cuda nvidia-ml; do
+             soname=lib$name.so.1; function=lab_${{name#nvidia-}}
+             echo \"const char *$function(void) {{ return 0; }}\" | gcc -shared -fPIC -nostdlib -x c - -Wl,-soname,$soname -o stubs/lib$name.so
+         done
+         gcc -O1 -fno-stack-protector -nostdlib -nostartfiles -o driver-version -Lstubs -x c - -x none -lcuda -lnvidia-ml <<'C'\n{PROGRAM}C\n"
+    )
+}
+
+/// Makes libraries and program in a directory of this machine, for a lab where no compiler is.
+///
+/// # Errors
+/// What the shell said.
+pub fn build(directory: &Path, version: &str) -> Result<()> {
+    let script =
+        format!("set -e; mkdir -p \"$0\"; cd \"$0\"\n{}{}rm -r stubs\n", libraries(".", version), printer());
+    let made = Command::new("sh").args(["-c", &script]).arg(directory).output().context("running sh")?;
+    ensure!(made.status.success(), "{}: {}", made.status, String::from_utf8_lossy(&made.stderr));
+    Ok(())
+}
+
+#[track_caller]
+fn built(directory: &Path, name: &str) -> Vec<u8> {
+    let file = directory.join(name);
+    std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
 impl Nvidia<'_> {
     /// The host has the user space of this version, and of no other, as a runfile leaves it: libcuda, libnvidia-ml,
     /// nvidia-smi, and what a container must not get.
     #[track_caller]
     pub fn user_space(&self, version: &str) {
-        let lab = self.lab();
         self.remove_user_space();
-        library(lab, "libcuda", "libcuda.so.1", "lab_cuda", version);
-        library(lab, "libnvidia-ml", "libnvidia-ml.so.1", "lab_ml", version);
-        library(lab, "libEGL", "libEGL.so.1", "lab_egl", version);
+        self.lab().sh(&format!("set -e\n{}", libraries(DIRECTORY, version))).ok();
+        self.programs(version);
+    }
+
+    /// The same with libraries that were [built](build) before, in a directory outside of the lab.
+    #[track_caller]
+    pub fn built_user_space(&self, version: &str, directory: &Path) {
+        self.remove_user_space();
+        for (name, ..) in LIBRARIES {
+            let file = format!("{name}.so.{version}");
+            self.lab().write(format!("{DIRECTORY}/{file}"), built(directory, &file));
+        }
+        self.programs(version);
+    }
+
+    fn programs(&self, version: &str) {
         let program = runfile::smi(version).unwrap_or_else(|e| panic!("{e:#}"));
-        lab.replace_program("/usr/bin/nvidia-smi", program);
-        lab.write("/etc/OpenCL/vendors/nvidia.icd", "libnvidia-opencl.so.1\n");
+        self.lab().replace_program("/usr/bin/nvidia-smi", program);
+        self.lab().write("/etc/OpenCL/vendors/nvidia.icd", "libnvidia-opencl.so.1\n");
     }
 
     /// The host has none.
     #[track_caller]
     pub fn remove_user_space(&self) {
-        let names = ["libcuda", "libnvidia-ml", "libEGL"]
-            .map(|name| format!("{DIRECTORY}/{name}.so.[0-9]*.[0-9]*.[0-9]*"));
+        let names = LIBRARIES.map(|(name, ..)| format!("{DIRECTORY}/{name}.so.[0-9]*.[0-9]*.[0-9]*"));
         self.lab()
             .sh(&format!("rm -f {} /usr/bin/nvidia-smi /etc/OpenCL/vendors/nvidia.icd", names.join(" ")))
             .ok();
     }
 
     /// Puts a program into the root of a container that prints what the dynamic linker finds there: the versions of
-    /// libcuda and libnvidia-ml. At /root/driver-version; in `boot` also run by its process 1, into /root/at-boot.
+    /// libcuda and libnvidia-ml. At /root/driver-version; also run by its process 1, into /root/at-boot.
     #[track_caller]
     pub fn printer(&self, id: u32) {
-        let lab = self.lab();
-        lab.write("/root/printer.c", PROGRAM);
-        let root = format!("/var/lib/vz/images/{id}/subvol-{id}-disk-0.subvol");
-        lab.sh(&format!(
-            "set -e; cd /root; mkdir -p stubs
-             for name in cuda nvidia-ml; do
-                 soname=lib$name.so.1; function=lab_${{name#nvidia-}}
-                 echo \"const char *$function(void) {{ return 0; }}\" | gcc -shared -fPIC -nostdlib -x c - -Wl,-soname,$soname -o stubs/lib$name.so
-             done
-             gcc -O1 -fno-stack-protector -nostdlib -nostartfiles -o printer printer.c -Lstubs -lcuda -lnvidia-ml
-             mkdir -p {root}/root; cp printer {root}/root/driver-version; chmod 755 {root}/root {root}/root/driver-version
-             [ -L {root}/usr/sbin/init ] || sed -i '2i /root/driver-version >/at-boot 2>&1' {root}/usr/sbin/init
-             : >{root}/at-boot; chmod 666 {root}/at-boot"
-        ))
-        .ok();
+        self.lab().sh(&format!("set -e; cd /root\n{}", printer())).ok();
+        self.give_printer(id);
     }
-}
 
-#[track_caller]
-fn library(lab: &Lab, name: &str, soname: &str, function: &str, version: &str) {
-    lab.write("/root/library.c", LIBRARY.replace("NAME", function));
-    let file = format!("{DIRECTORY}/{name}.so.{version}");
-    lab.sh(&format!(
-        "gcc -shared -fPIC -nostdlib '-DVERSION=\"{version}\"' -Wl,-soname,{soname} -o {file} /root/library.c"
-    ))
-    .ok();
+    /// The same with a program that was [built](build) before.
+    #[track_caller]
+    pub fn built_printer(&self, id: u32, directory: &Path) {
+        self.lab().write("/root/driver-version", built(directory, "driver-version"));
+        self.give_printer(id);
+    }
+
+    #[track_caller]
+    fn give_printer(&self, id: u32) {
+        let root = format!("/var/lib/vz/images/{id}/subvol-{id}-disk-0.subvol");
+        self.lab()
+            .sh(&format!(
+                "set -e
+                 mkdir -p {root}/root; cp /root/driver-version {root}/root/; chmod 755 {root}/root {root}/root/driver-version
+                 [ -L {root}/usr/sbin/init ] || sed -i '2i /root/driver-version >/at-boot 2>&1' {root}/usr/sbin/init
+                 : >{root}/at-boot; chmod 666 {root}/at-boot"
+            ))
+            .ok();
+    }
 }

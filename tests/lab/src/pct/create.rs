@@ -1,4 +1,4 @@
-//! Containers made, copied and destroyed; snapshots, of the conf alone.
+//! Containers made, copied and destroyed; snapshots of conf and disk.
 
 use std::fs;
 use std::path::Path;
@@ -130,7 +130,7 @@ pub(super) fn template(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// `pct snapshot N NAME`: of the conf; the disk is left alone.
+/// `pct snapshot N NAME`
 pub(super) fn snapshot(args: &Args) -> Result<u8> {
     let name = args.word(0)?;
     let _held = lock::take(args.id)?;
@@ -144,13 +144,14 @@ pub(super) fn snapshot(args: &Args) -> Result<u8> {
     if let Some(text) = args.get("description") {
         section.set("description", text);
     }
+    disk::snapshot(args.id, name)?;
     conf.snapshots.insert(name.to_owned(), section);
     conf.current.set("parent", name);
     conf.store(args.id)?;
     Ok(0)
 }
 
-/// `pct rollback N NAME`: of the conf; the disk is left alone.
+/// `pct rollback N NAME`
 pub(super) fn rollback(args: &Args) -> Result<u8> {
     let name = args.word(0)?;
     let _held = lock::take(args.id)?;
@@ -160,6 +161,7 @@ pub(super) fn rollback(args: &Args) -> Result<u8> {
     if lxc::running(args.id) {
         lxc::stop(args.id, lxc::Stop::Kill)?;
     }
+    disk::rollback(args.id, name)?;
     section.keys.remove("snaptime");
     section.set("parent", name);
     conf.current = section;
@@ -176,6 +178,7 @@ pub(super) fn delete_snapshot(args: &Args) -> Result<u8> {
     if conf.snapshots.remove(name).is_none() {
         return Err(die(format!("snapshot '{name}' does not exist")));
     }
+    disk::forget(args.id, name)?;
     if conf.current.get("parent") == Some(name) {
         conf.current.keys.remove("parent");
     }

@@ -41,16 +41,7 @@ pub(super) fn create(id: u32, base: &str, from: Option<u32>) -> Result<()> {
     }
     let upper = format!("{layer}/upper");
     match from {
-        Some(from) => {
-            let output =
-                Command::new("cp").args(["-aT", &format!("{}/upper", self::layer(from)), &upper]).output()?;
-            if !output.status.success() {
-                bail!(
-                    "copying the disk of container {from}: {}",
-                    String::from_utf8_lossy(&output.stderr).trim()
-                );
-            }
-        }
+        Some(from) => copy(&format!("{}/upper", self::layer(from)), &upper)?,
         None => {
             // The upper layer's top directory has the owner and mode that the container's / will have.
             let model = fs::metadata(&below)?;
@@ -73,6 +64,49 @@ fn attach(id: u32, below: &str) -> Result<()> {
 /// The image a container's disk lies on.
 pub(super) fn base(id: u32) -> Result<String> {
     fs::read_to_string(format!("{}/base", layer(id))).with_context(|| format!("the disk of container {id}"))
+}
+
+fn copy(from: &str, to: &str) -> Result<()> {
+    let output = Command::new("cp").args(["-aT", from, to]).output()?;
+    if !output.status.success() {
+        bail!("copying the disk {from}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+fn kept(id: u32, snapshot: &str) -> String {
+    format!("{}/snapshots/{snapshot}", layer(id))
+}
+
+/// Keeps what the disk has now.
+pub(super) fn snapshot(id: u32, name: &str) -> Result<()> {
+    fs::create_dir_all(format!("{}/snapshots", layer(id)))?;
+    copy(&format!("{}/upper", layer(id)), &kept(id, name))
+}
+
+/// Gives the disk what it had then; a snapshot that a test wrote into a conf is of the conf alone.
+pub(super) fn rollback(id: u32, name: &str) -> Result<()> {
+    let kept = kept(id, name);
+    if !Path::new(&kept).exists() {
+        return Ok(());
+    }
+    umount2(place(id).as_str(), MntFlags::MNT_DETACH)?;
+    let layer = layer(id);
+    for below in ["upper", "work"] {
+        fs::remove_dir_all(format!("{layer}/{below}"))?;
+    }
+    fs::create_dir(format!("{layer}/work"))?;
+    copy(&kept, &format!("{layer}/upper"))?;
+    attach(id, &format!("/run/lab/cache/{}", base(id)?.trim()))
+}
+
+/// Removes what was kept.
+pub(super) fn forget(id: u32, name: &str) -> Result<()> {
+    let kept = kept(id, name);
+    if Path::new(&kept).exists() {
+        fs::remove_dir_all(&kept)?;
+    }
+    Ok(())
 }
 
 /// Removes a disk.
