@@ -103,12 +103,14 @@ pub enum Command {
     ///
     /// Loads the kernel modules and makes missing or wrong nodes, with
     /// nvidia-modprobe if it is installed. Where a container has
-    /// DRIVER_MODE=inject, also copies and mounts the driver files for it.
+    /// DRIVER_MODE=inject, also copies and mounts the driver files for it; if the
+    /// host has none, they are unpacked from NVIDIA's runfile, which is downloaded.
     Prepare,
     /// Fetch drivers ahead, so that starts need no network
     ///
     /// Without a version: NVIDIA_DRIVER_VERSION, and for `host` the loaded
-    /// driver and the one that the next boot loads.
+    /// driver and the one that the next boot loads. Of the latter the driver files
+    /// for containers are made ready too, where one has DRIVER_MODE=inject.
     Prefetch {
         /// The driver versions
         #[arg(value_name = "VERSION")]

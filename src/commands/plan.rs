@@ -13,7 +13,7 @@ use crate::host::choose::Choice;
 use crate::host::gpus::Gpu;
 use crate::host::kernel_driver;
 use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
-use crate::job::desired::Software;
+use crate::job::desired::{self, Software};
 use crate::job::devices;
 use crate::job::injection;
 use crate::job::startable;
@@ -30,6 +30,7 @@ use crate::sys::out::{Out, Style};
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
+use std::time::Duration;
 
 /// Tells the steps and the conf's diff.
 ///
@@ -85,7 +86,8 @@ impl Steps {
         let document = &self.hand.document;
         let wanted = plan::wanted_once_made(&self.choice);
         let kernel = kernel_driver::version(View::host());
-        let tree = injection::plan(self.hand.ctid, document, &self.injection, kernel.as_ref());
+        let supply = desired::supply(&self.hand.settings, Some(Duration::MAX));
+        let tree = injection::plan(self.hand.ctid, document, &self.injection, kernel.as_ref(), supply);
         self.all.extend(tree.step.map(|step| (step, Vec::new())));
         self.refused = tree.refused;
         let mounts = plan::mounts(self.hand.ctid, intent, document, &self.injection);

@@ -1,12 +1,16 @@
-//! `prefetch`: fetches the runfiles that the next starts need, so that those
-//! starts need no network.
+//! `prefetch`: fetches the runfiles that the next starts need, and makes the tree of
+//! the next boot's driver, so that those starts need no network.
 
+use super::prepare;
 use crate::driver::cache::Cache;
 use crate::driver::obtain::{RunfileRequest, obtain};
+use crate::driver::supply::Supply;
+use crate::driver::tree::Trees;
 use crate::exit::{self, Code, Fault};
 use crate::host::kernel_driver;
 use crate::host::modules::Modules;
 use crate::job::desired::limits;
+use crate::job::injection;
 use crate::settings::load;
 use crate::settings::values::DriverVersion;
 use crate::settings::{Problem, Settings, keys};
@@ -14,6 +18,12 @@ use crate::sys::look::{Look, View};
 use crate::sys::text::size;
 use crate::sys::time::Deadline;
 use crate::types::Version;
+use std::time::Duration;
+
+/// The limit of unpacking a runfile.
+const UNPACKING: Duration = Duration::from_secs(300);
+/// The limit of reading the confs of this node.
+const CONFS: Duration = Duration::from_secs(30);
 
 /// Fetches and checks the runfiles of these versions; without any, of the
 /// versions that this host's containers have or will have after its next boot.
@@ -30,7 +40,9 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     let limits = limits(&settings);
     let url = settings.get(keys::NVIDIA_RUNFILE_URL).map_err(input)?;
     let sha256 = settings.get(keys::NVIDIA_RUNFILE_SHA256).map_err(input)?;
-    let versions = if versions.is_empty() { of_this_host(&settings)? } else { versions.to_vec() };
+    let injection = versions.is_empty() && has_injection(&settings);
+    let drivers = Drivers::of_this_host(versions.is_empty() && (injection || is_hosts(&settings)));
+    let versions = if versions.is_empty() { drivers.versions(&settings)? } else { versions.to_vec() };
     // A checksum in the settings is that of one file.
     let sha256 = sha256.as_ref().filter(|_| versions.len() == 1);
     let cache = Cache::system();
@@ -41,11 +53,15 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
                 let how = if runfile.fresh { "fetched" } else { "already in the cache" };
                 log::info!("driver {version}: {how} ({}, {})", runfile.path.display(), size(runfile.size));
             }
-            Err(error) => {
-                if let Some(first) = failed.replace(error) {
-                    log::error!("{}", exit::one_line(&first));
-                }
-            }
+            Err(error) => note(&mut failed, error),
+        }
+    }
+    if let Some(next) = drivers.next.as_ref().filter(|_| injection) {
+        let supply = Supply { sha256: Ok(sha256.cloned()), download: Ok(Box::new((url, limits))) };
+        let made = Trees::host().with(supply).make_ahead(next, &Deadline::after(UNPACKING + limits.download));
+        match made {
+            Ok(()) => log::info!("driver {next}: ready for the containers that have the host's"),
+            Err(error) => note(&mut failed, error),
         }
     }
     if failed.is_none() {
@@ -54,23 +70,63 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     failed.map_or(Ok(Code::Success), Err)
 }
 
-/// The version that is set; for `host` the loaded one, and the one that is
-/// installed and not loaded yet.
-fn of_this_host(settings: &Settings) -> anyhow::Result<Vec<Version>> {
-    match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
-        DriverVersion::Exact(version) => Ok(vec![version]),
-        DriverVersion::Host => {
-            let loaded = kernel_driver::version(View::host());
-            let versions = both(loaded.clone(), of_next_boot(loaded.is_some()));
-            if versions.is_empty() {
-                return Err(Fault::new(
-                    Code::Software,
-                    "NVIDIA_DRIVER_VERSION=host, but this host has no driver",
-                )
-                .remedy("phoenix-nvidia prefetch VERSION")
-                .into());
+/// Keeps the last failure, and tells the ones before it.
+fn note(failed: &mut Option<anyhow::Error>, error: anyhow::Error) {
+    if let Some(first) = failed.replace(error) {
+        exit::tell(log::Level::Error, &first);
+    }
+}
+
+/// Whether the version that is set is the host's.
+fn is_hosts(settings: &Settings) -> bool {
+    matches!(settings.get(keys::NVIDIA_DRIVER_VERSION), Ok(DriverVersion::Host))
+}
+
+/// Whether containers of this node have the host's driver, or a new one would.
+fn has_injection(of_node: &Settings) -> bool {
+    if injection::is_default(of_node) {
+        return true;
+    }
+    let deadline = Deadline::after(CONFS);
+    let (confs, problems) = prepare::read_confs(View::host_until(&deadline));
+    problems.iter().for_each(|problem| log::warn!("{problem}"));
+    injection::is_asked_for(&confs)
+}
+
+/// The drivers of this host.
+#[derive(Default)]
+struct Drivers {
+    /// The loaded one.
+    loaded: Option<Version>,
+    /// That of the next boot, where it is known.
+    next: Option<Version>,
+}
+
+impl Drivers {
+    /// Reads them, where they are `needed`.
+    fn of_this_host(needed: bool) -> Drivers {
+        if !needed {
+            return Drivers::default();
+        }
+        let loaded = kernel_driver::version(View::host());
+        Drivers { next: of_next_boot(loaded.is_some()), loaded }
+    }
+
+    /// The version that is set; for `host` the loaded one, and the one that is
+    /// installed and not loaded yet.
+    fn versions(&self, settings: &Settings) -> anyhow::Result<Vec<Version>> {
+        match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
+            DriverVersion::Exact(version) => Ok(vec![version]),
+            DriverVersion::Host => {
+                let versions = both(self.loaded.clone(), self.next.clone());
+                if versions.is_empty() {
+                    let what = "NVIDIA_DRIVER_VERSION=host, but this host has no driver";
+                    return Err(Fault::new(Code::Software, what)
+                        .remedy("phoenix-nvidia prefetch VERSION")
+                        .into());
+                }
+                Ok(versions)
             }
-            Ok(versions)
         }
     }
 }

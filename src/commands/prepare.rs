@@ -17,11 +17,12 @@ use crate::host::masks;
 use crate::host::modules::Modules;
 use crate::host::nodes;
 use crate::host::provide::{Provided, Request, provide, provide_nodes};
-use crate::job::injection;
+use crate::job::{desired, injection};
 use crate::plan;
 use crate::pve::cluster;
 use crate::pve::conf::devices::named_nodes;
 use crate::pve::conf::document::Document;
+use crate::settings::load;
 use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -31,6 +32,8 @@ use std::time::Duration;
 /// Loading the modules on a host with eight cards takes half a minute; the
 /// guests wait for this.
 pub const LIMIT: u64 = 100;
+/// What a download leaves of that limit, to unpack the file.
+const UNPACKING: Duration = Duration::from_secs(40);
 /// The limit of asking which driver the next boot loads.
 const MODINFO: Duration = Duration::from_secs(5);
 
@@ -52,7 +55,8 @@ pub fn run() -> anyhow::Result<Code> {
         Request { assignment: Assignment::All, capabilities: Capabilities::default(), exclusive: None };
     let mut provided = provide(host, &request, &deadline);
     prepare_modeset(host, &mut provided, &deadline);
-    let confs = read_confs(host, &mut provided);
+    let (confs, problems) = read_confs(host);
+    provided.warnings.extend(problems);
     prepare_named(host, &confs, &mut provided, &deadline);
     // The modules are loaded by now.
     let driver = prepare_driver(host, &confs, &deadline);
@@ -78,7 +82,11 @@ fn prepare_driver(host: View<'_>, confs: &[(Ctid, Document)], deadline: &Deadlin
     let trees = Trees::host();
     let kernel = kernel_driver::version(host);
     let made = match kernel.as_ref().filter(|_| injection::is_asked_for(confs)) {
-        Some(kernel) => trees.make(kernel, deadline).map(|_| ()),
+        Some(kernel) => {
+            let within = deadline.remaining().saturating_sub(UNPACKING);
+            let supply = desired::supply(&load::of_node(), Some(within));
+            trees.clone().with(supply).make(kernel, deadline).map(|_| ())
+        }
         None => Ok(()),
     };
     // Without a driver nobody knows which one the containers will want.
@@ -130,9 +138,9 @@ fn prepare_named(host: View<'_>, confs: &[(Ctid, Document)], provided: &mut Prov
     }
 }
 
-/// The confs of this node. /etc/pve may not answer: whoever reads it is left
-/// behind at the deadline.
-fn read_confs(host: View<'_>, provided: &mut Provided) -> Vec<(Ctid, Document)> {
+/// The confs of this node, and what could not be read. /etc/pve may not answer:
+/// whoever reads it is left behind at the deadline.
+pub(super) fn read_confs(host: View<'_>) -> (Vec<(Ctid, Document)>, Vec<String>) {
     let mut list = Look::at_files(host, vec![Question::new(Op::List, "/etc/pve/lxc")]);
     let ctids = cluster::containers(&mut list).unwrap_or_default();
     let file = |ctid: &Ctid| format!("/etc/pve/lxc/{ctid}.conf");
@@ -140,8 +148,7 @@ fn read_confs(host: View<'_>, provided: &mut Provided) -> Vec<(Ctid, Document)> 
     let mut confs = Look::at_files(host, questions);
     let conf = |ctid: Ctid| Some((ctid, Document::from(confs.bytes(&file(&ctid))?)));
     let read = ctids.into_iter().filter_map(conf).collect();
-    provided.warnings.extend([list.problems, confs.problems].concat());
-    read
+    (read, [list.problems, confs.problems].concat())
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on

@@ -12,7 +12,7 @@ use crate::guest::probe;
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
-use crate::job::desired::Software;
+use crate::job::desired::{self, Software};
 use crate::job::identity::Identity;
 use crate::job::injection::{self, Given};
 use crate::job::install::{Install, cuda_missing};
@@ -115,8 +115,12 @@ fn configure(hand: &ByHand, intent: &Intent, document: &Document) -> anyhow::Res
     }
     let kernel = provided.inventory.driver.as_ref().map(|driver| &driver.version);
     injection::look_again(hand.ctid);
+    // A driver of which the host has no user space is downloaded, as for an install.
+    let download = hand.settings.value(keys::DOWNLOAD_TIMEOUT);
+    let supply = desired::supply(&hand.settings, Some(download));
+    let deadline = Deadline::after(deadline.span().saturating_add(download));
     let Given { injection, fault } =
-        injection::give(hand.ctid, intent, &hand.settings, document, kernel, &deadline);
+        injection::give(hand.ctid, intent, &hand.settings, document, kernel, supply, &deadline);
     fault.map_or(Ok(()), Err)?;
     if !plan::is_right(document, &choice.devices, &plan::mounts(hand.ctid, intent, document, &injection)) {
         hand.must_be_editable(document)?;

@@ -39,8 +39,13 @@ impl Cache {
     /// environment has none.
     pub fn system() -> Self {
         let proxy = datacenter::proxy(Path::new(datacenter::FILE));
+        Cache { proxy, ..Cache::without_network() }
+    }
+
+    /// The same for what is in it already.
+    pub fn without_network() -> Self {
         let (directory, locks) = (DIRECTORY.into(), LOCKS.into());
-        Cache { directory, locks, proxy, arch: RUNFILE_ARCH, view: View::host_until }
+        Cache { directory, locks, proxy: None, arch: RUNFILE_ARCH, view: View::host_until }
     }
 
     /// Its directory.
@@ -75,7 +80,7 @@ impl Cache {
     }
 
     /// The lock of a file, if nobody is downloading it.
-    fn free(&self, path: &Path) -> Option<Lock> {
+    pub(super) fn free(&self, path: &Path) -> Option<Lock> {
         lock::try_take(&self.lock_file(path)).ok().flatten()
     }
 

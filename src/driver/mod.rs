@@ -10,5 +10,6 @@ mod progress;
 pub mod repo;
 pub mod runfile;
 pub mod source;
+pub mod supply;
 pub mod template;
 pub mod tree;

@@ -78,6 +78,25 @@ pub fn obtain(cache: &Cache, request: &RunfileRequest<'_>) -> anyhow::Result<Run
     }
 }
 
+/// The runfile that is in the cache. Nobody is waited for, and nothing is removed.
+///
+/// # Errors
+/// There is none, it is being downloaded, or it is not good.
+pub fn cached(cache: &Cache, version: &Version, sha256: Option<&Sha256>) -> anyhow::Result<Runfile> {
+    let path = cache.file(version);
+    let (mut file, _) = file::open(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => anyhow::anyhow!("its runfile is not in the cache"),
+        _ => anyhow::Error::new(error).context(path.display().to_string()),
+    })?;
+    let lock = cache.free(&path);
+    anyhow::ensure!(lock.is_some(), "its runfile is in use by another process: {}", path.display());
+    let sum = match recorded(&path, &file) {
+        Some(sum) => sum,
+        None => runfile::check(&mut file, version, cache.arch).with_context(|| path.display().to_string())?,
+    };
+    accept(&path, &file, expected(sha256, sum)?, false)
+}
+
 /// One file of the cache, while its lock is held.
 struct CacheEntry<'a> {
     path: PathBuf,
@@ -93,11 +112,11 @@ impl CacheEntry<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| self.path.display().to_string()),
         };
-        let sum = self.recorded(&file).map_or_else(|| self.check(&mut file), Ok);
-        match sum.and_then(|sum| self.expected(sum)) {
+        let sum = recorded(&self.path, &file).map_or_else(|| self.check(&mut file), Ok);
+        match sum.and_then(|sum| expected(self.request.sha256, sum)) {
             Ok(sha256) => {
                 log::debug!("cache: using {}", self.path.display());
-                self.accept(&file, sha256, false).map(Some)
+                accept(&self.path, &file, sha256, false).map(Some)
             }
             Err(why) if exit::interrupted(&why) => Err(why),
             Err(why) => {
@@ -112,36 +131,6 @@ impl CacheEntry<'_> {
     /// Verifies a file against its header and the version.
     fn check(&self, file: &mut File) -> anyhow::Result<Sha256> {
         runfile::check(file, self.request.version, self.cache.arch)
-    }
-
-    /// The checksum, if it is the one of the settings.
-    fn expected(&self, sha256: Sha256) -> anyhow::Result<Sha256> {
-        match self.request.sha256 {
-            Some(set) if *set != sha256 => {
-                let message = format!("its SHA-256 is {sha256}, NVIDIA_RUNFILE_SHA256 is {set}");
-                let remedy = "correct NVIDIA_RUNFILE_SHA256, or remove it";
-                Err(Fault::new(Code::Software, message).remedy(remedy).into())
-            }
-            _ => Ok(sha256),
-        }
-    }
-
-    /// The checksum of an earlier check, if it was of this very file.
-    fn recorded(&self, file: &File) -> Option<Sha256> {
-        let text = file::text(&record(&self.path), 4096).ok()?;
-        let (sum, rest) = text.trim().split_once(' ')?;
-        (rest == identity(file)?).then(|| sum.parse().ok()).flatten()
-    }
-
-    /// Records the check.
-    fn accept(&self, file: &File, sha256: Sha256, fresh: bool) -> anyhow::Result<Runfile> {
-        if let Some(identity) = identity(file) {
-            let text = format!("{sha256} {identity}\n");
-            if let Err(error) = replace_own(&record(&self.path), text.as_bytes(), 0o644) {
-                log::debug!("{}: {error}", record(&self.path).display());
-            }
-        }
-        Ok(Runfile { path: self.path.clone(), size: file.metadata()?.len(), sha256, fresh })
     }
 
     /// From the first of its URLs that has it.
@@ -249,16 +238,50 @@ impl CacheEntry<'_> {
             Unaccepted::Local(anyhow::Error::new(error).context(part.display().to_string()))
         };
         let mut file = fetch::open_regular(part).map_err(local)?;
-        let sha256 = self.check(&mut file).and_then(|sum| self.expected(sum)).map_err(|why| {
-            if exit::interrupted(&why) { Unaccepted::Local(why) } else { Unaccepted::Bad(why) }
-        })?;
+        let sum = self.check(&mut file).and_then(|sum| expected(self.request.sha256, sum));
+        let sha256 =
+            sum.map_err(
+                |why| {
+                    if exit::interrupted(&why) { Unaccepted::Local(why) } else { Unaccepted::Bad(why) }
+                },
+            )?;
         if self.request.sha256.is_none() {
             published(client, url, &sha256, deadline)?;
         }
         #[allow(clippy::disallowed_methods)] // the part is whole and synced, its name ours under the lock
         std::fs::rename(part, &self.path).map_err(local)?;
-        self.accept(&file, sha256, true).map_err(Unaccepted::Local)
+        accept(&self.path, &file, sha256, true).map_err(Unaccepted::Local)
     }
+}
+
+/// The checksum, if it is the one of the settings.
+fn expected(set: Option<&Sha256>, sha256: Sha256) -> anyhow::Result<Sha256> {
+    match set {
+        Some(set) if *set != sha256 => {
+            let message = format!("its SHA-256 is {sha256}, NVIDIA_RUNFILE_SHA256 is {set}");
+            let remedy = "correct NVIDIA_RUNFILE_SHA256, or remove it";
+            Err(Fault::new(Code::Software, message).remedy(remedy).into())
+        }
+        _ => Ok(sha256),
+    }
+}
+
+/// The checksum of an earlier check, if it was of this very file.
+fn recorded(path: &Path, file: &File) -> Option<Sha256> {
+    let text = file::text(&record(path), 4096).ok()?;
+    let (sum, rest) = text.trim().split_once(' ')?;
+    (rest == identity(file)?).then(|| sum.parse().ok()).flatten()
+}
+
+/// Records the check.
+fn accept(path: &Path, file: &File, sha256: Sha256, fresh: bool) -> anyhow::Result<Runfile> {
+    if let Some(identity) = identity(file) {
+        let text = format!("{sha256} {identity}\n");
+        if let Err(error) = replace_own(&record(path), text.as_bytes(), 0o644) {
+            log::debug!("{}: {error}", record(path).display());
+        }
+    }
+    Ok(Runfile { path: path.to_owned(), size: file.metadata()?.len(), sha256, fresh })
 }
 
 /// Why a download was not accepted.

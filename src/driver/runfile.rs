@@ -1,6 +1,9 @@
 //! NVIDIA's runfile: its header, its checksum, and the options of its
 //! installer. Nothing here runs it.
 
+pub mod lists;
+pub mod payload;
+
 use crate::driver::desired::{Sha256, unhex};
 use crate::sys::fetch::BEGINNING;
 use crate::sys::sums::Sums;
@@ -19,6 +22,9 @@ const HEADER: u64 = BEGINNING as u64;
 pub struct Header {
     /// Where the bytes start that `MD5` covers: after the third newline.
     pub covered: u64,
+    /// Where the payload starts, in bytes: at line `skip`. The lines are counted in
+    /// bytes, since before the payload may lie a program.
+    pub payload: u64,
     /// `MD5`. `CRCsum` covers the same bytes and says less.
     pub md5: [u8; 16],
     /// `version_string`.
@@ -50,7 +56,8 @@ impl Header {
         let named = |name: &str| header.iter().enumerate().find_map(|(n, _)| value(header, n, name));
         let md5 = value(header, 2, "MD5").context("no MD5 in line 3 of the header")?;
         Ok(Header {
-            covered: lines[..3].iter().map(|line| line.len() as u64 + 1).sum(),
+            covered: length(&lines[..3]),
+            payload: length(header),
             md5: unhex(md5).context("the MD5 in the header is not a checksum")?,
             version: named("version_string")
                 .and_then(|v| v.parse().ok())
@@ -86,6 +93,11 @@ impl Header {
         file.take(HEADER).read_to_end(&mut bytes)?;
         Header::parse(&bytes)
     }
+}
+
+/// The length of lines with their newlines, in bytes.
+fn length(lines: &[&[u8]]) -> u64 {
+    lines.iter().map(|line| line.len() as u64 + 1).sum()
 }
 
 /// Whether a file that begins so is the expected driver; false while more of
@@ -183,6 +195,7 @@ mod tests {
     fn the_header_is_read_to_its_last_line_and_no_further() {
         let header = Header::parse(GOOD.as_bytes()).unwrap();
         assert_eq!(header.covered, 11 + 10 + 37);
+        assert_eq!(&GOOD[usize::try_from(header.payload).unwrap()..], "PAYLOAD");
         assert_eq!((header.version.as_str(), header.arch.as_str()), ("580.95.05", "x86_64"));
         let behind = GOOD.replace("skip=8", "skip=6");
         assert!(Header::parse(behind.as_bytes()).unwrap_err().to_string().contains("no driver version"));

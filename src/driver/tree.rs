@@ -1,5 +1,6 @@
-//! Driver trees: the host's user space of one driver version, copied once and
-//! bound into containers.
+//! Driver trees: the user space of one driver version, bound into containers. It is
+//! copied once of the host's own files, or unpacked from NVIDIA's runfile where the
+//! host has none.
 //!
 //! | path | what |
 //! | --- | --- |
@@ -10,12 +11,16 @@
 mod copy;
 mod elf;
 mod find;
+mod gap;
 mod manifest;
 mod prune;
+mod unpack;
 
 pub use elf::Glibc;
+pub use gap::{Gap, Looked, Possible, Shown, source};
 pub use manifest::{Manifest, NAME as MARK};
 
+use crate::driver::supply::Supply;
 use crate::exit::{self, Code, Fault};
 use crate::pve::conf::mounts::RUN;
 use crate::sys::lock::{self, Lock};
@@ -23,6 +28,8 @@ use crate::sys::mount::{self, Holds};
 use crate::sys::time::{Deadline, human};
 use crate::sys::{mountinfo, private, replace};
 use crate::types::Version;
+use copy::Source;
+use manifest::Origin;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,11 +39,6 @@ const KEPT: &str = "var/lib/phoenix-nvidia/driver";
 /// The longest wait for another process that makes a tree; the caller's deadline
 /// applies too.
 const LOCK: Duration = Duration::from_secs(300);
-
-/// The source of a container's mount.
-pub fn source() -> String {
-    format!("{RUN}/driver/current")
-}
 
 /// The ends of the places where containers have a tree: those that glibc looks at.
 pub const HWCAPS: [&str; 2] = ["glibc-hwcaps/x86-64-v2", "x86_64"];
@@ -60,46 +62,20 @@ pub fn mounted(table: &str) -> Option<Version> {
 #[derive(Clone, Debug)]
 pub struct Trees {
     root: PathBuf,
-}
-
-/// How a tree is shown to containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
-    /// Behind an overlay.
-    Overlay,
-    /// By a bind mount: the kernel has no overlayfs that can be used here.
-    Bind,
-}
-
-/// What is not there of a version's tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gap {
-    /// Nobody made it.
-    Tree,
-    /// It lacks so many files.
-    Files(usize),
-    /// It is not mounted: nothing to bind.
-    Mount,
-    /// `current` leads to another version, or nowhere.
-    Current,
-}
-
-impl Gap {
-    /// In words.
-    pub fn of(&self, version: &Version) -> String {
-        match self {
-            Gap::Tree => format!("no copy of driver {version} for containers"),
-            Gap::Files(count) => format!("the copy of driver {version} for containers lacks {count} files"),
-            Gap::Mount => format!("the copy of driver {version} for containers is not mounted"),
-            Gap::Current => format!("{} does not lead to driver {version}", source()),
-        }
-    }
+    supply: Supply,
 }
 
 impl Trees {
-    /// Those of this host.
+    /// Those of this host. Where its own files are missing, a runfile in the cache
+    /// will do.
     pub fn host() -> Trees {
-        Trees { root: "/".into() }
+        Trees { root: "/".into(), supply: Supply::default() }
+    }
+
+    /// The same with runfiles from here.
+    #[must_use]
+    pub fn with(self, supply: Supply) -> Trees {
+        Trees { supply, ..self }
     }
 
     fn kept(&self, version: &Version) -> PathBuf {
@@ -161,6 +137,14 @@ impl Trees {
         self.shown(version)
     }
 
+    /// The same for a report, with what would be done about it.
+    pub fn look(&self, version: &Version) -> Looked {
+        let shown = self.check(version);
+        let lacking = matches!(shown, Err(Gap::Tree));
+        let material = lacking.then(|| self.possible(version).map_err(|why| why.root_cause().to_string()));
+        Looked { shown, material }
+    }
+
     /// The glibc that the tree of a version needs; `None` where that is not known.
     pub fn glibc(&self, version: &Version) -> Option<Glibc> {
         Manifest::read(&self.kept(version))?.glibc
@@ -184,78 +168,120 @@ impl Trees {
     /// # Errors
     /// [`Code::Software`].
     pub fn make(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<Shown> {
-        let done = self.lock(deadline).and_then(|_lock| {
+        let done = self.source(version).and_then(|source| {
+            let _lock = self.lock(deadline)?;
             // Another process may have done it. For one without an overlay that is tried again.
             if self.check(version) == Ok(Shown::Overlay) {
                 mount::make_private(&self.mount_point(version))?;
                 return Ok(Shown::Overlay);
             }
-            self.keep(version, deadline)?;
+            self.keep(version, source, deadline)?;
             let shown = self.show(version)?;
             replace::link_own(&self.current(), Path::new(version.as_str()))?;
             Ok(shown)
         });
-        done.map_err(|error| {
-            // One that knows its own remedy keeps it.
-            if exit::remedy_of(&error).is_some() {
-                return cannot(version).caused_by(error);
-            }
-            let missing = find::find(&self.root, version).err();
-            let remedy =
-                missing.map_or_else(|| "phoenix-nvidia prepare".to_owned(), |it| remedy(version, &it));
-            cannot(version).remedy(remedy).caused_by(error)
-        })
+        done.map_err(|error| failed(version, error))
     }
 
-    /// Whether the host has what a tree of `version` is made of.
+    /// Makes the tree of a version that is not loaded yet, for the next boot.
+    ///
+    /// # Errors
+    /// [`Code::Software`].
+    pub fn make_ahead(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<()> {
+        let done = self.source(version).and_then(|source| {
+            let _lock = self.lock(deadline)?;
+            self.keep(version, source, deadline)
+        });
+        done.map_err(|error| failed(version, error))
+    }
+
+    /// What a tree of `version` would be made of; it looks at no more than names.
     ///
     /// # Errors
     /// [`Code::Software`], as [`Trees::make`].
-    pub fn possible(&self, version: &Version) -> anyhow::Result<()> {
+    pub fn possible(&self, version: &Version) -> anyhow::Result<Possible> {
         if self.kept(version).is_dir() {
-            return Ok(());
+            return Ok(Possible::Kept);
         }
-        match find::find(&self.root, version) {
-            Ok(_) => Ok(()),
-            Err(missing) => {
-                let why = anyhow::anyhow!("{missing}");
-                Err(why.context(cannot(version).remedy(remedy(version, &missing))))
+        let Err(missing) = find::find(&self.root, version) else { return Ok(Possible::Host) };
+        match self.supply.place(version) {
+            Ok(place) => Ok(Possible::Runfile(place)),
+            Err(remedy) => {
+                let why = anyhow::anyhow!("{missing}, and its runfile is not in the cache");
+                Err(why.context(cannot(version).remedy(remedy)))
             }
+        }
+    }
+
+    /// What a tree that is not whole is made of; none where nothing is lacking. A
+    /// runfile that has to be downloaded is here afterwards: nobody who waits for the
+    /// lock waits for that.
+    fn source(&self, version: &Version) -> anyhow::Result<Option<Source>> {
+        let kept = self.kept(version);
+        let manifest = Manifest::read(&kept).filter(|manifest| manifest.version == *version);
+        let origin = manifest.as_ref().map(|manifest| manifest.origin);
+        if manifest.is_some_and(|manifest| manifest.lacking(&kept).is_empty()) {
+            return Ok(None);
+        }
+        let (missing, other) = match find::find(&self.root, version) {
+            Ok(_) if origin != Some(Origin::Runfile) => return Ok(Some(Source::Host(self.root.clone()))),
+            Ok(_) => ("its copy for containers was made of the runfile".to_owned(), None),
+            Err(missing) => (missing.to_string(), missing.other),
+        };
+        match self.supply.runfile(version) {
+            Ok(file) => Ok(Some(Source::Runfile(file))),
+            // The other driver works once it is loaded.
+            Err(error) if other.is_some() && self.supply.download.is_ok() && !exit::interrupted(&error) => {
+                Err(Fault::new(Code::Software, missing).remedy("reboot").caused_by(error))
+            }
+            Err(error) => Err(error.context(missing)),
         }
     }
 
     /// Makes or repairs the copy; under the lock.
-    fn keep(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<()> {
+    fn keep(&self, version: &Version, source: Option<Source>, deadline: &Deadline) -> anyhow::Result<()> {
         let (kept, at, begun) = (self.kept(version), self.mount_point(version), Instant::now());
         let above = self.root.join(KEPT);
         private::directory(&self.root.join("var/lib/phoenix-nvidia"), 0o755)?;
         private::directory(&above, 0o755)?;
         prune::leftovers(&above);
-        if let Some(manifest) = Manifest::read(&kept).filter(|manifest| manifest.version == *version) {
-            let lacking = manifest.lacking(&kept);
-            if !lacking.is_empty() {
-                // What an overlay does not find it may go on not to find.
-                mount::unmount(&at)?;
-                copy::repair(&self.root, &kept, &lacking, deadline)?;
-                log::info!("driver {version}: restored {} files of its copy for containers", lacking.len());
-            }
+        let manifest = Manifest::read(&kept).filter(|manifest| manifest.version == *version);
+        let lacking = manifest.as_ref().map(|manifest| manifest.lacking(&kept));
+        if lacking.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(());
+        }
+        // It was whole a moment ago, if nobody looked for what it is made of.
+        let source = source.map_or_else(|| self.source(version), |source| Ok(Some(source)))?;
+        let Some(source) = source else { return Ok(()) };
+        // What an overlay does not find it may go on not to find, and one of a copy that is gone shows what the
+        // kernel remembers of it.
+        if let Some(lacking) = lacking {
+            mount::unmount(&at)?;
+            copy::repair(&source, &kept, &lacking, deadline)?;
+            log::info!("driver {version}: restored {} files of its copy for containers", lacking.len());
             return Ok(());
         }
         // Without its list nobody knows what it is.
         if kept.symlink_metadata().is_ok() {
             prune::make_way(&kept, &at)?;
         }
-        // An overlay of a copy that is gone shows what the kernel remembers of it.
         mount::unmount(&at)?;
-        let made = copy::make(&self.root, version, &kept, deadline).or_else(|error| {
+        let made = copy::make(&source, version, &kept, deadline).or_else(|error| {
             // Trees that nobody uses may be what fills the disk.
-            match self.prune(&[version]) {
+            let current = std::fs::read_link(self.current()).ok();
+            let current = current.and_then(|target| target.to_str()?.parse::<Version>().ok());
+            let keep: Vec<&Version> = [Some(version), current.as_ref()].into_iter().flatten().collect();
+            match self.prune(&keep) {
                 0 => Err(error),
-                _ => copy::make(&self.root, version, &kept, deadline),
+                _ => copy::make(&source, version, &kept, deadline),
             }
         });
         made?;
-        log::info!("driver {version}: copied for containers in {}", human(begun.elapsed()));
+        let how = match &source {
+            Source::Host(_) => "copied".to_owned(),
+            Source::Runfile(file) => format!("unpacked from {}", file.display()),
+        };
+        log::info!("driver {version}: {how} for containers in {}", human(begun.elapsed()));
         Ok(())
     }
 
@@ -309,10 +335,12 @@ fn cannot(version: &Version) -> Fault {
     Fault::new(Code::Software, format!("cannot give driver {version} of this host to containers"))
 }
 
-fn remedy(version: &Version, missing: &find::Missing) -> String {
-    match missing.other {
-        Some(_) => "reboot".to_owned(),
-        None => format!("install the user space of NVIDIA driver {version} on this host"),
+/// The fault of a tree that was not made. An error that knows its own remedy keeps it.
+fn failed(version: &Version, error: anyhow::Error) -> anyhow::Error {
+    let fault = cannot(version);
+    match exit::remedy_of(&error) {
+        Some(_) => fault.caused_by(error),
+        None => fault.remedy("phoenix-nvidia prepare").caused_by(error),
     }
 }
 

@@ -23,11 +23,17 @@ fn refused(c: &Container, refusal: &Refusal) -> Finding {
 
 /// Whether a start finds what it mounts.
 pub fn tree(c: &Container) -> Vec<Finding> {
-    let finding = match (&c.host_driver.injection, &c.tree, &c.kernel) {
+    let shown = c.tree.as_ref().map(|tree| &tree.shown);
+    let finding = match (&c.host_driver.injection, shown, &c.kernel) {
         (Injection::Refused(refusal), ..) => refused(c, refusal),
-        (Injection::On(_), Some(Err(gap)), Some(kernel)) => Finding::failure("tree", gap.of(kernel))
-            .why("a start makes it, within PRE_START_TIMEOUT")
-            .fix("phoenix-nvidia prepare"),
+        (Injection::On(_), Some(Err(gap)), Some(kernel)) => {
+            let why = match c.tree.as_ref().and_then(|tree| tree.material.as_ref()) {
+                Some(Err(why)) => format!("a start cannot make it: {why}"),
+                Some(Ok(how)) => format!("a start makes it, {how}, within PRE_START_TIMEOUT"),
+                None => "a start makes it, within PRE_START_TIMEOUT".to_owned(),
+            };
+            Finding::failure("tree", gap.of(kernel)).why(why).fix("phoenix-nvidia prepare")
+        }
         (Injection::On(_), Some(Ok(Shown::Bind)), _)
             if c.conf.get("unprivileged").as_deref() != Some("1") =>
         {

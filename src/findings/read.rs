@@ -7,7 +7,7 @@ use super::services::Services;
 use crate::device::DevicePath;
 use crate::driver::desired::Desired;
 use crate::driver::injection::{Injection, is_driver};
-use crate::driver::tree::{Gap, Shown, Trees};
+use crate::driver::tree::{Looked, Trees};
 use crate::exit::one_line;
 use crate::guest::attached::{self, Attached};
 use crate::guest::driver_state::DriverState;
@@ -79,7 +79,7 @@ pub struct Host {
     pub without_nouveau: Option<String>,
     /// The tree of the loaded driver's user space, or what it lacks; none where
     /// no driver is loaded.
-    pub tree: Option<Result<Shown, Gap>>,
+    pub tree: Option<Looked>,
     /// Whether the nodes are made at boot; none where systemd does not run.
     pub boot_unit: Option<bool>,
     /// Other nodes with another version of this program, and that.
@@ -91,7 +91,9 @@ pub struct Host {
 impl Host {
     /// Reads it, with the cards as they were seen.
     pub fn of(look: &mut Look<'_>, inventory: Inventory) -> Host {
+        let driver = inventory.driver.as_ref().map(|driver| &driver.version);
         Host {
+            tree: driver.map(|version| Trees::host().look(version)),
             storages: storage::read(look),
             cluster: Cluster::read(look),
             quorum: cluster::has_quorum(look),
@@ -99,7 +101,6 @@ impl Host {
                 .driver
                 .is_none()
                 .then(|| diagnose::no_driver(View::host(), &Deadline::secs(10))),
-            tree: inventory.driver.as_ref().map(|driver| Trees::host().check(&driver.version)),
             boot_unit: look.at("/run/systemd/system").is_dir().then(|| look.at(BOOT_UNIT).is_symlink()),
             inventory,
             ..Host::default()
@@ -167,7 +168,7 @@ pub struct Container {
     /// The host's driver, where it has that.
     pub host_driver: Facts,
     /// The tree of the loaded driver, as [`Host::tree`].
-    pub tree: Option<Result<Shown, Gap>>,
+    pub tree: Option<Looked>,
     /// The software that its settings ask for.
     pub software: Result<Software, Vec<Problem>>,
     /// Its hookscript.

@@ -1,10 +1,12 @@
 //! Settings as the desired for a container's software.
 
 use crate::driver::desired::{CudaPackages, Desired, Limits};
+use crate::driver::supply::Supply;
 use crate::exit::{Code, Fault};
 use crate::settings::values::{DriverMode, DriverVersion};
 use crate::settings::{Origin, Problem, Settings, keys};
 use crate::types::Version;
+use std::time::Duration;
 
 /// What is wanted, or why nothing is.
 #[derive(Debug)]
@@ -108,6 +110,18 @@ pub fn limits(settings: &Settings) -> Limits {
         verify: install.min(Limits::VERIFY),
         download_max: settings.value(keys::DOWNLOAD_MAX),
     }
+}
+
+/// How the runfile of a driver tree may be had. A start waits for no download;
+/// `within` is how long one may take.
+pub fn supply(settings: &Settings, within: Option<Duration>) -> Supply {
+    // A checksum that cannot be read is none that a file could have.
+    let sha256 = settings.get(keys::NVIDIA_RUNFILE_SHA256).map_err(|problem| problem.remedy(None));
+    let Some(within) = within else { return Supply { sha256, ..Supply::default() } };
+    let mut limits = limits(settings);
+    limits.download = limits.download.min(within);
+    let url = settings.get(keys::NVIDIA_RUNFILE_URL).map_err(|problem| problem.remedy(None));
+    Supply { sha256, download: url.map(|url| Box::new((url, limits))) }
 }
 
 /// The problems as a fault of the container's software, for post-start.

@@ -3,6 +3,7 @@
 
 use crate::driver::desired::Desired;
 use crate::driver::injection::{Injection, Machine, Place, Refusal, Seen, is_driver};
+use crate::driver::supply::Supply;
 use crate::driver::tree::{Shown, Trees};
 use crate::exit::{self, Code, Fault};
 use crate::guest::driver_state::DriverState;
@@ -91,13 +92,15 @@ pub fn is_asked(settings: &Settings, conf: &Document) -> bool {
     asked && settings.value(keys::INSTALL)
 }
 
-/// The same, with the tree of the loaded driver made if it is missing.
+/// The same, with the tree of the loaded driver made if it is missing: of the
+/// host's files, or of a runfile that `supply` has.
 pub fn give(
     ctid: Ctid,
     intent: &Intent,
     settings: &Settings,
     conf: &Document,
     kernel: Option<&Version>,
+    supply: Supply,
     deadline: &Deadline,
 ) -> Given {
     let injection = look(ctid, settings, conf);
@@ -108,7 +111,7 @@ pub fn give(
     // Without a kernel driver there is no version; that it is missing is told
     // with the GPUs.
     let Some(kernel) = kernel.filter(|_| asked) else { return Given { injection, fault: None } };
-    match Trees::host().ensure(kernel, deadline) {
+    match Trees::host().with(supply).ensure(kernel, deadline) {
         Ok(shown) => may_have(ctid, conf, shown, injection),
         Err(error) => Given { injection, fault: Some(error) },
     }
@@ -315,6 +318,12 @@ pub fn is_asked_for(confs: &[(Ctid, Document)]) -> bool {
     confs.iter().any(asks)
 }
 
+/// Whether the node or the cluster gives containers the host's driver unless they
+/// say otherwise.
+pub fn is_default(of_node: &Settings) -> bool {
+    of_node.value(keys::DRIVER_MODE) == DriverMode::Inject && of_node.value(keys::INSTALL)
+}
+
 /// What a run would do about the tree.
 #[derive(Debug, Default)]
 pub struct Planned {
@@ -325,7 +334,13 @@ pub struct Planned {
 }
 
 /// What a run by hand would do about the tree of the loaded driver.
-pub fn plan(ctid: Ctid, conf: &Document, injection: &Injection, kernel: Option<&Version>) -> Planned {
+pub fn plan(
+    ctid: Ctid,
+    conf: &Document,
+    injection: &Injection,
+    kernel: Option<&Version>,
+    supply: Supply,
+) -> Planned {
     match (injection, kernel) {
         (Injection::Refused(refusal), _) => {
             Planned { refused: Some(refusal.fault(ctid).into()), ..Planned::default() }
@@ -337,7 +352,10 @@ pub fn plan(ctid: Ctid, conf: &Document, injection: &Injection, kernel: Option<&
             }
             Err(gap) => {
                 let step = format!("prepare driver {kernel} of this host for containers: {}", gap.of(kernel));
-                Planned { step: Some(step), refused: Trees::host().possible(kernel).err() }
+                match Trees::host().with(supply).possible(kernel) {
+                    Ok(how) => Planned { step: Some(format!("{step} ({how})")), refused: None },
+                    Err(refused) => Planned { step: Some(step), refused: Some(refused) },
+                }
             }
         },
         _ => Planned::default(),

@@ -253,7 +253,9 @@ fn files_of_the_next_driver_on_disk_do_no_harm_to_the_one_that_is_loaded() {
     lab.run(["pct", "stop", "101"]).ok();
     lab.sh(&format!("umount {SHOWN}/{OLD}; rm -r {KEPT}/{OLD}")).ok();
     let warned = start(&lab).ok();
-    warned.says("WARNING").says("its driver files are 580.105.08").says("fix: reboot");
+    warned.says("WARNING").says("its driver files are 580.105.08").says("fix: phoenix-nvidia prepare");
+    // Nor is its runfile to be had.
+    lab.run([PROGRAM, "prepare"]).code(5).says("fix: reboot");
     lab.run(["pct", "stop", "101"]).ok();
     node(&lab, "START_POLICY=fail");
     start(&lab).code(255).says("its driver files are 580.105.08");

@@ -16,3 +16,4 @@ mod inject_roots;
 mod install;
 mod masks;
 mod passthrough;
+mod unpack;

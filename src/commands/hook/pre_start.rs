@@ -6,7 +6,7 @@ use crate::driver::injection::Injection;
 use crate::exit::{self, Code};
 use crate::host::choose::Choice;
 use crate::host::provide::Provided;
-use crate::job::{chain, devices, injection, locks};
+use crate::job::{chain, desired, devices, injection, locks};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -125,8 +125,9 @@ impl Start {
         missing: &mut Vec<String>,
     ) -> anyhow::Result<Injection> {
         let kernel = provided.inventory.driver.as_ref().map(|driver| &driver.version);
-        let given =
-            injection::give(self.ctid, intent, &self.settings, &self.document, kernel, &self.deadline);
+        let (settings, conf) = (&self.settings, &self.document);
+        let supply = desired::supply(settings, None);
+        let given = injection::give(self.ctid, intent, settings, conf, kernel, supply, &self.deadline);
         match given.fault {
             Some(fault) if self.fails || signal::check().is_err() => return Err(fault),
             Some(fault) => {

@@ -1,8 +1,8 @@
 //! The copy of a driver's user space: whole, or not there.
 
 use super::find::{self, Found, Item};
-use super::manifest::{self, Manifest};
-use crate::sys::text::size;
+use super::manifest::{self, Manifest, Origin};
+use super::unpack;
 use crate::sys::time::{Deadline, human};
 use crate::sys::{file, private, replace, signal};
 use crate::types::Version;
@@ -10,51 +10,76 @@ use anyhow::{Context as _, bail};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Space that a copy leaves free, in bytes.
-const RESERVE: u64 = 64 << 20;
 /// What is copied between two looks at the clock, in bytes.
 const PIECE: u64 = 4 << 20;
 
-/// Copies the host's user space of `version`, found below `root`, to the new
-/// directory `at`.
+/// What a tree is made of.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The host's own files, below this root.
+    Host(PathBuf),
+    /// A verified runfile.
+    Runfile(PathBuf),
+}
+
+impl Source {
+    fn origin(&self) -> Origin {
+        match self {
+            Source::Host(_) => Origin::Host,
+            Source::Runfile(_) => Origin::Runfile,
+        }
+    }
+}
+
+/// Makes the new directory `at` of the user space of `version`.
 ///
 /// # Errors
 /// What is missing or failed; there is no directory then.
-pub fn make(root: &Path, version: &Version, at: &Path, deadline: &Deadline) -> anyhow::Result<()> {
-    let found = find::find(root, version).map_err(|missing| anyhow::anyhow!("{missing}"))?;
-    let above = at.parent().unwrap_or(Path::new("/"));
-    room(above, found.size())?;
-    let temp = above.join(format!(".{version}.{}", std::process::id()));
+pub fn make(source: &Source, version: &Version, at: &Path, deadline: &Deadline) -> anyhow::Result<()> {
+    in_temp(at, version, |temp| {
+        let found = match source {
+            Source::Host(root) => copy_all(root, version, temp, deadline)?,
+            Source::Runfile(file) => unpack::unpack(file, version, temp, deadline)?,
+        };
+        finish(temp, version, source.origin(), &found)?;
+        Ok(replace::directory_whole(temp, at)?)
+    })
+}
+
+/// Does it with a new directory beside a tree, which is gone afterwards.
+fn in_temp(
+    tree: &Path,
+    version: &Version,
+    work: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let temp = tree.with_file_name(format!(".{version}.{}", std::process::id()));
     private::directory(&temp, 0o755)?;
-    let done = fill(&temp, version, &found, deadline).and_then(|()| {
-        // An upgrade of the host's files meanwhile leaves a part of them.
-        if find::find(root, version).as_ref() != Ok(&found) {
-            bail!("the host's driver files changed while they were copied");
-        }
-        Ok(replace::directory_whole(&temp, at)?)
-    });
-    done.inspect_err(|_| drop(std::fs::remove_dir_all(&temp)))
+    let done = work(&temp);
+    let _ = std::fs::remove_dir_all(&temp);
+    done
 }
 
-fn room(above: &Path, bytes: u64) -> anyhow::Result<()> {
-    let free = file::free_space(above).with_context(|| above.display().to_string())?;
-    if free < bytes.saturating_add(RESERVE) {
-        bail!("{} needed in {}, {} free", size(bytes + RESERVE), above.display(), size(free));
+/// Copies the host's files.
+fn copy_all(root: &Path, version: &Version, to: &Path, deadline: &Deadline) -> anyhow::Result<Found> {
+    let found = find::find(root, version).map_err(|missing| anyhow::anyhow!("{missing}"))?;
+    unpack::room(to, found.size())?;
+    found.files.iter().try_for_each(|item| put(to, item, deadline))?;
+    // An upgrade of the host's files meanwhile leaves a part of them.
+    if find::find(root, version).as_ref() != Ok(&found) {
+        bail!("the host's driver files changed while they were copied");
     }
-    Ok(())
+    Ok(found)
 }
 
-fn fill(tree: &Path, version: &Version, found: &Found, deadline: &Deadline) -> anyhow::Result<()> {
-    for item in &found.files {
-        put(tree, item, deadline)?;
-    }
+/// Makes the links and the list of a tree whose files are there.
+fn finish(tree: &Path, version: &Version, origin: Origin, found: &Found) -> anyhow::Result<()> {
     for (name, target) in &found.links {
         std::os::unix::fs::symlink(target, tree.join(name)).with_context(|| name.clone())?;
     }
     // The last: what has it has all the rest.
-    let text = Manifest::of(version, found).text();
+    let text = Manifest::of(version, origin, found).text();
     replace::replace_own(&tree.join(manifest::NAME), text.as_bytes(), 0o644)?;
     sync_directories(tree, found)
 }
@@ -104,27 +129,38 @@ fn copy(from: File, mut to: &File, deadline: &Deadline) -> anyhow::Result<()> {
     }
 }
 
-/// Puts what a tree lacks into it, from the host's files: each whole.
+/// Puts what a tree lacks into it, from what it was made of: each file whole.
 ///
 /// # Errors
-/// The host does not have it any more, or a file could not be written.
-pub fn repair(root: &Path, tree: &Path, lacking: &[String], deadline: &Deadline) -> anyhow::Result<()> {
+/// The source does not have it any more, or a file could not be written.
+pub fn repair(source: &Source, tree: &Path, lacking: &[String], deadline: &Deadline) -> anyhow::Result<()> {
     let manifest = Manifest::read(tree).context("no list of its files")?;
-    let found = find::find(root, &manifest.version).map_err(|missing| anyhow::anyhow!("{missing}"))?;
-    if Manifest::of(&manifest.version, &found) != manifest {
-        bail!("the host's driver files are not those of which it was made");
-    }
-    room(tree, found.files.iter().filter(|file| lacking.contains(&file.to)).map(|file| file.size).sum())?;
-    let temp = tree.with_file_name(format!(".{}.{}", manifest.version, std::process::id()));
-    private::directory(&temp, 0o755)?;
+    let version = &manifest.version;
+    let is_it = |found: &Found| match Manifest::of(version, source.origin(), found) == manifest {
+        true => Ok(()),
+        false => bail!("the driver files are not those of which it was made"),
+    };
     // All are there before the first is put into its place.
-    let all = lacking.iter().try_for_each(|name| fetch(&temp, name, &found, deadline));
-    let done = all.and_then(|()| {
-        lacking.iter().try_for_each(|name| place(&temp, tree, name).with_context(|| name.clone()))?;
+    in_temp(tree, version, |temp| {
+        let found = match source {
+            Source::Host(root) => {
+                let found = find::find(root, version).map_err(|missing| anyhow::anyhow!("{missing}"))?;
+                is_it(&found)?;
+                let of_it = found.files.iter().filter(|file| lacking.contains(&file.to));
+                unpack::room(temp, of_it.map(|file| file.size).sum())?;
+                lacking.iter().try_for_each(|name| fetch(temp, name, &found, deadline))?;
+                found
+            }
+            Source::Runfile(file) => {
+                let found = unpack::unpack(file, version, temp, deadline)?;
+                is_it(&found)?;
+                finish(temp, version, source.origin(), &found)?;
+                found
+            }
+        };
+        lacking.iter().try_for_each(|name| place(temp, tree, name).with_context(|| name.clone()))?;
         sync_directories(tree, &found)
-    });
-    let _ = std::fs::remove_dir_all(&temp);
-    done
+    })
 }
 
 /// Copies one file, or makes one link, of what was found.

@@ -62,7 +62,8 @@ const BARE: [(&str, &str); 3] = [
     ("libGLX_indirect.so.0", "libGLX_nvidia.so.0"),
 ];
 
-const PROGRAMS: [&str; 4] =
+/// The programs for containers.
+pub const PROGRAMS: [&str; 4] =
     ["nvidia-smi", "nvidia-debugdump", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"];
 
 /// Other files: directories of the host, the beginning and the end of the names
@@ -154,11 +155,33 @@ pub fn find(root: &Path, version: &Version) -> Result<Found, Missing> {
             }
         }
     }
-    for needed in NEEDED {
-        let library = format!("{needed}.{version}");
-        if !libraries.contains_key(&library) {
-            return Err(Missing { library, other: others.into_iter().next() });
-        }
+    let mut found = of_libraries(libraries, version)
+        .map_err(|library| Missing { library, other: others.into_iter().next() })?;
+    found.files.extend(PROGRAMS.iter().filter_map(|name| program(root, name)));
+    found.files.extend(SHARES.iter().flat_map(|share| shared(root, share, version)));
+    Ok(found)
+}
+
+/// The libraries of a directory, all of one package: those that `admitted` names,
+/// in the tree as they lie there.
+///
+/// # Errors
+/// The library of [`NEEDED`] that is missing.
+pub fn libraries(
+    directory: &Path,
+    version: &Version,
+    admitted: impl Fn(&str) -> bool,
+) -> Result<Found, String> {
+    let all = names(directory).into_iter().filter(|name| admitted(name));
+    let library = |name: String| Some((name.clone(), open(directory, &name, !is_versioned(&name, version))?));
+    of_libraries(all.filter_map(library).collect(), version)
+}
+
+/// Those of a package, without what a distribution built itself.
+fn of_libraries(mut libraries: BTreeMap<String, Library>, version: &Version) -> Result<Found, String> {
+    let missing = NEEDED.iter().map(|needed| format!("{needed}.{version}"));
+    if let Some(library) = missing.into_iter().find(|library| !libraries.contains_key(library)) {
+        return Err(library);
     }
     // The most that NVIDIA's own need.
     let most = libraries.values().filter(|library| !library.own_version).filter_map(|l| l.elf.glibc).max();
@@ -166,8 +189,6 @@ pub fn find(root: &Path, version: &Version) -> Result<Found, Missing> {
     let core = NEEDED.iter().filter_map(|needed| libraries.get(&format!("{needed}.{version}"))?.elf.glibc);
     let mut found = Found { glibc: core.max(), links: links(&libraries), files: Vec::new() };
     found.files.extend(libraries.into_values().map(|library| library.item));
-    found.files.extend(PROGRAMS.iter().filter_map(|name| program(root, name)));
-    found.files.extend(SHARES.iter().flat_map(|share| shared(root, share, version)));
     Ok(found)
 }
 
@@ -211,15 +232,28 @@ fn regular(path: &Path) -> Option<(File, u64)> {
     Some((file, meta.len()))
 }
 
+/// Whether a name is that of a library of NVIDIA's for containers.
+pub fn is_library(name: &str, version: &Version) -> bool {
+    name.starts_with("lib")
+        && (is_of_own_version(name) || is_versioned(name, version))
+        && !NOT_FOR_CONTAINERS.iter().any(|other| name.starts_with(other))
+}
+
+fn is_of_own_version(name: &str) -> bool {
+    OWN_VERSION.iter().any(|family| name.starts_with(family))
+}
+
+fn is_versioned(name: &str, version: &Version) -> bool {
+    name.strip_suffix(version.as_str()).is_some_and(|stem| stem.ends_with(".so."))
+}
+
 fn library(directory: &Path, name: &str, version: &Version) -> Option<Library> {
-    let own_version = OWN_VERSION.iter().any(|family| name.starts_with(family));
-    let versioned = name.strip_suffix(version.as_str()).is_some_and(|stem| stem.ends_with(".so."));
-    if !name.starts_with("lib") || !(own_version || versioned) {
-        return None;
-    }
-    if NOT_FOR_CONTAINERS.iter().any(|other| name.starts_with(other)) {
-        return None;
-    }
+    is_library(name, version).then(|| open(directory, name, is_of_own_version(name)))?
+}
+
+/// A library with what its ELF header says; `None` for what is no library of this
+/// machine, or glvnd's.
+fn open(directory: &Path, name: &str, own_version: bool) -> Option<Library> {
     let path = directory.join(name);
     // A link among these is a SONAME, made anew.
     if own_version && path.is_symlink() {
@@ -254,7 +288,7 @@ fn links(libraries: &BTreeMap<String, Library>) -> BTreeMap<String, String> {
 }
 
 /// Whether a name from a file can be the name of a link.
-fn is_plain(name: &str) -> bool {
+pub fn is_plain(name: &str) -> bool {
     name.starts_with("lib") && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+".contains(&b))
 }
 

@@ -12,11 +12,23 @@ pub const NAME: &str = ".phoenix-nvidia";
 const MOST: u64 = 256 * 1024;
 const FIRST: &str = "phoenix-nvidia driver 1";
 
+/// What a tree is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// The host's own files.
+    #[default]
+    Host,
+    /// NVIDIA's runfile.
+    Runfile,
+}
+
 /// The content of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The driver's version.
     pub version: Version,
+    /// What it was made of.
+    pub origin: Origin,
     /// The glibc that it needs.
     pub glibc: Option<Glibc>,
     /// The files, with their sizes in bytes.
@@ -27,9 +39,10 @@ pub struct Manifest {
 
 impl Manifest {
     /// That of what was found.
-    pub fn of(version: &Version, found: &Found) -> Manifest {
+    pub fn of(version: &Version, origin: Origin, found: &Found) -> Manifest {
         Manifest {
             version: version.clone(),
+            origin,
             glibc: found.glibc,
             files: found.files.iter().map(|file| (file.to.clone(), file.size)).collect(),
             links: found.links.iter().map(|(name, target)| (name.clone(), target.clone())).collect(),
@@ -47,16 +60,19 @@ impl Manifest {
         let files = self.files.iter().map(|(name, size)| format!("file {size} {name}\n"));
         let links = self.links.iter().map(|(name, target)| format!("link {name} {target}\n"));
         let list: String = files.chain(links).collect();
-        format!("{FIRST}\nversion {}\n{glibc}{list}end\n", self.version)
+        let origin = if self.origin == Origin::Runfile { "origin runfile\n" } else { "" };
+        format!("{FIRST}\nversion {}\n{origin}{glibc}{list}end\n", self.version)
     }
 
     fn parse(text: &str) -> Option<Manifest> {
         let mut lines = text.lines();
         (lines.next()? == FIRST).then_some(())?;
         let version = lines.next()?.strip_prefix("version ")?.parse().ok()?;
-        let mut manifest = Manifest { version, glibc: None, files: Vec::new(), links: Vec::new() };
+        let origin = Origin::Host;
+        let mut manifest = Manifest { version, origin, glibc: None, files: Vec::new(), links: Vec::new() };
         for line in lines {
             match line.split_once(' ') {
+                Some(("origin", "runfile")) => manifest.origin = Origin::Runfile,
                 Some(("glibc", glibc)) => manifest.glibc = Some(glibc.parse().ok()?),
                 Some(("file", rest)) => {
                     let (size, name) = rest.split_once(' ')?;
@@ -94,12 +110,15 @@ mod tests {
 
     #[test]
     fn it_is_read_as_it_was_written_and_one_that_was_cut_off_is_none() {
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             version: "580.95.05".parse().unwrap(),
+            origin: Origin::Host,
             glibc: "2.14".parse().ok(),
             files: vec![("libcuda.so.580.95.05".into(), 5), ("share/a b".into(), 0)],
             links: vec![("libcuda.so.1".into(), "libcuda.so.580.95.05".into())],
         };
+        assert_eq!(Manifest::parse(&manifest.text()), Some(manifest.clone()));
+        manifest.origin = Origin::Runfile;
         let text = manifest.text();
         assert_eq!(Manifest::parse(&text), Some(manifest));
         for length in 0..text.len() - 1 {

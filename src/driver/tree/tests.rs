@@ -15,7 +15,7 @@ fn host() -> (tempfile::TempDir, Trees) {
         put(&dir.path().join(path));
     }
     put(&dir.path().join("usr/bin/nvidia-smi"));
-    let trees = Trees { root: dir.path().to_owned() };
+    let trees = Trees { root: dir.path().to_owned(), supply: Supply::default() };
     (dir, trees)
 }
 
@@ -27,7 +27,7 @@ fn put(path: &Path) {
 }
 
 fn keep(trees: &Trees) -> anyhow::Result<()> {
-    trees.keep(&version(), &Deadline::secs(60))
+    trees.keep(&version(), None, &Deadline::secs(60))
 }
 
 fn names(path: &Path) -> Vec<String> {
@@ -93,8 +93,9 @@ fn a_host_without_the_files_and_a_time_that_is_over_leave_nothing() {
     let other: Version = "590.48.01".parse().unwrap();
     let error = trees.make(&other, &Deadline::secs(60)).unwrap_err();
     assert!(format!("{error:#}").contains("its driver files are 580.95.05"), "{error:#}");
-    assert_eq!(crate::exit::remedy_of(&error), Some("reboot"));
-    let error = trees.keep(&version(), &Deadline::secs(0)).unwrap_err();
+    assert!(format!("{error:#}").contains("not in the cache"), "{error:#}");
+    assert_eq!(crate::exit::remedy_of(&error), Some("phoenix-nvidia prepare"));
+    let error = trees.keep(&version(), None, &Deadline::secs(0)).unwrap_err();
     assert!(format!("{error:#}").contains("not copied within"), "{error:#}");
     assert_eq!(names(&trees.root.join(KEPT)), [""; 0]);
 }
@@ -128,7 +129,7 @@ fn a_repair_puts_whole_files_in_their_places_and_one_that_fails_changes_nothing(
     std::fs::remove_file(tree.join("bin/nvidia-smi")).unwrap();
     let cut = std::fs::File::options().write(true).open(tree.join("libcuda.so.580.95.05")).unwrap();
     cut.set_len(3).unwrap();
-    let error = trees.keep(&version(), &Deadline::secs(0)).unwrap_err();
+    let error = trees.keep(&version(), None, &Deadline::secs(0)).unwrap_err();
     assert!(format!("{error:#}").contains("not copied within"), "{error:#}");
     // Whoever reads it now does not find a part of what was to be put there.
     assert_eq!(std::fs::read(tree.join("libcuda.so.580.95.05")).unwrap(), b"\x7fEL");

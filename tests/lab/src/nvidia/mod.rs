@@ -7,6 +7,7 @@
 mod cksum;
 mod elf;
 mod options;
+pub mod package;
 pub mod runfile;
 mod tar;
 pub mod userspace;

@@ -3,6 +3,7 @@
 use super::cksum::cksum;
 use super::elf::shared_object;
 use super::options::Options;
+use super::package::{self, Compression, Trap};
 use super::tar::Tar;
 use crate::cache;
 use crate::web::Site;
@@ -64,12 +65,24 @@ pub struct Runfile {
     flaw: Option<Flaw>,
     size: u64,
     tree: Option<PathBuf>,
+    compression: Compression,
+    trap: Option<Trap>,
+    listed: bool,
 }
 
 impl Runfile {
     /// A good one.
     pub fn new(version: &str) -> Self {
-        Self { version: version.to_owned(), arch: ARCH.to_owned(), flaw: None, size: 0, tree: None }
+        Self {
+            version: version.to_owned(),
+            arch: ARCH.to_owned(),
+            flaw: None,
+            size: 0,
+            tree: None,
+            compression: Compression::None,
+            trap: None,
+            listed: false,
+        }
     }
 
     /// One that fails.
@@ -94,6 +107,24 @@ impl Runfile {
     /// programs. The installer is the lab's all the same.
     pub fn tree(mut self, directory: &Path) -> Self {
         self.tree = Some(directory.to_owned());
+        self
+    }
+
+    /// One whose payload is compressed, with an embedded decompressor where NVIDIA's has one.
+    pub fn compressed(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// One with something that a payload must not have, and sums that are right.
+    pub fn trap(mut self, trap: Trap) -> Self {
+        self.trap = Some(trap);
+        self
+    }
+
+    /// One with NVIDIA's list for container tools, which leaves out libnvcuvid.
+    pub fn listed(mut self) -> Self {
+        self.listed = true;
         self
     }
 
@@ -145,12 +176,21 @@ impl Runfile {
     }
 
     fn bytes(&self) -> Result<Vec<u8>> {
-        let payload = self.payload()?;
+        let payload = self.compression.of(&self.payload()?)?;
         // The sums cover the line with the payload's place and all behind it, so they come last.
         let lines = STUB.lines().count();
         let need = payload.len() / 1024 + 1024;
+        let mut embedded = Vec::new();
+        if self.compression.embeds() {
+            embedded = package::decompressor();
+            embedded.push(b'\n');
+        }
+        let more = embedded.iter().filter(|byte| **byte == b'\n').count();
         let stub = STUB
-            .replace("@SKIP@", &(lines + 1).to_string())
+            .replace("@SKIP@", &(lines + 1 + more).to_string())
+            .replace("@DSKIP@", &(lines + 1).to_string())
+            .replace("@DSIZE@", &more.to_string())
+            .replace("@UNDO@", self.compression.undo())
             .replace("@NEED@", &need.to_string())
             .replace("@VERSION@", &self.version)
             .replace("@ARCH@", &self.arch);
@@ -159,6 +199,7 @@ impl Runfile {
         };
         let (top, rest) = stub.split_at(third + 1);
         let mut covered = rest.as_bytes().to_vec();
+        covered.extend(embedded);
         covered.extend(payload);
         let top =
             top.replace("@CRC@", &cksum(&covered).to_string()).replace("@MD5@", &hex(&Md5::digest(&covered)));
@@ -176,10 +217,15 @@ impl Runfile {
         };
         let mut tar = Tar::default();
         let mut manifest = String::new();
+        let mut genuine = package::manifest(installed);
+        if let Some(trap) = self.trap {
+            trap.put(&mut tar, installed);
+        }
         tar.file("nvidia-installer", 0o755, self.installer(installed).as_bytes());
         if let Some(tree) = &self.tree {
-            real_files(tree, &mut tar, &mut manifest)?;
+            real_files(tree, &mut tar, &mut manifest, &mut genuine)?;
             tar.file("manifest", 0o644, manifest.as_bytes());
+            tar.file(".manifest", 0o644, genuine.as_bytes());
             return Ok(tar.finish());
         }
         for (at, (library, number)) in LIBRARIES.iter().enumerate() {
@@ -187,6 +233,8 @@ impl Runfile {
             let file = format!("{library}.so.{installed}");
             tar.file(&file, 0o755, &shared_object(&soname, installed));
             let _ = write!(manifest, "lib {file}\nlink {soname} {file}\nlink {library}.so {soname}\n");
+            // Some links are left to ldconfig.
+            genuine.push_str(&package::library(&file, (at % 2 == 0).then_some(&soname)));
             if at == 2 {
                 manifest.push_str("half\n");
             }
@@ -195,11 +243,44 @@ impl Runfile {
         manifest
             .push_str("bin nvidia-smi\nbin nvidia-installer\nbinlink nvidia-uninstall nvidia-installer\n");
         tar.file("manifest", 0o644, manifest.as_bytes());
+        self.others(&mut tar, installed, &genuine);
         let missing = usize::try_from(self.size)?.saturating_sub(tar.size());
         if missing > 0 {
             tar.file("padding", 0o644, &noise(missing));
         }
         Ok(tar.finish())
+    }
+
+    /// What containers get of a driver besides its libraries, and what they must not get.
+    fn others(&self, tar: &mut Tar, version: &str, manifest: &str) {
+        for name in ["firmware/gsp_ga10x.bin", "kernel/dkms.conf", "README.txt", "nvidia_icd_vksc.json"] {
+            tar.file(name, 0o644, b"of the host\n");
+        }
+        for (name, soname) in [
+            (format!("32/libcuda.so.{version}"), "libcuda.so.1"),
+            // Not in the manifest, and glvnd's by its SONAME.
+            (format!("libEGL.so.{version}"), "libEGL.so.1"),
+            ("libGL.so.1.7.0".to_owned(), "libGL.so.1"),
+            (format!("libnvidia-gtk3.so.{version}"), "libnvidia-gtk3.so"),
+        ] {
+            tar.file(&name, 0o755, &shared_object(soname, version));
+        }
+        tar.file("nvidia-modprobe", 0o4755, b"#!/bin/sh\n");
+        for name in ["nvidia.icd", "nvidia_icd.json", "10_nvidia.json", "./10_nvidia_wayland.json"] {
+            tar.file(name, 0o444, b"{}\n");
+        }
+        if self.listed {
+            let libraries = LIBRARIES.iter().filter(|(name, _)| *name != "libnvcuvid");
+            let mut all: Vec<String> = libraries
+                .map(|(name, _)| package::listed(&format!("{name}.so.{version}"), "LIB", "cuda"))
+                .collect();
+            all.push(package::listed("nvidia-smi", "BINARY", "nvml"));
+            all.push(package::listed("nvidia-modprobe", "MODPROBE", "modprobe"));
+            all.push(package::listed("nvidia.icd", "ICD", "opencl"));
+            all.push(package::listed(&format!("libnvidia-gtk3.so.{version}"), "LIB", "utils"));
+            tar.file("sandboxutils-filelist.json", 0o755, format!("[{}]", all.join(",")).as_bytes());
+        }
+        tar.file(".manifest", 0o644, manifest.as_bytes());
     }
 
     fn installer(&self, version: &str) -> String {
@@ -234,7 +315,7 @@ impl Runfile {
 }
 
 /// A real driver's files; its SONAME links are left to ldconfig.
-fn real_files(tree: &Path, tar: &mut Tar, manifest: &mut String) -> Result<()> {
+fn real_files(tree: &Path, tar: &mut Tar, manifest: &mut String, genuine: &mut String) -> Result<()> {
     let entries = fs::read_dir(tree).with_context(|| tree.display().to_string())?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
@@ -242,6 +323,9 @@ fn real_files(tree: &Path, tar: &mut Tar, manifest: &mut String) -> Result<()> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         tar.file(&name, 0o755, &fs::read(&file).with_context(|| name.clone())?);
         let kind = if name.starts_with("lib") { "lib" } else { "bin" };
+        if kind == "lib" {
+            genuine.push_str(&package::library(&name, None));
+        }
         let _ = writeln!(manifest, "{kind} {name}");
     }
     manifest.push_str("link libcuda.so libcuda.so.1\n");
@@ -276,7 +360,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Bytes that no compression and no resumed download at the wrong place would give again.
-fn noise(length: usize) -> Vec<u8> {
+pub(super) fn noise(length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length + 8);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     while bytes.len() < length {

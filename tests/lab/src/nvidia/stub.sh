@@ -2,6 +2,8 @@
 CRCsum=@CRC@
 MD5=@MD5@
 skip=@SKIP@
+skip_decompress=@DSKIP@
+size_decompress=@DSIZE@
 label="NVIDIA Accelerated Graphics Driver for Linux-@ARCH@ @VERSION@"
 version_string=@VERSION@
 TARGET_ARCH=@ARCH@
@@ -78,7 +80,7 @@ case $action in
         echo "Target Architecture: $TARGET_ARCH"
         exit 0
         ;;
-    list) tail -n "+$skip" "$self" | tar -tf -; exit $? ;;
+    list) tail -n "+$skip" "$self" | @UNDO@ | tar -tf -; exit $? ;;
 esac
 
 printf 'Verifying archive integrity... '
@@ -107,7 +109,7 @@ room=$(df -Pk "$directory" | awk 'NR == 2 { print $4 }')
 test "${room:-0}" -ge @NEED@ || stop "Not enough space left in $directory ($room KB) to unpack $self (@NEED@ KB)."
 
 echo "Uncompressing $label"
-tail -n "+$skip" "$self" | tar -xf - -C "$directory" --no-same-owner || stop "Unpacking into $directory failed."
+tail -n "+$skip" "$self" | @UNDO@ | tar -xf - -C "$directory" --no-same-owner || stop "Unpacking into $directory failed."
 test "$action" = extract && exit 0
 
 cd "$directory" || stop "Cannot enter $directory."

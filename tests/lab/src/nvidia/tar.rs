@@ -7,6 +7,17 @@ pub(crate) struct Tar(Vec<u8>);
 impl Tar {
     /// Adds a file; the name is relative and shorter than 100 bytes.
     pub(crate) fn file(&mut self, name: &str, mode: u32, bytes: &[u8]) {
+        self.header(name, mode, b'0', bytes.len() as u64, "");
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+    }
+
+    /// Adds the header of something else, of this type, that says to have so many bytes; none follow.
+    pub(crate) fn odd(&mut self, name: &str, kind: u8, size: u64, link: &str) {
+        self.header(name, 0o644, kind, size, link);
+    }
+
+    fn header(&mut self, name: &str, mode: u32, kind: u8, size: u64, link: &str) {
         let mut header = [0_u8; 512];
         let mut field = |at: usize, text: &str| {
             header[at..at + text.len()].copy_from_slice(text.as_bytes());
@@ -15,18 +26,17 @@ impl Tar {
         field(100, &format!("{mode:07o}"));
         field(108, "0000000");
         field(116, "0000000");
-        field(124, &format!("{:011o}", bytes.len()));
+        field(124, &format!("{size:011o}"));
         // 2025-01-01: a date like any other, but always the same.
         field(136, &format!("{:011o}", 1_735_689_600));
         field(148, "        ");
-        field(156, "0");
+        field(157, link);
         field(257, "ustar");
         field(263, "00");
+        header[156] = kind;
         let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         self.0.extend_from_slice(&header);
-        self.0.extend_from_slice(bytes);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
     }
 
     /// How long it is so far.

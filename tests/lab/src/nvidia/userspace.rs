@@ -1,9 +1,11 @@
 //! The host's own user space of a driver, made with gcc: libraries that the real dynamic linker loads, and a program
 //! linked against them that prints the version of each.
 
+use crate::cache;
 use crate::gpus::Nvidia;
-use crate::nvidia::runfile;
+use crate::nvidia::runfile::{self, Runfile};
 use anyhow::{Context, Result, ensure};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -76,6 +78,23 @@ pub fn build(directory: &Path, version: &str) -> Result<()> {
     let made = Command::new("sh").args(["-c", &script]).arg(directory).output().context("running sh")?;
     ensure!(made.status.success(), "{}: {}", made.status, String::from_utf8_lossy(&made.stderr));
     Ok(())
+}
+
+/// A runfile with such a user space, which a program in a container can be linked against; one of its libraries has so
+/// many bytes more.
+#[track_caller]
+pub fn packed(version: &str, more: usize) -> Runfile {
+    let made = cache::once(&format!("userspace/{version}-{more}"), |fresh| {
+        build(fresh, version)?;
+        fs::remove_file(fresh.join("driver-version"))?;
+        if more > 0 {
+            let library = fs::read(fresh.join(format!("libcuda.so.{version}")))?;
+            let more = [library, runfile::noise(more)].concat();
+            fs::write(fresh.join(format!("libnvidia-nvvm.so.{version}")), more)?;
+        }
+        Ok(fs::write(fresh.join("nvidia-smi"), runfile::smi(version)?)?)
+    });
+    Runfile::new(version).tree(&made.unwrap_or_else(|e| panic!("{e:#}")))
 }
 
 #[track_caller]

@@ -1,0 +1,249 @@
+//! DRIVER_MODE=inject on a host without user space of its driver: a container has that of NVIDIA's runfile, which is
+//! unpacked without running it.
+// A helper of the tests may panic.
+#![allow(clippy::unwrap_used)]
+use super::inject::{create, finds, start};
+use crate::support;
+
+use phoenix_lab::nvidia::package::Compression;
+use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::nvidia::userspace::packed;
+use phoenix_lab::{Lab, Rootfs};
+use support::{lab, node};
+
+const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
+const OLD: &str = "580.95.05";
+const NEW: &str = "580.105.08";
+const KEPT: &str = "/var/lib/phoenix-nvidia/driver";
+const SHOWN: &str = "/run/phoenix-nvidia/driver";
+const CACHE: &str = "/var/cache/phoenix-nvidia";
+
+/// A host whose driver has no user space there, and container 101, which is to have it.
+fn host(unprivileged: bool) -> Option<Lab> {
+    let lab = lab(Lab::builder().gpus(1).driver(OLD))?;
+    lab.sh("mount --make-rshared /").ok();
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nDRIVER_MODE=inject");
+    let root = Rootfs::Debian12;
+    create(&lab, 101, if unprivileged { root.unprivileged() } else { root.privileged() });
+    Some(lab)
+}
+
+/// Puts a runfile into the cache, as a download leaves it, and tells where it is.
+fn cached(lab: &Lab, runfile: &Runfile) -> String {
+    let path = format!("{CACHE}/{}", runfile.name());
+    lab.write(&path, std::fs::read(runfile.build().unwrap()).unwrap());
+    path
+}
+
+/// As if nobody had made a tree.
+fn forget(lab: &Lab) {
+    lab.sh(&format!("umount {SHOWN}/{OLD}; rm -rf {KEPT}/{OLD}; true")).ok();
+}
+
+fn trees(lab: &Lab) -> Vec<String> {
+    if lab.exists(KEPT) { lab.files().list(KEPT) } else { Vec::new() }
+}
+
+#[test]
+fn the_first_start_unpacks_the_runfile_of_the_cache_and_runs_nothing_of_it() {
+    for unprivileged in [true, false] {
+        let Some(lab) = host(unprivileged) else { return };
+        let file = cached(&lab, &packed(OLD, 0).compressed(Compression::Zstd));
+        lab.run([PROGRAM, "doctor", "101"]).code(1).says(&format!("a start makes it, unpacked from {file}"));
+        lab.run([PROGRAM, "plan", "101"]).code(10).says(&format!("(unpacked from {file})"));
+        let started = start(&lab).ok().says(&format!("driver {OLD}: unpacked from {file} for containers"));
+        started.says("the host's, mounted").says_not("WARNING");
+        finds(&lab.container(101), OLD);
+        lab.run([PROGRAM, "doctor", "101"]).says("0 failure, 0 warning");
+        // Links are by SONAME, what is glvnd's is not there, and owners and modes are ours.
+        let links = lab.sh(&format!("cd {KEPT}/{OLD} && readlink libcuda.so.1 libcuda.so; ls -ld lib*EGL*"));
+        assert_eq!(links.stdout, format!("libcuda.so.{OLD}\nlibcuda.so.1\n"));
+        let odd = format!(r"find {KEPT} ! -type l \( ! -user 0 -o -perm /7022 \)");
+        assert_eq!(lab.sh(&odd).ok().stdout, "");
+    }
+}
+
+#[test]
+fn whatever_the_compression_no_program_is_run_for_it() {
+    let Some(lab) = host(true) else { return };
+    for compression in [Compression::Gzip, Compression::Xz, Compression::Zstd, Compression::None] {
+        cached(&lab, &packed(OLD, 0).compressed(compression));
+        let trace =
+            format!("strace -f -qq -e trace=execve -o /root/trace {PROGRAM} prepare; cat /root/trace");
+        let run = lab.sh(&trace).says("unpacked from");
+        let odd = ["NVIDIA", "xz", "gzip", "zstd", "tar\"", "/sh\""];
+        let programs = run.stdout.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0"));
+        for program in programs {
+            assert!(!odd.iter().any(|odd| program.contains(odd)), "{compression:?}: {program}");
+        }
+        lab.sh(&format!("test -f {KEPT}/{OLD}/libcuda.so.{OLD} && test -x {KEPT}/{OLD}/bin/nvidia-smi")).ok();
+        forget(&lab);
+    }
+}
+
+/// The server has it, but a download may take as long as it likes.
+#[test]
+fn a_start_waits_for_no_download_and_prepare_makes_it() {
+    let Some(lab) = host(true) else { return };
+    let path = lab.web().runfile(&packed(OLD, 0).compressed(Compression::Zstd));
+    let why = format!("libcuda.so.{OLD} is not on this host");
+    let warned = start(&lab).ok().says("WARNING").says(&why).says("its runfile is not in the cache");
+    warned.says("fix: phoenix-nvidia prepare");
+    assert!(lab.container(101).running() && trees(&lab).is_empty());
+    lab.run([PROGRAM, "doctor", "101"]).code(1).says("a start cannot make it").says(&why);
+    lab.run(["pct", "stop", "101"]).ok();
+    node(&lab, "START_POLICY=fail");
+    start(&lab).code(255).says(&why);
+    assert_eq!(lab.web().requests().of(&path).len(), 0, "a start downloads nothing");
+    lab.run([PROGRAM, "plan", "101"]).code(10).says("unpacked from its runfile, which is downloaded");
+    lab.run([PROGRAM, "prepare"]).ok().says("download: ").says("unpacked from").says_not("WARNING");
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok().says_not("WARNING");
+    finds(&lab.container(101), OLD);
+    assert_eq!(lab.web().requests().of(&path).len(), 1);
+}
+
+#[test]
+fn a_run_by_hand_downloads_it_and_one_that_is_not_published_is_told() {
+    let Some(lab) = host(true) else { return };
+    lab.web().requests();
+    lab.run([PROGRAM, "101"]).code(5).says("is not published there").says("fix: set NVIDIA_RUNFILE_URL");
+    assert!(trees(&lab).is_empty());
+    lab.web().runfile(&packed(OLD, 0).compressed(Compression::Xz));
+    lab.run([PROGRAM, "101"]).ok().says("unpacked from").says("verify: 580.95.05 works");
+    finds(&lab.container(101), OLD);
+}
+
+#[test]
+fn a_damaged_runfile_leaves_nothing() {
+    let Some(lab) = host(true) else { return };
+    let file = cached(&lab, &packed(OLD, 0).compressed(Compression::Zstd));
+    let damage = |lab: &Lab| {
+        // As a disk does it: nothing tells of it but the bytes.
+        lab.sh(&format!(
+            "cd /root && touch -r {file} time && printf X | dd of={file} bs=1 conv=notrunc \
+             seek=$(($(stat -c %s {file}) - 3000)) && touch -r time {file}"
+        ))
+        .ok();
+    };
+    // Verified before.
+    lab.run([PROGRAM, "prepare"]).ok().says("unpacked from");
+    forget(&lab);
+    damage(&lab);
+    start(&lab).ok().says("WARNING").says(&file);
+    assert!(lab.container(101).running() && trees(&lab).is_empty(), "{:?}", trees(&lab));
+    lab.run(["pct", "stop", "101"]).ok();
+    // Never verified.
+    lab.sh(&format!("rm {CACHE}/*.checked")).ok();
+    start(&lab)
+        .ok()
+        .says("WARNING")
+        .says("its MD5 differs from its header")
+        .says("fix: phoenix-nvidia prepare");
+    assert!(trees(&lab).is_empty());
+    // Another checksum than the one that is set.
+    lab.run(["pct", "stop", "101"]).ok();
+    cached(&lab, &packed(OLD, 0).compressed(Compression::Zstd));
+    node(&lab, &format!("NVIDIA_RUNFILE_SHA256={}", "00".repeat(32)));
+    start(&lab)
+        .ok()
+        .says("WARNING")
+        .says("NVIDIA_RUNFILE_SHA256 is 00")
+        .says("fix: correct NVIDIA_RUNFILE_SHA256");
+    assert!(trees(&lab).is_empty() && lab.exists(&file));
+    lab.run(["pct", "stop", "101"]).ok();
+    node(&lab, "NVIDIA_RUNFILE_SHA256=none");
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok().says_not("WARNING");
+    finds(&lab.container(101), OLD);
+}
+
+#[test]
+fn it_is_whole_or_not_there_whenever_its_maker_is_killed_and_on_a_full_disk() {
+    let Some(lab) = host(true) else { return };
+    // Large enough to be caught.
+    let runfile = packed(OLD, 60_000_000).compressed(Compression::Zstd);
+    cached(&lab, &runfile);
+    lab.sh("mkdir -p /var/lib/phoenix-nvidia && mount -t tmpfs -o size=100m,mode=755 tmpfs /var/lib/phoenix-nvidia")
+        .ok();
+    start(&lab).ok().says("WARNING").says("needed in /var/lib/phoenix-nvidia/driver");
+    assert!(lab.container(101).running() && trees(&lab).is_empty(), "{:?}", trees(&lab));
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.sh("mount -o remount,size=400m /var/lib/phoenix-nvidia").ok();
+    let mut partial = 0;
+    for ms in (40..=1000).step_by(60) {
+        lab.sh(&format!("timeout -s KILL {}.{:03} {PROGRAM} prepare; true", ms / 1000, ms % 1000));
+        if lab.exists(format!("{KEPT}/{OLD}")) {
+            // Whole from its first moment.
+            let big = format!("{KEPT}/{OLD}/libnvidia-nvvm.so.{OLD}");
+            lab.sh(&format!("test $(stat -c %s {big}) -gt 60000000 && test -f {KEPT}/{OLD}/.phoenix-nvidia"))
+                .ok();
+            forget(&lab);
+        } else if !trees(&lab).is_empty() {
+            partial += 1;
+        }
+    }
+    assert!(partial > 0, "no run was killed while it unpacked");
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok().says_not("WARNING");
+    finds(&lab.container(101), OLD);
+    assert_eq!(trees(&lab), [OLD]);
+    // What is missing comes back out of the same file, also where the host has its own files by now.
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.nvidia().user_space(OLD);
+    lab.sh(&format!("rm {KEPT}/{OLD}/libnvidia-ml.so.{OLD}")).ok();
+    lab.run([PROGRAM, "prepare"]).ok().says("restored 1 files");
+    lab.run([PROGRAM, "doctor", "101"]).says_not("lacks");
+}
+
+/// An upgrade of the host: prefetch has the next driver ready before the reboot, which then needs no network.
+#[test]
+fn prefetch_makes_the_tree_of_the_next_boot_and_prepare_leaves_it() {
+    let Some(lab) = host(true) else { return };
+    lab.kmod();
+    let kernel = lab.sh("uname -r").ok().stdout.trim().to_owned();
+    lab.module(
+        &format!("{kernel}/updates/dkms/nvidia.ko"),
+        &[&format!("version={NEW}"), "name=nvidia", "license=NVIDIA"],
+    );
+    for version in [OLD, NEW] {
+        lab.web().runfile(&packed(version, 0).compressed(Compression::Zstd));
+    }
+    let fetched = lab.run([PROGRAM, "prefetch"]).ok().says(&format!("driver {NEW}: fetched"));
+    fetched.says(&format!("driver {NEW}: ready for the containers that have the host's"));
+    assert_eq!(trees(&lab), [NEW]);
+    start(&lab).ok().says(&format!("driver {OLD}: unpacked from")).says_not("WARNING");
+    finds(&lab.container(101), OLD);
+    lab.run([PROGRAM, "prepare"]).ok().says_not("removed");
+    assert_eq!(trees(&lab), [NEW, OLD]);
+    lab.run(["pct", "stop", "101"]).ok();
+    // The boot.
+    lab.web().stop();
+    lab.sh(&format!(
+        "umount {SHOWN}/{OLD} && umount /run/phoenix-nvidia/proc/101; rm -r /run/phoenix-nvidia {CACHE}"
+    ))
+    .ok();
+    lab.nvidia().set_driver(NEW);
+    lab.run([PROGRAM, "prepare"]).ok().says_not("unpacked").says(&format!("driver {OLD}: removed its copy"));
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok().says_not("WARNING");
+    finds(&lab.container(101), NEW);
+}
+
+/// Where all containers install, and none has a tree, prefetch makes none.
+#[test]
+fn prefetch_makes_no_tree_where_nobody_asks_for_it() {
+    let Some(lab) = host(true) else { return };
+    lab.web().runfile(&packed(OLD, 0));
+    lab.kmod();
+    let kernel = lab.sh("uname -r").ok().stdout.trim().to_owned();
+    lab.module(&format!("{kernel}/updates/dkms/nvidia.ko"), &[&format!("version={OLD}"), "name=nvidia"]);
+    node(&lab, "DRIVER_MODE=install");
+    lab.run([PROGRAM, "prefetch"]).ok().says("fetched").says_not("ready for the containers");
+    assert!(trees(&lab).is_empty());
+    // The default of the node, also without a container that has it.
+    lab.run(["pct", "destroy", "101"]).ok();
+    node(&lab, "DRIVER_MODE=inject");
+    lab.run([PROGRAM, "prefetch"]).ok().says("already in the cache").says("ready for the containers");
+    assert_eq!(trees(&lab), [OLD]);
+}
