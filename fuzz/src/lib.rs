@@ -13,6 +13,7 @@ pub mod smi;
 pub mod state;
 pub mod templates;
 pub mod text;
+pub mod unpack;
 
 /// A target's name, which is also its corpus's, and what holds for its input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -22,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("conf", conf::holds),
     ("runfile", runfile::holds),
     ("templates", templates::holds),
+    ("unpack", unpack::holds),
     ("guest", guest::holds),
     ("pve", pve::holds),
     ("settings", settings::holds),

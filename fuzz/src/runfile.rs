@@ -20,6 +20,8 @@ pub fn holds(data: &[u8]) {
 fn accepted(data: &[u8], header: &Header) {
     let newlines: Vec<usize> = (0..data.len()).filter(|at| data[*at] == b'\n').collect();
     assert_eq!(header.covered, newlines[2] as u64 + 1);
+    // The byte after a newline, behind the lines that the sums cover.
+    assert!(newlines.contains(&(header.payload as usize - 1)) && header.payload > header.covered);
     assert_eq!(header.version.as_str().parse().ok().as_ref(), Some(&header.version));
     assert!(header.arch.len() < 100 && !header.arch.chars().any(char::is_control), "{:?}", header.arch);
     // The line it ends with is the last that it takes notice of.
