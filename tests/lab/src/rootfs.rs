@@ -23,10 +23,14 @@ pub enum Rootfs {
     Debian12,
     /// Debian 12 that boots systemd.
     Debian12Systemd,
+    /// Debian 12 with its podman (4.3) and docker.io (20.10), otherwise like `Debian12`.
+    Debian12Engines,
     /// Debian 13, otherwise like `Debian12`.
     Debian13,
     /// Debian 13 that boots systemd, and so has a tmpfs on /tmp.
     Debian13Systemd,
+    /// Debian 13 with its podman (5.4) and docker.io (26.1), otherwise like `Debian13`.
+    Debian13Engines,
     /// Ubuntu 24.04, otherwise like `Debian12`. Its archive is another one: see [`Rootfs::obtainable`].
     Ubuntu2404,
     /// The root of this machine itself, copied, with a trivial process 1: for a machine without network whose root is
@@ -48,13 +52,15 @@ const SHIFT: u32 = 100_000;
 
 impl Rootfs {
     /// Those that are made, and not copied from this machine.
-    pub const ALL: [Rootfs; 7] = [
+    pub const ALL: [Rootfs; 9] = [
         Rootfs::Busybox,
         Rootfs::Debian11,
         Rootfs::Debian12,
         Rootfs::Debian12Systemd,
+        Rootfs::Debian12Engines,
         Rootfs::Debian13,
         Rootfs::Debian13Systemd,
+        Rootfs::Debian13Engines,
         Rootfs::Ubuntu2404,
     ];
 
@@ -81,8 +87,10 @@ impl Rootfs {
             Rootfs::Debian11 => "debian-11",
             Rootfs::Debian12 => "debian-12",
             Rootfs::Debian12Systemd => "debian-12-systemd",
+            Rootfs::Debian12Engines => "debian-12-engines",
             Rootfs::Debian13 => "debian-13",
             Rootfs::Debian13Systemd => "debian-13-systemd",
+            Rootfs::Debian13Engines => "debian-13-engines",
             Rootfs::Ubuntu2404 => "ubuntu-24.04",
             Rootfs::Own => "own",
         }
@@ -92,8 +100,8 @@ impl Rootfs {
         match self {
             Rootfs::Busybox | Rootfs::Own => None,
             Rootfs::Debian11 => Some("bullseye"),
-            Rootfs::Debian12 | Rootfs::Debian12Systemd => Some("bookworm"),
-            Rootfs::Debian13 | Rootfs::Debian13Systemd => Some("trixie"),
+            Rootfs::Debian12 | Rootfs::Debian12Systemd | Rootfs::Debian12Engines => Some("bookworm"),
+            Rootfs::Debian13 | Rootfs::Debian13Systemd | Rootfs::Debian13Engines => Some("trixie"),
             Rootfs::Ubuntu2404 => Some("noble"),
         }
     }
@@ -107,6 +115,8 @@ impl Rootfs {
             Rootfs::Debian12Systemd | Rootfs::Debian13Systemd => {
                 "ca-certificates,dbus,kmod,systemd,systemd-sysv,wget,xz-utils"
             }
+            Rootfs::Debian12Engines => "ca-certificates,docker.io,kmod,netavark,podman,wget,xz-utils",
+            Rootfs::Debian13Engines => "ca-certificates,docker-cli,docker.io,kmod,podman,wget,xz-utils",
         }
     }
 
