@@ -162,6 +162,18 @@ pub struct Attach {
     #[arg(long)]
     pub install: bool,
 
+    /// Give Docker and Podman in the container the GPUs: NESTED=cdi
+    #[arg(long)]
+    pub nested: bool,
+
+    /// The same, and put a description of NVIDIA's toolkit aside: NESTED=replace
+    #[arg(long, conflicts_with = "nested")]
+    pub nested_replace: bool,
+
+    /// Leave Docker and Podman alone: NESTED=none
+    #[arg(long, conflicts_with_all = ["nested", "nested_replace"])]
+    pub no_nested: bool,
+
     /// Storage for the hookscript
     #[arg(long, value_name = "ID")]
     pub storage: Option<Line>,

@@ -12,9 +12,11 @@
 mod detached;
 mod ended;
 pub mod injected;
+pub mod nested;
 pub mod recorded;
 
 use self::injected::Injected;
+use self::nested::Nested;
 use crate::sys::lock::{self, Lock};
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
@@ -101,6 +103,8 @@ pub struct State {
     pub uninstall_failed: u8,
     /// What is known of it with the host's driver mounted.
     pub injected: Injected,
+    /// What is known of the description for engines in it.
+    pub nested: Nested,
 }
 
 /// The directory of this boot's files. Everybody may pass through it.
@@ -171,8 +175,8 @@ impl Record {
                 State { last_success, ..state }
             }
             None => {
-                let State { identity, last_success, injected, .. } = kept().unwrap_or_default();
-                State { identity, last_success, injected, ..self.fresh() }
+                let State { identity, last_success, injected, nested, .. } = kept().unwrap_or_default();
+                State { identity, last_success, injected, nested, ..self.fresh() }
             }
         }
     }
@@ -238,7 +242,8 @@ impl Record {
 
     /// The change itself, under the lock.
     fn change(&self, mut state: State, change: impl FnOnce(&mut State)) {
-        let before = (state.container_driver.clone(), state.outcome, state.injected.clone());
+        let kept = |s: &State| (s.container_driver.clone(), s.outcome, s.injected.clone(), s.nested.clone());
+        let before = kept(&state);
         change(&mut state);
         state.at = now();
         state.message = text::without_secrets(&state.message);
@@ -248,9 +253,7 @@ impl Record {
         }
         // The disk is written only when something worth keeping changed, or
         // stands where 0.1.0 had it.
-        let news = (&before.0, before.1, &before.2)
-            != (&state.container_driver, state.outcome, &state.injected)
-            || self.old_file(&self.lib).exists();
+        let news = before != kept(&state) || self.old_file(&self.lib).exists();
         if self.write(&self.run, &state) && news {
             self.write(&self.lib, &state);
         }

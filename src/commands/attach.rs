@@ -4,6 +4,7 @@
 mod changes;
 mod effective;
 mod entries;
+mod features;
 mod place;
 
 use crate::cli::Attach;
@@ -11,7 +12,7 @@ use crate::device::DevicePath;
 use crate::exit::{self, Code, Fault};
 use crate::findings::finding::Finding;
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, conf as lines, elsewhere, injected, inside, start};
+use crate::findings::{assigned, conf as lines, elsewhere, injected, inside, nested, start};
 use crate::guest::os;
 use crate::host::gpus::Inventory;
 use crate::job::injection;
@@ -46,6 +47,7 @@ const TOLD: &[fn(&Container) -> Vec<Finding>] = &[
     lines::unsupported,
     inside::foreseen,
     injected::mounted,
+    nested::features,
 ];
 
 /// What one container gets.
@@ -59,6 +61,8 @@ struct Attachment {
     place: Place,
     /// What `hookscript:` is now.
     hookscript: Option<String>,
+    /// What `features:` becomes, where it lacks what engines need.
+    features: Option<String>,
 }
 
 /// Attaches, once every container is checked. Returns the containers to start
@@ -154,6 +158,9 @@ fn call(options: &Attach, ctid: Ctid) -> String {
         ("--by-uuid", options.by_uuid),
         ("--inject", options.inject),
         ("--install", options.install),
+        ("--nested", options.nested),
+        ("--nested-replace", options.nested_replace),
+        ("--no-nested", options.no_nested),
         ("--chain", options.chain),
         ("--now", options.now),
     ];
@@ -182,7 +189,8 @@ fn attachment(
     let after = changes.apply(&before);
     let settings = effective::check(ctid, &conf, after.as_ref().unwrap_or(&before), host)?;
     let hookscript = before.get("hookscript");
-    Ok(Attachment { ctid, conf, before, settings, changes, place, hookscript })
+    let features = features::of_engines(&before).filter(|_| options.nested || options.nested_replace);
+    Ok(Attachment { ctid, conf, before, settings, changes, place, hookscript, features })
 }
 
 /// Whether the device entries of a conf may be ours already.
@@ -255,6 +263,9 @@ impl Attachment {
             log::info!("wrote hookscript {}", self.place.path.display());
         }
         self.note(undo);
+        if let Some(features) = &self.features {
+            features::set(ctid, &self.before, features, undo)?;
+        }
         let changes = self.changes.clone();
         if self.conf.edit(Caller::ByHand, |conf| changes.apply(conf))?.is_some() {
             for line in self.changes.lines() {

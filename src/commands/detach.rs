@@ -4,6 +4,7 @@ mod bare;
 
 use crate::cli::Detach;
 use crate::device::{DevicePath, joined};
+use crate::driver::cdi;
 use crate::driver::desired::CudaPackages;
 use crate::driver::injection::is_driver;
 use crate::driver::repo;
@@ -13,6 +14,7 @@ use crate::guest::{link, own, uninstall};
 use crate::host::drm;
 use crate::host::facts::Majors;
 use crate::host::masks;
+use crate::job::nested;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
 use crate::pve::conf::devices::{Present, present};
@@ -26,7 +28,8 @@ use crate::pve::sharing;
 use crate::pve::storage::{self, Storage};
 use crate::settings::keys;
 use crate::settings::load;
-use crate::state::Record;
+use crate::settings::values::Nested;
+use crate::state::{Record, State};
 use crate::sys::look::{Look, View};
 use crate::sys::out::Out;
 use crate::sys::time::Deadline;
@@ -273,6 +276,32 @@ impl Detachment {
         gone.is_ok_and(|links| links > 0)
     }
 
+    /// Removes the description for engines; before what lies beside it.
+    fn remove_descriptions(&self, state: &State, running: bool) -> Files {
+        let ctid = self.ctid;
+        let asked = load::of_next_start(ctid, &self.conf, &self.before).value(keys::NESTED) != Nested::None;
+        let may_have = state.nested.files || asked && self.attached;
+        if !may_have {
+            return Files::None;
+        }
+        if running {
+            return match nested::clear(ctid, &Deadline::secs(15)) {
+                Ok(()) => Files::Removed,
+                Err(error) => {
+                    exit::tell(log::Level::Warn, &error);
+                    Files::Left
+                }
+            };
+        }
+        if state.nested.files {
+            log::warn!("container {ctid}: {} stay in it: it is stopped", cdi::FILES.join(" and "));
+            let detach = format!("pct start {ctid} && phoenix-nvidia detach {ctid}");
+            log::warn!("{}", exit::fix(&detach));
+            return Files::Left;
+        }
+        Files::None
+    }
+
     /// Where the host's driver was mounted.
     fn driver_places(&self) -> Vec<String> {
         let ours = mounts(&self.before).into_iter().filter(is_driver);
@@ -300,15 +329,17 @@ impl Detachment {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
         let unlinked = self.remove_links(running);
+        let nested = self.remove_descriptions(&record.load_of(&identity), running);
         let files = self.remove_files(options, running, have);
         let noted = match files {
+            _ if nested == Files::Left => record.keep_left_files(&identity, driver.clone()),
             Files::Left => record.keep_left_files(&identity, driver.clone()),
             Files::None | Files::Removed => record.forget(),
         };
         if let Err(error) = noted {
             log::warn!("container {ctid}: cannot delete its record: {error}");
         }
-        if !self.has_some() && files == Files::None && !unlinked {
+        if !self.has_some() && files == Files::None && !unlinked && nested == Files::None {
             log::info!("container {ctid}: nothing to remove");
         } else if let Some((driver, removal)) = driver.filter(|_| !options.keep_driver) {
             let out = Out::stdout();

@@ -4,7 +4,7 @@
 use crate::exit::Code;
 use crate::findings::finding::{Finding, Level};
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, conf, elsewhere, host, injected, inside, record, start};
+use crate::findings::{assigned, conf, elsewhere, host, injected, inside, nested, record, start};
 use crate::sys::out::{Out, Style};
 use crate::sys::{signal, text};
 use crate::types::Ctid;
@@ -56,6 +56,10 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     inside::left_files,
     inside::persistenced,
     inside::docker,
+    nested::features,
+    nested::description,
+    nested::docker,
+    nested::storage,
     inside::unseen,
     record::restart_due,
     record::last_run,

@@ -16,6 +16,7 @@ use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
 use crate::job::desired::{self, Software};
 use crate::job::devices;
 use crate::job::injection;
+use crate::job::nested;
 use crate::job::startable;
 use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::Form;
@@ -54,8 +55,10 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         steps.notes.push(format!("container {ctid} {TEMPLATE}"));
     } else if sharing::is_running(&mut Look::host(), ctid) {
         steps.install_and_restart(&software)?;
+        steps.nested(true);
     } else {
         steps.start(&software);
+        steps.nested(false);
     }
     steps.tell(&out)
 }
@@ -140,6 +143,14 @@ impl Steps {
             self.refused_by(startable::refusal, |_| true);
         }
         Ok(())
+    }
+
+    /// What engines in the container read, after all else.
+    fn nested(&mut self, running: bool) {
+        let version = kernel_driver::version(View::host());
+        let ByHand { ctid, document, settings, .. } = &self.hand;
+        let step = nested::planned(*ctid, settings, document, version.as_ref(), running);
+        step.into_iter().for_each(|step| self.add(step));
     }
 
     /// Whether the driver changes.

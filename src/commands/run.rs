@@ -16,6 +16,7 @@ use crate::job::desired::{self, Software};
 use crate::job::identity::Identity;
 use crate::job::injection::{self, Given};
 use crate::job::install::{Install, cuda_missing};
+use crate::job::nested::{self, When};
 use crate::job::{devices, locks, startable};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
@@ -42,10 +43,20 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let (intent, software) = hand.validate()?;
     let mut seen = Seen::default();
     let result = carry_out(&hand, &intent, &software, &mut seen);
+    if result.is_ok() && !hand.document.is_template() {
+        nested(&hand);
+    }
     record(&hand, &result, &seen, begun);
     result?;
     log::info!("container {ctid}: NVIDIA configuration completed ({})", human(begun.elapsed()));
     Ok(Code::Success)
+}
+
+/// What engines in the container read, now that devices and driver are right.
+fn nested(hand: &ByHand) {
+    let Ok(conf) = hand.conf.read() else { return };
+    let version = kernel_driver::version(View::host());
+    nested::bring(hand.ctid, &hand.settings, &conf, version.as_ref(), When::Always);
 }
 
 /// What is known of the container's software in the end.

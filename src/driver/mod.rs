@@ -2,6 +2,7 @@
 //! software that the settings ask for.
 
 pub mod cache;
+pub mod cdi;
 pub mod desired;
 pub mod injection;
 pub mod obtain;

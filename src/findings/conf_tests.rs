@@ -148,6 +148,7 @@ fn closed(container: Container) -> (Option<String>, String) {
         opened: vec![("/dev/dri/renderD128".parse().unwrap(), Opened::Mode)],
         software: None,
         smi: None,
+        engines: None,
         services: Err(String::new()),
     };
     let container = Container { inside: Some(inside), ..container };

@@ -17,6 +17,7 @@ use crate::guest::packaged::{NextUpgrade, Packages};
 use crate::guest::probe::{Check, SourceTwice};
 use crate::guest::verify::Opened;
 use crate::settings::keys;
+use crate::settings::values::Nested;
 use crate::types::Version;
 
 /// The findings of a look inside, where one was taken.
@@ -284,13 +285,16 @@ const DESCRIPTIONS: [(&str, &str, &str, &str); 2] = [
 
 /// What describes a driver version that is not there any more.
 pub fn stale_files(c: &Container) -> Vec<Finding> {
+    // The description for engines is told apart where it is ours to be right.
+    let told = c.settings.value(keys::NESTED) != Nested::None;
+    let all = DESCRIPTIONS.iter().filter(|(line, ..)| !told || *line != "stale cdi");
     let finding = |(line, what, why, fix): &(&str, &str, &str, &str)| {
         with_services(c, |services| {
             let finding = Finding::warning("stale-files", *what).why(*why);
             services.has(&[line]).then(|| finding.fix(format!("pct exec {} -- {fix}", c.ctid)))
         })
     };
-    DESCRIPTIONS.iter().flat_map(finding).collect()
+    all.flat_map(finding).collect()
 }
 
 /// The persistence daemon fails in a container, and its unit with it.
@@ -349,6 +353,7 @@ mod tests {
             opened: opened.into_iter().map(|opened| (DevicePath::Gpu(0), opened)).collect(),
             software: None,
             smi: None,
+            engines: None,
             services: Services::parse(&format!("begin 1\n{services}\nend 1\n")).ok_or_else(String::new),
         };
         Container { inside: Some(inside), ..Container::plain("") }

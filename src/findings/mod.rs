@@ -27,6 +27,7 @@ pub mod finding;
 pub mod host;
 pub mod injected;
 pub mod inside;
+pub mod nested;
 #[cfg(test)]
 mod plain;
 pub mod read;

@@ -26,6 +26,7 @@ use crate::job::chain;
 use crate::job::desired::{self, Software};
 use crate::job::injection::{self, Facts};
 use crate::job::locks;
+use crate::job::nested;
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::cluster::{self, Cluster};
@@ -364,6 +365,7 @@ impl Container {
                 probe::check(&guest, desired, Ask::NvidiaSmi, &deadline).map_err(|error| one_line(&error))
             }),
             smi: None,
+            engines: nested::look(self.ctid, &self.settings, &self.conf, self.kernel.as_ref(), &deadline),
         };
         if !self.choice.gpus.is_empty() && !installing && inside.should_work() {
             inside.smi = verify::failure(&guest, &deadline);

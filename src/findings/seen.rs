@@ -2,6 +2,7 @@
 
 use super::services::Services;
 use crate::device::DevicePath;
+use crate::guest::cdi;
 use crate::guest::probe;
 use crate::guest::verify::Opened;
 use crate::job::locks;
@@ -23,6 +24,8 @@ pub struct Inside {
     pub software: Option<Result<probe::Check, String>>,
     /// Why nvidia-smi does not work although all of the above is right.
     pub smi: Option<String>,
+    /// The engines in it and what they read; `None` where nothing is done for them.
+    pub engines: Option<Result<cdi::Look, String>>,
     /// What else runs in it.
     pub services: Result<Services, String>,
 }

@@ -12,7 +12,7 @@ const SCRIPT: &str = include_str!("services.sh");
 const LIMIT: Duration = Duration::from_secs(15);
 /// The lines that the script prints; anything else that the container may
 /// print is dropped.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "persistenced enabled",
     "persistenced running",
     "docker installed",
@@ -22,6 +22,7 @@ const KNOWN: [&str; 10] = [
     "no-cgroups true",
     "runfile installed",
     "stale cdi",
+    "stale own",
     "stale opencl",
 ];
 

@@ -35,6 +35,7 @@ stale() {
     shift
     for f; do
         [ -f "$f" ] || continue
+        case $f in /etc/cdi/phoenix-nvidia*) kind=own ;; esac
         n=0
         while [ $n -lt 2000 ] && IFS= read -r line; do
             n=$((n + 1))

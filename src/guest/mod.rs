@@ -7,6 +7,7 @@
 
 pub mod attached;
 pub mod boot;
+pub mod cdi;
 pub mod changed;
 pub mod driver_state;
 pub mod exec;

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod injection;
 pub mod install;
 pub mod locks;
+pub mod nested;
 pub mod reboot;
 pub mod startable;
 pub mod undo;

@@ -13,6 +13,7 @@ use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::identity::{self, Identity};
 use crate::job::install::{Install, Progress, cuda_missing};
+use crate::job::nested::{self, When};
 use crate::job::{follow, handover, injection, locks, reboot};
 use crate::plan::{self, Intent};
 use crate::pve::conf::store::Conf;
@@ -82,6 +83,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         }
         Err(error) => exit::tell(log::Level::Error, error),
     }
+    done.nested(ctid);
     // The hook that follows us leaves now, and with it the task and its lock.
     drop(alive);
     let stopped = signal::check().is_err();
@@ -113,6 +115,13 @@ impl Done {
             Some(identity) => identity.update(change),
             None => Record::of(ctid).update(change),
         }
+    }
+
+    /// What engines in the container read. A reboot that follows finds it done.
+    fn nested(&self, ctid: Ctid) {
+        let (Some(settings), Ok(())) = (&self.settings, &self.result) else { return };
+        let Ok(conf) = Conf::of(ctid).read() else { return };
+        nested::bring(ctid, settings, &conf, self.progress.version.as_ref(), When::Changed);
     }
 
     fn record(&self, ctid: Ctid, begun: Instant) {

@@ -2,8 +2,8 @@
 //! page, conffile and README's table are made from it.
 
 use super::values::{
-    AfterInstall, DriverMode, DriverVersion, Read, StartPolicy, after_install, count, driver_mode, list,
-    mebibytes, optional, parsed, script, seconds, start_policy, switch,
+    AfterInstall, DriverMode, DriverVersion, Nested, Read, StartPolicy, after_install, count, driver_mode,
+    list, mebibytes, nested, optional, parsed, script, seconds, start_policy, switch,
 };
 use crate::device::assignment::Assignment;
 use crate::driver::desired::{CudaPackages, Sha256};
@@ -125,6 +125,11 @@ settings! {
     DRIVER_MODE: DriverMode {
         read: driver_mode, default: "install", unit: "install, inject or auto", example: "inject"
     }
+
+    /// Whether Docker and Podman in the container get its GPUs: none, cdi (a CDI description of them is kept in
+    /// /etc/cdi of the container, for --device nvidia.com/gpu=all) or replace (cdi, and a description that
+    /// NVIDIA's toolkit wrote is put aside: of two the engines use neither).
+    NESTED: Nested { read: nested, default: "none", unit: "none, cdi or replace", example: "cdi" }
 
     /// URL of the apt repository with the CUDA packages. The placeholders {distro}, {arch}, {version},
     /// {branch} and {cuda} are filled in. A name and password in the URL (https://NAME:PASSWORD@HOST/...) are

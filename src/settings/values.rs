@@ -71,6 +71,28 @@ impl DriverMode {
     }
 }
 
+/// `NESTED`: whether engines in the container get its GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nested {
+    /// They are left alone.
+    None,
+    /// By a CDI description of ours, unless there is another one.
+    Cdi,
+    /// The same, and another one is put aside.
+    Replace,
+}
+
+impl Nested {
+    /// As the setting has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Nested::None => "none",
+            Nested::Cdi => "cdi",
+            Nested::Replace => "replace",
+        }
+    }
+}
+
 /// `AFTER_INSTALL`: what follows an install that changed the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterInstall {
@@ -117,6 +139,11 @@ pub fn start_policy(text: &str) -> Read<StartPolicy> {
 /// `install`, `inject` or `auto`.
 pub fn driver_mode(text: &str) -> Read<DriverMode> {
     word(text, &[DriverMode::Install, DriverMode::Inject, DriverMode::Auto].map(|mode| (mode.word(), mode)))
+}
+
+/// `none`, `cdi` or `replace`.
+pub fn nested(text: &str) -> Read<Nested> {
+    word(text, &[Nested::None, Nested::Cdi, Nested::Replace].map(|nested| (nested.word(), nested)))
 }
 
 /// `reboot` or `none`.

@@ -1,5 +1,6 @@
 //! What is recorded of a container that was detached while files of ours are in it.
 
+use super::nested::Nested;
 use super::{Record, State, now};
 
 /// The phase of a `detach` that left them.
@@ -25,6 +26,7 @@ impl Record {
         identity: &str,
         driver: Option<(String, Option<String>)>,
     ) -> std::io::Result<()> {
+        let nested = Nested { files: self.load_of(identity).nested.files, ..Nested::default() };
         self.forget()?;
         let (container_driver, removal) = driver.unzip();
         let state = State {
@@ -32,6 +34,7 @@ impl Record {
             phase: DETACHED.to_owned(),
             container_driver,
             driver_removal: removal.flatten(),
+            nested,
             at: now(),
             ..self.fresh()
         };

@@ -10,6 +10,7 @@ mod choice;
 mod h200;
 mod inventory;
 mod lab;
+mod nested;
 mod nodes;
 mod properties;
 mod unit;

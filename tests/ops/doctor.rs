@@ -16,7 +16,7 @@ fn doctor(lab: &Lab, args: &[&str]) -> (Vec<serde_json::Value>, Option<i32>) {
 }
 
 /// `check level` of all that is not well.
-fn bad(lab: &Lab) -> Vec<String> {
+pub(super) fn bad(lab: &Lab) -> Vec<String> {
     let (findings, code) = doctor(lab, &["101"]);
     let text = |f: &serde_json::Value, key: &str| f[key].as_str().unwrap_or_default().to_owned();
     let failed = findings.iter().any(|f| f["level"] == "failure");
@@ -664,6 +664,7 @@ fn two_files_of_one_repository_and_files_that_a_detached_container_has() {
 fn every_check_is_shown_by_a_broken_lab() {
     let shown = concat!(
         include_str!("doctor.rs"),
+        include_str!("nested.rs"),
         include_str!("recorded.rs"),
         include_str!("../robust/startable.rs")
     );

@@ -10,6 +10,7 @@ mod detach;
 mod doctor;
 mod elsewhere;
 mod injected;
+mod nested;
 mod package;
 mod plan;
 mod recorded;

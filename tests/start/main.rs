@@ -15,5 +15,6 @@ mod inject_rollback;
 mod inject_roots;
 mod install;
 mod masks;
+mod nested;
 mod passthrough;
 mod unpack;

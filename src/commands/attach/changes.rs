@@ -9,7 +9,7 @@ use crate::pve::conf::document::ConfValue;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::EnvKey;
 use crate::settings::keys::{self, Spec};
-use crate::settings::values::DriverMode;
+use crate::settings::values::{DriverMode, Nested};
 use crate::sys::text;
 
 /// A list of settings of one conf: each gets a value, or goes.
@@ -101,6 +101,14 @@ pub fn of_options(options: &Attach, inventory: &Inventory) -> anyhow::Result<Cha
     if options.inject || options.install {
         let mode = if options.inject { DriverMode::Inject } else { DriverMode::Install };
         changes.set(keys::DRIVER_MODE, Some(mode.word()))?;
+    }
+    let nested = [
+        (options.nested, Nested::Cdi),
+        (options.nested_replace, Nested::Replace),
+        (options.no_nested, Nested::None),
+    ];
+    for (_, nested) in nested.into_iter().filter(|(on, _)| *on) {
+        changes.set(keys::NESTED, Some(nested.word()))?;
     }
     if let Some(driver) = options.driver.as_ref().map(|d| d.as_str()) {
         changes.set(keys::NVIDIA_DRIVER_VERSION, Some(driver)).fault(|| option("driver"))?;

@@ -13,6 +13,7 @@ use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::follow::{self, Follow, Followed};
 use crate::job::install::{cuda_failed_before, tell_obstacle};
+use crate::job::nested::{self, When};
 use crate::job::{chain, handover, injection, locks, startable};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -100,6 +101,12 @@ impl Start<'_> {
     fn devices_only(&self) {
         Record::of(self.ctid).take_over(&self.identity);
         self.record("pre-start", &Ok(()), |_| ());
+        self.nested(self.kernel.as_ref());
+    }
+
+    /// What engines in the container read, once nothing is left to do for the driver.
+    fn nested(&self, driver: Option<&Version>) {
+        nested::bring(self.ctid, self.settings, self.document, driver, When::Changed);
     }
 
     fn record(&self, phase: &str, result: &anyhow::Result<()>, change: impl FnOnce(&mut State)) {
@@ -281,6 +288,7 @@ impl Start<'_> {
                 "CUDA packages missing".clone_into(&mut state.message);
             }
         });
+        self.nested(Some(&desired.driver));
     }
 
     /// Starts the install process and follows it for a while.

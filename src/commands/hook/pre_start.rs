@@ -6,7 +6,7 @@ use crate::driver::injection::Injection;
 use crate::exit::{self, Code};
 use crate::host::choose::Choice;
 use crate::host::provide::Provided;
-use crate::job::{chain, desired, devices, injection, locks};
+use crate::job::{chain, desired, devices, injection, locks, nested};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -112,6 +112,7 @@ impl Start {
         let mounts = devices::mounts(self.ctid, &intent, &self.document, &provided, &injection);
         let changed = devices::write(&self.conf, Caller::Hook, &intent, choice, &mounts)?;
         self.mirror(&choice.devices, &mounts)?;
+        nested::note(self.ctid, &self.settings, &self.document, &provided);
         report(&intent, choice, changed);
         let all = problems.iter().map(ToString::to_string).chain(missing).collect();
         Ok(text::few(all, plan::MOST_LINES))

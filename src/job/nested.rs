@@ -1,0 +1,281 @@
+//! The GPUs of a container for the engines in it: what NESTED means for a start,
+//! and what is written inside, once after a change.
+
+use crate::device::DevicePath;
+use crate::driver::cdi::{self, Devices, describe};
+use crate::driver::injection::Injection;
+use crate::exit;
+use crate::guest::cdi::{self as inside, Docker, Look, Source, Written};
+use crate::guest::exec::Guest;
+use crate::host::choose::Choice;
+use crate::host::gpus::Inventory;
+use crate::host::provide::{Provided, inspect};
+use crate::job::injection;
+use crate::plan::Intent;
+use crate::pve::conf::document::Document;
+use crate::pve::passthrough;
+use crate::settings::values::Nested;
+use crate::settings::{Settings, keys};
+use crate::state::Record;
+use crate::state::nested::Nested as Known;
+use crate::sys::look::View;
+use crate::sys::text;
+use crate::sys::time::Deadline;
+use crate::types::{Ctid, Version};
+use std::collections::BTreeSet;
+
+/// Another form of the files is a change too.
+const FORM: &str = "1";
+
+/// Whether anything is done for a container.
+fn is_asked(settings: &Settings) -> bool {
+    settings.value(keys::NESTED) != Nested::None
+}
+
+/// The devices that a choice describes, with those of the conf's `devN:` lines.
+fn described(conf: &Document, choice: &Choice, inventory: &Inventory) -> Devices {
+    let passed: BTreeSet<DevicePath> =
+        passthrough::next(conf).iter().filter_map(passthrough::DevLine::device).collect();
+    Devices::of(choice, inventory, &passed)
+}
+
+/// Notes which devices a start gives: its post-start finds by that whether the
+/// description is to be made anew.
+pub fn note(ctid: Ctid, settings: &Settings, conf: &Document, provided: &Provided) {
+    if !is_asked(settings) {
+        return;
+    }
+    let devices = described(conf, &provided.choice, &provided.inventory).fingerprint();
+    if Record::of(ctid).load().nested.devices.as_ref() != Some(&devices) {
+        Record::of(ctid).update(|state| state.nested.devices = Some(devices));
+    }
+}
+
+/// When the description is made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// After a change. Without one no program is run.
+    Changed,
+    /// In any case.
+    Always,
+}
+
+/// Has the running container's description be right, with the driver of a version
+/// in it. No start fails for it: what went wrong is a warning.
+pub fn bring(ctid: Ctid, settings: &Settings, conf: &Document, version: Option<&Version>, when: When) {
+    let known = Record::of(ctid).load().nested;
+    let deadline = Deadline::after(settings.value(keys::CHECK_TIMEOUT));
+    let result = match version {
+        _ if !is_asked(settings) && known.files => clear(ctid, &deadline),
+        Some(version) if is_asked(settings) => {
+            let work = Work { ctid, settings, conf, version, deadline };
+            work.bring(&known, when)
+        }
+        _ => Ok(()),
+    };
+    if let Err(error) = result {
+        exit::tell(log::Level::Warn, &error);
+    }
+}
+
+/// What a look into a running container for `doctor` finds; `None` where nothing is
+/// done for engines, or without a driver.
+pub fn look(
+    ctid: Ctid,
+    settings: &Settings,
+    conf: &Document,
+    version: Option<&Version>,
+    deadline: &Deadline,
+) -> Option<Result<Look, String>> {
+    let version = version.filter(|_| is_asked(settings))?;
+    let source = source(ctid, settings, conf);
+    Some(inside::look(&Guest::new(ctid), &source, version, deadline).map_err(|e| exit::one_line(&e)))
+}
+
+/// What a call by hand would do for engines, in one step.
+pub fn planned(
+    ctid: Ctid,
+    settings: &Settings,
+    conf: &Document,
+    version: Option<&Version>,
+    running: bool,
+) -> Option<String> {
+    let known = Record::of(ctid).load().nested;
+    if !is_asked(settings) {
+        return known
+            .files
+            .then(|| "remove the description of the GPUs for engines in the container".to_owned());
+    }
+    let deadline = Deadline::after(settings.value(keys::CHECK_TIMEOUT));
+    let work = Work { ctid, settings, conf, version: version?, deadline };
+    let devices = work.devices();
+    let right =
+        known.written == Some(work.fingerprint(&source(ctid, settings, conf), &devices.fingerprint()));
+    let seen = running.then(|| look(ctid, settings, conf, version, &work.deadline)).flatten();
+    let needed = match seen {
+        Some(Ok(look)) if !look.shell => false,
+        Some(Ok(look)) if work.gives_way(&look) => !look.ours.is_empty(),
+        Some(Ok(look)) => {
+            !right || look.ours.is_empty() != devices.named.is_empty() || !look.others.is_empty()
+        }
+        _ => !right,
+    };
+    let step = || format!("describe the GPUs for Docker and Podman in the container: {}", cdi::FILES[0]);
+    needed.then(step)
+}
+
+/// Where the driver of a container is.
+fn source(ctid: Ctid, settings: &Settings, conf: &Document) -> Source {
+    match injection::look(ctid, settings, conf) {
+        Injection::On(place) => Source::Mounted(place),
+        Injection::Off | Injection::Refused(_) => Source::Installed,
+    }
+}
+
+/// Removes the files of a container, and what is recorded of them.
+///
+/// # Errors
+/// [`exit::Code::Software`].
+pub fn clear(ctid: Ctid, deadline: &Deadline) -> anyhow::Result<()> {
+    let removed = inside::remove(&Guest::new(ctid), deadline)?;
+    if !removed.is_empty() {
+        log::info!("engines in container {ctid}: {}", removed.join(", "));
+    }
+    Record::of(ctid).update(|state| state.nested = Known::default());
+    Ok(())
+}
+
+/// One container's description.
+struct Work<'a> {
+    ctid: Ctid,
+    settings: &'a Settings,
+    conf: &'a Document,
+    version: &'a Version,
+    deadline: Deadline,
+}
+
+impl Work<'_> {
+    fn bring(&self, known: &Known, when: When) -> anyhow::Result<()> {
+        let source = source(self.ctid, self.settings, self.conf);
+        let right = known.devices.as_ref().map(|devices| self.fingerprint(&source, devices));
+        if when == When::Changed && right.is_some() && known.written == right {
+            return Ok(());
+        }
+        let devices = self.devices();
+        let guest = Guest::new(self.ctid);
+        let look = inside::look(&guest, &source, self.version, &self.deadline)?;
+        if !look.shell {
+            log::info!("no shell in the container: nothing is written for engines");
+            self.record(&devices, Some(self.fingerprint(&source, &devices.fingerprint())), false);
+            return Ok(());
+        }
+        let replace = self.replaces();
+        let daemon = look.docker.as_ref().is_some_and(Docker::lacks_cdi);
+        // From here on there may be files of ours.
+        Record::of(self.ctid).update(|state| state.nested.files = true);
+        let contents = describe(&devices, &look.found);
+        let written = inside::write(&guest, &contents, replace, daemon, &self.deadline)?;
+        let stays = self.gives_way(&look);
+        // One that another file keeps away is tried again at each start.
+        let done = (!stays).then(|| self.fingerprint(&source, &devices.fingerprint()));
+        self.record(&devices, done, true);
+        self.tell(&look, &devices, &written, stays);
+        Ok(())
+    }
+
+    fn replaces(&self) -> bool {
+        self.settings.value(keys::NESTED) == Nested::Replace
+    }
+
+    /// Whether ours is not written beside another one.
+    fn gives_way(&self, look: &Look) -> bool {
+        !self.replaces() && !look.others.is_empty()
+    }
+
+    /// What the description is made of, but for the files that are found inside.
+    fn fingerprint(&self, source: &Source, devices: &str) -> String {
+        let (nested, version) = (self.settings.value(keys::NESTED).word(), self.version);
+        cdi::fingerprint(&format!("{FORM} {nested} {version} {devices} {source:?}"))
+    }
+
+    /// The devices as the host has them now.
+    fn devices(&self) -> Devices {
+        let (intent, _) = Intent::of(self.settings);
+        let exclusive = self.settings.value(keys::GPU_EXCLUSIVE).then_some(self.ctid);
+        let (inventory, choice) = match intent.request(exclusive) {
+            Some(request) => inspect(View::host(), &request),
+            None => {
+                let inventory = Inventory::read_for(View::host(), intent.display(self.conf));
+                let choice = intent.on(&inventory, self.conf);
+                (inventory, choice)
+            }
+        };
+        described(self.conf, &choice, &inventory)
+    }
+
+    fn record(&self, devices: &Devices, written: Option<String>, files: bool) {
+        Record::of(self.ctid).update(|state| {
+            state.nested = Known { devices: Some(devices.fingerprint()), written, files };
+        });
+    }
+
+    fn tell(&self, look: &Look, devices: &Devices, written: &Written, stays: bool) {
+        let ctid = self.ctid;
+        for path in &written.aside {
+            let path = text::message(path);
+            log::info!(
+                "engines in the container: {path} of NVIDIA's toolkit put aside: {path}.phoenix-nvidia"
+            );
+        }
+        if written.no_cgroups {
+            log::info!("engines in the container: set no-cgroups = true for NVIDIA's older runtime");
+        }
+        if stays {
+            for other in &look.others {
+                log::warn!("engines in the container: {}", theirs(other, self.version));
+            }
+            log::warn!("{}", exit::fix(&format!("phoenix-nvidia attach {ctid} --nested-replace")));
+        } else if devices.named.is_empty() {
+            log::info!("engines in the container: no GPU to describe");
+        } else if !written.changed.is_empty() {
+            log::info!("engines in the container: {} = {}", cdi::KIND, devices.names());
+        }
+        if let Some(docker) = &look.docker {
+            if docker.too_old() {
+                log::warn!("Docker in the container is older than 25 and cannot use it; Podman can");
+            } else if written.daemon {
+                log::info!("Docker in the container: features.cdi set; it counts once Docker is restarted");
+                log::info!("{}", exit::fix(&format!("pct exec {ctid} -- systemctl restart docker")));
+            } else if docker.lacks_cdi() {
+                log::warn!("Docker in the container: features.cdi is not set in /etc/docker/daemon.json");
+                log::warn!("{}", exit::fix(&switch_on(ctid, docker)));
+            }
+        }
+    }
+}
+
+/// What is said of a description that keeps ours away.
+pub fn theirs(other: &inside::Other, version: &Version) -> String {
+    let path = text::message(&other.path);
+    match &other.made_for {
+        Some(made_for) if made_for != version.as_str() => {
+            format!(
+                "{path} was made for driver {made_for}, the driver is {version}; ours is not written beside it"
+            )
+        }
+        _ => format!("{path} describes the GPUs; ours is not written beside it"),
+    }
+}
+
+/// The command that switches CDI on in settings of Docker that somebody wrote.
+pub fn switch_on(ctid: Ctid, docker: &Docker) -> String {
+    match docker.daemon {
+        // Into the object that is there.
+        inside::Daemon::Features => format!("pct exec {ctid} -- nano /etc/docker/daemon.json"),
+        _ => format!(
+            "pct exec {ctid} -- sh -c 'cd /etc/docker && cp -p daemon.json daemon.json.old && \
+             sed \"0,/{{/s//{{\\\"features\\\":{{\\\"cdi\\\":true}},/\" daemon.json.old >daemon.json && \
+             dockerd --validate && systemctl restart docker'"
+        ),
+    }
+}
