@@ -66,7 +66,7 @@ fn without_an_overlay_privileged_containers_are_refused_and_others_are_not() {
     finds(&lab.container(101), OLD);
 }
 
-/// Each call that changes something is the last one in some run.
+/// Each call that changes something is the last one in some run; every fifth, without `make test-all`.
 #[test]
 fn a_maker_that_is_killed_before_any_of_its_steps_leaves_a_whole_tree_or_none() {
     let Some(lab) = injecting(Rootfs::Busybox.unprivileged()) else { return };
@@ -77,7 +77,7 @@ fn a_maker_that_is_killed_before_any_of_its_steps_leaves_a_whole_tree_or_none() 
     {
         // The kernel's names differ by machine: those of one kind together.
         let set = format!("/^{call}");
-        for nth in 1.. {
+        for nth in (1..).step_by(if phoenix_lab::thorough() { 1 } else { 5 }) {
             lab.sh(&fresh).ok();
             let run = lab
                 .command("strace")
@@ -105,7 +105,7 @@ fn a_maker_that_is_killed_before_any_of_its_steps_leaves_a_whole_tree_or_none() 
             .says("1\n");
         }
     }
-    assert!(killed > 30, "{killed} runs were killed");
+    assert!(killed > 20, "{killed} runs were killed");
 }
 
 /// All that its list names, and to the byte.

@@ -38,7 +38,8 @@ link() {
 }
 
 # What lies below the mounts, seen through another mount of the directory above, which
-# this look alone has. What a copy of the container took of ours is ours. $1...: the
+# this look alone has. What a copy of the container took of ours is ours. By mount(2):
+# AppArmor refuses the newer way of libmount (Debian 13), and logs it. $1...: the
 # mounts.
 hidden() {
     command -v unshare >/dev/null && command -v mount >/dev/null || return 0
@@ -48,7 +49,7 @@ hidden() {
         for d in "$@"; do
             above=${d%/glibc-hwcaps/*}
             [ "$above" = "$d" ] && above=${d%/*}
-            [ -f "$d/.phoenix-nvidia" ] && mount --bind "$above" "$at" || continue
+            [ -f "$d/.phoenix-nvidia" ] && LIBMOUNT_FORCE_MOUNT2=always mount --bind "$above" "$at" || continue
             for f in "$at/${d#"$above/"}"/* "$at/${d#"$above/"}"/.[!.]*; do
                 [ -e "$f" ] || [ -L "$f" ] || continue
                 [ -e "$at/${d#"$above/"}/.phoenix-nvidia" ] || echo "hidden $d"

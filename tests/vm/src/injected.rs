@@ -46,13 +46,18 @@ fn trees(subject: &Subject<'_>) -> [String; 2] {
     [KEPT, SHOWN].map(|above| tree(subject, &format!("{above}/{}", subject.version)))
 }
 
+/// The host's libraries, and the program that uses them in the container.
+fn user_space(subject: &Subject<'_>) {
+    subject.lab.nvidia().built_user_space(&subject.version, Path::new(BUILT));
+    subject.lab.nvidia().built_printer(subject.kind.id, Path::new(BUILT));
+}
+
 pub fn first_start(subject: &Subject<'_>) {
     let (lab, id, version) = (subject.lab, subject.id(), &subject.version);
     // What the steps before installed.
     let root = format!("/var/lib/vz/images/{id}/subvol-{id}-disk-0.subvol");
     lab.sh(&format!("chroot {root} nvidia-uninstall -s && chroot {root} /sbin/ldconfig")).ok();
-    lab.nvidia().built_user_space(version, Path::new(BUILT));
-    lab.nvidia().built_printer(subject.kind.id, Path::new(BUILT));
+    user_space(subject);
     // The card's DRM nodes: there is no device behind it, nor a driver behind these.
     let pci = "/run/lab/pci";
     let card = format!("{pci}/{}", subject.card(0, "Bus Location:"));
@@ -168,5 +173,51 @@ pub fn drm_nodes(subject: &Subject<'_>) {
     calm(&subject.pct("start").ok());
     assert_eq!(nodes(subject), before);
     opens();
+    subject.pct("stop").ok();
+}
+
+/// What names the places where the loader does not look by itself.
+const DROP_IN: &str = "/etc/ld.so.conf.d/phoenix-nvidia.conf";
+
+pub fn first_start_by_drop_in(subject: &Subject<'_>) {
+    let (id, ct) = (subject.id(), &subject.ct);
+    user_space(subject);
+    subject.ours(&["attach", &id, "--gpus", "0", "--inject"]).ok();
+    let started = subject.pct("start").ok();
+    started
+        .says("services that started before this step did not find the driver")
+        .says(&format!("fix: pct reboot {id}"))
+        .says("the host's, mounted");
+    let at_boot = ct.read("/at-boot");
+    assert!(at_boot.contains("libcuda.so.1: cannot open shared object file"), "{at_boot}");
+    ct.exec(["cat", DROP_IN]).ok().says(PLACES[0]).says(PLACES[1]);
+    let both = format!("{0}\n{0}\n", subject.version);
+    assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, both);
+    ct.exec(["nvidia-smi", "-L"]).ok().says(subject.card(0, "GPU UUID:"));
+}
+
+pub fn later_starts_by_drop_in(subject: &Subject<'_>) {
+    let (id, ct) = (subject.id(), &subject.ct);
+    // By a reboot from inside, and by pct.
+    let before = ct.init_pid();
+    ct.write("/at-boot", "");
+    ct.wait_ready();
+    ct.exec(["reboot"]);
+    ct.wait_rebooted(before);
+    finds(subject);
+    subject.pct("stop").ok();
+    ct.write("/at-boot", "");
+    calm(&subject.pct("start").ok().says("the host's, mounted"));
+    finds(subject);
+    // The other card's node too.
+    subject.ours(&["prepare"]).ok();
+    subject.ours(&["doctor", &id]).ok().says("0 failure, 0 warning");
+    subject.ours(&["detach", &id]).ok();
+    assert!(!ct.exists(DROP_IN));
+    subject.pct("stop").ok();
+    // AppArmor lets us look below the mount.
+    ct.write(format!("{}/libown.so.1", PLACES[0]), "mine");
+    subject.ours(&["attach", &id, "--gpus", "0", "--inject"]).ok();
+    subject.pct("start").says(&format!("{} in the container has files of its own", PLACES[0]));
     subject.pct("stop").ok();
 }

@@ -1,6 +1,6 @@
 //! The kinds of container that Proxmox makes, as far as AppArmor is concerned.
 
-use crate::ROOTFS;
+use crate::{ROOTFS, ROOTFS_OLD, old_processor};
 use phoenix_lab::Spec;
 use std::fmt;
 
@@ -41,6 +41,17 @@ pub const ALL: &[Kind] = &[
     kind(108, false, Profile::Named("unconfined")),
 ];
 
+/// Those that are shown on an old processor.
+const OLD: &[Kind] = &[
+    kind(101, true, Profile::Generated { nesting: false }),
+    kind(105, false, Profile::Generated { nesting: false }),
+];
+
+/// Those for this machine.
+pub fn here() -> &'static [Kind] {
+    if old_processor() { OLD } else { ALL }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}privileged, ", self.id, if self.privileged { "" } else { "un" })?;
@@ -54,7 +65,8 @@ impl fmt::Display for Kind {
 impl Kind {
     /// A container of this kind, to be created.
     pub fn spec(&self) -> Spec {
-        let spec = if self.privileged { ROOTFS.privileged() } else { ROOTFS.unprivileged() };
+        let root = if old_processor() { ROOTFS_OLD } else { ROOTFS };
+        let spec = if self.privileged { root.privileged() } else { root.unprivileged() };
         match self.profile {
             Profile::Generated { nesting } => {
                 spec.option("--features", if nesting { "nesting=1" } else { "nesting=0" })

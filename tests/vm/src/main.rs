@@ -27,6 +27,15 @@ const LIMIT: Duration = Duration::from_secs(1300);
 
 /// The root of every container.
 const ROOTFS: Rootfs = Rootfs::Debian12;
+/// The same on an old processor, where the loader of a newer glibc searches none of the places.
+const ROOTFS_OLD: Rootfs = Rootfs::Debian13;
+
+/// Whether this machine's processor is older than x86-64-v2.
+pub fn old_processor() -> bool {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").expect("the processor");
+    let flags = cpu.lines().find(|line| line.starts_with("flags")).expect("its flags");
+    !flags.split_whitespace().any(|flag| flag == "sse4_2")
+}
 
 /// The version of the module, as its source has it.
 fn version() -> &'static str {
@@ -38,7 +47,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--images"] => {
-            for name in rootfs::make(ROOTFS).expect("the containers' images") {
+            for name in
+                [ROOTFS, ROOTFS_OLD].map(|root| rootfs::make(root).expect("the containers' images")).concat()
+            {
                 println!("{}", rootfs::cache().expect("the lab's cache").join(name).display());
             }
             return ExitCode::SUCCESS;
@@ -53,7 +64,7 @@ fn main() -> ExitCode {
     let next = AtomicUsize::new(0);
     // Each takes the next kind that nobody has taken.
     let work = || {
-        while let Some(kind) = kinds::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(kind) = kinds::here().get(next.fetch_add(1, Ordering::Relaxed)) {
             steps::all(&run, kind);
         }
     };

@@ -4,6 +4,7 @@
 use crate::denials::Denials;
 use crate::injected;
 use crate::kinds::{Kind, Profile};
+use crate::old_processor;
 use phoenix_lab::cases::{Outcome, Run};
 use phoenix_lab::nvidia::runfile::Runfile;
 use phoenix_lab::{Container, Errno, Lab, Output};
@@ -23,6 +24,12 @@ const STEPS: &[(&str, Step)] = &[
     ("the host's driver, mounted, is there in the first start", injected::first_start),
     ("root inside changes neither the driver nor the host's copy", injected::unchanged),
     ("root inside keeps nobody else from the DRM nodes", injected::drm_nodes),
+];
+
+/// Those of a processor that is older than x86-64-v2.
+const OLD: &[(&str, Step)] = &[
+    ("old-processor: the first start says what is needed, and does it", injected::first_start_by_drop_in),
+    ("old-processor: later starts have the driver at once, until detach", injected::later_starts_by_drop_in),
 ];
 
 /// How long a start may take in an emulated machine.
@@ -50,13 +57,14 @@ pub struct Subject<'lab> {
 /// Takes a container of a kind through its life.
 pub fn all(run: &Run, kind: &Kind) {
     let name = |step: &str| format!("{kind}: {step}");
-    if !STEPS.iter().any(|(step, _)| run.wants(&name(step))) {
+    let steps = if old_processor() { OLD } else { STEPS };
+    if !steps.iter().any(|(step, _)| run.wants(&name(step))) {
         return;
     }
     let lab = lab();
     let subject = subject(&lab, kind);
     let mut denials = Denials::begin(&lab);
-    for (at, (step, act)) in STEPS.iter().enumerate() {
+    for (at, (step, act)) in steps.iter().enumerate() {
         let held = run.case(&name(step), || {
             act(&subject);
             let denied = denials.more(&lab, kind);
