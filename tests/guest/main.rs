@@ -10,6 +10,7 @@ mod here;
 mod one_source;
 mod packaged;
 mod real_driver;
+mod real_runfile;
 mod real_smi;
 mod scripts;
 mod secrets;

@@ -343,18 +343,22 @@ pub fn mirror() -> Result<String> {
     Ok(found.with_context(|| format!("no Debian mirror in {}", sources.join(" or ")))?.to_owned())
 }
 
+/// Ubuntu's archive, and the key of it: F6EC B376 2474 EDA9 D21B  7022 8719 20D1 991B C93C, of 2018. Debian has neither.
+pub fn ubuntu() -> (&'static str, PathBuf) {
+    let key = Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/ubuntu-archive-2018.gpg");
+    ("http://archive.ubuntu.com/ubuntu", key)
+}
+
 fn debootstrap(dir: &Path, suite: &str, packages: &str) -> Result<()> {
     // It mounts proc in there. In namespaces of its own that can't stay behind, nor can it go on when the test is killed.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
     command.args(["debootstrap", "--variant=minbase", &format!("--include={packages}")]);
     if suite == "noble" {
-        // Debian 12's debootstrap knows neither the release, whose script is that of all of Ubuntu's, nor its key:
-        // F6EC B376 2474 EDA9 D21B  7022 8719 20D1 991B C93C, of 2018.
-        let key = Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/ubuntu-archive-2018.gpg");
+        // Debian 12's debootstrap knows neither the release, whose script is that of all of Ubuntu's, nor its key.
         let script = "/usr/share/debootstrap/scripts/gutsy";
-        command.arg("--keyring").arg(key).arg(suite).arg(dir);
-        command.args(["http://archive.ubuntu.com/ubuntu", script]);
+        let (archive, key) = ubuntu();
+        command.arg("--keyring").arg(key).arg(suite).arg(dir).args([archive, script]);
     } else {
         command.arg(suite).arg(dir).arg(mirror()?);
     }
