@@ -2,6 +2,7 @@
 //! how the running container differs. Pure.
 
 pub mod dropped;
+pub mod narrow;
 
 use crate::device::assignment::Assignment;
 use crate::device::{Device, DevicePath, Number};
@@ -39,13 +40,18 @@ pub enum Intent {
 
 impl Intent {
     /// From the settings, with those that cannot be read: without a valid
-    /// assignment [`Intent::Keep`], without valid capabilities the default.
-    pub fn of(settings: &Settings) -> (Intent, Vec<Problem>) {
+    /// assignment [`Intent::Keep`], without valid capabilities the default. The
+    /// conf's environment for the container narrows both.
+    pub fn of(settings: &Settings, conf: &Document) -> (Intent, Vec<Problem>) {
         let assignment = settings.get(keys::GPU_ASSIGNMENT);
         let unread = settings.get(keys::GPU_CAPABILITIES).err();
         let problems = [assignment.as_ref().err().cloned(), unread].into_iter().flatten().collect();
         let intent = match assignment {
-            Ok(assignment) => Intent::Assigned(assignment, settings.value(keys::GPU_CAPABILITIES)),
+            Ok(assignment) => {
+                let narrowing = narrow::Narrowing::of(conf);
+                let capabilities = narrowing.capabilities(settings.value(keys::GPU_CAPABILITIES));
+                Intent::Assigned(narrowing.assignment(assignment), capabilities)
+            }
             Err(_) => Intent::Keep,
         };
         (intent, problems)

@@ -28,6 +28,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     assigned::no_effect,
     assigned::secrets,
     assigned::gpus,
+    assigned::narrowed,
     start::hookscript,
     start::obstacles,
     conf::absolute_targets,

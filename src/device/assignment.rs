@@ -14,6 +14,33 @@ pub enum Assignment {
     All,
     /// A comma list, in the order written.
     List(Vec<GpuName>),
+    /// Those of `of` that `to` names too. Never written: the container's own
+    /// environment narrows what it was assigned.
+    Narrowed {
+        /// What the settings say.
+        of: Box<Assignment>,
+        /// What is left of it.
+        to: Vec<GpuName>,
+    },
+}
+
+impl Assignment {
+    /// What the settings say.
+    pub fn written(&self) -> &Assignment {
+        match self {
+            Assignment::Narrowed { of, .. } => of.written(),
+            written => written,
+        }
+    }
+
+    /// All GPUs that it names.
+    pub fn names(&self) -> Vec<GpuName> {
+        match self {
+            Assignment::None | Assignment::All => Vec::new(),
+            Assignment::List(names) => names.clone(),
+            Assignment::Narrowed { of, to } => [of.names(), to.clone()].concat(),
+        }
+    }
 }
 
 /// One GPU, or one MIG instance of it, as the user names it.
@@ -147,6 +174,9 @@ impl fmt::Display for Assignment {
                     write!(f, "{comma}{name}")?;
                 }
                 Ok(())
+            }
+            Assignment::Narrowed { of, to } => {
+                write!(f, "{of} (of it {})", Assignment::List(to.clone()))
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::exit::{one_line, remedy_of};
 use crate::host::cards::Unfit;
 use crate::host::gpus::Gpu;
 use crate::plan;
+use crate::plan::narrow::Narrowing;
 use crate::pve::hookscript::Hookscript;
 use crate::settings::idle::Idle;
 
@@ -148,4 +149,10 @@ pub fn pending(c: &Container) -> Vec<Finding> {
         false => Finding::ok("pending", what),
     };
     vec![finding]
+}
+
+/// What the container's own environment takes away of its assignment.
+pub fn narrowed(c: &Container) -> Vec<Finding> {
+    let told = Narrowing::of(&c.conf).told(&c.settings);
+    told.into_iter().map(|line| Finding::ok("narrowed", line)).collect()
 }

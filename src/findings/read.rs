@@ -238,7 +238,7 @@ impl Reader {
         // What `auto` does not use today it may use at the next start.
         let idle = idle::all(&settings, &conf, Conf::of(ctid).path());
         let (settings, _) = injection::settled(ctid, &conf, settings);
-        let (intent, _) = Intent::of(&settings);
+        let (intent, _) = Intent::of(&settings, &conf);
         let choice = intent.on(&host.inventory, &conf);
         let assigned = matches!(intent, Intent::Assigned(..));
         let shown = host.inventory.shown.params.is_some();

@@ -42,15 +42,12 @@ pub struct Provided {
 /// with programs bound by the deadline; runs none if no node is missing. Not an
 /// error: what it cannot give is in `choice.missing`, which START_POLICY judges.
 pub fn provide<'a>(view: impl Into<View<'a>>, request: &Request, deadline: &Deadline) -> Provided {
-    let names = match &request.assignment {
-        Assignment::List(names) => names.as_slice(),
-        _ => &[],
-    };
+    let names = request.assignment.names();
     let provider = Provider {
         view: view.into(),
         display: request.capabilities.wants_display(),
         exclusive: request.exclusive,
-        names,
+        names: &names,
         choose: &|inventory| choose(inventory, &request.assignment, &request.capabilities),
     };
     provider.run(deadline)

@@ -56,6 +56,12 @@ impl fmt::Display for Missing {
 
 /// Resolves an assignment.
 pub fn resolve(inventory: &Inventory, assignment: &Assignment) -> Resolved {
+    let mut resolved = named(inventory, assignment);
+    refuse_claimed(inventory, &mut resolved);
+    resolved
+}
+
+fn named(inventory: &Inventory, assignment: &Assignment) -> Resolved {
     let mut resolved = Resolved::default();
     match assignment {
         Assignment::None => {}
@@ -69,9 +75,37 @@ pub fn resolve(inventory: &Inventory, assignment: &Assignment) -> Resolved {
                 }
             }
         }
+        Assignment::Narrowed { of, to } => {
+            let left = to.iter().filter_map(|name| {
+                let mut left = Resolved::default();
+                one(inventory, name, &mut left).ok().map(|()| left)
+            });
+            let left: Vec<Resolved> = left.collect();
+            resolved = named(inventory, of);
+            resolved.keep(inventory, &left);
+        }
     }
-    refuse_claimed(inventory, &mut resolved);
     resolved
+}
+
+impl Resolved {
+    /// Leaves what is among these too. Nothing comes in addition: of a card that
+    /// was given as a whole no single instance can be left.
+    fn keep(&mut self, inventory: &Inventory, left: &[Resolved]) {
+        let whole = |card: &usize| left.iter().any(|l| l.whole.contains(card));
+        let card_of = |instance: &usize| {
+            let minor = inventory.mig.get(*instance).map(|mig| mig.gpu);
+            inventory.gpus.iter().position(|gpu| gpu.minor.is_some() && gpu.minor == minor)
+        };
+        let kept = |instance: &usize| {
+            left.iter().any(|l| l.mig.contains(instance))
+                || card_of(instance).is_some_and(|card| whole(&card))
+        };
+        self.mig.retain(kept);
+        let cards: BTreeSet<usize> = self.mig.iter().filter_map(card_of).collect();
+        self.gpus.retain(|card| whole(card) || cards.contains(card));
+        self.whole.retain(whole);
+    }
 }
 
 fn everything(inventory: &Inventory, resolved: &mut Resolved) {

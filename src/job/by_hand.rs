@@ -8,6 +8,7 @@ use crate::job::desired::{self, Software};
 use crate::job::devices::{self, Compared};
 use crate::job::{chain, injection, startable};
 use crate::plan::Intent;
+use crate::plan::narrow::Narrowing;
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::{Caller, Conf};
@@ -83,12 +84,13 @@ impl ByHand {
             return Err(settings::fault(&problems, self.ctid));
         }
         chain::validate(&self.settings)?;
-        let (intent, _) = Intent::of(&self.settings);
+        let (intent, _) = Intent::of(&self.settings, &self.document);
         let software = desired::read(&self.settings, kernel_driver::version(View::host()), None)
             .map_err(|problems| settings::fault(&problems, self.ctid))?;
         if let Software::Desired(desired) = &software {
             desired.matches_kernel()?;
         }
+        Narrowing::of(&self.document).told(&self.settings).iter().for_each(|line| log::info!("{line}"));
         for (now, later) in &self.settings.overridden {
             let (key, value, next) = (&now.key, now.shown(), later.shown());
             log::warn!(

@@ -200,7 +200,7 @@ impl Work<'_> {
 
     /// The devices as the host has them now.
     fn devices(&self) -> Devices {
-        let (intent, _) = Intent::of(self.settings);
+        let (intent, _) = Intent::of(self.settings, self.conf);
         let exclusive = self.settings.value(keys::GPU_EXCLUSIVE).then_some(self.ctid);
         let (inventory, choice) = match intent.request(exclusive) {
             Some(request) => inspect(View::host(), &request),

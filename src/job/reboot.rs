@@ -125,7 +125,7 @@ impl Reboot<'_> {
         let document = conf.read()?;
         // Those of the start that is to come: an install takes minutes.
         let settings = load::of_next_start(self.ctid, &conf, &document);
-        let (intent, _) = Intent::of(&settings);
+        let (intent, _) = Intent::of(&settings, &document);
         let inventory = Inventory::read_for(View::host(), intent.display(&document));
         let choice = intent.on(&inventory, &document);
         startable::look(&conf, self.ctid, &settings, Some(&choice))

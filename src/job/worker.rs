@@ -198,7 +198,7 @@ fn install_once(ctid: Ctid) -> Done {
     let environment = handover::load(ctid, &identity);
     let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (settings, _) = injection::settled(ctid, &document, settings);
-    let (intent, _) = Intent::of(&settings);
+    let (intent, _) = Intent::of(&settings, &document);
     let inventory = Inventory::read_for(View::host(), intent.display(&document));
     let choice = intent.on(&inventory, &document);
     let kernel = inventory.driver.as_ref().map(|d| d.version.clone());

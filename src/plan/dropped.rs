@@ -53,6 +53,9 @@ fn may_name(assignment: &Assignment, choice: &Choice, minor: u32) -> bool {
             names.contains(&GpuName::Index(minor))
         }
         Assignment::List(_) => !choice.missing.is_empty(),
+        Assignment::Narrowed { .. } => {
+            !choice.missing.is_empty() || choice.gpus.iter().any(|gpu| gpu.minor == Some(minor))
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use crate::shown;
 
 use expect_test::expect;
 use phoenix_nvidia::device::DevicePath;
+use phoenix_nvidia::device::assignment::Assignment;
 use phoenix_nvidia::host::choose::{Capabilities, choose};
+use phoenix_nvidia::host::gpus::Inventory;
 use shown::{chosen, gives, inventory, lacks, sees};
 
 #[test]
@@ -258,4 +260,37 @@ fn graphics_brings_mode_setting_and_the_cards_own_drm_nodes() {
         "#]]
         .assert_eq(&new);
     }
+}
+
+/// What a container's own environment leaves of its assignment.
+#[test]
+fn a_narrowed_assignment_is_what_both_name_and_never_more() {
+    let Some(four) = inventory("four-gpus") else { return };
+    let gives = |inventory: &Inventory, of: &str, to: &str| {
+        let Ok(Assignment::List(to)) = to.parse() else { panic!("{to}") };
+        let narrowed = Assignment::Narrowed { of: Box::new(of.parse().unwrap()), to };
+        let choice = choose(inventory, &narrowed, &Capabilities::default());
+        assert!(
+            choice.missing.is_empty(),
+            "what only the environment names is not missing: {:?}",
+            choice.missing
+        );
+        let paths = choice.devices.iter().map(|device| device.path);
+        let own = paths.filter(|path| matches!(path, DevicePath::Gpu(_) | DevicePath::CapFile(_)));
+        own.map(|path| path.to_string().replace("/dev/", "")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(gives(&four, "all", "1"), "nvidia1");
+    assert_eq!(gives(&four, "0,1", "1,2"), "nvidia1");
+    assert_eq!(gives(&four, "0", "1"), "");
+    assert_eq!(gives(&four, "0,2", "21:00.0"), "nvidia2", "by whatever name");
+    assert_eq!(gives(&four, "0", "7"), "", "one that is not there");
+    let mig = inventory("mig").unwrap();
+    assert_eq!(gives(&mig, "all", "0:9/0"), "nvidia0 nvidia-caps/nvidia-cap84 nvidia-caps/nvidia-cap85");
+    assert_eq!(
+        gives(&mig, "0:9/0,0:7/0", "0:9/0"),
+        "nvidia0 nvidia-caps/nvidia-cap84 nvidia-caps/nvidia-cap85"
+    );
+    assert_eq!(gives(&mig, "0:9/0", "0"), "nvidia0 nvidia-caps/nvidia-cap84 nvidia-caps/nvidia-cap85");
+    assert_eq!(gives(&mig, "0:9/0", "0:7/0"), "");
+    assert_eq!(gives(&mig, "1", "0:7/0"), "");
 }

@@ -200,3 +200,42 @@ fn of_two_that_start_at_once_one_has_the_exclusive_card() {
     let has = [101, 102].map(|id| lab.container(id).open_node("/dev/nvidia0") == Err(Errno::ENXIO));
     assert_eq!(has.iter().filter(|has| **has).count(), 1, "{has:?}");
 }
+
+/// As Proxmox 9.1 puts an OCI image's environment into the conf, where ordinary users may change it.
+#[test]
+fn the_environment_of_an_image_takes_gpus_away_and_adds_none() {
+    let Some(lab) = attached(Rootfs::Busybox.unprivileged()) else { return };
+    let ct = lab.container(101);
+    let base = lab.conf(101).replace("GPU_ASSIGNMENT=0", "GPU_ASSIGNMENT=ASSIGNED");
+    let starts = |assigned: &str, environment: &str| {
+        let lines: String = environment.lines().map(|l| format!("lxc.environment.runtime: {l}\n")).collect();
+        lab.write("/etc/pve/lxc/101.conf", base.replace("ASSIGNED", assigned) + &lines);
+        let said = lab.run(["pct", "start", "101"]).ok().says_not("WARNING");
+        let has: Vec<u32> =
+            (0..2).filter(|n| ct.open_node(&format!("/dev/nvidia{n}")) == Err(Errno::ENXIO)).collect();
+        // A run finds nothing to do, and a report no fault.
+        lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
+        let doctor = lab.run(["phoenix-nvidia", "doctor", "101"]);
+        doctor.says("the running container has its devices").says_not("device entries");
+        lab.run(["pct", "stop", "101"]).ok();
+        (has, said)
+    };
+    let narrowed = "narrows GPU_ASSIGNMENT=all";
+    let (has, said) = starts("all", "NVIDIA_VISIBLE_DEVICES=0");
+    assert_eq!(has, [0]);
+    said.says("NVIDIA_VISIBLE_DEVICES=0 of the container narrows GPU_ASSIGNMENT=all");
+    for none in ["none", "void"] {
+        let (has, said) = starts("all", &format!("NVIDIA_VISIBLE_DEVICES={none}"));
+        assert_eq!(has, [0; 0]);
+        said.says(narrowed);
+    }
+    let (has, said) = starts("0", "NVIDIA_VISIBLE_DEVICES=all\nNVIDIA_DRIVER_CAPABILITIES=all");
+    assert_eq!(has, [0]);
+    said.says_not("narrows");
+    // One that is not his is no fault, with the strictest policy neither.
+    node(&lab, "START_POLICY=fail");
+    assert_eq!(starts("1", "NVIDIA_VISIBLE_DEVICES=0").0, [0; 0]);
+    let (has, said) = starts("all", "NVIDIA_VISIBLE_DEVICES=\"; reboot");
+    assert_eq!(has, [0, 1]);
+    said.says("cannot be read, and narrows nothing");
+}

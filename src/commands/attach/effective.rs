@@ -74,7 +74,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::
     if let Injection::Refused(refusal) = injection::look_anew(&settings, after) {
         return Err(refusal.fault(ctid).into());
     }
-    let (intent, _) = Intent::of(&settings);
+    let (intent, _) = Intent::of(&settings, after);
     // Without the driver nobody knows which GPUs there are.
     match plan::fault(&intent.on(&host.inventory, after)) {
         Some(fault) if host.driver().is_some() => return Err(fault.into()),

@@ -11,7 +11,7 @@ use crate::pve::conf::reconcile::{Change, reconcile};
 /// Tells which entries are taken over, which go at the next start and why, and
 /// the option that keeps those of graphics.
 pub fn tell(container: &Container, taken: &[DevicePath]) {
-    let (intent, _) = Intent::of(&container.settings);
+    let (intent, _) = Intent::of(&container.settings, &container.conf);
     // Without a driver nobody knows what the host has.
     if !matches!(intent, Intent::Assigned(..)) || container.kernel.is_none() {
         return;

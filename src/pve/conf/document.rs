@@ -57,6 +57,8 @@ pub struct ConfValue(String);
 /// The key of the settings' lines. Never `lxc.environment.runtime`, which
 /// Proxmox lets ordinary users set.
 const ENVIRONMENT: &str = "lxc.environment";
+/// What Proxmox makes of `env`, and of an OCI image's environment.
+const RUNTIME: &str = "lxc.environment.runtime";
 
 impl Document {
     /// Takes any bytes.
@@ -88,6 +90,22 @@ impl Document {
             Some(EnvLine { key: text(key), value: text(value), line: index + 1 })
         };
         self.main_settings().filter_map(assignment).collect()
+    }
+
+    /// The environment that Proxmox gives the container's own program, of an OCI
+    /// image say. Ordinary users may set it: never a setting of ours.
+    pub fn of_program(&self) -> BTreeMap<String, String> {
+        let pair = |text: &str| text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut all = BTreeMap::new();
+        for (_, setting) in self.main_settings() {
+            match setting.key {
+                RUNTIME => all.extend(pair(&text(setting.value))),
+                // The same as one value, whose parts NUL parts.
+                "env" => all.extend(text(setting.value).split('\0').filter_map(pair)),
+                _ => {}
+            }
+        }
+        all
     }
 
     /// Sets or removes several assignments. Returns `None` if nothing changes.

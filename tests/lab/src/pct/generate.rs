@@ -69,6 +69,8 @@ fn config(id: u32, conf: &Section) -> Result<String> {
         add(&format!("lxc.init.cmd = {entrypoint}"));
     }
     for (key, value) in &conf.lxc {
+        // Of LXC 6; Debian's LXC 5 fails on a key that it does not know.
+        let key = if key == "lxc.environment.runtime" { "lxc.environment" } else { key };
         add(&format!("{key} = {value}"));
     }
     Ok(lines.join("\n") + "\n")
