@@ -13,6 +13,7 @@ use crate::exit::{self, Code, Fault};
 use crate::findings::finding::Finding;
 use crate::findings::read::{Container, Host, Reader};
 use crate::findings::{assigned, conf as lines, elsewhere, injected, inside, nested, start};
+use crate::guest::driver_state::DriverState;
 use crate::guest::os;
 use crate::host::gpus::Inventory;
 use crate::job::injection;
@@ -125,8 +126,12 @@ fn tell(ctids: &[Ctid], taken: &BTreeMap<Ctid, Vec<DevicePath>>) -> anyhow::Resu
     for (ctid, conf) in confs {
         let container = reader.container(&host, ctid, conf);
         TOLD.iter().flat_map(|check| check(&container)).for_each(|finding| finding.of(ctid).warn());
-        if os::foreseen(&container.conf).is_none() {
-            container.unfit().iter().for_each(|why| lines::unfit(&container, why).of(ctid).warn());
+        if let Some(check) = container.installed() {
+            let told = os::foreseen(&container.conf).is_some();
+            if let (DriverState::Unsupported { why }, false) = (&check.driver, told) {
+                lines::unfit(&container, why).of(ctid).warn();
+            }
+            injected::before(&container, &check).into_iter().for_each(|finding| finding.of(ctid).warn());
         }
         entries::tell(&container, taken.get(&ctid).map_or(&[], Vec::as_slice));
         match (container.conf.is_template(), container.running) {

@@ -17,6 +17,7 @@ use crate::job::desired::{self, Software};
 use crate::job::devices;
 use crate::job::injection;
 use crate::job::nested;
+use crate::job::occupied;
 use crate::job::startable;
 use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::Form;
@@ -132,6 +133,10 @@ impl Steps {
         self.notes.extend(compared.unseen);
         let kernel = kernel_driver::version(View::host());
         if let Some(difference) = injection::difference(self.hand.ctid, &self.injection, kernel.as_ref()) {
+            if let (Injection::On(place), Ok(desired)) = (&self.injection, software.desired()) {
+                let hides = occupied::look(self.hand.ctid, place, desired);
+                self.refused = self.refused.take().or(hides.map(|it| it.fault(self.hand.ctid).into()));
+            }
             // The restart for it comes first.
             compared.differences.push(difference);
             self.add(Restart::of(self.hand.ctid, std::mem::take(&mut compared.differences)));

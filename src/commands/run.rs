@@ -17,7 +17,7 @@ use crate::job::identity::Identity;
 use crate::job::injection::{self, Given};
 use crate::job::install::{Install, cuda_missing};
 use crate::job::nested::{self, When};
-use crate::job::{devices, locks, startable};
+use crate::job::{devices, locks, occupied, startable};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::{Caller, Conf};
@@ -107,6 +107,7 @@ fn carry_out(hand: &ByHand, intent: &Intent, software: &Software, seen: &mut See
     // An install below the host's driver could not be verified, and one that is
     // not mounted has no links: the restart for it comes first.
     if let Some(difference) = run.driver_difference() {
+        run.may_mount(software)?;
         differences.push(difference);
         run.hand.restart(std::mem::take(&mut differences), false).map_or(Ok(()), |why| run.restart(&why))?;
     }
@@ -195,6 +196,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Fails where the mount that a restart brings would hide files of the container.
+    fn may_mount(&self, software: &Software) -> anyhow::Result<()> {
+        match (&self.injection, software.desired()) {
+            (Injection::On(place), Ok(desired)) => occupied::must_not_be(self.hand.ctid, place, desired),
+            _ => Ok(()),
+        }
+    }
+
     /// How the running container differs in the host's driver.
     fn driver_difference(&self) -> Option<String> {
         let kernel = kernel_driver::version(View::host());

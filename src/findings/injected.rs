@@ -6,7 +6,11 @@ use super::read::Container;
 use crate::driver::injection::{Injection, Place, Refusal};
 use crate::driver::tree::Shown;
 use crate::exit::Fault;
+use crate::guest::driver_state::DriverState;
+use crate::guest::probe::Check;
 use crate::job::injection::remove_beside;
+use crate::job::occupied;
+use crate::types::Version;
 
 /// Where the container is to have the host's driver, and can.
 fn place(c: &Container) -> Option<&Place> {
@@ -75,6 +79,33 @@ pub fn mounted(c: &Container) -> Vec<Finding> {
         _ => return Vec::new(),
     };
     vec![finding]
+}
+
+/// What a running container has that the host's driver, which its next start mounts,
+/// meets there.
+pub fn before(c: &Container, check: &Check) -> Vec<Finding> {
+    let Some(place) = place(c) else { return Vec::new() };
+    if let Some(refusal) = occupied::of(check, place) {
+        return vec![refused(c, &refusal)];
+    }
+    let version = |version: &Version| Some(version).filter(|it| c.kernel.as_ref() != Some(*it)).cloned();
+    let goes = check.runfile.as_ref().map(|version| {
+        let what = format!("driver {version}, which a runfile installed in the container, goes");
+        Finding::warning("beside", what)
+            .why("the next start runs its nvidia-uninstall: programs use the host's")
+    });
+    let other = check.beside.as_ref().filter(|_| check.runfile.is_none()).and_then(|beside| match beside {
+        DriverState::Other { version: it } | DriverState::Incomplete { version: Some(it), .. } => version(it),
+        DriverState::Packaged { version: Some(it), .. } => version(it),
+        _ => None,
+    });
+    let stays = other.map(|other| {
+        let what = format!("driver {other} is installed in the container too");
+        let finding = Finding::warning("beside", what)
+            .why("programs that start before the first step inside find that one: AFTER_INSTALL applies");
+        finding.fix_if(check.beside.as_ref().map(|beside| remove_beside(c.ctid, beside, None)))
+    });
+    goes.into_iter().chain(stays).collect()
 }
 
 /// Whether programs find it that do not look where it is mounted.

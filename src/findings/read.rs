@@ -10,9 +10,8 @@ use crate::driver::injection::{Injection, is_driver};
 use crate::driver::tree::{Looked, Trees};
 use crate::exit::one_line;
 use crate::guest::attached::{self, Attached};
-use crate::guest::driver_state::DriverState;
 use crate::guest::exec::Guest;
-use crate::guest::probe::{self, Ask};
+use crate::guest::probe::{self, Ask, Check};
 use crate::guest::verify::{self, open_nodes};
 use crate::host::choose::Choice;
 use crate::host::diagnose::{self, Diagnosis};
@@ -373,15 +372,11 @@ impl Container {
         inside.or_installing(self.ctid)
     }
 
-    /// Why no driver can be in it, as it shows while it runs: for `attach`, which
-    /// looks no further.
-    pub fn unfit(&self) -> Option<String> {
+    /// What is installed in it while it runs: for `attach`, which looks no further.
+    pub fn installed(&self) -> Option<Check> {
         let desired = self.desired().filter(|_| self.running)?;
         let deadline = Deadline::after(self.settings.value(keys::CHECK_TIMEOUT));
-        match probe::check(&Guest::new(self.ctid), desired, Ask::Files, &deadline).ok()?.driver {
-            DriverState::Unsupported { why } => Some(why),
-            _ => None,
-        }
+        probe::check(&Guest::new(self.ctid), desired, Ask::Files, &deadline).ok()
     }
 
     /// The software that it should have, if any.

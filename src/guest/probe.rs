@@ -85,6 +85,8 @@ pub struct Check {
     /// The version of one that NVIDIA's installer put beside the host's: its own
     /// uninstaller can remove it.
     pub runfile: Option<Version>,
+    /// Directories at the places of the host's driver with files of its own.
+    pub occupied: Vec<String>,
     /// Links to the host's driver were made in it.
     pub links: bool,
     /// They are of no use: it does not get the host's driver any more.
@@ -282,6 +284,7 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         packages: raw.packages().filter(|_| driver == DriverState::Matching && !desired.injected),
         beside,
         runfile,
+        occupied: raw.occupied.clone(),
         links: raw.links,
         unlink: raw.links && !desired.injected,
         lost: raw.lost,

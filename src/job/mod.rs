@@ -12,6 +12,7 @@ pub mod injection;
 pub mod install;
 pub mod locks;
 pub mod nested;
+pub mod occupied;
 pub mod reboot;
 pub mod startable;
 pub mod undo;

@@ -74,7 +74,8 @@ fn has_no_runfile(ct: &Container<'_>) {
 fn a_driver_that_a_runfile_installed_is_removed_by_its_own_uninstaller() {
     let Some(lab) = upgraded(Rootfs::Debian12.unprivileged()) else { return };
     node(&lab, "AFTER_INSTALL=reboot");
-    lab.run([PROGRAM, "attach", "101", "--inject"]).ok();
+    let attach = lab.run([PROGRAM, "attach", "101", "--inject"]).ok();
+    attach.says("driver 570.86.15, which a runfile installed in the container, goes");
     let plan = lab.run([PROGRAM, "plan", "101"]).code(10);
     plan.says("remove driver 570.86.15, which a runfile installed, with its nvidia-uninstall");
     let first = again(&lab).ok();
@@ -226,6 +227,13 @@ fn a_directory_with_files_of_its_own_is_found_and_no_later_start_hides_them() {
     again(&lab).ok().says("WARNING").says(&why).says(fix);
     assert!(!lab.conf(101).contains("driver/current"));
     assert_eq!(ct.sh(&format!("cat {HWCAPS}/libown.so.1")).ok().stdout, "mine\n");
+    // Nobody restarts it for a mount that would hide them, and attach says so.
+    let before = ct.init_pid();
+    lab.run([PROGRAM, "plan", "101"]).code(5).says(&why).says(fix);
+    lab.run([PROGRAM, "101"]).code(5).says(&why).says(fix);
+    assert_eq!(ct.init_pid(), before);
+    lab.run([PROGRAM, "attach", "101"]).ok().says(&why).says(fix);
+    lab.run([PROGRAM, "101"]).code(5);
     // Once they are elsewhere, a call by hand looks again.
     lab.sh(&format!("mv {ROOT}{HWCAPS}/libown.so.1 {ROOT}{LIBRARIES}")).ok();
     lab.run([PROGRAM, "101"]).ok().says("the host's, mounted");

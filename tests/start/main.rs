@@ -7,6 +7,7 @@ mod by_hand;
 mod changing;
 mod devices;
 mod drm;
+mod genuine;
 mod host_files;
 mod inject;
 mod inject_hostile;

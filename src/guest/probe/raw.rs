@@ -22,6 +22,8 @@ pub(super) struct Raw {
     pub(super) state: Option<Version>,
     /// The version of the host's driver that we mounted.
     pub(super) host_driver: Option<Version>,
+    /// Directories at the host driver's places with files of the container's own.
+    pub(super) occupied: Vec<String>,
     pub(super) links: bool,
     pub(super) lost: bool,
     pub(super) driver_interrupted: Option<String>,
@@ -67,6 +69,7 @@ impl Raw {
             "link" => self.cuda = two.1.parse().ok(),
             "smi" => self.smi = true,
             "host-driver" => self.host_driver = value.parse().ok(),
+            "occupied" if self.occupied.len() < MOST_PACKAGES => self.occupied.push(value),
             "links" => self.links = true,
             "lost" => self.lost = true,
             "state" => self.state = state_version(&value),

@@ -42,6 +42,13 @@ for d in /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/lib64 /usr/li
             printf 'host-driver %s\n' "$line"
         } <"$f/.phoenix-nvidia"
     done
+    # Where it would be mounted: what is there and none of ours.
+    for f in "$d/glibc-hwcaps/x86-64-v2" "$d/x86_64" "$d/phoenix-nvidia"; do
+        [ -f "$f/.phoenix-nvidia" ] && continue
+        for g in "$f"/*; do
+            [ -e "$g" ] && echo "occupied $f" && break
+        done
+    done
     for name in libnvidia-ml libcuda; do
         for f in "$d/$name".so.[0-9]*.[0-9]*; do
             [ -e "$f" ] || continue
