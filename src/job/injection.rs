@@ -13,6 +13,7 @@ use crate::guest::link::{self, Linked};
 use crate::guest::mounted;
 use crate::guest::os;
 use crate::guest::uninstall;
+use crate::job::seen::{contents_now, found, holds};
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
@@ -46,8 +47,8 @@ pub fn settled(ctid: Ctid, conf: &Document, settings: Settings) -> (Settings, Op
     }
     let seen = Record::of(ctid).load_of(&net::identity(conf)).injected;
     let application = os::application(conf).map(|entry| format!("an application container ({entry})"));
-    let possible = Injection::of(conf, Machine::here(), found(&seen)).is_on();
-    let why = application.or(seen.impossible).filter(|_| possible);
+    let possible = Injection::of(conf, Machine::here(), found(&seen, conf)).is_on();
+    let why = application.or(seen.impossible.clone().filter(|_| holds(&seen, conf))).filter(|_| possible);
     let mode = if why.is_some() { DriverMode::Inject } else { DriverMode::Install };
     (settings.with(keys::DRIVER_MODE, mode.word()), why)
 }
@@ -56,7 +57,11 @@ pub fn settled(ctid: Ctid, conf: &Document, settings: Settings) -> (Settings, Op
 pub fn note_impossible(ctid: Ctid, error: &anyhow::Error) {
     if steps::is_unfit(error) || steps::has_no_place(error) {
         let why = text::line(exit::one_line(error).as_bytes());
-        Record::of(ctid).update(|state| state.injected.impossible = Some(why));
+        let of = contents_now(ctid);
+        Record::of(ctid).update(|state| {
+            state.injected.impossible = Some(why);
+            state.injected.of = of;
+        });
     }
 }
 
@@ -66,12 +71,7 @@ pub fn look(ctid: Ctid, settings: &Settings, conf: &Document) -> Injection {
         return Injection::Off;
     }
     let seen = Record::of(ctid).load_of(&net::identity(conf)).injected;
-    Injection::of(conf, Machine::here(), found(&seen))
-}
-
-/// What of a record keeps a container from having the host's driver.
-fn found(seen: &Injected) -> Seen<'_> {
-    Seen { unfit: seen.unfit.as_deref(), hides: seen.hides.as_deref() }
+    Injection::of(conf, Machine::here(), found(&seen, conf))
 }
 
 /// The same without the record: a call by hand looks again.
@@ -236,9 +236,11 @@ pub fn link_in(
     let unfit = linked.unfit(Trees::host().glibc(driver), place.drop_in);
     let late = unfit.is_none() && linked.hidden.is_none() && linked.late(place.drop_in);
     let init = late.then(|| pct::init(ctid).ok().flatten()).flatten();
+    let of = contents_now(ctid);
     Record::of(ctid).update(|state| {
         state.injected.unfit.clone_from(&unfit);
         state.injected.hides.clone_from(&linked.hidden);
+        state.injected.of = of;
         let stamp = stamp.filter(|_| linked.mounted.is_some() && unfit.is_none());
         state.injected.linked = stamp.map(|stamp| done(driver.as_str(), &stamp));
         if let Some(init) = init {
@@ -300,7 +302,7 @@ impl Facts {
     pub fn read(ctid: Ctid, settings: &Settings, conf: &Document, state: &State, running: bool) -> Facts {
         let asked = is_asked(settings, conf);
         let injection = match asked {
-            true => Injection::of(conf, Machine::here(), found(&state.injected)),
+            true => Injection::of(conf, Machine::here(), found(&state.injected, conf)),
             false => Injection::Off,
         };
         let concerned = running && (asked || mounts::mounts(conf).iter().any(is_driver));

@@ -14,6 +14,7 @@ pub mod locks;
 pub mod nested;
 pub mod occupied;
 pub mod reboot;
+pub mod seen;
 pub mod startable;
 pub mod undo;
 pub mod worker;

@@ -33,7 +33,10 @@ pub fn of(check: &Check, place: &Place) -> Option<Refusal> {
 pub fn must_not_be(ctid: Ctid, place: &Place, desired: &Desired) -> anyhow::Result<()> {
     let Some(refusal) = look(ctid, place, desired) else { return Ok(()) };
     if let Refusal::Hides(path) = &refusal {
-        Record::of(ctid).update(|state| state.injected.hides = Some(path.clone()));
+        Record::of(ctid).update(|state| {
+            state.injected.hides = Some(path.clone());
+            state.injected.of = None;
+        });
     }
     Err(refusal.fault(ctid).into())
 }

@@ -121,7 +121,9 @@ settings! {
     /// How the container gets the driver: install (NVIDIA's installer copies it into the container), inject
     /// (the host's own driver files are mounted into it read-only at each start; nothing of it is installed) or auto
     /// (inject for application containers and where an install was found impossible: no shell, no init, no
-    /// room; else install). The change from one to the other takes effect at the next start.
+    /// room; else install). The change from one to the other takes effect at the next start. A driver that a
+    /// runfile installed in the container is then removed by its own uninstaller; one of packages stays, and is
+    /// named with the command that removes it.
     DRIVER_MODE: DriverMode {
         read: driver_mode, default: "install", unit: "install, inject or auto", example: "inject"
     }

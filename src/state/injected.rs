@@ -17,6 +17,8 @@ pub struct Injected {
     pub unfit: Option<String>,
     /// A directory with files of its own, which the mount would hide.
     pub hides: Option<String>,
+    /// For which contents these reasons hold; none: for any.
+    pub of: Option<String>,
 }
 
 /// What was done inside a container, for the contents that it has now: a rollback

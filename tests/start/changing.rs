@@ -214,6 +214,37 @@ fn after_a_rollback_the_links_are_looked_for_again() {
     assert!(!lab.exists("/root/attached"));
 }
 
+/// The conf of each time decides, and the record of the other one misleads no start.
+#[test]
+fn a_rollback_to_the_other_mode_and_back_is_right_at_the_next_start() {
+    let Some(lab) = with(OLD, Rootfs::Debian12.unprivileged(), "AFTER_INSTALL=none") else { return };
+    let keep = |name: &str| {
+        lab.run(["pct", "stop", "101"]).ok();
+        lab.sh(&format!("cp -a {ROOT} /root/{name} && pct snapshot 101 {name}")).ok();
+    };
+    let back = |name: &str| {
+        lab.sh("pct stop 101; true").ok();
+        let disk = format!("find {ROOT} -mindepth 1 -delete && cp -a /root/{name}/. {ROOT}");
+        lab.sh(&format!("pct rollback 101 {name} && {disk}")).ok();
+        start(&lab).ok().says_not("WARNING")
+    };
+    start(&lab).ok().says("driver: installed 580.95.05");
+    keep("installed");
+    lab.run([PROGRAM, "attach", "101", "--inject"]).ok();
+    start(&lab).ok().says("driver: removed 580.95.05");
+    keep("injected");
+    let ct = lab.container(101);
+    for _ in 0..2 {
+        back("installed").says("installed and right").says_not("driver: installed");
+        assert!(ct.exists("/var/lib/nvidia/log") && !ct.exists(LINKS));
+        assert!(!lab.conf(101).split("\n[").next().unwrap_or_default().contains("driver/current"));
+        back("injected").says("the host's, mounted").says_not("driver: removed");
+        assert!(!ct.exists("/var/lib/nvidia") && ct.exists(LINKS));
+        finds(&ct, OLD);
+        ct.exec(["nvidia-smi", "-L"]).ok();
+    }
+}
+
 /// A library of the container's own in the directory, which it would not find any more.
 #[test]
 fn a_directory_with_files_of_its_own_is_found_and_no_later_start_hides_them() {
@@ -273,6 +304,19 @@ fn an_application_container_that_found_an_older_driver_is_restarted_once() {
         std::thread::sleep(Duration::from_millis(50));
     }
     again(&lab).ok().says("the host's, mounted").says_not("restarted");
+}
+
+/// Devices alone are asked for: what was linked is of no use.
+#[test]
+fn with_install_off_the_links_go_at_the_next_start() {
+    let Some(lab) = with(OLD, Rootfs::Debian12.unprivileged(), "DRIVER_MODE=inject") else { return };
+    start(&lab).ok();
+    setting(&lab, 101, "INSTALL=off");
+    again(&lab).ok().says("links to the host's driver").says_not("WARNING");
+    let ct = lab.container(101);
+    assert!(!ct.exists(LINKS) && !lab.conf(101).contains("driver/current"));
+    assert_eq!(ct.sh("find /usr /etc -lname '*x86-64-v2*'").stdout, "");
+    again(&lab).ok().says_not("links");
 }
 
 /// What a stopped container keeps is named, doctor finds it, and a second detach removes it.

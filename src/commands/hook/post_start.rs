@@ -6,6 +6,7 @@ use crate::driver::injection::Injection;
 use crate::exit::{self, Code};
 use crate::guest::exec::{self, Guest};
 use crate::guest::install::steps;
+use crate::guest::link;
 use crate::guest::os;
 use crate::guest::own;
 use crate::guest::probe::{self, Ask, Check};
@@ -72,6 +73,9 @@ fn check_driver(ctid: Ctid, settings: &Settings, document: &Document) -> anyhow:
             let wanted = matches!(software, Software::NoDriver);
             log::log!(if wanted { log::Level::Warn } else { log::Level::Info }, "{why}");
             start.devices_only();
+            if !wanted {
+                start.unlink();
+            }
             Ok(())
         }
     }
@@ -107,6 +111,19 @@ impl Start<'_> {
     /// What engines in the container read, once nothing is left to do for the driver.
     fn nested(&self, driver: Option<&Version>) {
         nested::bring(self.ctid, self.settings, self.document, driver, When::Changed);
+    }
+
+    /// Removes the links to the host's driver, which the container does not get any
+    /// more, with INSTALL=off.
+    fn unlink(&self) {
+        if Record::of(self.ctid).load().injected.linked.is_none() {
+            return;
+        }
+        let deadline = Deadline::after(self.settings.value(keys::CHECK_TIMEOUT));
+        match link::unlink(&Guest::new(self.ctid), &deadline) {
+            Ok(_) => Record::of(self.ctid).update(|state| state.injected.linked = None),
+            Err(error) => log::warn!("links to the host's driver stay: {}", exit::one_line(&error)),
+        }
     }
 
     fn record(&self, phase: &str, result: &anyhow::Result<()>, change: impl FnOnce(&mut State)) {
