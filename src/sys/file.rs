@@ -61,6 +61,16 @@ pub fn is_at(meta: &Metadata, path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
 }
 
+/// The number of the character device at a path, from what the kernel knows: a
+/// FUSE or network file system is not asked. `None` for anything else.
+///
+/// # Errors
+/// What statx says.
+pub fn known_device(path: &str) -> io::Result<Option<(u32, u32)>> {
+    let (mode, number) = super::raw::known_stat(&std::ffi::CString::new(path)?)?;
+    Ok((mode & nix::libc::S_IFMT == nix::libc::S_IFCHR).then_some(number))
+}
+
 /// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors

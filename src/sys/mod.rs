@@ -1,8 +1,10 @@
 //! The edge of the operating system. Knows none of the project's own types.
 
 pub mod armour;
+pub mod detached;
 pub mod fetch;
 pub mod file;
+pub mod inside;
 pub mod lock;
 pub mod log;
 pub mod look;

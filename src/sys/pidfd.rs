@@ -2,7 +2,7 @@
 
 use super::raw;
 use nix::sys::signal::Signal;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A process.
 #[derive(Debug)]
@@ -22,6 +22,12 @@ impl Pidfd {
         if let Err(error) = raw::pidfd_send_signal(self.0.as_fd(), Signal::SIGKILL) {
             log::debug!("cannot kill a process: {error}");
         }
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

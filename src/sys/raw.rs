@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::ffi::CStr;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -46,15 +47,76 @@ pub fn keep_inherited_files_from_children() {
     };
 }
 
-/// A descriptor of the process with this pid.
-pub fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two numbers and returns a new descriptor or -1.
-    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
-    match i32::try_from(fd) {
-        // SAFETY: the descriptor is new (close-on-exec), nothing else owns it.
+/// The descriptor that a system call returned.
+fn owned(result: nix::libc::c_long) -> std::io::Result<OwnedFd> {
+    match i32::try_from(result) {
+        // SAFETY: the caller's system call made the descriptor, nothing else owns it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// A copy of the mount at `path`, which is mounted nowhere (open_tree(2)). An
+/// empty path is `at` itself.
+pub fn copy_of_mount(at: Option<BorrowedFd<'_>>, path: &CStr) -> std::io::Result<OwnedFd> {
+    let flags = nix::libc::OPEN_TREE_CLONE | nix::libc::OPEN_TREE_CLOEXEC;
+    let flags = flags | if path.is_empty() { nix::libc::AT_EMPTY_PATH as u32 } else { 0 };
+    let at = at.map_or(nix::libc::AT_FDCWD, |at| at.as_raw_fd());
+    // SAFETY: the path is a C string that lives during the call; the result is a new descriptor or -1.
+    owned(unsafe { nix::libc::syscall(nix::libc::SYS_open_tree, at, path.as_ptr(), flags) })
+}
+
+/// Mounts such a copy on the file of a descriptor (move_mount(2)).
+pub fn place_mount(mount: BorrowedFd<'_>, on: BorrowedFd<'_>) -> std::io::Result<()> {
+    let flags = nix::libc::MOVE_MOUNT_F_EMPTY_PATH | nix::libc::MOVE_MOUNT_T_EMPTY_PATH;
+    let (mount, on, empty) = (mount.as_raw_fd(), on.as_raw_fd(), c"".as_ptr());
+    // SAFETY: both descriptors are open and both paths C strings during the call, which keeps neither.
+    let done = unsafe { nix::libc::syscall(nix::libc::SYS_move_mount, mount, empty, on, empty, flags) };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets attributes of such a copy and makes it private (mount_setattr(2)).
+pub fn private_mount(mount: BorrowedFd<'_>, attributes: u64) -> std::io::Result<()> {
+    /// `struct mount_attr` of linux/mount.h.
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns: u64,
+    }
+    let all = Attributes { set: attributes, clear: 0, propagation: nix::libc::MS_PRIVATE, userns: 0 };
+    let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
+    let (at, size) = (nix::libc::AT_EMPTY_PATH, size_of::<Attributes>());
+    // SAFETY: the kernel reads `size` bytes of the struct, which lives during the call.
+    let done = unsafe {
+        nix::libc::syscall(nix::libc::SYS_mount_setattr, fd, empty, at, std::ptr::from_ref(&all), size)
+    };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The type and permission bits and the device number (major, minor) of the
+/// file at a path, from what the kernel knows: a FUSE or network file system is
+/// not asked (statx(2)).
+pub fn known_stat(path: &CStr) -> std::io::Result<(u32, (u32, u32))> {
+    let flags = nix::libc::AT_STATX_DONT_SYNC | nix::libc::AT_NO_AUTOMOUNT;
+    let mut found = std::mem::MaybeUninit::<nix::libc::statx>::zeroed();
+    // SAFETY: the path is a C string and the buffer a whole statx during the call.
+    let done = unsafe {
+        nix::libc::statx(nix::libc::AT_FDCWD, path.as_ptr(), flags, nix::libc::STATX_TYPE, found.as_mut_ptr())
+    };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: all zeros is a valid statx, and the kernel has filled it in.
+    let found = unsafe { found.assume_init() };
+    Ok((u32::from(found.stx_mode), (found.stx_rdev_major, found.stx_rdev_minor)))
+}
+
+/// A descriptor of the process with this pid.
+pub fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two numbers and returns a new descriptor (close-on-exec) or -1.
+    owned(unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) })
 }
 
 /// Sends a signal to the process of such a descriptor.
