@@ -75,6 +75,20 @@ pub enum Command {
     /// the apt preferences, and /var/lib/phoenix-nvidia. For a stopped one they are named, and the same command
     /// removes them once it runs. The driver and what apt installed stay, with the commands that remove them.
     Detach(Detach),
+    /// Bring a running container to its settings without a restart
+    ///
+    /// Cards are added and taken away, and the host's driver files are exchanged.
+    /// MIG instances and DRM nodes wait for the next start, and so do driver files
+    /// that a process in the container uses. A card that is in use stays, unless
+    /// with --force. Nothing is installed.
+    Apply {
+        /// Container ID
+        #[arg(value_name = "CTID")]
+        ctid: Ctid,
+        /// Take cards away that are in use: what has them open keeps them
+        #[arg(long)]
+        force: bool,
+    },
     /// Show what `phoenix-nvidia CTID` would change, and change nothing
     Plan {
         /// Container ID
@@ -119,6 +133,10 @@ pub enum Command {
     /// Read files that may never answer, for the calling process
     #[command(hide = true)]
     Look,
+    /// Look at a running container's processes or mount something in it, for the
+    /// calling process
+    #[command(hide = true)]
+    Live,
     /// Install the driver in a container, started by post-start
     #[command(hide = true)]
     Install {
@@ -185,6 +203,10 @@ pub struct Attach {
     /// Start or restart the containers now, and wait for the install
     #[arg(long)]
     pub now: bool,
+
+    /// Change those that run without a restart, as `apply` does
+    #[arg(long, conflicts_with = "now")]
+    pub live: bool,
 }
 
 /// `detach`.
@@ -197,6 +219,14 @@ pub struct Detach {
     /// Keep the driver in the container, and apt from replacing it
     #[arg(long)]
     pub keep_driver: bool,
+
+    /// Take the GPUs away from those that run, without a restart
+    #[arg(long)]
+    pub live: bool,
+
+    /// With --live: also cards that are in use
+    #[arg(long, requires = "live")]
+    pub force: bool,
 }
 
 const AFTER: &str = "\

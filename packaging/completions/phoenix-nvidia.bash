@@ -16,6 +16,9 @@ _phoenix_nvidia() {
             ",$1")
                 cmd="phoenix_nvidia"
                 ;;
+            phoenix_nvidia,apply)
+                cmd="phoenix_nvidia__subcmd__apply"
+                ;;
             phoenix_nvidia,attach)
                 cmd="phoenix_nvidia__subcmd__attach"
                 ;;
@@ -39,6 +42,9 @@ _phoenix_nvidia() {
                 ;;
             phoenix_nvidia,status)
                 cmd="phoenix_nvidia__subcmd__status"
+                ;;
+            phoenix_nvidia__subcmd__help,apply)
+                cmd="phoenix_nvidia__subcmd__help__subcmd__apply"
                 ;;
             phoenix_nvidia__subcmd__help,attach)
                 cmd="phoenix_nvidia__subcmd__help__subcmd__attach"
@@ -71,7 +77,7 @@ _phoenix_nvidia() {
 
     case "${cmd}" in
         phoenix_nvidia)
-            opts="-v -h --verbose --help attach detach plan status doctor prepare prefetch help"
+            opts="-v -h --verbose --help attach detach apply plan status doctor prepare prefetch help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -84,8 +90,26 @@ _phoenix_nvidia() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        phoenix_nvidia__subcmd__apply)
+            opts="-v -h --force --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         phoenix_nvidia__subcmd__attach)
+<<<<<<< HEAD
             opts="-v -h --gpus --by-uuid --capabilities --cuda --driver --inject --install --nested --nested-replace --no-nested --storage --chain --now --verbose --help"
+=======
+            opts="-v -h --gpus --by-uuid --capabilities --cuda --driver --inject --install --storage --chain --now --live --verbose --help"
+>>>>>>> 8ae2177 (Change a running container without a restart: apply, attach --live, detach --live)
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -119,7 +143,7 @@ _phoenix_nvidia() {
             return 0
             ;;
         phoenix_nvidia__subcmd__detach)
-            opts="-v -h --keep-driver --verbose --help"
+            opts="-v -h --keep-driver --live --force --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -147,8 +171,22 @@ _phoenix_nvidia() {
             return 0
             ;;
         phoenix_nvidia__subcmd__help)
-            opts="attach detach plan status doctor prepare prefetch help"
+            opts="attach detach apply plan status doctor prepare prefetch help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        phoenix_nvidia__subcmd__help__subcmd__apply)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -344,7 +382,7 @@ _phoenix_nvidia_with_ctids() {
     [[ $cur == -* ]] && return
     case $prev in --gpus | --capabilities | --cuda | --driver | --storage) return ;; esac
     if ((COMP_CWORD > 1)); then
-        case ${COMP_WORDS[1]} in attach | detach | plan | status | doctor) ;; *) return ;; esac
+        case ${COMP_WORDS[1]} in attach | detach | apply | plan | status | doctor) ;; *) return ;; esac
     fi
     ctids=$(cd /etc/pve/lxc 2>/dev/null && printf '%s\n' [0-9]*.conf)
     for word in ${ctids//.conf/}; do

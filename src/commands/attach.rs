@@ -66,8 +66,8 @@ struct Attachment {
     features: Option<String>,
 }
 
-/// Attaches, once every container is checked. Returns the containers to start
-/// or restart now.
+/// Attaches, once every container is checked. Returns the containers to start,
+/// restart or change now.
 ///
 /// # Errors
 /// [`Code::Input`], [`Code::NoContainer`] and [`Code::Passthrough`]; then
@@ -102,8 +102,9 @@ pub fn run(options: &Attach) -> anyhow::Result<Vec<Ctid>> {
     }
     let taken: BTreeMap<Ctid, Vec<DevicePath>> =
         attachments.iter().map(|a| (a.ctid, before::recorded(&a.recorded()))).collect();
-    let attached = tell(&ctids, &taken)?;
-    Ok(attached.into_iter().filter(|c| options.now && !c.conf.is_template()).map(|c| c.ctid).collect())
+    let attached = tell(&ctids, &taken, options.live)?;
+    let now = options.now || options.live;
+    Ok(attached.into_iter().filter(|c| now && !c.conf.is_template()).map(|c| c.ctid).collect())
 }
 
 fn read_host(options: &Attach) -> Host {
@@ -120,7 +121,11 @@ fn read_host(options: &Attach) -> Host {
 }
 
 /// Says what the user has to know of the containers as they are now.
-fn tell(ctids: &[Ctid], taken: &BTreeMap<Ctid, Vec<DevicePath>>) -> anyhow::Result<Vec<Container>> {
+fn tell(
+    ctids: &[Ctid],
+    taken: &BTreeMap<Ctid, Vec<DevicePath>>,
+    live: bool,
+) -> anyhow::Result<Vec<Container>> {
     let (mut reader, host, confs) = Reader::open(ctids, |ctid| format!("attach {ctid}"))?;
     let mut attached = Vec::new();
     for (ctid, conf) in confs {
@@ -136,8 +141,11 @@ fn tell(ctids: &[Ctid], taken: &BTreeMap<Ctid, Vec<DevicePath>>) -> anyhow::Resu
         entries::tell(&container, taken.get(&ctid).map_or(&[], Vec::as_slice));
         match (container.conf.is_template(), container.running) {
             (true, _) => log::info!("container {ctid} is a template: attached, and its clones with it"),
+            (_, true) if live => log::info!("container {ctid}: attached"),
             (_, true) => {
-                log::info!("container {ctid}: attached; to restart it with its GPUs: phoenix-nvidia {ctid}");
+                log::info!(
+                    "container {ctid}: attached; to restart it with its GPUs: phoenix-nvidia {ctid}; without a restart: phoenix-nvidia apply {ctid}"
+                );
             }
             (_, false) => log::info!("container {ctid}: attached; to start it: pct start {ctid}"),
         }
@@ -168,6 +176,7 @@ fn call(options: &Attach, ctid: Ctid) -> String {
         ("--no-nested", options.no_nested),
         ("--chain", options.chain),
         ("--now", options.now),
+        ("--live", options.live),
     ];
     words.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
     words.join(" ")

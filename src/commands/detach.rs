@@ -1,6 +1,7 @@
 //! `detach`: removes the hookscript, the settings and the device entries.
 
 mod bare;
+mod live;
 
 use crate::cli::Detach;
 use crate::device::{DevicePath, joined};
@@ -35,6 +36,7 @@ use crate::sys::out::Out;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use bare::{bare, is_ours, removed, restored};
+use live::Taken;
 
 /// What may be installed of CUDA and the utilities; by name alone apt fails for what
 /// it does not know. NVIDIA's keyring is not ours.
@@ -97,22 +99,32 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
     if detachments.iter().any(Detachment::has_some) {
         cluster::must_have_quorum(&look)?;
     }
+    let look = |it: &Detachment| match options.live && it.attached {
+        true => live::look(it.ctid, &it.conf, &it.before, &it.majors, options.force),
+        false => Ok(None),
+    };
+    let running: Vec<Option<Taken>> = detachments.iter().map(look).collect::<anyhow::Result<_>>()?;
     let mut undo = Undo::default();
-    for detachment in &detachments {
-        if let Err(error) = detachment.act(&mut undo) {
+    for (detachment, live) in detachments.iter().zip(&running) {
+        let taken = live.as_ref().map_or(Ok(()), |live| live.take(&mut undo));
+        if let Err(error) = taken.and_then(|()| detachment.act(&mut undo)) {
             undo.roll_back();
             return Err(error);
         }
     }
-    for detachment in &detachments {
-        detachment.tell(options);
+    for (detachment, live) in detachments.iter().zip(&running) {
+        if let Some(live) = live {
+            live.conclude(&detachment.conf);
+        }
+        detachment.tell(options, live.is_some());
     }
     Ok(Code::Success)
 }
 
 fn detachment(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Result<Detachment> {
     let keep = if options.keep_driver { " --keep-driver" } else { "" };
-    let conf = Conf::of(ctid).called(format!("detach {ctid}{keep}"));
+    let live = if options.live { " --live" } else { "" };
+    let conf = Conf::of(ctid).called(format!("detach {ctid}{keep}{live}"));
     let before = conf.read()?;
     conf.may_edit(Caller::ByHand, &before)?;
     let look = Look::at_files(View::host(), Hookscript::questions(storages, &before));
@@ -308,7 +320,7 @@ impl Detachment {
         ours.map(|mount| format!("/{}", mount.target)).collect()
     }
 
-    fn tell(&self, options: &Detach) {
+    fn tell(&self, options: &Detach, live: bool) {
         let ctid = self.ctid;
         let (record, identity) = (Record::of(ctid), net::identity(&self.before));
         let seen = record.last_driver(&identity);
@@ -325,7 +337,7 @@ impl Detachment {
         }
         drm::sweep(View::host());
         let running = sharing::is_running(&mut Look::host(), ctid);
-        if running {
+        if running && !live {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
         let unlinked = self.remove_links(running);

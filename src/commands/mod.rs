@@ -1,9 +1,11 @@
 //! One file a verb. Each returns the exit code; only [`main`] ends with it.
 
+pub mod apply;
 pub mod attach;
 pub mod detach;
 pub mod doctor;
 pub mod hook;
+pub mod live;
 pub mod look;
 pub mod plan;
 pub mod prefetch;
@@ -22,6 +24,10 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     if look::is_asked_for() {
         look::run();
+        return ExitCode::SUCCESS;
+    }
+    if let Some(word) = live::asked_for() {
+        live::run(&word);
         return ExitCode::SUCCESS;
     }
     signal::catch();
@@ -66,14 +72,18 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         },
         (_, Some(Command::Install { ctid })) => worker::run(ctid),
         // Only with other words beside it; there is nothing to be said then.
-        (_, Some(Command::Look)) => Ok(Code::Input),
+        (_, Some(Command::Look | Command::Live)) => Ok(Code::Input),
         (_, Some(Command::Prepare)) => prepare::run(),
         (_, Some(Command::Prefetch { versions })) => prefetch::run(&versions),
         (_, Some(Command::Attach(options))) => {
             let now = attach::run(&options)?;
-            now.into_iter().try_fold(Code::Success, |_, ctid| run::run(ctid))
+            now.into_iter().try_fold(Code::Success, |_, ctid| match options.live {
+                true => apply::run(ctid, false),
+                false => run::run(ctid),
+            })
         }
         (_, Some(Command::Detach(options))) => detach::run(&options),
+        (_, Some(Command::Apply { ctid, force })) => apply::run(ctid, force),
         (_, Some(Command::Plan { ctid })) => plan::run(ctid),
         (_, Some(Command::Status { ctids, json })) => status::run(&ctids, json),
         (_, Some(Command::Doctor { ctid, json })) => doctor::run(ctid, json),

@@ -2,6 +2,7 @@
 //! with the same functions, and stops there.
 
 mod diff;
+mod live;
 
 use crate::driver::injection::Injection;
 use crate::exit::{self, Code, Fault};
@@ -41,7 +42,7 @@ use std::time::Duration;
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let hand = ByHand::read(ctid, Conf::of(ctid).called(format!("plan {ctid}")))?;
     let (intent, software) = hand.validate()?;
-    let choice = devices::look(ctid, &intent, &hand.settings, &hand.document);
+    let (inventory, choice) = devices::look(ctid, &intent, &hand.settings, &hand.document);
     if let Some(fault) = plan::fault(&choice) {
         return Err(fault.into());
     }
@@ -56,6 +57,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         steps.notes.push(format!("container {ctid} {TEMPLATE}"));
     } else if sharing::is_running(&mut Look::host(), ctid) {
         steps.install_and_restart(&software)?;
+        steps.live(&intent, &inventory);
         steps.nested(true);
     } else {
         steps.start(&software);

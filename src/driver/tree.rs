@@ -30,6 +30,7 @@ use crate::sys::{mountinfo, private, replace};
 use crate::types::Version;
 use copy::Source;
 use manifest::Origin;
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -47,15 +48,18 @@ pub const OWN: &str = "phoenix-nvidia";
 
 /// The version of the tree that a mount table shows, if any.
 pub fn mounted(table: &str) -> Option<Version> {
+    mountinfo::mounts(table).find_map(|mount| version_of(&mount))
+}
+
+/// The version of the tree that a mount is, if it is one.
+pub fn version_of(mount: &mountinfo::Mounted<'_>) -> Option<Version> {
     let below = |path: &str| path.rsplit_once("/phoenix-nvidia/driver/")?.1.parse::<Version>().ok();
     // Of a bind mount it has the path within the file system, which may begin anywhere above.
     let bound = |mount: &mountinfo::Mounted<'_>| {
         let is_place = HWCAPS.iter().chain([&OWN]).any(|end| mount.at.ends_with(end));
         mount.root.rsplit_once('/').filter(|_| is_place)?.1.parse::<Version>().ok()
     };
-    mountinfo::mounts(table).find_map(|mount| {
-        mount.lower().find_map(below).or_else(|| below(mount.root)).or_else(|| bound(&mount))
-    })
+    mount.lower().find_map(below).or_else(|| below(mount.root)).or_else(|| bound(mount))
 }
 
 /// The trees of a host.
@@ -143,6 +147,27 @@ impl Trees {
         let lacking = matches!(shown, Err(Gap::Tree));
         let material = lacking.then(|| self.possible(version).map_err(|why| why.root_cause().to_string()));
         Looked { shown, material }
+    }
+
+    /// The inode and name of each file of the copy of a version.
+    pub fn inodes(&self, version: &Version) -> BTreeSet<(u64, String)> {
+        let (mut found, mut waiting) = (BTreeSet::new(), vec![self.kept(version)]);
+        while let Some(directory) = waiting.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                let Ok(meta) = entry.metadata() else { continue };
+                if meta.is_dir() {
+                    waiting.push(entry.path());
+                } else {
+                    found.insert((meta.ino(), entry.file_name().to_string_lossy().into_owned()));
+                }
+            }
+        }
+        found
+    }
+
+    /// What containers bind of a version.
+    pub fn shown_at(&self, version: &Version) -> PathBuf {
+        self.mount_point(version)
     }
 
     /// The glibc that the tree of a version needs; `None` where that is not known.

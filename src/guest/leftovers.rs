@@ -21,7 +21,7 @@ use crate::sys::look::{Look, Seen, View, Walk as _};
 use crate::sys::pidfd::Pidfd;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
-pub use search::{Entered, Marked, mark};
+pub use search::{Entered, Marked, is_of, mark, processes};
 use std::path::Path;
 use std::time::Duration;
 

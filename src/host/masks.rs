@@ -14,6 +14,7 @@ use crate::pve::sharing;
 use crate::sys::lock;
 use crate::sys::look::{Look, View};
 use crate::sys::mount::{self, Holds};
+use crate::sys::mountinfo;
 use crate::sys::private;
 use crate::sys::replace::replace_own;
 use crate::sys::time::Deadline;
@@ -189,6 +190,39 @@ pub fn sweep<'a>(host: impl Into<View<'a>>) {
             log::debug!("cannot remove {}: {error}", own.display());
         }
     }
+}
+
+/// Removes replaced copies of a container that runs, as far as they are mounted
+/// nowhere any more.
+pub fn forget_unused<'a>(host: impl Into<View<'a>>, ctid: Ctid) {
+    let root = host.into().root();
+    let Ok(Some(_lock)) = lock::try_take(&lock_file(root)) else { return };
+    let at = mount_point(root, ctid);
+    let own =
+        |name: &String| name.strip_prefix(&format!("{ctid}.")).is_some_and(|n| n.parse::<u32>().is_ok());
+    let all = names(&sources(root)).unwrap_or_default().into_iter().filter(own);
+    let replaced: Vec<PathBuf> =
+        all.map(|name| sources(root).join(name)).filter(|own| !lies_below(own, &at)).collect();
+    if replaced.is_empty() {
+        return;
+    }
+    // Could not look: the stop of the container makes them leftovers.
+    let Ok(tables) = mountinfo::all() else { return };
+    for own in replaced {
+        let path = own.to_string_lossy();
+        let used = tables.iter().any(|table| mountinfo::mounts(table).any(|mount| mount.is_over(&path)));
+        if used {
+            continue;
+        }
+        if let Err(error) = unless_absent(fs::remove_dir_all(&own)) {
+            log::debug!("cannot remove {}: {error}", own.display());
+        }
+    }
+}
+
+/// Whether a lower layer of an overlay has masks.
+pub fn is_source(lower: &str) -> bool {
+    Path::new(lower).starts_with(sources(Path::new("/")))
 }
 
 /// Whether the copies in `own` are those mounted at `at`: an overlay passes

@@ -54,6 +54,29 @@ impl Inventory {
     }
 }
 
+/// The processes that compute, each with the UUID of its card, as nvidia-smi of
+/// this host lists them: also those that do so through another process, an MPS
+/// server say.
+///
+/// # Errors
+/// nvidia-smi is missing, fails, or exceeds the deadline.
+pub fn compute_apps<'a>(
+    host: impl Into<View<'a>>,
+    deadline: &Deadline,
+) -> anyhow::Result<Vec<(i32, String)>> {
+    let text = ask(host.into(), &["--query-compute-apps=pid,gpu_uuid", "--format=csv,noheader"], deadline)?;
+    Ok(apps(&text))
+}
+
+/// Parses lines like `4711, GPU-…`.
+fn apps(text: &str) -> Vec<(i32, String)> {
+    let app = |line: &str| {
+        let (pid, uuid) = line.split_once(',')?;
+        Some((pid.trim().parse().ok()?, uuid.trim().to_owned()))
+    };
+    text.lines().filter_map(app).filter(|(_, uuid)| uuid.starts_with("GPU-")).collect()
+}
+
 fn ask(host: View<'_>, args: &[&str], deadline: &Deadline) -> anyhow::Result<String> {
     let output = Cmd::new(host.root().join(NVIDIA_SMI))
         .args(args.to_vec())
@@ -153,6 +176,12 @@ mod tests {
         let found = card_uuids(text);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].0.to_string(), "0000:01:00.0");
+    }
+
+    #[test]
+    fn processes_that_compute_come_with_their_card() {
+        let text = "4711, GPU-aa\n4712, GPU-bb\n[N/A], GPU-cc\nNo running processes found\n";
+        assert_eq!(apps(text), [(4711, "GPU-aa".to_owned()), (4712, "GPU-bb".to_owned())]);
     }
 
     #[test]

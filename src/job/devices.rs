@@ -63,11 +63,15 @@ pub fn give(
 }
 
 /// The same as they are now: what [`give`] would find, and make.
-pub fn look(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> Choice {
+pub fn look(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> (Inventory, Choice) {
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     match intent.request(exclusive) {
-        Some(request) => inspect(View::host(), &request).1,
-        None => intent.on(&Inventory::read_for(View::host(), intent.display(document)), document),
+        Some(request) => inspect(View::host(), &request),
+        None => {
+            let inventory = Inventory::read_for(View::host(), intent.display(document));
+            let choice = intent.on(&inventory, document);
+            (inventory, choice)
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod handover;
 pub mod identity;
 pub mod injection;
 pub mod install;
+pub mod live;
 pub mod locks;
 pub mod nested;
 pub mod occupied;

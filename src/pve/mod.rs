@@ -1,5 +1,6 @@
 //! Proxmox: its files, one parser each, and its programs.
 
+pub mod cgroup;
 pub mod cluster;
 pub mod conf;
 pub mod datacenter;

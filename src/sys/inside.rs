@@ -60,6 +60,7 @@ impl std::fmt::Display for Refused {
         match self.error {
             Errno::ELOOP => write!(f, "{path} is a symbolic link in the container"),
             Errno::EROFS => write!(f, "{path} is on a read-only file system in the container"),
+            Errno::ENOTEMPTY => write!(f, "{path} in the container has files of its own"),
             Errno::ENOSPC | Errno::EDQUOT => write!(f, "{path}: no space left in the container"),
             error => write!(f, "{path} in the container: {}", error.desc()),
         }
@@ -208,6 +209,19 @@ impl Spot {
             SFlag::S_IFDIR => There::Directory(file),
             _ => There::Other,
         })
+    }
+
+    /// Whether the directory there is empty.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_empty(&self) -> nix::Result<bool> {
+        let directory = open(&self.directory, &self.name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let mut entries = nix::dir::Dir::from_fd(directory)?;
+        let own = |entry: nix::Result<nix::dir::Entry>| {
+            entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+        };
+        Ok(entries.iter().all(own))
     }
 
     /// Makes an empty file that nobody may open.

@@ -146,6 +146,10 @@ fn examples(page: &mut Page) {
         ),
         ("Show what a run would change:", "phoenix-nvidia plan 101"),
         (
+            "Give a running container a second GPU, without a restart:",
+            "phoenix-nvidia attach 101 --gpus 0,1 --live",
+        ),
+        (
             "Show the state of all containers, and what is wrong with one:",
             "phoenix-nvidia status\nphoenix-nvidia doctor 101",
         ),

@@ -42,40 +42,41 @@ impl Walk for Entered {
 impl Entered {
     /// Their numbers on the host.
     pub fn find(&self, look: &mut Look<'_>) -> Vec<i32> {
-        let mut pids = self.all(look);
+        let mut pids = processes(look, self.ctid);
         pids.retain(|pid| {
             let status = look.head(&format!("/proc/{pid}/status")).value();
             status.is_some_and(|status| entered(&String::from_utf8_lossy(&status)))
         });
         pids
     }
+}
 
-    /// All processes in the container's control group and below: LXC puts the
-    /// container's own into `ns`, and those from outside into `.lxc` there.
-    fn all(&self, look: &mut Look<'_>) -> Vec<i32> {
-        let own = GROUPS.iter().map(|group| format!("{group}/{}", self.ctid));
-        let Some(own) = own.into_iter().find(|group| look.exists(group)) else {
-            if look.problems.is_empty() {
-                look.problems.push("no control group below /sys/fs/cgroup/lxc".to_owned());
-            }
-            return Vec::new();
-        };
-        let (mut pids, mut waiting, mut seen) = (Vec::new(), vec![own], 0);
-        while let Some(group) = waiting.pop() {
-            seen += 1;
-            if seen > MOST_GROUPS || pids.len() > MOST_PROCESSES {
-                look.problems.push("too many control groups or processes".to_owned());
-                break;
-            }
-            // A group that is being removed has none.
-            let procs = look.head(&format!("{group}/cgroup.procs")).value().unwrap_or_default();
-            let numbers = String::from_utf8_lossy(&procs);
-            pids.extend(numbers.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
-            let below = look.directories(&group).unwrap_or_default();
-            waiting.extend(below.into_iter().map(|name| format!("{group}/{name}")));
+/// All processes in a container's control group and below, by their numbers on
+/// the host: LXC puts the container's own into `ns`, and those from outside into
+/// `.lxc` there.
+pub fn processes(look: &mut Look<'_>, ctid: Ctid) -> Vec<i32> {
+    let own = GROUPS.iter().map(|group| format!("{group}/{ctid}"));
+    let Some(own) = own.into_iter().find(|group| look.exists(group)) else {
+        if look.problems.is_empty() {
+            look.problems.push("no control group below /sys/fs/cgroup/lxc".to_owned());
         }
-        pids
+        return Vec::new();
+    };
+    let (mut pids, mut waiting, mut seen) = (Vec::new(), vec![own], 0);
+    while let Some(group) = waiting.pop() {
+        seen += 1;
+        if seen > MOST_GROUPS || pids.len() > MOST_PROCESSES {
+            look.problems.push("too many control groups or processes".to_owned());
+            break;
+        }
+        // A group that is being removed has none.
+        let procs = look.head(&format!("{group}/cgroup.procs")).value().unwrap_or_default();
+        let numbers = String::from_utf8_lossy(&procs);
+        pids.extend(numbers.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+        let below = look.directories(&group).unwrap_or_default();
+        waiting.extend(below.into_iter().map(|name| format!("{group}/{name}")));
     }
+    pids
 }
 
 /// Whether a process's session began outside of its container, from
@@ -123,7 +124,7 @@ impl Marked {
 
 /// Whether a process is in the container's control group, from
 /// /proc/PID/cgroup: `0::/lxc/101/ns/.lxc`.
-fn is_of(groups: &str, ctid: Ctid) -> bool {
+pub fn is_of(groups: &str, ctid: Ctid) -> bool {
     let own = format!("/lxc/{ctid}");
     groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| {
         path.strip_prefix(own.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -89,6 +89,11 @@ pub fn present(document: &Document) -> Vec<Present> {
     find(document, &[], Form::Pve)
 }
 
+/// The same for a document of this form.
+pub fn present_in(document: &Document, form: Form) -> Vec<Present> {
+    find(document, &[], form)
+}
+
 /// The same for a document of this form. A rule that equals the wanted one is
 /// ours as well: a kernel may assign a major outside the known ranges.
 pub(super) fn find(document: &Document, wanted: &[Device], form: Form) -> Vec<Present> {

@@ -141,6 +141,20 @@ impl Conf {
         }
     }
 
+    /// Reads the config that Proxmox generated for the last start; `None` if there
+    /// is none.
+    ///
+    /// # Errors
+    /// A [`Fault`] with code 4.
+    pub fn read_generated(&self) -> Result<Option<Document>> {
+        let failed = |error: OpenError| self.fault_at(&self.generated, describe(&error, &self.generated));
+        match open::open(&self.generated, 0) {
+            Ok((file, meta)) => Ok(Some(Document::from(open::read(&file, &meta).map_err(failed)?))),
+            Err(OpenError::Missing) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     /// Locks the conf itself, after any replacement.
     fn lock_conf(&self, deadline: &Deadline) -> Result<(File, Metadata)> {
         let open = || match open::open(&self.conf, RETRIES) {

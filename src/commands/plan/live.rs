@@ -1,0 +1,40 @@
+//! What `apply` would do without a restart, and what needs a start.
+
+use super::Steps;
+use crate::exit;
+use crate::host::gpus::Inventory;
+use crate::job::live::Live;
+use crate::job::live::difference::Wanted;
+use crate::plan::{self, Intent};
+
+impl Steps {
+    /// Notes it for a running container, where that differs.
+    pub(super) fn live(&mut self, intent: &Intent, inventory: &Inventory) {
+        let (ctid, conf) = (self.hand.ctid, &self.hand.document);
+        let wanted = Wanted {
+            devices: plan::wanted_once_made(&self.choice),
+            mounts: plan::mounts(ctid, intent, conf, &self.injection),
+            kernel: inventory.driver.as_ref().map(|driver| driver.version.clone()),
+            mig: inventory.mig.iter().map(|instance| instance.gpu).collect(),
+        };
+        let found = Live::of(ctid, &self.hand.conf, conf.clone(), wanted);
+        let mut live = match found {
+            Ok(Some(live)) => live,
+            Ok(None) => return,
+            Err(error) => return self.notes.push(exit::one_line(&error)),
+        };
+        let refused =
+            live.must_be_plain().and_then(|()| live.must_be_unused(inventory, Some("apply --force")));
+        let told = live.difference.told();
+        if !told.is_empty() {
+            self.notes
+                .push(format!("without a restart, by phoenix-nvidia apply {ctid}: {}", told.join(", ")));
+        }
+        if let Err(error) = refused {
+            self.notes.push(format!("apply would refuse: {}", exit::one_line(&error)));
+        }
+        for waits in live.difference.waiting().iter().chain(&live.tree_waits) {
+            self.notes.push(format!("only with a start: {waits}"));
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! A running container changes without a restart: cards and driver come and go.
+//!
+//! Only a call by hand does this. It holds the lock of calls by hand and that of
+//! the work in the container, and is bound to one start of it: if that ends
+//! meanwhile nothing else is touched. The conf comes first for what is added,
+//! so that a reboot keeps it, and last for what is taken away.
+
+pub mod difference;
+pub mod enter;
+pub mod masks;
+pub mod steps;
+pub mod users;
+
+use crate::device::{Device, DevicePath, Number};
+use crate::driver::tree::Trees;
+use crate::exit::{self, Code, Fault};
+use crate::guest::attached;
+use crate::guest::exec::Guest;
+use crate::guest::leftovers;
+use crate::guest::verify::{Opened, open_nodes};
+use crate::host::gpus::Inventory;
+use crate::host::nvidia_smi;
+use crate::job::locks;
+use crate::job::undo::Undo;
+use crate::plan;
+use crate::pve::conf::devices::{Present, present_in};
+use crate::pve::conf::document::{Document, Form};
+use crate::pve::conf::mounts::{Mount, mounts};
+use crate::pve::conf::reconcile::{reconcile, without_passed};
+use crate::pve::conf::store::Conf;
+use crate::pve::pct;
+use crate::sys::lock::Lock;
+use crate::sys::look::View;
+use crate::sys::mountinfo;
+use crate::sys::time::{Deadline, human};
+use crate::types::Ctid;
+use difference::{Difference, Running, Step, Wanted, file_system};
+use std::time::{Duration, Instant};
+use steps::Place;
+use users::{Found, Tree, User, named};
+
+/// How long another call by hand, or an install, is waited for.
+const LOCKS: Duration = Duration::from_secs(30);
+/// How long a look at the container may take.
+const LOOK: Duration = Duration::from_secs(10);
+/// How long nvidia-smi of the host may take to list its processes.
+const SMI: Duration = Duration::from_secs(5);
+
+/// What is held while a running container is changed: no call by hand, and no
+/// install in it.
+pub struct Held {
+    _by_hand: Lock,
+    _work: Lock,
+}
+
+/// Takes both locks.
+///
+/// # Errors
+/// [`Code::General`], [`Code::Software`]: another one holds one for too long.
+pub fn hold(ctid: Ctid) -> anyhow::Result<Held> {
+    Ok(Held { _by_hand: locks::by_hand(ctid, LOCKS)?, _work: locks::work(ctid, LOCKS)? })
+}
+
+/// A running container, and how it differs.
+pub struct Live {
+    /// The container, and its start.
+    pub place: Place,
+    /// Its conf, as it was read.
+    document: Document,
+    /// What it has.
+    has: Running,
+    /// What it is to have.
+    pub wanted: Wanted,
+    /// How it differs.
+    pub difference: Difference,
+    /// Why the driver tree stays until the next start.
+    pub tree_waits: Option<String>,
+}
+
+impl Live {
+    /// Looks at the container; `None` if it does not run.
+    ///
+    /// # Errors
+    /// [`Code::Passthrough`]: it cannot be looked at.
+    pub fn of(ctid: Ctid, conf: &Conf, document: Document, wanted: Wanted) -> anyhow::Result<Option<Live>> {
+        let Some(init) = pct::init(ctid)? else { return Ok(None) };
+        let fault = |error: std::io::Error| {
+            let fault = Fault::new(Code::Passthrough, format!("cannot read what container {ctid} has"));
+            fault.caused_by(error)
+        };
+        let read = || {
+            let has = attached::read(&init, &Deadline::after(LOOK))?;
+            Ok((has, mountinfo::of(init.pid)?))
+        };
+        let (has, table) = match read() {
+            // It has just ended.
+            Err(_) if !init.lives() => return Ok(None),
+            read => read.map_err(fault)?,
+        };
+        has.unseen().iter().for_each(|unseen| log::warn!("{unseen}"));
+        let pairs = conf.read_generated()?.map(|config| present_in(&config, Form::Lxc)).unwrap_or_default();
+        let unseen = has.unseen.keys().copied().collect();
+        let has = Running { nodes: has.nodes, unseen, pairs, shut: Default::default(), table };
+        let difference = Difference::of(&document, &has, &wanted);
+        let place = Place { ctid, init };
+        Ok(Some(Live { place, document, has, wanted, difference, tree_waits: None }))
+    }
+
+    /// Where nothing seems to differ: tries whether its nodes open, since
+    /// somebody may have changed its rules.
+    pub fn try_nodes(&mut self, limit: Duration) {
+        if !self.difference.is_none() {
+            return;
+        }
+        let nodes = plan::nodes(&self.wanted.devices);
+        let opened = open_nodes(&Guest::new(self.place.ctid), &nodes, &Deadline::after(limit));
+        let shut = opened.into_iter().filter(|(_, opened)| *opened == Opened::NoRule);
+        self.has.shut = shut.map(|(node, _)| node).collect();
+        self.difference = Difference::of(&self.document, &self.has, &self.wanted);
+    }
+
+    /// Whether any step adds something.
+    pub fn adds(&self) -> bool {
+        self.difference.live.iter().any(|step| match step {
+            Step::Add { .. } | Step::Allow(_) => true,
+            Step::Take(..) => false,
+            Step::Tree(exchange) => !exchange.places.is_empty(),
+        })
+    }
+
+    /// What is said of the driver tree while processes map it.
+    fn tree_step(&self) -> Option<usize> {
+        self.difference.live.iter().position(|step| matches!(step, Step::Tree(_)))
+    }
+
+    /// Looks who uses what goes. A driver tree that is used waits for the next
+    /// start; a card that is used is a fault.
+    ///
+    /// # Errors
+    /// [`Code::Passthrough`] with the processes, unless `refuse`, their remedy, is none.
+    pub fn must_be_unused(&mut self, inventory: &Inventory, refuse: Option<&str>) -> anyhow::Result<()> {
+        let cards = self.cards();
+        let tree = self.tree_step().and_then(|at| match &self.difference.live[at] {
+            Step::Tree(exchange) => tree_of(exchange),
+            _ => None,
+        });
+        let numbers: Vec<Number> = cards.iter().map(|(_, number)| *number).collect();
+        let searched = users::find(self.place.ctid, &numbers, tree.clone(), &Deadline::after(LOOK));
+        let mut found = searched.unwrap_or_else(|error| {
+            let unseen = vec![format!("{error:#}")];
+            Found { users: Vec::new(), unseen }
+        });
+        if tree.is_some() {
+            self.keep_used_tree(&found);
+        }
+        self.add_listed(&mut found, &cards, inventory);
+        for (minor, number) in &cards {
+            let using = found.of_card(*number);
+            if !using.is_empty() {
+                let what =
+                    format!("GPU {minor} is in use in container {}: {}", self.place.ctid, named(&using));
+                self.unless_forced(what, refuse)?;
+            }
+        }
+        if let (false, Some(unseen)) = (cards.is_empty(), found.unseen.first()) {
+            let what = format!("cannot see who uses the GPUs of container {}: {unseen}", self.place.ctid);
+            self.unless_forced(what, refuse)?;
+        }
+        Ok(())
+    }
+
+    fn unless_forced(&self, what: String, refuse: Option<&str>) -> anyhow::Result<()> {
+        match refuse {
+            None => {
+                log::warn!("{what}; taken away all the same (--force)");
+                Ok(())
+            }
+            Some(remedy) => Err(Fault::new(Code::Passthrough, what).remedy(remedy).into()),
+        }
+    }
+
+    /// The cards that go, with their numbers.
+    fn cards(&self) -> Vec<(u32, Number)> {
+        let card = |step: &Step| match step {
+            Step::Take(DevicePath::Gpu(minor), Some(number)) => Some((*minor, *number)),
+            _ => None,
+        };
+        self.difference.live.iter().filter_map(card).collect()
+    }
+
+    /// A tree that is mapped, or of which nobody knows, is left.
+    fn keep_used_tree(&mut self, found: &Found) {
+        let using = found.of_tree();
+        let why = match found.unseen.first() {
+            _ if !using.is_empty() => format!("used by {}", named(&using)),
+            Some(unseen) => format!("cannot see who uses it: {unseen}"),
+            None => return,
+        };
+        if let Some(at) = self.tree_step() {
+            let step = self.difference.live.remove(at);
+            self.tree_waits = Some(format!("{step}: {why}"));
+        }
+    }
+
+    /// Adds those that nvidia-smi of the host lists.
+    fn add_listed(&self, found: &mut Found, cards: &[(u32, Number)], inventory: &Inventory) {
+        if cards.is_empty() {
+            return;
+        }
+        let apps = nvidia_smi::compute_apps(View::host(), &Deadline::after(SMI)).unwrap_or_else(|error| {
+            log::debug!("nvidia-smi lists no processes: {error:#}");
+            Vec::new()
+        });
+        for (pid, uuid) in apps {
+            let its = |(minor, _): &&(u32, Number)| {
+                inventory.by_minor(*minor).is_some_and(|gpu| gpu.uuid.as_ref() == Some(&uuid))
+            };
+            let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let Some((_, number)) = cards.iter().find(its) else { continue };
+            let known = found.of_card(*number).iter().any(|user| user.pid == pid);
+            if leftovers::is_of(&group, self.place.ctid) && !known {
+                let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+                let name = crate::sys::text::line(name.trim_ascii_end());
+                let cards = [(number.major, number.minor)].into();
+                found.users.push(User { pid, name, cards, tree: false });
+            }
+        }
+    }
+
+    /// Refuses what would touch a FUSE file system inside: it need not answer.
+    ///
+    /// # Errors
+    /// [`Code::Passthrough`].
+    pub fn must_be_plain(&self) -> anyhow::Result<()> {
+        let table = &self.has.table;
+        let targets = self.difference.live.iter().flat_map(|step| match step {
+            Step::Add { device, .. } => vec![device.path.to_string()],
+            Step::Take(path, _) => vec![path.to_string()],
+            Step::Allow(_) => Vec::new(),
+            Step::Tree(exchange) => {
+                let places = exchange.places.iter().map(|(mount, _)| &mount.target);
+                places.chain(&exchange.leaves).map(|target| format!("/{target}")).collect()
+            }
+        });
+        for target in targets {
+            if let Some(kind) = file_system(table, &target).filter(|kind| kind.starts_with("fuse")) {
+                let what = format!(
+                    "container {} has a file system of its own ({kind}) at {target}: nothing is mounted there",
+                    self.place.ctid
+                );
+                let remedy = format!("phoenix-nvidia {}", self.place.ctid);
+                return Err(Fault::new(Code::Passthrough, what).remedy(remedy).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the steps that add, or those that take away.
+    ///
+    /// # Errors
+    /// [`steps::Gone`]; [`Code::Passthrough`].
+    pub fn carry_out(&self, adds: bool, undo: &mut Undo) -> anyhow::Result<()> {
+        for step in &self.difference.live {
+            let is_add = !matches!(step, Step::Take(..));
+            if is_add == adds {
+                self.place.step(step, &self.document, undo)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The devices and mounts of the conf while both are there: what comes and
+    /// what goes.
+    pub fn both(&self) -> (Vec<Device>, Vec<Mount>) {
+        let (there, mounted) = of_conf(&self.document);
+        let (mut devices, mut all) = (self.wanted.devices.clone(), self.wanted.mounts.clone());
+        let comes = |path| self.wanted.devices.iter().any(|device| device.path == path);
+        devices.extend(there.into_iter().filter(|device| !comes(device.path)));
+        let placed = |target: &str| self.wanted.mounts.iter().any(|mount| mount.target == target);
+        all.extend(mounted.into_iter().filter(|mount| !placed(&mount.target)));
+        (devices, all)
+    }
+
+    /// Brings the config that the container runs with up to date: it tells which
+    /// rules are in force. The next start writes it anew.
+    pub fn note_in_config(&self, conf: &Conf) {
+        let devices = self.running_after();
+        let keeps_tree = self.tree_waits.is_some();
+        let edit = |config: &Document| {
+            let wanted = if keeps_tree { mounts(config) } else { self.wanted.mounts.clone() };
+            reconcile(config, &devices, &wanted, Form::Lxc)
+        };
+        if let Err(error) = conf.edit_generated(edit) {
+            log::warn!("{}", exit::one_line(&error));
+        }
+    }
+
+    /// The devices that it has once the steps are done.
+    fn running_after(&self) -> Vec<Device> {
+        let waits = |path: DevicePath| self.difference.later.iter().any(|(later, _)| *later == path);
+        let mut all = without_passed(&self.document, &self.wanted.devices);
+        all.retain(|device| !waits(device.path));
+        all.extend(self.has.pairs.iter().filter(|pair| waits(pair.path)).filter_map(device_of));
+        all
+    }
+
+    /// Tells what was done, and what waits for the next start.
+    pub fn tell(&self, begun: Instant) {
+        let (ctid, told) = (self.place.ctid, self.difference.told());
+        if !told.is_empty() {
+            let took = human(begun.elapsed());
+            log::info!("container {ctid}: {}, without a restart ({took})", told.join(", "));
+        }
+        for waits in self.difference.waiting().iter().chain(&self.tree_waits) {
+            log::warn!("container {ctid}: at its next start: {waits}");
+            log::warn!("{}", exit::fix(&format!("pct reboot {ctid}")));
+        }
+    }
+
+    /// The mount table as it is now.
+    pub(super) fn table_now(&self) -> std::io::Result<String> {
+        mountinfo::of(self.place.init.pid)
+    }
+}
+
+/// The devices and mounts of ours that a conf has.
+pub fn of_conf(conf: &Document) -> (Vec<Device>, Vec<Mount>) {
+    (present_in(conf, Form::Pve).iter().filter_map(device_of).collect(), mounts(conf))
+}
+
+fn device_of(pair: &Present) -> Option<Device> {
+    let Number { major, minor } = pair.rule?;
+    Some(Device { path: pair.path, major, minor })
+}
+
+/// How the mappings of the tree that goes are known.
+fn tree_of(exchange: &difference::Exchange) -> Option<Tree> {
+    let old = exchange.old.as_ref()?;
+    let gone = exchange.places.iter().filter(|(_, over)| *over).map(|(mount, _)| &mount.target);
+    Some(Tree {
+        device: exchange.device.clone(),
+        files: Trees::host().inodes(old),
+        places: gone.chain(&exchange.leaves).map(|target| format!("/{target}")).collect(),
+    })
+}

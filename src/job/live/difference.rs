@@ -1,0 +1,248 @@
+//! How a running container differs from what it is to have, as steps: each is
+//! done while it runs, or waits for its next start. Pure.
+
+use crate::device::{Device, DevicePath, Number, joined};
+use crate::driver::injection::is_driver;
+use crate::driver::tree;
+use crate::pve::conf::devices::Present;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::mounts::Mount;
+use crate::pve::conf::reconcile::without_passed;
+use crate::pve::passthrough;
+use crate::sys::mountinfo;
+use crate::types::Version;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What a running container has.
+#[derive(Debug, Default)]
+pub struct Running {
+    /// The nodes that are mounted, with their numbers; none for a directory.
+    pub nodes: BTreeMap<DevicePath, Option<Number>>,
+    /// Those that could not be looked at.
+    pub unseen: BTreeSet<DevicePath>,
+    /// The pairs of the config that it runs with: their rules are in force.
+    pub pairs: Vec<Present>,
+    /// The nodes that it has and may not open.
+    pub shut: BTreeSet<DevicePath>,
+    /// Its mount table.
+    pub table: String,
+}
+
+impl Running {
+    /// Whether it may open the device, as far as is known.
+    fn opens(&self, device: Device) -> bool {
+        let ruled = |pair: &&Present| pair.path == device.path && pair.rule == Some(device.number());
+        self.pairs.iter().any(|pair| ruled(&pair)) && !self.shut.contains(&device.path)
+    }
+}
+
+/// What it is to have.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Its devices.
+    pub devices: Vec<Device>,
+    /// Our mounts.
+    pub mounts: Vec<Mount>,
+    /// The loaded driver: the version of its tree.
+    pub kernel: Option<Version>,
+    /// The cards with MIG instances.
+    pub mig: BTreeSet<u32>,
+}
+
+/// A step that is done while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The node is mounted and its rule set; `over` a node of another number.
+    Add {
+        /// The device.
+        device: Device,
+        /// In place of this number.
+        over: Option<Number>,
+    },
+    /// The node is there, its rule is not.
+    Allow(Device),
+    /// The rule goes, then the node.
+    Take(DevicePath, Option<Number>),
+    /// The driver tree.
+    Tree(Exchange),
+}
+
+/// A change of the driver tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exchange {
+    /// The version that is mounted.
+    pub old: Option<Version>,
+    /// The version that is to be.
+    pub new: Option<Version>,
+    /// The device number of the mounted one, as in the table.
+    pub device: String,
+    /// The places that get the new one, and whether an old one is there.
+    pub places: Vec<(Mount, bool)>,
+    /// The places, relative to the root, that have it no more.
+    pub leaves: Vec<String>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Add { device, .. } => write!(f, "add {}", device.path),
+            Step::Allow(device) => write!(f, "add the device rule of {}", device.path),
+            Step::Take(path, _) => write!(f, "take away {path}"),
+            Step::Tree(Exchange { old: None, new: Some(new), .. }) => write!(f, "mount driver {new}"),
+            Step::Tree(Exchange { old: Some(old), new: Some(new), .. }) if old != new => {
+                write!(f, "exchange driver {old} for {new}")
+            }
+            Step::Tree(Exchange { new: Some(new), .. }) => write!(f, "mount driver {new} at its places"),
+            Step::Tree(Exchange { old, .. }) => {
+                write!(f, "take away driver {}", old.as_ref().map_or("", Version::as_str))
+            }
+        }
+    }
+}
+
+/// The whole difference.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What is done now, in this order.
+    pub live: Vec<Step>,
+    /// What waits for the next start: devices that come, and those that go.
+    pub later: Vec<(DevicePath, bool)>,
+}
+
+impl Difference {
+    /// That of a container with this conf.
+    pub fn of(conf: &Document, has: &Running, wanted: &Wanted) -> Difference {
+        let mut difference = Difference::default();
+        let devices = without_passed(conf, &wanted.devices);
+        for device in &devices {
+            let there = has.nodes.get(&device.path);
+            let right = |number: &Option<Number>| number.is_none_or(|number| number == device.number());
+            match there {
+                Some(number) if right(number) => {
+                    if !is_later(device.path, wanted) && !has.opens(*device) {
+                        difference.live.push(Step::Allow(*device));
+                    }
+                }
+                None if has.unseen.contains(&device.path) => {}
+                _ if is_later(device.path, wanted) => difference.later.push((device.path, true)),
+                there => difference.live.push(Step::Add { device: *device, over: there.copied().flatten() }),
+            }
+        }
+        difference.take(conf, has, wanted, &devices);
+        difference.live.extend(exchange(has, wanted).map(Step::Tree));
+        difference
+    }
+
+    /// What the container has and is not to have: what it has mounted, and what
+    /// the config that it runs with allows.
+    fn take(&mut self, conf: &Document, has: &Running, wanted: &Wanted, devices: &[Device]) {
+        let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
+        let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
+        let is_wanted = |path| devices.iter().any(|device| device.path == path);
+        // Nodes of DRM may be the user's.
+        let mounted = has.nodes.keys().copied().filter(|path| !path.is_drm());
+        let all: BTreeSet<DevicePath> = mounted.chain(has.pairs.iter().map(|pair| pair.path)).collect();
+        for path in all.into_iter().filter(|path| !is_wanted(*path) && !is_passed(*path)) {
+            if is_later(path, wanted) {
+                self.later.push((path, false));
+                continue;
+            }
+            let rule = has.pairs.iter().find(|pair| pair.path == path).and_then(|pair| pair.rule);
+            let node = has.nodes.get(&path).copied().flatten();
+            self.live.push(Step::Take(path, node.or(rule)));
+        }
+    }
+
+    /// What is done now, in one line each.
+    pub fn told(&self) -> Vec<String> {
+        self.live.iter().map(ToString::to_string).collect()
+    }
+
+    /// What waits for the next start, in one line.
+    pub fn waiting(&self) -> Option<String> {
+        let of = |comes: bool| -> Vec<DevicePath> {
+            self.later.iter().filter(|(_, is)| *is == comes).map(|(path, _)| *path).collect()
+        };
+        let (come, go) = (of(true), of(false));
+        let mut parts = Vec::new();
+        if !come.is_empty() {
+            parts.push(format!("{} come", joined(&come, ", ")));
+        }
+        if !go.is_empty() {
+            parts.push(format!("{} go", joined(&go, ", ")));
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// Whether there is nothing to do now.
+    pub fn is_none(&self) -> bool {
+        self.live.is_empty()
+    }
+}
+
+/// Whether a device comes and goes with a start alone: MIG instances, with their
+/// cards, and DRM nodes.
+fn is_later(path: DevicePath, wanted: &Wanted) -> bool {
+    match path {
+        DevicePath::Caps | DevicePath::CapFile(_) | DevicePath::Card(_) | DevicePath::Render(_) => true,
+        DevicePath::Gpu(minor) => wanted.mig.contains(&minor),
+        DevicePath::Control | DevicePath::Modeset | DevicePath::Uvm | DevicePath::UvmTools => false,
+    }
+}
+
+/// The uppermost mount at a place.
+pub fn at<'a>(table: &'a str, target: &str) -> Option<mountinfo::Mounted<'a>> {
+    let target = target.trim_start_matches('/');
+    mountinfo::mounts(table).filter(|mount| mount.at.trim_start_matches('/') == target).last()
+}
+
+/// The type of the file system on which a path lies, by the mount table.
+pub fn file_system<'a>(table: &'a str, path: &str) -> Option<&'a str> {
+    let covers = |at: &str| {
+        let rest = path.strip_prefix(at.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    // The table is in the order of the mounts: the last one covers those below it.
+    mountinfo::mounts(table).filter(|mount| covers(mount.at)).last().map(|mount| mount.kind)
+}
+
+/// What is to be done about the driver tree.
+fn exchange(has: &Running, wanted: &Wanted) -> Option<Exchange> {
+    let mut all: Vec<(String, Version, &str)> = Vec::new();
+    for mount in mountinfo::mounts(&has.table) {
+        // What is mounted on it covers it.
+        let top = at(&has.table, mount.at) == Some(mount);
+        if let (true, Some(version)) = (top, tree::version_of(&mount)) {
+            all.push((mount.at.trim_start_matches('/').to_owned(), version, mount.device));
+        }
+    }
+    let mut exchange = Exchange { new: wanted.kernel.clone(), ..Exchange::default() };
+    let places: Vec<&Mount> = wanted.mounts.iter().filter(|mount| is_driver(mount)).collect();
+    if places.is_empty() {
+        exchange.new = None;
+    } else if wanted.kernel.is_none() {
+        // No driver is loaded: nobody knows what is right.
+        return None;
+    }
+    for place in &places {
+        let there = all.iter().find(|(target, ..)| *target == place.target);
+        if there.is_none_or(|(_, version, _)| Some(version) != wanted.kernel.as_ref()) {
+            exchange.places.push(((*place).clone(), there.is_some()));
+        }
+    }
+    let leaves = all.iter().filter(|(target, ..)| !places.iter().any(|place| place.target == *target));
+    exchange.leaves = leaves.map(|(target, ..)| target.clone()).collect();
+    let moved = |target: &String| {
+        exchange.leaves.contains(target) || exchange.places.iter().any(|(place, _)| place.target == *target)
+    };
+    if let Some((_, version, device)) = all.iter().find(|(target, ..)| moved(target)) {
+        exchange.old = Some(version.clone());
+        (*device).clone_into(&mut exchange.device);
+    }
+    (!exchange.places.is_empty() || !exchange.leaves.is_empty()).then_some(exchange)
+}
+
+#[cfg(test)]
+#[path = "difference_tests.rs"]
+mod tests;

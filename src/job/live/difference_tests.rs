@@ -1,0 +1,139 @@
+use super::*;
+use crate::driver::injection::{Injection, Place};
+use crate::pve::conf::devices::present_in;
+use crate::pve::conf::document::Form;
+
+const DRIVER: &str = "usr/lib/x/hwcaps";
+
+fn device(path: &str, major: u32, minor: u32) -> Device {
+    Device { path: path.parse().unwrap(), major, minor }
+}
+
+fn card(minor: u32) -> Device {
+    device(&format!("/dev/nvidia{minor}"), 195, minor)
+}
+
+/// A container with these nodes, and the pairs of the config that it runs with.
+fn running(nodes: &[Device], table: &str) -> Running {
+    let pair = |device: &Device| {
+        format!(
+            "lxc.mount.entry = {0} {1} none bind,optional,create=file 0 0\nlxc.cgroup2.devices.allow = {2} rwm\n",
+            device.path.on_host(),
+            device.path.to_string().trim_start_matches('/'),
+            device.number()
+        )
+    };
+    let config: String = nodes.iter().map(pair).collect();
+    Running {
+        nodes: nodes.iter().map(|device| (device.path, Some(device.number()))).collect(),
+        pairs: present_in(&Document::parse(config.as_bytes()), Form::Lxc),
+        table: table.to_owned(),
+        ..Running::default()
+    }
+}
+
+fn wanted(devices: &[Device]) -> Wanted {
+    Wanted { devices: devices.to_vec(), ..Wanted::default() }
+}
+
+fn told(conf: &str, has: &Running, wanted: &Wanted) -> Vec<String> {
+    Difference::of(&Document::parse(conf.as_bytes()), has, wanted).told()
+}
+
+#[test]
+fn cards_come_before_others_go_and_nothing_is_done_twice() {
+    let has = running(&[card(0), card(1)], "");
+    assert_eq!(told("", &has, &wanted(&[card(1), card(2)])), ["add /dev/nvidia2", "take away /dev/nvidia0"]);
+    assert_eq!(told("", &has, &wanted(&[card(0), card(1)])), [""; 0]);
+    assert_eq!(told("", &has, &wanted(&[])), ["take away /dev/nvidia0", "take away /dev/nvidia1"]);
+}
+
+#[test]
+fn a_rule_without_its_node_goes_and_a_node_without_its_rule_gets_it() {
+    let mut has = running(&[card(0), card(1)], "");
+    has.nodes.remove(&card(1).path);
+    let take = Step::Take(card(1).path, Some(card(1).number()));
+    let difference = Difference::of(&Document::parse(b""), &has, &wanted(&[card(0)]));
+    assert_eq!(difference.live, [take]);
+    has.pairs.clear();
+    assert_eq!(told("", &has, &wanted(&[card(0)])), ["add the device rule of /dev/nvidia0"]);
+    let mut shut = running(&[card(0)], "");
+    shut.shut = [card(0).path].into();
+    assert_eq!(told("", &shut, &wanted(&[card(0)])), ["add the device rule of /dev/nvidia0"]);
+}
+
+#[test]
+fn a_node_of_another_number_is_replaced_and_one_that_is_unseen_is_left() {
+    let (old, new) = (device("/dev/nvidia-uvm", 511, 0), device("/dev/nvidia-uvm", 510, 0));
+    let difference = Difference::of(&Document::parse(b""), &running(&[old], ""), &wanted(&[new]));
+    assert_eq!(difference.live, [Step::Add { device: new, over: Some(old.number()) }]);
+    let unseen = Running { unseen: [card(0).path].into(), ..Running::default() };
+    assert_eq!(told("", &unseen, &wanted(&[card(0)])), [""; 0]);
+}
+
+#[test]
+fn mig_with_its_cards_and_drm_wait_for_the_next_start() {
+    let (cap, drm) = (device("/dev/nvidia-caps/nvidia-cap30", 510, 30), device("/dev/dri/card1", 226, 1));
+    let mig = |devices: &[Device]| Wanted { mig: [1].into(), ..wanted(devices) };
+    let of = |has: &Running, wanted: &Wanted| Difference::of(&Document::parse(b""), has, wanted);
+    let comes = of(&running(&[], ""), &mig(&[card(0), card(1), cap, drm]));
+    assert_eq!(comes.told(), ["add /dev/nvidia0"]);
+    let all = "/dev/nvidia1, /dev/nvidia-caps/nvidia-cap30, /dev/dri/card1";
+    assert_eq!(comes.waiting().unwrap(), format!("{all} come"));
+    let goes = of(&running(&[card(0), card(1), cap, drm], ""), &mig(&[]));
+    assert_eq!(goes.told(), ["take away /dev/nvidia0"]);
+    assert!(goes.waiting().unwrap().ends_with(" go"), "{goes:?}");
+    assert_eq!(of(&running(&[card(0), cap], ""), &mig(&[card(0), cap])), Difference::default());
+}
+
+#[test]
+fn what_dev_lines_pass_is_the_users() {
+    let has = running(&[card(0), card(1)], "");
+    let conf = "dev0: /dev/nvidia1\n";
+    assert_eq!(told(conf, &has, &wanted(&[])), ["take away /dev/nvidia0"]);
+    assert_eq!(told(conf, &running(&[card(0)], ""), &wanted(&[card(0), card(1)])), [""; 0]);
+    // DRM nodes of a line of the user's, which no pair of ours has.
+    let mut drm = running(&[], "");
+    drm.nodes.insert("/dev/dri/card1".parse().unwrap(), None);
+    assert_eq!(Difference::of(&Document::parse(b""), &drm, &wanted(&[])), Difference::default());
+}
+
+fn tree(version: &str, at: &str) -> String {
+    format!(
+        "42 30 0:52 / /{at} ro - overlay overlay ro,lowerdir=/var/lib/phoenix-nvidia/driver/{version}:/run/empty\n"
+    )
+}
+
+fn injected(version: Option<&str>) -> Wanted {
+    let place = Place { targets: vec![DRIVER.to_owned()], drop_in: false };
+    let kernel = version.map(|version| version.parse().unwrap());
+    Wanted { mounts: Injection::On(place).mounts(), kernel, ..Wanted::default() }
+}
+
+#[test]
+fn the_driver_tree_comes_goes_and_is_exchanged() {
+    let table = |version: &str| running(&[], &tree(version, DRIVER));
+    assert_eq!(told("", &running(&[], ""), &injected(Some("580.2.1"))), ["mount driver 580.2.1"]);
+    assert_eq!(told("", &table("580.2.1"), &injected(Some("580.2.1"))), [""; 0]);
+    let exchange = ["exchange driver 580.1.1 for 580.2.1"];
+    assert_eq!(told("", &table("580.1.1"), &injected(Some("580.2.1"))), exchange);
+    assert_eq!(told("", &table("580.1.1"), &wanted(&[])), ["take away driver 580.1.1"]);
+    // Without a loaded driver nobody knows what is right.
+    assert_eq!(told("", &table("580.1.1"), &injected(None)), [""; 0]);
+    // A new one over an old one that somebody left.
+    let stacked = format!("{}{}", tree("580.1.1", DRIVER), tree("580.2.1", DRIVER));
+    assert_eq!(told("", &running(&[], &stacked), &injected(Some("580.2.1"))), [""; 0]);
+}
+
+#[test]
+fn the_file_system_of_a_path_is_the_last_that_covers_it() {
+    let table = "1 0 8:1 / / rw - ext4 /dev/sda rw\n2 1 0:5 / /dev rw - tmpfs none rw\n\
+        3 2 0:6 /nvidia0 /dev/nvidia0 rw - devtmpfs udev rw\n";
+    assert_eq!(file_system(table, "/dev/nvidia0"), Some("devtmpfs"));
+    assert_eq!(file_system(table, "/dev/nvidia1"), Some("tmpfs"));
+    assert_eq!(file_system(table, "/devices"), Some("ext4"));
+    let over = format!("{table}4 2 0:7 / /dev rw - fuse.x y rw\n");
+    assert_eq!(file_system(&over, "/dev/nvidia0"), Some("fuse.x"));
+    assert_eq!(file_system("", "/dev"), None);
+    assert_eq!(at(&over, "dev").unwrap().kind, "fuse.x");
+}

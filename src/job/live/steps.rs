@@ -1,0 +1,174 @@
+//! The steps that are done while a container runs, each with its way back.
+
+use super::difference::{Exchange, Step};
+use super::enter::{Act, Done};
+use crate::device::{Device, DevicePath, Number};
+use crate::driver::tree::{self, Trees};
+use crate::exit::{Code, Fault};
+use crate::job::undo::Undo;
+use crate::pve::cgroup;
+use crate::pve::conf::document::Document;
+use crate::pve::conf::rules::{Opens, rules};
+use crate::pve::pct::Init;
+use crate::sys::detached::Holds;
+use crate::types::Ctid;
+use std::path::PathBuf;
+
+/// The container's first process ended: nothing more is to be done in it.
+#[derive(Debug)]
+pub struct Gone(pub Ctid);
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "container {} has stopped meanwhile", self.0)
+    }
+}
+
+impl std::error::Error for Gone {}
+
+/// A running container, in one start of it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The container.
+    pub ctid: Ctid,
+    /// Its first process.
+    pub init: Init,
+}
+
+impl Place {
+    /// Does a step, and notes how to undo it.
+    ///
+    /// # Errors
+    /// [`Gone`]; [`Code::Passthrough`].
+    pub fn step(&self, step: &Step, conf: &Document, undo: &mut Undo) -> anyhow::Result<()> {
+        match step {
+            Step::Add { device, over } => self.add(*device, *over, undo),
+            Step::Allow(device) => self.allow(device.path, device.number(), undo),
+            Step::Take(path, number) => self.take(*path, *number, conf, undo),
+            Step::Tree(exchange) => self.exchange(exchange, undo),
+        }
+    }
+
+    fn lives(&self) -> anyhow::Result<()> {
+        if self.init.lives() { Ok(()) } else { Err(Gone(self.ctid).into()) }
+    }
+
+    /// Does one act inside; `back` undoes it. Where it is not known whether it
+    /// was done, it is undone too.
+    fn act(&self, what: &str, act: Act, back: Option<Act>, undo: &mut Undo) -> anyhow::Result<()> {
+        let fault = || {
+            let fault = Fault::new(
+                Code::Passthrough,
+                format!("cannot {what} in the running container {}", self.ctid),
+            );
+            fault.remedy(format!("phoenix-nvidia {}", self.ctid))
+        };
+        let note = |undo: &mut Undo| {
+            let (place, what) = (self.clone(), what.to_owned());
+            let Some(back) = back else { return };
+            undo.push(what, move || match back.run(&place.init)? {
+                Done::Is(done) => Ok(done),
+                Done::Gone => Ok(false),
+                Done::Refused(why) => Err(anyhow::anyhow!(why)),
+            });
+        };
+        match act.run(&self.init) {
+            Ok(Done::Is(_)) => {
+                note(undo);
+                Ok(())
+            }
+            Ok(Done::Gone) => Err(Gone(self.ctid).into()),
+            Ok(Done::Refused(why)) => Err(anyhow::anyhow!(why).context(fault())),
+            Err(_) if !self.init.lives() => Err(Gone(self.ctid).into()),
+            Err(error) => {
+                note(undo);
+                Err(fault().caused_by(error))
+            }
+        }
+    }
+
+    fn add(&self, device: Device, over: Option<Number>, undo: &mut Undo) -> anyhow::Result<()> {
+        let (path, number) = (device.path, device.number());
+        let inside = path.to_string();
+        let act = Act::node(path.on_host(), &inside, number, over.is_some());
+        let back = Act::take_node(&inside, Some(number));
+        self.act(&format!("mount {path}"), act, Some(back), undo)?;
+        if let Some(old) = over {
+            self.deny(path, old, undo)?;
+        }
+        self.allow(path, number, undo)
+    }
+
+    fn allow(&self, path: DevicePath, number: Number, undo: &mut Undo) -> anyhow::Result<()> {
+        self.lives()?;
+        let place = self.clone();
+        undo.push(format!("the device rule of {path}"), move || {
+            if place.init.lives() { cgroup::deny(place.ctid, number).map(|()| true) } else { Ok(false) }
+        });
+        cgroup::allow(self.ctid, number).or_else(|error| self.lives().and(Err(error)))
+    }
+
+    fn deny(&self, path: DevicePath, number: Number, undo: &mut Undo) -> anyhow::Result<()> {
+        self.lives()?;
+        let place = self.clone();
+        undo.push(format!("the device rule of {path}"), move || {
+            if place.init.lives() { cgroup::allow(place.ctid, number).map(|()| true) } else { Ok(false) }
+        });
+        cgroup::deny(self.ctid, number).or_else(|error| self.lives().and(Err(error)))
+    }
+
+    fn take(
+        &self,
+        path: DevicePath,
+        number: Option<Number>,
+        conf: &Document,
+        undo: &mut Undo,
+    ) -> anyhow::Result<()> {
+        match number.map(|number| (number, opened_by(conf, number))) {
+            Some((number, None)) => self.deny(path, number, undo)?,
+            Some((_, Some(line))) => log::warn!(
+                "line {line} of the conf of container {} allows {path} all the same; only its node is taken away",
+                self.ctid
+            ),
+            None => {}
+        }
+        let inside = path.to_string();
+        let back = number.map(|number| Act::node(path.on_host(), &inside, number, false));
+        self.act(&format!("take away {path}"), Act::take_node(&inside, number), back, undo)
+    }
+
+    fn exchange(&self, exchange: &Exchange, undo: &mut Undo) -> anyhow::Result<()> {
+        let put = |source: PathBuf, target: &str, over: bool| Act::Put {
+            source,
+            target: target.into(),
+            holds: Holds::Programs,
+            number: None,
+            over,
+        };
+        let before = exchange.old.as_ref().map(|old| Trees::host().shown_at(old));
+        for (mount, over) in &exchange.places {
+            let act = put(tree::source().into(), &mount.target, *over);
+            let back = match (over, &before) {
+                (true, before) => before.clone().map(|before| put(before, &mount.target, true)),
+                (false, _) => Some(Act::Take { target: (&mount.target).into(), number: None }),
+            };
+            self.act(&format!("mount the driver at /{}", mount.target), act, back, undo)?;
+        }
+        for target in &exchange.leaves {
+            let back = before.clone().map(|before| put(before, target, false));
+            let act = Act::Take { target: target.into(), number: None };
+            self.act(&format!("take away the driver at /{target}"), act, back, undo)?;
+        }
+        Ok(())
+    }
+}
+
+/// The line of the conf with a rule of the user's that opens the device.
+fn opened_by(conf: &Document, number: Number) -> Option<usize> {
+    let opens = |opens: Opens| match opens {
+        Opens::Everything => true,
+        Opens::Major(major) => major == number.major,
+        Opens::One(one) => one == number,
+    };
+    rules(conf).into_iter().find(|rule| opens(rule.opens)).map(|rule| rule.line)
+}

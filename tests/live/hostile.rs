@@ -1,0 +1,200 @@
+//! The container is not trusted, and may stop at any moment.
+use crate::common::{PROGRAM, agrees, apply, assign, running, table};
+
+use phoenix_lab::{Errno, Lab, Rootfs, Spec};
+use std::time::{Duration, Instant};
+
+/// What of the host could be changed by what a container has in the place of its /dev.
+fn host(lab: &Lab) -> String {
+    lab.sh(
+        "ls -l /dev /etc /run/phoenix-nvidia /run/phoenix-nvidia/proc/101 /run/phoenix-nvidia/proc/101/gpus; \
+         md5sum /etc/pve/lxc/101.conf /var/lib/lxc/101/config; sed 's/^[0-9]* [0-9]* //' /proc/self/mountinfo",
+    )
+    .ok()
+    .stdout
+}
+
+/// Container 101 with GPU 0 is made hostile by a line of shell as its root; a second card is then refused, nothing has
+/// changed, and the card comes once that is undone.
+#[track_caller]
+fn refuses(spec: Spec, hostile: &str, said: &str, back: &str) {
+    let Some(lab) = running(2, spec, "0") else { return };
+    let ct = lab.container(101);
+    ct.sh(hostile).ok();
+    assign(&lab, "0,1");
+    let inside = || ct.sh("ls -lR /dev /elsewhere 2>/dev/null | grep -v total").stdout;
+    let before = (host(&lab), table(&lab, &ct), inside());
+    apply(&lab, &[]).code(4).says(said).says("fix: ");
+    let after = (host(&lab), table(&lab, &ct), inside());
+    assert_eq!(after.0, before.0);
+    assert_eq!(after.1, before.1);
+    assert_eq!(after.2, before.2);
+    ct.sh(back).ok();
+    apply(&lab, &[]).ok().says("add /dev/nvidia1");
+    assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENXIO));
+}
+
+const LINK: &str = "mkdir /elsewhere && umount -l /dev && mv /dev /dev.was && ln -s /elsewhere /dev";
+const LINK_BACK: &str =
+    "rm /dev && mkdir /dev && mount -t tmpfs -o mode=755 dev /dev && mknod /dev/null c 1 3";
+
+#[test]
+fn a_link_in_the_place_of_dev_is_not_followed() {
+    refuses(Rootfs::Busybox.privileged(), LINK, "/dev is a symbolic link in the container", LINK_BACK);
+    let back = LINK_BACK.replace("mknod /dev/null c 1 3", "touch /dev/null");
+    refuses(Rootfs::Busybox.unprivileged(), LINK, "/dev is a symbolic link in the container", &back);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_node_is_not_followed() {
+    for spec in [Rootfs::Busybox.privileged(), Rootfs::Busybox.unprivileged()] {
+        let said = "/dev/nvidia1 is a symbolic link in the container";
+        refuses(spec, "ln -s /etc/passwd /dev/nvidia1", said, "rm /dev/nvidia1");
+    }
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_node_stays() {
+    let said = "/dev/nvidia1 in the container";
+    refuses(Rootfs::Busybox.privileged(), "mkdir /dev/nvidia1", said, "rmdir /dev/nvidia1");
+}
+
+#[test]
+fn a_full_file_system_is_told() {
+    let fill = "mount -t tmpfs -o mode=755,nr_inodes=2 small /dev && touch /dev/full";
+    let back = "umount /dev";
+    refuses(Rootfs::Busybox.privileged(), fill, "no space left in the container", back);
+    refuses(Rootfs::Busybox.unprivileged(), fill, "no space left in the container", back);
+}
+
+#[test]
+fn a_read_only_file_system_is_told() {
+    let said = "on a read-only file system in the container";
+    let (hostile, back) = ("mount -o remount,bind,ro /dev", "mount -o remount,bind,rw /dev");
+    refuses(Rootfs::Busybox.privileged(), hostile, said, back);
+    refuses(Rootfs::Busybox.unprivileged(), hostile, said, back);
+}
+
+/// A file system that never answers is not touched, and holds nobody.
+#[test]
+fn a_fuse_file_system_is_not_touched() {
+    for over in ["/dev", "/dev/nvidia0"] {
+        let Some(lab) = running(2, Rootfs::Busybox.privileged(), "0") else { return };
+        let init = lab.container(101).init_pid().unwrap().to_string();
+        let stuck = lab.command("/run/lab/bin/lab-stuck").args([over, &init]).spawn();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !stuck.so_far().contains("stuck") {
+            assert!(Instant::now() < deadline, "{}", stuck.so_far());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // What goes is where it is; what comes is there too, or beside it.
+        assign(&lab, if over == "/dev" { "0,1" } else { "1" });
+        let before = host(&lab);
+        let begun = Instant::now();
+        apply(&lab, &[]).code(4).says("file system of its own (fuse)").says("nothing is mounted there");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        assert_eq!(host(&lab), before);
+        drop(stuck);
+    }
+}
+
+/// A lower layer that never answers looks like no FUSE: the step has a deadline.
+#[test]
+fn a_file_system_that_never_answers_in_disguise_holds_nobody() {
+    let Some(lab) = running(2, Rootfs::Busybox.privileged(), "0") else { return };
+    let ct = lab.container(101);
+    ct.sh("mkdir /lower").ok();
+    let init = ct.init_pid().unwrap().to_string();
+    let stuck = lab.command("/run/lab/bin/lab-stuck").args(["/lower", &init]).spawn();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !stuck.so_far().contains("stuck") {
+        assert!(Instant::now() < deadline, "{}", stuck.so_far());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The mount itself need not answer: it is for the first look.
+    let over = ct
+        .command("timeout")
+        .args(["2", "mount", "-t", "overlay", "o", "-o", "lowerdir=/lower:/tmp", "/dev"])
+        .run();
+    assign(&lab, "0,1");
+    let before = host(&lab);
+    let begun = Instant::now();
+    let out = apply(&lab, &[]);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    if over.exit() == Some(0) {
+        let out = out.code(4);
+        assert_eq!(host(&lab), before, "{out}");
+    }
+    drop(stuck);
+}
+
+/// The program that sets rules ends the container, and fails.
+const STOPS: &str = "#!/bin/sh\n/usr/bin/lxc-stop -k -n 101\nexit 1\n";
+
+#[test]
+fn a_container_that_stops_in_the_middle_is_left_alone_and_the_conf_is_as_wanted() {
+    for (assignment, cards) in [("0,1", &["/dev/nvidia0", "/dev/nvidia1"][..]), ("none", &[])] {
+        let Some(lab) = running(2, Rootfs::Busybox.privileged(), "0") else { return };
+        lab.replace_program("/usr/bin/lxc-cgroup", STOPS);
+        assign(&lab, assignment);
+        let out = lab.run([PROGRAM, "apply", "101"]).ok();
+        out.says("container 101 has stopped meanwhile: its next start has what its settings say")
+            .says_not("rolled back");
+        let conf = lab.conf(101);
+        for card in ["/dev/nvidia0", "/dev/nvidia1"] {
+            assert_eq!(conf.contains(&format!("lxc.mount.entry: {card} ")), cards.contains(&card), "{conf}");
+        }
+        lab.container(101).wait_running(false, Duration::from_secs(20));
+        lab.run(["pct", "start", "101"]).ok();
+        for card in ["/dev/nvidia0", "/dev/nvidia1"] {
+            let wanted = if cards.contains(&card) { Errno::ENXIO } else { Errno::ENOENT };
+            assert_eq!(lab.container(101).open_node(card), Err(wanted));
+        }
+    }
+}
+
+/// A step that fails undoes those before it, the last one first.
+#[test]
+fn a_failed_step_undoes_all() {
+    for (spec, assignment, rule) in [
+        (Rootfs::Busybox.privileged(), "0,1,2", "allow c 195:2"),
+        (Rootfs::Busybox.unprivileged(), "0,1,2", "allow c 195:2"),
+        (Rootfs::Busybox.privileged(), "2", "deny c 195:0"),
+    ] {
+        let Some(lab) = running(3, spec, "0") else { return };
+        lab.sh("mv /usr/bin/lxc-cgroup /root/lxc-cgroup").ok();
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *'{rule}'*) echo no such luck >&2; exit 1;; esac\nexec /root/lxc-cgroup \"$@\"\n"
+        );
+        lab.replace_program("/usr/bin/lxc-cgroup", script);
+        assign(&lab, assignment);
+        let conf = lab.conf(101);
+        let out = apply(&lab, &[]).code(4).says("no such luck").says("rolled back: mount /dev/nvidia2");
+        out.says_not("not rolled back");
+        assert_eq!(lab.conf(101), conf);
+        lab.sh("mv /root/lxc-cgroup /usr/bin/lxc-cgroup").ok();
+        // As it runs, and as the conf has it but for the setting.
+        assign(&lab, "0");
+        agrees(&lab, &[0], 3);
+        assert_eq!(lab.run([PROGRAM, "plan", "101"]).exit(), Some(0));
+    }
+}
+
+/// A conf that cannot be written is found before anything is done.
+#[test]
+fn without_quorum_nothing_changes() {
+    let Some(lab) = crate::support::lab(Lab::builder().gpus(2)) else { return };
+    let pve = lab.pmxcfs();
+    lab.append("/etc/default/phoenix-nvidia", "INSTALL=off\n");
+    let ct = lab.create(101, Rootfs::Busybox.privileged());
+    lab.run([PROGRAM, "attach", "101", "--gpus", "0"]).ok();
+    lab.run(["pct", "start", "101"]).ok();
+    let other = lab.conf(101).replace("GPU_ASSIGNMENT=0\n", "GPU_ASSIGNMENT=0,1\n");
+    lab.write("/etc/pve/lxc/101.conf", other);
+    pve.lose_quorum(&lab);
+    apply(&lab, &[]).code(4).says("no quorum");
+    assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENOENT));
+    pve.find_quorum(&lab);
+    apply(&lab, &[]).ok();
+    assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENXIO));
+}
