@@ -105,11 +105,7 @@ _phoenix_nvidia() {
             return 0
             ;;
         phoenix_nvidia__subcmd__attach)
-<<<<<<< HEAD
-            opts="-v -h --gpus --by-uuid --capabilities --cuda --driver --inject --install --nested --nested-replace --no-nested --storage --chain --now --verbose --help"
-=======
-            opts="-v -h --gpus --by-uuid --capabilities --cuda --driver --inject --install --storage --chain --now --live --verbose --help"
->>>>>>> 8ae2177 (Change a running container without a restart: apply, attach --live, detach --live)
+            opts="-v -h --gpus --by-uuid --capabilities --cuda --driver --inject --install --nested --nested-replace --no-nested --storage --chain --now --live --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

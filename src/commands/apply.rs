@@ -10,6 +10,7 @@ use crate::job::injection::{self, Given};
 use crate::job::live::difference::Wanted;
 use crate::job::live::steps::Gone;
 use crate::job::live::{self, Live};
+use crate::job::nested::{self, When};
 use crate::job::undo::Undo;
 use crate::job::{devices, locks};
 use crate::plan::{self, Intent};
@@ -53,6 +54,7 @@ pub fn run(ctid: Ctid, force: bool) -> anyhow::Result<Code> {
     let done = apply.carry_out(force, cards);
     if apply.conclude(done, begun)? {
         apply.link(&software);
+        apply.describe();
     }
     Ok(Code::Success)
 }
@@ -225,6 +227,15 @@ impl<'a> Apply<'a> {
         if let Err(error) = injection::link(self.hand.ctid, place, desired, &self.hand.settings, &deadline) {
             exit::tell(log::Level::Warn, &error);
         }
+    }
+
+    /// For engines in the container: their description names its cards.
+    fn describe(&self) {
+        let Ok(conf) = self.hand.conf.read() else { return };
+        let (ctid, settings) = (self.hand.ctid, &self.hand.settings);
+        nested::note(ctid, settings, &conf, &self.provided);
+        let version = self.provided.inventory.driver.as_ref().map(|driver| &driver.version);
+        nested::bring(ctid, settings, &conf, version, When::Changed);
     }
 }
 
