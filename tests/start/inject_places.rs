@@ -1,5 +1,5 @@
 //! Where the host's driver is mounted, how it is shown there, and what is in the way.
-use crate::inject::{HWCAPS, KEPT, OLD, PROGRAM, SHOWN, create, finds, host, injecting, start};
+use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, host, injecting, start};
 use crate::inject_hostile;
 use crate::support::{lab, node};
 
@@ -30,14 +30,18 @@ fn with_auto_a_container_with_files_of_its_own_there_gets_an_install() {
 }
 
 /// File systems that lie on others as deep as the kernel allows, as in a Proxmox that is a container itself.
+fn too_deep_for_an_overlay(lab: &Lab, at: &str) {
+    lab.sh(&format!(
+        "set -e; mkdir -p {at} /tmp/deep/upper /tmp/deep/work /root/lower
+         mount -t overlay -o lowerdir=/root/lower,upperdir=/tmp/deep/upper,workdir=/tmp/deep/work deep {at}"
+    ))
+    .ok();
+}
+
 #[test]
 fn without_an_overlay_privileged_containers_are_refused_and_others_are_not() {
     let Some(lab) = host() else { return };
-    lab.sh(
-        "set -e; mkdir -p /var/lib/phoenix-nvidia /tmp/deep/upper /tmp/deep/work /root/lower
-         mount -t overlay -o lowerdir=/root/lower,upperdir=/tmp/deep/upper,workdir=/tmp/deep/work deep /var/lib/phoenix-nvidia",
-    )
-    .ok();
+    too_deep_for_an_overlay(&lab, "/var/lib/phoenix-nvidia");
     create(&lab, 101, Rootfs::Debian12.privileged());
     create(&lab, 102, Rootfs::Debian12.unprivileged());
     let fix = "fix: modprobe overlay && phoenix-nvidia prepare";
@@ -64,6 +68,30 @@ fn without_an_overlay_privileged_containers_are_refused_and_others_are_not() {
     lab.run([PROGRAM, "prepare"]).ok().says_not("no overlay");
     start(&lab).ok().says("the host's, mounted").says_not("WARNING");
     finds(&lab.container(101), OLD);
+}
+
+/// The mount table of a container has the path within that file system, which does not name us.
+#[test]
+fn a_tree_that_is_bound_from_a_file_system_of_its_own_is_known_and_stays_while_it_is_used() {
+    let Some(lab) = host() else { return };
+    too_deep_for_an_overlay(&lab, KEPT);
+    create(&lab, 101, Rootfs::Debian12.unprivileged());
+    start(&lab).ok().says("no overlay over").says("the host's, mounted");
+    let ct = lab.container(101);
+    finds(&ct, OLD);
+    lab.nvidia().user_space(NEW);
+    lab.nvidia().set_driver(NEW);
+    for _ in 0..2 {
+        lab.run([PROGRAM, "prepare"]).ok().says_not("removed its copy");
+    }
+    finds(&ct, OLD);
+    lab.run([PROGRAM, "doctor", "101"]).code(1).says("keeps its driver until its next start");
+    lab.run(["pct", "stop", "101"]).ok();
+    ct.write("/at-boot", "");
+    start(&lab).ok();
+    finds(&ct, NEW);
+    lab.run([PROGRAM, "prepare"]).ok().says(&format!("driver {OLD}: removed its copy"));
+    finds(&ct, NEW);
 }
 
 /// Each call that changes something is the last one in some run; every fifth, without `make test-all`.
