@@ -169,8 +169,7 @@ pub fn look(guest: &Guest, source: &Source, version: &Version, deadline: &Deadli
         Fault::new(Code::Software, what).remedy(format!("phoenix-nvidia {}", guest.ctid()))
     };
     let output = guest.attach_sh(LOOK, args).run(deadline).fault(fault)?;
-    // lxc-attach cannot run a shell.
-    if matches!(output.code(), Some(126 | 127)) && output.stdout.is_empty() {
+    if is_without_shell(&output) {
         return Ok(Look::default());
     }
     Look::parse(&output.stdout).ok_or_else(|| early(&output).context(fault()))
@@ -238,11 +237,17 @@ fn run(guest: &Guest, args: [&str; 3], input: String, deadline: &Deadline) -> an
     let output = guest.attach_sh(WRITE, args).stdin(Cursor::new(input.into_bytes())).run(deadline);
     let output = output.fault(|| fault(all))?;
     let ended = fields(&output.stdout).any(|(key, _)| key == "end");
-    if ended {
+    // Without a shell there was never a file of ours.
+    if ended || is_without_shell(&output) {
         return Ok(output);
     }
     let failed = fields(&output.stdout).find(|(key, _)| key == "failed").and_then(|(_, file)| path(&file));
     Err(early(&output).context(fault(failed.as_deref().unwrap_or(all))))
+}
+
+/// Whether lxc-attach could run no shell.
+fn is_without_shell(output: &Output) -> bool {
+    matches!(output.code(), Some(126 | 127)) && output.stdout.is_empty()
 }
 
 fn early(output: &Output) -> anyhow::Error {

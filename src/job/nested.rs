@@ -63,6 +63,10 @@ pub enum When {
 /// Has the running container's description be right, with the driver of a version
 /// in it. No start fails for it: what went wrong is a warning.
 pub fn bring(ctid: Ctid, settings: &Settings, conf: &Document, version: Option<&Version>, when: When) {
+    // A typing error takes nothing away.
+    if settings.get(keys::NESTED).is_err() {
+        return;
+    }
     let known = Record::of(ctid).load().nested;
     let deadline = Deadline::after(settings.value(keys::CHECK_TIMEOUT));
     let result = match version {

@@ -266,6 +266,13 @@ fn another_description_a_read_only_etc_and_an_old_engine_have_clear_outcomes() {
         .says("fix: pct exec 101 -- sh -c 'cd /etc/docker");
     assert_eq!(ct.read("/etc/docker/daemon.json"), "{\n  \"log-driver\": \"local\"\n}\n");
 
+    // A typing error takes nothing away.
+    let conf = lab.conf(101);
+    lab.write("/etc/pve/lxc/101.conf", conf.replace("NESTED=cdi", "NESTED=cid"));
+    again(&lab).ok().says("NESTED").says("must be none or cdi or replace");
+    description(&ct, 0);
+    lab.write("/etc/pve/lxc/101.conf", conf);
+
     // Read-only, and no start fails for it.
     ct.sh("rm /etc/cdi/phoenix*").ok();
     lab.append("/etc/pve/lxc/101.conf", "lxc.mount.entry: tmpfs etc/cdi tmpfs ro,create=dir 0 0\n");
@@ -317,6 +324,17 @@ fn an_installed_driver_is_described_by_its_files() {
     again(&lab).ok();
     assert_eq!(names(&description(&ct, 1)), ["0 nvidia0+dri/card0+dri/renderD128"]);
     assert!(ct.read(FILES[1]).contains("libGLX_nvidia.so.0"));
+}
+
+#[test]
+fn a_container_without_a_shell_gets_no_description_and_no_warning() {
+    let Some(lab) = injected(Rootfs::Debian12.unprivileged(), "0", &["--nested"]) else { return };
+    let root = "/var/lib/vz/images/101/subvol-101-disk-0.subvol";
+    lab.sh(&format!("rm {root}/usr/bin/sh {root}/usr/bin/dash {root}/usr/bin/bash")).ok();
+    start(&lab).ok().says("nothing is written for engines").says_not("WARNING");
+    again(&lab).ok().says_not("engines");
+    lab.run([PROGRAM, "doctor", "101"]).says("0 failure, 0 warning");
+    lab.run([PROGRAM, "detach", "101"]).ok().says_not("WARNING");
 }
 
 /// What makes a container of the distribution's packages one in which engines run: an init would mount these. The image

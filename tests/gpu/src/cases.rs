@@ -24,6 +24,14 @@ pub const ALL: &[(&str, Case)] = &[
         "with the host's driver mounted an unprivileged container computes in its first start",
         injected_unprivileged,
     ),
+    (
+        "Podman in a privileged container gives the card to a container, and CUDA computes there",
+        nested_privileged,
+    ),
+    (
+        "Podman in an unprivileged container gives the card to a container, and CUDA computes there",
+        nested_unprivileged,
+    ),
     ("a card is given by UUID, address and index", by_each_name),
     ("all means every card, none the control devices and the driver", all_and_none),
     ("a card that is not assigned is absent, and refused where its node is made inside", unassigned),
@@ -93,6 +101,53 @@ fn injected_privileged(host: &Host) -> Outcome {
 
 fn injected_unprivileged(host: &Host) -> Outcome {
     injected(host, Rootfs::Own.unprivileged())
+}
+
+/// The kit's own root is the image: what it needs of it for a program of glibc, without an engine.
+fn nested(host: &Host, spec: Spec) -> Outcome {
+    let lab = host.injecting();
+    let card = &host.cards[0];
+    let ct = attached(&lab, 101, spec, &card.minor.to_string());
+    lab.run(["phoenix-nvidia", "attach", "101", "--nested"]).ok();
+    start(&lab, 101).ok().says("nvidia.com/gpu = 0, all").says_not("WARNING");
+    assert_eq!(computes(&ct), [card.uuid.as_str()]);
+    // An init would mount these. The image: Debian's C library, a shell, and the CUDA program.
+    ct.sh("set -e; mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run
+         i=/srv/image; mkdir -p $i/bin $i/lib64 $i/lib/x86_64-linux-gnu $i/root $i/tmp $i/etc $i/proc $i/sys $i/dev
+         cp /usr/lib/lab/busybox $i/bin/sh; cp -L /lib64/ld-linux-x86-64.so.2 $i/lib64/; cp /root/vector-add $i/root/
+         for name in libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libgcc_s.so.1; do
+             cp -L /lib/x86_64-linux-gnu/$name $i/lib/x86_64-linux-gnu/
+         done
+         tar -C $i -c . | podman --storage-driver=vfs import - kit/image")
+        .ok();
+    for device in [
+        "nvidia.com/gpu=0".to_owned(),
+        "nvidia.com/gpu=all".to_owned(),
+        format!("nvidia.com/gpu={}", card.uuid),
+    ] {
+        let words = [
+            "--storage-driver=vfs",
+            "run",
+            "--rm",
+            "--network=none",
+            "--cgroups=disabled",
+            "--device",
+            &device,
+        ];
+        let run = |program: &str| ct.command("podman").args(words).args(["kit/image", program]).run().ok();
+        let out = run("/root/vector-add");
+        assert_eq!(out.stdout, format!("devices 1\n{} ok\n", card.uuid), "{device}: {out}");
+        run("nvidia-smi").says(&host.version);
+    }
+    Outcome::Passed
+}
+
+fn nested_privileged(host: &Host) -> Outcome {
+    nested(host, Rootfs::Own.privileged())
+}
+
+fn nested_unprivileged(host: &Host) -> Outcome {
+    nested(host, Rootfs::Own.unprivileged())
 }
 
 fn by_each_name(host: &Host) -> Outcome {
