@@ -14,6 +14,7 @@ mod find;
 mod gap;
 mod manifest;
 mod prune;
+mod refresh;
 mod unpack;
 
 pub use elf::Glibc;
@@ -188,7 +189,8 @@ impl Trees {
         self.make(version, deadline)
     }
 
-    /// The same, and repairs a tree that lacks files.
+    /// The same, repairs a tree that lacks files, and adds what the host has gained
+    /// since it was made. A container that runs keeps the tree that it has mounted.
     ///
     /// # Errors
     /// [`Code::Software`].
@@ -196,13 +198,15 @@ impl Trees {
         let done = self.source(version).and_then(|source| {
             let _lock = self.lock(deadline)?;
             // Another process may have done it. For one without an overlay that is tried again.
-            if self.check(version) == Ok(Shown::Overlay) {
+            let whole = self.check(version) == Ok(Shown::Overlay) && self.gained(version).is_empty();
+            if whole && self.shows(version) {
                 mount::make_private(&self.mount_point(version))?;
                 return Ok(Shown::Overlay);
             }
             self.keep(version, source, deadline)?;
             let shown = self.show(version)?;
             replace::link_own(&self.current(), Path::new(version.as_str()))?;
+            mount::unmount(&self.next())?;
             Ok(shown)
         });
         done.map_err(|error| failed(version, error))
@@ -272,6 +276,10 @@ impl Trees {
         prune::leftovers(&above);
         let manifest = Manifest::read(&kept).filter(|manifest| manifest.version == *version);
         let lacking = manifest.as_ref().map(|manifest| manifest.lacking(&kept));
+        let gained = self.gained(version);
+        if !gained.is_empty() {
+            return self.grow(version, gained, deadline);
+        }
         if lacking.as_ref().is_some_and(Vec::is_empty) {
             return Ok(());
         }
@@ -322,9 +330,10 @@ impl Trees {
             private::directory(directory, 0o755)?;
         }
         let is_overlay = || Ok::<_, std::io::Error>(device(&at)? != device(&kept)?);
-        if at.join(MARK).exists() && mount::is_mounted(&at) && is_overlay()? {
+        if mount::is_mounted(&at) && self.shows(version) && is_overlay()? {
             mount::make_private(&at)?;
         } else {
+            self.bridge(version, &empty);
             mount::unmount(&at)?;
             private::directory(&at, 0o755)?;
             if let Err(error) = mount::read_only(&kept, &empty, &at, Holds::Programs) {
@@ -351,6 +360,7 @@ impl Trees {
         let path = self.root.join("run/lock/phoenix-nvidia/driver.lock");
         if let Ok(Some(_lock)) = lock::try_take(&path) {
             prune::leftovers(&self.root.join(KEPT));
+            self.unbridge();
             self.prune(keep);
         }
     }

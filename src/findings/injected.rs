@@ -10,7 +10,11 @@ use crate::guest::driver_state::DriverState;
 use crate::guest::probe::Check;
 use crate::job::injection::remove_beside;
 use crate::job::occupied;
+use crate::sys::text;
 use crate::types::Version;
+
+/// So many files are named.
+const FEW: usize = 4;
 
 /// Where the container is to have the host's driver, and can.
 fn place(c: &Container) -> Option<&Place> {
@@ -42,6 +46,14 @@ pub fn tree(c: &Container) -> Vec<Finding> {
             if c.conf.get("unprivileged").as_deref() != Some("1") =>
         {
             refused(c, &Refusal::NoOverlay)
+        }
+        (Injection::On(_), Some(Ok(_)), Some(kernel)) if !c.gained.is_empty() => {
+            let names = text::few(c.gained.clone(), FEW).join(", ");
+            let what =
+                format!("the copy of driver {kernel} for containers is older than {names} of this host");
+            Finding::warning("tree", what)
+                .why("a start mounts what the copy has")
+                .fix("phoenix-nvidia prepare")
         }
         (Injection::On(_), Some(Ok(_)), Some(kernel)) => {
             Finding::ok("tree", format!("driver {kernel} of this host is ready for containers"))

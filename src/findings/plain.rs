@@ -30,6 +30,7 @@ impl Container {
             masked: true,
             host_driver: Facts::default(),
             tree: None,
+            gained: Vec::new(),
             software: Ok(Software::Off),
             hook: Hookscript::None,
             obstacles: Vec::new(),

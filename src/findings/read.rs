@@ -80,6 +80,8 @@ pub struct Host {
     /// The tree of the loaded driver's user space, or what it lacks; none where
     /// no driver is loaded.
     pub tree: Option<Looked>,
+    /// The driver files that this host has and its tree has not.
+    pub gained: Vec<String>,
     /// Whether the nodes are made at boot; none where systemd does not run.
     pub boot_unit: Option<bool>,
     /// Other nodes with another version of this program, and that.
@@ -116,6 +118,7 @@ impl Host {
     /// modinfo says, and the kernel's log if a card is not as it should be.
     pub fn look_closer(&mut self) {
         self.inventory.add_vms(View::host());
+        self.gained = self.driver().map(|version| Trees::host().gained(version)).unwrap_or_default();
         let deadline = Deadline::secs(10);
         let modules = Modules::read(&mut Look::host());
         let installed = kernel_driver::installed(View::host(), &modules, &deadline);
@@ -169,6 +172,8 @@ pub struct Container {
     pub host_driver: Facts,
     /// The tree of the loaded driver, as [`Host::tree`].
     pub tree: Option<Looked>,
+    /// As [`Host::gained`].
+    pub gained: Vec<String>,
     /// The software that its settings ask for.
     pub software: Result<Software, Vec<Problem>>,
     /// Its hookscript.
@@ -256,6 +261,7 @@ impl Reader {
             new_mounts: assigned && shown && of_masks(&conf) != mounts,
             host_driver: Facts::read(ctid, &settings, &conf, &state, running),
             tree: host.tree.clone(),
+            gained: host.gained.clone(),
             masked: masks::exist(View::host(), ctid),
             mounts,
             software: desired::read(&settings, kernel.clone(), Some(choice.gpus.len())),

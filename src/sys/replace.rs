@@ -1,5 +1,7 @@
 //! The one function that replaces a file.
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -124,6 +126,28 @@ pub fn directory_whole(temp: &Path, path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
+/// Has two directories of the same parent change their names, at once: each name
+/// leads to one of them at every moment. Where the file system cannot do that (ZFS
+/// before 2.2), it is done by way of `spare`, a name that is free.
+///
+/// # Errors
+/// The file system's; what was moved last may be at `spare` then.
+pub fn exchange(one: &Path, other: &Path, spare: &Path) -> io::Result<()> {
+    File::open(one)?.sync_all()?;
+    match renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE) {
+        Err(Errno::EINVAL) => by_way_of(spare, one, other)?,
+        done => done?,
+    }
+    File::open(one.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[allow(clippy::disallowed_methods)] // this is the one room
+fn by_way_of(spare: &Path, one: &Path, other: &Path) -> io::Result<()> {
+    [(other, spare), (one, other), (spare, one)]
+        .into_iter()
+        .try_for_each(|(from, to)| std::fs::rename(from, to))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +187,20 @@ mod tests {
         assert!(link_own(&at("old"), Path::new("a")).is_err());
         directory_whole(&at("new"), &at("fresh")).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn two_directories_change_names_and_one_that_is_missing_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("new/of-new")).unwrap();
+        std::fs::create_dir_all(at("old/of-old")).unwrap();
+        exchange(&at("new"), &at("old"), &at("spare")).unwrap();
+        assert!(at("old/of-new").exists() && at("new/of-old").exists());
+        assert!(exchange(&at("old"), &at("missing"), &at("spare")).is_err());
+        by_way_of(&at("spare"), &at("new"), &at("old")).unwrap();
+        assert!(at("new/of-new").exists() && at("old/of-old").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -604,6 +604,14 @@ fn what_the_hosts_driver_in_a_container_needs() {
     assert_eq!(bad(&lab), ["links warning"], "one that went");
     lab.run(["phoenix-nvidia", "101"]).ok();
     assert_eq!(bad(&lab), [""; 0]);
+    // A package with an encoder, say, that came later.
+    let library = "/usr/lib/x86_64-linux-gnu/libnvidia-encode.so.580.95.05";
+    lab.sh(&format!("echo | gcc -shared -nostdlib -x c - -Wl,-soname,libnvidia-encode.so.1 -o {library}"))
+        .ok();
+    assert_eq!(bad(&lab), ["tree warning"]);
+    lab.run(["phoenix-nvidia", "doctor", "101"]).says("older than libnvidia-encode.so.580.95.05");
+    lab.run(["phoenix-nvidia", "prepare"]).ok();
+    assert_eq!(bad(&lab), [""; 0]);
     ct.sh("rm -r /var/lib/phoenix-nvidia").ok();
     assert_eq!(bad(&lab), ["links warning"]);
     lab.run(["phoenix-nvidia", "101"]).ok();

@@ -49,7 +49,7 @@ pub fn make(source: &Source, version: &Version, at: &Path, deadline: &Deadline) 
 }
 
 /// Does it with a new directory beside a tree, which is gone afterwards.
-fn in_temp(
+pub(super) fn in_temp(
     tree: &Path,
     version: &Version,
     work: impl FnOnce(&Path) -> anyhow::Result<()>,
@@ -78,15 +78,22 @@ fn finish(tree: &Path, version: &Version, origin: Origin, found: &Found) -> anyh
     for (name, target) in &found.links {
         std::os::unix::fs::symlink(target, tree.join(name)).with_context(|| name.clone())?;
     }
-    // The last: what has it has all the rest.
-    let text = Manifest::of(version, origin, found).text();
-    replace::replace_own(&tree.join(manifest::NAME), text.as_bytes(), 0o644)?;
-    sync_directories(tree, found)
+    list(tree, &Manifest::of(version, origin, found))
 }
 
-fn sync_directories(tree: &Path, found: &Found) -> anyhow::Result<()> {
+/// Writes the list of a tree, and all directories of it to the disk.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn list(tree: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    // The last: what has it has all the rest.
+    replace::replace_own(&tree.join(manifest::NAME), manifest.text().as_bytes(), 0o644)?;
+    sync_directories(tree, manifest)
+}
+
+fn sync_directories(tree: &Path, manifest: &Manifest) -> anyhow::Result<()> {
     let mut directories: Vec<&Path> =
-        found.files.iter().flat_map(|item| Path::new(&item.to).ancestors().skip(1)).collect();
+        manifest.files.iter().flat_map(|(name, _)| Path::new(name).ancestors().skip(1)).collect();
     directories.sort_unstable();
     directories.dedup();
     for directory in directories {
@@ -96,7 +103,7 @@ fn sync_directories(tree: &Path, found: &Found) -> anyhow::Result<()> {
 }
 
 /// Makes the directories of a name in a tree.
-fn directories(tree: &Path, name: &str) -> anyhow::Result<()> {
+pub(super) fn directories(tree: &Path, name: &str) -> anyhow::Result<()> {
     for directory in Path::new(name).ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
         private::directory(&tree.join(directory), 0o755)?;
     }
@@ -136,35 +143,38 @@ fn copy(from: File, mut to: &File, deadline: &Deadline) -> anyhow::Result<()> {
 pub fn repair(source: &Source, tree: &Path, lacking: &[String], deadline: &Deadline) -> anyhow::Result<()> {
     let manifest = Manifest::read(tree).context("no list of its files")?;
     let version = &manifest.version;
-    let is_it = |found: &Found| match Manifest::of(version, source.origin(), found) == manifest {
-        true => Ok(()),
-        false => bail!("the driver files are not those of which it was made"),
+    // What the host has lost meanwhile the tree may have.
+    let is_it = |found: &Found| {
+        let now = Manifest::of(version, source.origin(), found);
+        let same = lacking.iter().all(|name| now.entry(name) == manifest.entry(name));
+        match same && now.origin == manifest.origin {
+            true => Ok(()),
+            false => bail!("the driver files are not those of which it was made"),
+        }
     };
     // All are there before the first is put into its place.
     in_temp(tree, version, |temp| {
-        let found = match source {
+        match source {
             Source::Host(root) => {
                 let found = find::find(root, version).map_err(|missing| anyhow::anyhow!("{missing}"))?;
                 is_it(&found)?;
                 let of_it = found.files.iter().filter(|file| lacking.contains(&file.to));
                 unpack::room(temp, of_it.map(|file| file.size).sum())?;
                 lacking.iter().try_for_each(|name| fetch(temp, name, &found, deadline))?;
-                found
             }
             Source::Runfile(file) => {
                 let found = unpack::unpack(file, version, temp, deadline)?;
                 is_it(&found)?;
                 finish(temp, version, source.origin(), &found)?;
-                found
             }
-        };
+        }
         lacking.iter().try_for_each(|name| place(temp, tree, name).with_context(|| name.clone()))?;
-        sync_directories(tree, &found)
+        sync_directories(tree, &manifest)
     })
 }
 
 /// Copies one file, or makes one link, of what was found.
-fn fetch(to: &Path, name: &str, found: &Found, deadline: &Deadline) -> anyhow::Result<()> {
+pub(super) fn fetch(to: &Path, name: &str, found: &Found, deadline: &Deadline) -> anyhow::Result<()> {
     match (found.files.iter().find(|item| item.to == *name), found.links.get(name)) {
         (Some(item), _) => put(to, item, deadline),
         (None, Some(target)) => {

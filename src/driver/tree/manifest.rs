@@ -89,6 +89,13 @@ impl Manifest {
         None
     }
 
+    /// What a name is: a file with its size, or a link with its target.
+    pub fn entry(&self, name: &str) -> Option<(Option<u64>, Option<&str>)> {
+        let file = self.files.iter().find(|(file, _)| file == name).map(|(_, size)| (Some(*size), None));
+        let link = || self.links.iter().find(|(link, _)| link == name);
+        file.or_else(|| link().map(|(_, target)| (None, Some(target.as_str()))))
+    }
+
     /// The files and links that a tree lacks, or has with another size or
     /// target.
     pub fn lacking(&self, tree: &Path) -> Vec<String> {

@@ -1,10 +1,11 @@
 //! Trees that nobody needs any more.
 
+use super::manifest::Manifest;
 use crate::sys::{mount, mountinfo};
 use crate::types::Version;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Removes what a killed run left; under the lock.
 pub fn leftovers(kept: &Path) {
@@ -42,10 +43,7 @@ pub fn make_way(tree: &Path, at: &Path) -> io::Result<()> {
         Ok(false) => "a container uses it".to_owned(),
         Err(error) => format!("cannot see who uses it: {error}"),
     };
-    let version = tree.file_name().unwrap_or_default().to_string_lossy();
-    let mut names = (1..10_000).map(|number| tree.with_file_name(format!("{ASIDE}{number}-{version}")));
-    let aside = names.find(|name| name.symlink_metadata().is_err());
-    let aside = aside.ok_or_else(|| io::Error::from(io::ErrorKind::AlreadyExists))?;
+    let aside = aside_of(tree)?;
     std::fs::rename(tree, &aside)?;
     log::warn!("{}: no list of its files; put aside as {}, since {why}", tree.display(), aside.display());
     Ok(())
@@ -53,6 +51,17 @@ pub fn make_way(tree: &Path, at: &Path) -> io::Result<()> {
 
 /// What was put aside is named like `old-1-580.95.05`.
 const ASIDE: &str = "old-";
+
+/// A name that is free for a tree that is put aside.
+///
+/// # Errors
+/// There is none.
+pub fn aside_of(tree: &Path) -> io::Result<PathBuf> {
+    let version = tree.file_name().unwrap_or_default().to_string_lossy();
+    let mut names = (1..10_000).map(|number| tree.with_file_name(format!("{ASIDE}{number}-{version}")));
+    let aside = names.find(|name| name.symlink_metadata().is_err());
+    aside.ok_or_else(|| io::Error::from(io::ErrorKind::AlreadyExists))
+}
 
 /// The version of a tree's directory, and whether it was put aside.
 fn version_of(name: &str) -> Option<(Version, bool)> {
@@ -93,7 +102,8 @@ pub fn prune(kept: &Path, shown: &Path, keep: &[&Version]) -> usize {
                 if !aside {
                     let _ = std::fs::remove_dir(&at);
                 }
-                log::info!("driver {version}: removed its copy, which no container uses");
+                let earlier = if aside { "earlier " } else { "" };
+                log::info!("driver {version}: removed its {earlier}copy, which no container uses");
                 removed += 1;
             }
             Err(error) => log::warn!("cannot remove {}: {error}", tree.display()),
@@ -111,8 +121,12 @@ fn bound(tree: &str) -> &str {
 /// Whether no process sees a tree that was put aside. Overlays of it are told
 /// with the name that it had, which is that of the overlay at `at` too.
 fn forgotten(aside: &Path, tree: &Path, at: &Path) -> io::Result<bool> {
+    let list = |tree: &Path| Manifest::read(tree);
+    // What the host has mounted may still be the one that was put aside.
+    let is_other = list(at).is_some() && list(at) == list(tree) && list(at) != list(aside);
+    let device = std::fs::symlink_metadata(at).ok().filter(|_| is_other);
+    let shown = device.map(|meta| mountinfo::device(meta.dev())).unwrap_or_default();
     let (aside, tree) = (aside.to_string_lossy(), tree.to_string_lossy());
-    let shown = std::fs::symlink_metadata(at).map(|meta| mountinfo::device(meta.dev())).unwrap_or_default();
     let is_it = |mount: mountinfo::Mounted<'_>| {
         (mount.is_over(&tree) && mount.device != shown) || mount.root.ends_with(bound(&aside))
     };

@@ -140,3 +140,52 @@ fn a_repair_puts_whole_files_in_their_places_and_one_that_fails_changes_nothing(
     assert_ne!(tree.join("libcuda.so.580.95.05").metadata().unwrap().ino(), old);
     assert_eq!(names(&trees.root.join(KEPT)), ["580.95.05"]);
 }
+
+/// A package with an encoder came after the copy was made, and another was removed.
+#[test]
+fn what_the_host_gains_is_added_in_a_new_directory_and_nothing_goes() {
+    let (_dir, trees) = host();
+    assert!(trees.can_gain(&version()), "all of it");
+    keep(&trees).unwrap();
+    let (tree, library) = (trees.kept(&version()), trees.root.join("usr/lib/x86_64-linux-gnu"));
+    let library = if library.exists() { library } else { trees.root.join("usr/lib/aarch64-linux-gnu") };
+    assert!(!trees.can_gain(&version()));
+    let encoder = "libnvidia-encode.so.580.95.05";
+    put(&library.join(encoder));
+    std::fs::remove_file(trees.root.join("usr/bin/nvidia-smi")).unwrap();
+    assert!(trees.can_gain(&version()) && trees.gained(&version()) == [encoder]);
+    let ino = |path: &Path| path.metadata().unwrap().ino();
+    let before = (ino(&tree), ino(&tree.join("libcuda.so.580.95.05")));
+    // What fails changes nothing.
+    let error = trees.keep(&version(), None, &Deadline::secs(0)).unwrap_err();
+    assert!(format!("{error:#}").contains("not copied within"), "{error:#}");
+    assert_eq!((ino(&tree), names(&trees.root.join(KEPT)).len()), (before.0, 1));
+    keep(&trees).unwrap();
+    // Another directory, since a container may have the first one mounted; what both have is there once.
+    assert_ne!(ino(&tree), before.0);
+    assert_eq!(ino(&tree.join("libcuda.so.580.95.05")), before.1);
+    let all = [".phoenix-nvidia", "bin", "libcuda.so.580.95.05", encoder, "libnvidia-ml.so.580.95.05"];
+    assert_eq!(names(&tree), all);
+    assert_eq!(names(&tree.join("bin")), ["nvidia-smi"]);
+    assert_eq!(Manifest::read(&tree).unwrap().lacking(&tree), [""; 0]);
+    assert_eq!(tree.join(encoder).metadata().unwrap().permissions().mode() & 0o7777, 0o644);
+    assert!(!trees.can_gain(&version()));
+    assert_eq!(names(&trees.root.join(KEPT)), ["580.95.05", "old-1-580.95.05"]);
+    // One that lacks a file and gains another has both afterwards.
+    put(&library.join("libnvidia-opencl.so.580.95.05"));
+    std::fs::remove_file(tree.join(encoder)).unwrap();
+    keep(&trees).unwrap();
+    assert!(tree.join(encoder).exists() && tree.join("libnvidia-opencl.so.580.95.05").exists());
+    // What neither has cannot come back, and takes nothing away.
+    std::fs::remove_file(tree.join("bin/nvidia-smi")).unwrap();
+    let error = keep(&trees).unwrap_err();
+    assert!(format!("{error:#}").contains("bin/nvidia-smi"), "{error:#}");
+    assert!(tree.join(encoder).exists());
+}
+
+/// Host files that are gone, or of the next driver, are nothing that could be kept.
+#[test]
+fn a_host_without_the_files_has_nothing_to_gain() {
+    let (_dir, trees) = host();
+    assert!(!trees.can_gain(&"590.48.01".parse().unwrap()));
+}
