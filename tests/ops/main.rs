@@ -12,6 +12,7 @@ mod elsewhere;
 mod injected;
 mod nested;
 mod package;
+mod package_trees;
 mod plan;
 mod recorded;
 mod settings;

@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 const SNIPPET: &str = "/var/lib/vz/snippets/phoenix-nvidia";
-const CURRENT: &str = env!("CARGO_PKG_VERSION");
-const OLDER: &str = "0.0.9~test";
+pub const CURRENT: &str = env!("CARGO_PKG_VERSION");
+pub const OLDER: &str = "0.0.9~test";
 
 /// Those that are built: each is built once.
 static BUILT: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
@@ -48,7 +48,7 @@ const FILES: &str = "find /etc /lib/ /usr /var /run/phoenix-nvidia /run/lock/pho
 
 const MIRROR: &str = "NVIDIA_RUNFILE_URL=https://mirror.lab/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run\n";
 
-const APT: &str =
+pub const APT: &str =
     "DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -y --no-install-recommends --allow-downgrades";
 
 fn lines(text: &str) -> Vec<&str> {
@@ -69,20 +69,20 @@ fn host() -> Option<Lab> {
     Some(lab)
 }
 
-fn put(lab: &Lab, version: &str) -> String {
+pub fn put(lab: &Lab, version: &str) -> String {
     let path = package(version);
     let name = format!("/root/phoenix-nvidia_{}.deb", version.replace('~', "-"));
     lab.write(&name, std::fs::read(path).unwrap());
     name
 }
 
-fn sh(lab: &Lab, line: &str) -> phoenix_lab::Output {
+pub fn sh(lab: &Lab, line: &str) -> phoenix_lab::Output {
     lab.command("sh").args(["-c", line]).timeout(Duration::from_secs(180)).run().ok()
 }
 
 /// Where this machine lacks kmod, the lab's host gets a package of that name:
 /// apt has no network there.
-fn kmod(lab: &Lab) {
+pub fn kmod(lab: &Lab) {
     let control = "Package: kmod\nVersion: 99\nArchitecture: all\nMaintainer: lab <lab@lab.invalid>\nDescription: stand-in\n";
     lab.write("/root/kmod/DEBIAN/control", control);
     sh(
@@ -92,7 +92,7 @@ fn kmod(lab: &Lab) {
     );
 }
 
-fn install(lab: &Lab, deb: &str) {
+pub fn install(lab: &Lab, deb: &str) {
     sh(lab, &format!("{APT} install {deb}"));
 }
 
@@ -114,6 +114,8 @@ fn from_install_to_purge_a_host_keeps_its_containers_startable() {
         "/etc/default/phoenix-nvidia",
         "/etc/systemd/system/multi-user.target.wants/phoenix-nvidia-nodes.service",
         "/usr/share/phoenix-nvidia/phoenix-nvidia",
+        "/etc/apt/apt.conf.d/20phoenix-nvidia",
+        "/usr/lib/udev/rules.d/70-phoenix-nvidia.rules",
         "/usr/share/man/man8/phoenix-nvidia.8.gz",
         "/usr/share/man/man5/phoenix-nvidia.env.5.gz",
         "/usr/share/bash-completion/completions/phoenix-nvidia",
@@ -155,6 +157,14 @@ fn from_install_to_purge_a_host_keeps_its_containers_startable() {
     sh(&lab, &format!("{APT} remove phoenix-nvidia")).says("the hookscript stays");
     assert!(lab.exists(SNIPPET) && !lab.exists("/usr/sbin/phoenix-nvidia"));
     assert!(lab.exists("/etc/default/phoenix-nvidia"), "a conffile stays until purge");
+    // So does apt's hook, which finds nobody to call.
+    assert!(lab.exists("/etc/apt/apt.conf.d/20phoenix-nvidia"));
+    sh(
+        &lab,
+        "mkdir -p /root/x/DEBIAN && sed s/kmod/x/ /root/kmod/DEBIAN/control >/root/x/DEBIAN/control && dpkg-deb -b /root/x /root/x.deb",
+    );
+    sh(&lab, &format!("{APT} install /root/x.deb")).says_not("phoenix").says_not("not found");
+    sh(&lab, &format!("{APT} purge x"));
     lab.run(["pct", "start", "101"])
         .ok()
         .says("WARN: container 101, pre-start: phoenix-nvidia is not installed");
@@ -315,4 +325,8 @@ fn make_install_puts_the_same_files_there() {
         std::fs::read_to_string(unit).unwrap().contains("ExecStart=/usr/local/sbin/phoenix-nvidia prepare")
     );
     assert!(there.path().join("etc/default/phoenix-nvidia").exists());
+    assert!(there.path().join("usr/local/lib/udev/rules.d/70-phoenix-nvidia.rules").exists());
+    let hook = std::fs::read_to_string(there.path().join("etc/apt/apt.conf.d/20phoenix-nvidia")).unwrap();
+    assert_eq!(hook.matches("/usr/local/sbin/phoenix-nvidia").count(), 2, "{hook}");
+    assert!(!hook.contains("/usr/sbin/"), "{hook}");
 }
