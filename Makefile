@@ -139,11 +139,15 @@ install: build ## without dpkg, below PREFIX and DESTDIR
 install-files:
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/sbin/phoenix-nvidia
 	install -D -m 755 hooks/phoenix-nvidia $(DESTDIR)$(PREFIX)/share/phoenix-nvidia/phoenix-nvidia
-	for unit in phoenix-nvidia-nodes.service phoenix-nvidia-install@.service; do \
+	for unit in phoenix-nvidia-nodes.service phoenix-nvidia-prepare.service phoenix-nvidia-install@.service; do \
 	    install -d $(DESTDIR)$(UNITDIR) && \
 	    sed 's|/usr/sbin/phoenix-nvidia|$(PREFIX)/sbin/phoenix-nvidia|' packaging/$$unit \
 	        >$(DESTDIR)$(UNITDIR)/$$unit || exit 1; \
 	done
+	install -D -m 644 packaging/phoenix-nvidia.udev $(DESTDIR)$(PREFIX)/lib/udev/rules.d/70-phoenix-nvidia.rules
+	install -d $(DESTDIR)/etc/apt/apt.conf.d
+	sed 's|/usr/sbin/phoenix-nvidia|$(PREFIX)/sbin/phoenix-nvidia|g' packaging/phoenix-nvidia.apt \
+	    >$(DESTDIR)/etc/apt/apt.conf.d/20phoenix-nvidia
 	install -D -m 644 packaging/phoenix-nvidia.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/phoenix-nvidia.conf
 	[ -e $(DESTDIR)/etc/default/phoenix-nvidia ] || \
 	    install -D -m 644 packaging/default/phoenix-nvidia $(DESTDIR)/etc/default/phoenix-nvidia

@@ -119,6 +119,8 @@ pub enum Command {
     /// nvidia-modprobe if it is installed. Where a container has
     /// DRIVER_MODE=inject, also copies and mounts the driver files for it; if the
     /// host has none, they are unpacked from NVIDIA's runfile, which is downloaded.
+    /// Adds files of the same driver that this host got later: containers have
+    /// those after their next start.
     Prepare,
     /// Fetch drivers ahead, so that starts need no network
     ///
@@ -130,6 +132,10 @@ pub enum Command {
         #[arg(value_name = "VERSION")]
         versions: Vec<Version>,
     },
+    /// Keep the loaded driver's files for containers, called by apt before it
+    /// replaces them
+    #[command(hide = true)]
+    Keep,
     /// Read files that may never answer, for the calling process
     #[command(hide = true)]
     Look,

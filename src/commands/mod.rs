@@ -5,6 +5,7 @@ pub mod attach;
 pub mod detach;
 pub mod doctor;
 pub mod hook;
+pub mod keep;
 pub mod live;
 pub mod look;
 pub mod plan;
@@ -74,6 +75,7 @@ fn run(cli: Cli) -> anyhow::Result<Code> {
         // Only with other words beside it; there is nothing to be said then.
         (_, Some(Command::Look | Command::Live)) => Ok(Code::Input),
         (_, Some(Command::Prepare)) => prepare::run(),
+        (_, Some(Command::Keep)) => keep::run(),
         (_, Some(Command::Prefetch { versions })) => prefetch::run(&versions),
         (_, Some(Command::Attach(options))) => {
             let now = attach::run(&options)?;

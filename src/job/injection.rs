@@ -311,8 +311,12 @@ impl Facts {
     }
 }
 
-/// Whether any of these containers is to have the host's driver.
+/// Whether any of these containers is to have the host's driver, or by default one
+/// that comes to this node.
 pub fn is_asked_for(confs: &[(Ctid, Document)]) -> bool {
+    if is_default(&load::default_of_next_start()) {
+        return true;
+    }
     let asks = |(ctid, conf): &(Ctid, Document)| {
         let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
         is_asked(&settled(*ctid, conf, settings).0, conf)

@@ -40,6 +40,11 @@ pub fn with(
     from(call, lines, environment, Some(ctid))
 }
 
+/// What the next start of a container reads that has no settings of its own.
+pub fn default_of_next_start() -> Settings {
+    from(Call::Hook, Vec::new(), Vec::new(), None)
+}
+
 /// The settings of this node, without a container's.
 pub fn of_node() -> Settings {
     from(Call::ByHand, Vec::new(), environment(), None)

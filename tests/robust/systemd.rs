@@ -9,7 +9,8 @@ use phoenix_lab::{Container, Lab, Rootfs};
 use robust_support::*;
 use std::time::{Duration, Instant};
 
-const UNITS: [&str; 2] = ["phoenix-nvidia-install@.service", "phoenix-nvidia-nodes.service"];
+const UNITS: [&str; 3] =
+    ["phoenix-nvidia-install@.service", "phoenix-nvidia-nodes.service", "phoenix-nvidia-prepare.service"];
 
 /// What stands in there for LXC and for Proxmox's own programs: container
 /// 101 runs, answers every look with "no driver", and an install in it hangs.
@@ -43,7 +44,11 @@ fn host(lab: &Lab) -> Container<'_> {
 fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
     let Some(lab) = lab() else { return };
     let ct = host(&lab);
-    for unit in ["phoenix-nvidia-install@101.service", "phoenix-nvidia-nodes.service"] {
+    for unit in [
+        "phoenix-nvidia-install@101.service",
+        "phoenix-nvidia-nodes.service",
+        "phoenix-nvidia-prepare.service",
+    ] {
         let verified = ct.exec(["systemd-analyze", "verify", "--man=no", unit]).ok();
         let said: Vec<&str> = verified.stderr.lines().filter(|line| line.contains("phoenix")).collect();
         assert!(said.is_empty(), "{verified}");
@@ -98,4 +103,53 @@ fn the_units_verify_and_a_real_systemd_runs_an_install_and_stops_it() {
         let journal = ct.exec(["journalctl", "-t", "phoenix-nvidia", "-o", "cat"]).ok();
         journal.stdout.contains("999: ERROR: container 999 does not exist")
     });
+}
+
+/// The boot's unit stays active, so another one serves the driver's reloads; neither has mounts of its own.
+#[test]
+fn a_reload_of_the_driver_prepares_again_in_the_mounts_of_process_1() {
+    let Some(lab) = lab() else { return };
+    let ct = host(&lab);
+    put(&ct, PROGRAM, "#!/bin/sh\necho \"$1 $(readlink /proc/self/ns/mnt)\" >>/root/calls\n", "755");
+    let namespace = ct.exec(["readlink", "/proc/1/ns/mnt"]).ok().stdout;
+    let calls = || ct.sh("cat /root/calls").stdout;
+    let expected = |count: usize| format!("prepare {namespace}").repeat(count);
+    let start = |unit: &str| ct.exec(["systemctl", "start", unit]).ok();
+    start("phoenix-nvidia-nodes.service");
+    start("phoenix-nvidia-nodes.service");
+    assert_eq!(calls(), expected(1));
+    for count in 2..5 {
+        start("phoenix-nvidia-prepare.service");
+        assert_eq!(calls(), expected(count));
+    }
+    // A driver that did not stay is not loaded again for its own event.
+    ct.sh("umount /proc/driver && ! test -e /proc/driver/nvidia/version").ok();
+    start("phoenix-nvidia-prepare.service");
+    assert_eq!(calls(), expected(4));
+}
+
+/// What udev makes of the event that the kernel sends when the driver has found its cards (DEVPATH, SUBSYSTEM as there).
+#[test]
+fn udevs_rule_asks_systemd_for_it_when_the_driver_is_there() {
+    let Some(lab) = lab() else { return };
+    lab.write(
+        "/etc/udev/rules.d/70-phoenix-nvidia.rules",
+        include_str!("../../packaging/phoenix-nvidia.udev"),
+    );
+    let version = lab.run(["udevadm", "--version"]).ok().stdout;
+    if version.trim().parse::<u32>().is_ok_and(|version| version >= 254) {
+        lab.run(["udevadm", "verify", "/etc/udev/rules.d/70-phoenix-nvidia.rules"]).ok();
+    }
+    lab.sh("mkdir -p /sys/bus/pci/drivers && mount -t tmpfs drivers /sys/bus/pci/drivers").ok();
+    lab.sh("mkdir /sys/bus/pci/drivers/nvidia /sys/bus/pci/drivers/vfio-pci").ok();
+    let event = |action: &str, driver: &str| {
+        let test = format!("udevadm test --action={action} /sys/bus/pci/drivers/{driver} 2>&1");
+        // There is no real driver of that name.
+        lab.command("sh").args(["-c", &test]).env("SYSTEMD_DEVICE_VERIFY_SYSFS", "0").run().ok()
+    };
+    // What udev has seen it keeps.
+    event("remove", "nvidia").says_not("phoenix-nvidia-prepare.service");
+    let added = event("add", "nvidia").says("SUBSYSTEM=drivers").says("TAGS=:systemd:");
+    added.says("SYSTEMD_WANTS=phoenix-nvidia-prepare.service").says_not("run: ").says_not("invalid");
+    event("add", "vfio-pci").says_not("phoenix-nvidia-prepare.service");
 }

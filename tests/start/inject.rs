@@ -649,7 +649,7 @@ fn a_tree_in_use_is_put_aside_and_goes_when_nobody_has_it() {
     lab.run(["pct", "stop", "101"]).ok();
     lab.container(101).write("/at-boot", "");
     start(&lab).ok();
-    lab.run([PROGRAM, "prepare"]).ok().says("removed its copy");
+    lab.run([PROGRAM, "prepare"]).ok().says("removed its earlier copy");
     assert_eq!(lab.files().list(KEPT), [OLD]);
     finds(&lab.container(101), OLD);
     finds(&lab.container(102), OLD);

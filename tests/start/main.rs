@@ -15,6 +15,7 @@ mod inject_places;
 mod inject_rollback;
 mod inject_roots;
 mod install;
+mod kept;
 mod masks;
 mod nested;
 mod passthrough;

@@ -125,6 +125,19 @@ fn files(page: &mut Page) {
         (NODE_FILE, "Settings of the node."),
         ("/var/lib/vz/snippets/phoenix-nvidia", "The hookscript, in the storage local."),
         ("/var/cache/phoenix-nvidia/", "Downloaded runfiles."),
+        (
+            "/var/lib/phoenix-nvidia/driver/VERSION",
+            "The host's driver files for DRIVER_MODE=inject; containers mount them from /run/phoenix-nvidia/driver.",
+        ),
+        (
+            "/etc/apt/apt.conf.d/20phoenix-nvidia",
+            "Before the host's apt changes packages, the files of the loaded driver are copied to that directory, if that was not \
+             done. It never stops apt.",
+        ),
+        (
+            "phoenix-nvidia-nodes.service, phoenix-nvidia-prepare.service",
+            "Call prepare at boot before the first guest, and after a reload of the driver (by udev).",
+        ),
         ("/var/log/phoenix-nvidia/CTID.log", "Log of the installs in the background."),
         (
             "/run/phoenix-nvidia/dev",

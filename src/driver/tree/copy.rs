@@ -143,13 +143,15 @@ fn copy(from: File, mut to: &File, deadline: &Deadline) -> anyhow::Result<()> {
 pub fn repair(source: &Source, tree: &Path, lacking: &[String], deadline: &Deadline) -> anyhow::Result<()> {
     let manifest = Manifest::read(tree).context("no list of its files")?;
     let version = &manifest.version;
-    // What the host has lost meanwhile the tree may have.
     let is_it = |found: &Found| {
         let now = Manifest::of(version, source.origin(), found);
-        let same = lacking.iter().all(|name| now.entry(name) == manifest.entry(name));
-        match same && now.origin == manifest.origin {
-            true => Ok(()),
-            false => bail!("the driver files are not those of which it was made"),
+        // What the host has lost meanwhile the tree may still have.
+        let of_host = now.origin == Origin::Host && manifest.origin == Origin::Host;
+        let other = lacking.iter().find(|name| now.entry(name) != manifest.entry(name));
+        match other {
+            None if of_host || now == manifest => Ok(()),
+            Some(name) if of_host => bail!("the driver files are not those of which it was made: {name}"),
+            _ => bail!("the driver files are not those of which it was made"),
         }
     };
     // All are there before the first is put into its place.
