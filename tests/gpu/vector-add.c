@@ -1,9 +1,11 @@
-/* Adds two vectors on each GPU that libcuda shows, and checks the sum: `devices N`, then `UUID ok` for each.
+/* Adds two vectors on each GPU that libcuda shows, and checks the sum: `devices N`, then `UUID ok` for each. With an
+ * argument it then says `holding` and keeps the GPUs until it is killed.
  * Without a toolkit: libcuda is opened by name, the kernel is PTX that the driver compiles. The declarations are those
  * of CUDA's driver API, as its documentation gives them. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 typedef int result;
 typedef unsigned long long pointer;
@@ -21,6 +23,7 @@ static const char ptx[] =
     "done: ret; }\n";
 
 static void *library;
+static int holds;
 
 static void *need(const char *name)
 {
@@ -60,11 +63,14 @@ static void compute(int device, const float *a, const float *b, float *c)
     CALL(cuLaunchKernel, (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **),
          kernel, COUNT / THREADS, 1, 1, THREADS, 1, 1, 0, NULL, arguments, NULL);
     CALL(cuMemcpyDtoH_v2, (void *, pointer, size_t), c, place[2], bytes);
-    CALL(cuDevicePrimaryCtxRelease_v2, (int), device);
+    if (!holds)
+        CALL(cuDevicePrimaryCtxRelease_v2, (int), device);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    (void)argv;
+    holds = argc > 1;
     library = dlopen("libcuda.so.1", RTLD_NOW);
     if (!library) {
         printf("%s\n", dlerror());
@@ -91,6 +97,12 @@ int main(void)
         for (int i = 0; i < 16; i++)
             printf("%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", id[i]);
         printf(" %s\n", wrong ? "wrong sums" : "ok");
+    }
+    if (holds) {
+        printf("holding\n");
+        fflush(stdout);
+        for (;;)
+            pause();
     }
     return 0;
 }

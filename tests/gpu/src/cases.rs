@@ -1,8 +1,9 @@
 //! The cases, each on a lab of its own.
 
-use crate::host::{Host, attached, computes, listed, opens_made, start};
+use crate::host::{Host, attached, computes, holding, listed, opens_made, start};
 use phoenix_lab::cases::Outcome;
 use phoenix_lab::{Errno, Lab, Rootfs, Spec};
+use std::time::{Duration, Instant};
 
 type Case = fn(&Host) -> Outcome;
 
@@ -38,6 +39,8 @@ pub const ALL: &[(&str, Case)] = &[
     ("nvidia-smi as root in a privileged container makes no node and names no other card", no_stray_nodes),
     ("two containers share one card", shared),
     ("two containers start at once on two cards, each sees its own", two_cards),
+    ("a privileged container gets and loses a card while CUDA runs in it", live_privileged),
+    ("an unprivileged container gets and loses a card while CUDA runs in it", live_unprivileged),
     ("a reboot from inside keeps the card", reboot),
     ("missing nodes of the host are made before the start", nodes),
     ("doctor finds a missing rule, and nvidia-smi fails as the manual says", doctor_rule),
@@ -249,6 +252,63 @@ fn two_cards(host: &Host) -> Outcome {
         assert_eq!(computes(ct), [card.uuid.as_str()]);
     }
     Outcome::Passed
+}
+
+/// The process that runs all the time keeps its card and is not disturbed.
+fn live(host: &Host, spec: Spec) -> Outcome {
+    if host.cards.len() < 2 {
+        return Outcome::NotRun("one card only: there is none to be added".into());
+    }
+    let lab = host.injecting();
+    let (own, other) = (&host.cards[0], &host.cards[1]);
+    let (one, two) = (own.minor.to_string(), format!("{},{}", own.minor, other.minor));
+    let change = |gpus: &str| lab.run(["phoenix-nvidia", "attach", "101", "--gpus", gpus, "--live"]);
+    let node = format!("/dev/nvidia{}", other.minor);
+    let ct = attached(&lab, 101, spec, &one);
+    start(&lab, 101).ok();
+    let init = ct.init_pid();
+    let mut runs = holding(&ct);
+    assert_eq!(computes(&ct), [own.uuid.as_str()]);
+
+    let added = change(&two).ok().says(&format!("add {node}"));
+    let mut both = [own.uuid.as_str(), other.uuid.as_str()];
+    both.sort_unstable();
+    assert_eq!(computes(&ct), both);
+    assert_eq!(listed(&ct), both);
+    assert_eq!(bad(&lab), Vec::<String>::new(), "{}", lab.run(["phoenix-nvidia", "doctor", "101"]));
+
+    // Whoever uses the card is named, and keeps it.
+    let uses = holding(&ct);
+    let refused =
+        change(&one).code(4).says(&format!("GPU {} is in use in container 101: process", other.minor));
+    refused.says("(holds-cards)").says("--force");
+    assert_eq!(computes(&ct), both);
+    drop(uses);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let taken = loop {
+        let out = lab.run(["phoenix-nvidia", "apply", "101"]);
+        if out.exit() == Some(0) {
+            break out.says(&format!("take away {node}"));
+        }
+        assert!(Instant::now() < deadline, "{out}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!(computes(&ct), [own.uuid.as_str()]);
+    assert_eq!(listed(&ct), [own.uuid.as_str()]);
+    assert_eq!(ct.open_node(&node), Err(Errno::ENOENT));
+    assert_eq!(bad(&lab), Vec::<String>::new(), "{}", lab.run(["phoenix-nvidia", "doctor", "101"]));
+    assert!(!runs.ended(), "{}", runs.so_far());
+    assert_eq!(ct.init_pid(), init, "it was restarted");
+    println!("    a card added in {:.0?}, taken away in {:.0?}", added.took, taken.took);
+    Outcome::Passed
+}
+
+fn live_privileged(host: &Host) -> Outcome {
+    live(host, Rootfs::Own.privileged())
+}
+
+fn live_unprivileged(host: &Host) -> Outcome {
+    live(host, Rootfs::Own.unprivileged())
 }
 
 fn reboot(host: &Host) -> Outcome {

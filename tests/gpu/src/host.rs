@@ -1,10 +1,11 @@
 //! The machine: its cards as the driver shows them, and a lab over them.
 
 use phoenix_lab::nvidia::runfile::Runfile;
-use phoenix_lab::{Container, Errno, Lab, Output, Spec};
+use phoenix_lab::{Container, Errno, Lab, Output, Running, Spec};
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The machine's own driver files, as `run` laid them down.
 const DRIVER: &str = "/driver";
@@ -118,6 +119,18 @@ pub fn computes(ct: &Container<'_>) -> Vec<String> {
     assert!(out.stdout.starts_with(&format!("devices {}\n", uuids.len())), "{out}");
     uuids.sort();
     uuids
+}
+
+/// A process in the container that has computed on all its cards and keeps them.
+pub fn holding(ct: &Container<'_>) -> Running {
+    ct.files().program("/root/holds-cards", fs::read(VECTOR_ADD).unwrap());
+    let mut running = ct.command("/root/holds-cards").arg("hold").spawn();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !running.so_far().contains("holding") {
+        assert!(!running.ended() && Instant::now() < deadline, "{}", running.so_far());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running
 }
 
 /// The UUIDs that nvidia-smi lists in the container.
