@@ -15,6 +15,18 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// Of two edits that met, a page has one text and no marks.
+#[test]
+fn no_page_has_marks_of_a_merge() {
+    for page in PAGES {
+        let marks = ["<<<<<<< ", "=======", ">>>>>>> "];
+        let text = read(page);
+        let marked: Vec<&str> =
+            text.lines().filter(|line| marks.iter().any(|mark| line.starts_with(mark))).collect();
+        assert_eq!(marked, [""; 0], "{page}");
+    }
+}
+
 /// What stands in backquotes outside of blocks.
 fn quoted(page: &str) -> Vec<String> {
     let text: Vec<&str> = page.split("```").step_by(2).collect();
