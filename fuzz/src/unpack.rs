@@ -2,6 +2,7 @@
 
 use phoenix_nvidia::driver::runfile::Header;
 use phoenix_nvidia::driver::runfile::lists::{FileList, Manifest};
+use phoenix_nvidia::driver::runfile::outer;
 use phoenix_nvidia::driver::runfile::payload::{Compression, read};
 use phoenix_nvidia::sys::sums::Sums;
 use phoenix_nvidia::sys::time::Deadline;
@@ -14,7 +15,19 @@ pub fn holds(data: &[u8]) {
     match data.split_first() {
         Some((0, rest)) => payload(rest),
         Some((1, rest)) => drop(FileList::parse(rest)),
+        Some((2, rest)) => around(rest),
         _ => manifest(&String::from_utf8_lossy(data)),
+    }
+}
+
+/// A payload starts behind a newline of what there is.
+fn around(bytes: &[u8]) {
+    match outer::payload(bytes) {
+        Some(at) => {
+            assert_eq!(bytes[at as usize - 1], b'\n');
+            assert_eq!(outer::begins(bytes), Some(true));
+        }
+        None => assert_ne!(outer::begins(bytes), Some(true)),
     }
 }
 

@@ -124,9 +124,8 @@ impl Cache {
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
         for part in entries.filter_map(Result::ok) {
             let name = part.file_name().to_string_lossy().into_owned();
-            let Some(whole) = name.strip_suffix(".part").or(name.strip_suffix(".part.from")) else {
-                continue;
-            };
+            let ends = [".part", ".part.from", ".inner"];
+            let Some(whole) = ends.iter().find_map(|end| name.strip_suffix(end)) else { continue };
             let Some(version) = version_of(whole) else { continue };
             let age = part.metadata().and_then(|m| m.modified()).map(|at| at.elapsed().unwrap_or_default());
             let old = age.is_ok_and(|age| age >= stale);

@@ -1,6 +1,8 @@
 //! A verified runfile: from the cache, or downloaded once for all containers.
 
 mod fault;
+mod inner;
+mod known;
 
 use crate::driver::cache::{Cache, record};
 use crate::driver::desired::{Limits, Sha256};
@@ -11,15 +13,15 @@ use crate::driver::template::Template;
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::sys::fetch::{self, Client, FetchError, Transport, Watch};
 use crate::sys::file;
-use crate::sys::replace::replace_own;
+use crate::sys::sums::Sums;
 use crate::sys::text::size;
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::Url;
 use crate::types::Version;
 use anyhow::Context as _;
+use known::Known;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -90,11 +92,13 @@ pub fn cached(cache: &Cache, version: &Version, sha256: Option<&Sha256>) -> anyh
     })?;
     let lock = cache.free(&path);
     anyhow::ensure!(lock.is_some(), "its runfile is in use by another process: {}", path.display());
-    let sum = match recorded(&path, &file) {
-        Some(sum) => sum,
-        None => runfile::check(&mut file, version, cache.arch).with_context(|| path.display().to_string())?,
+    let sum = match Known::recorded(&path, &file) {
+        Some(sums) => sums,
+        None => Known::of(
+            runfile::check(&mut file, version, cache.arch).with_context(|| path.display().to_string())?,
+        ),
     };
-    accept(&path, &file, expected(sha256, sum)?, false)
+    accept(&path, &file, sum.expected(sha256)?, false)
 }
 
 /// One file of the cache, while its lock is held.
@@ -112,11 +116,11 @@ impl CacheEntry<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| self.path.display().to_string()),
         };
-        let sum = recorded(&self.path, &file).map_or_else(|| self.check(&mut file), Ok);
-        match sum.and_then(|sum| expected(self.request.sha256, sum)) {
-            Ok(sha256) => {
+        let sum = Known::recorded(&self.path, &file).map_or_else(|| self.check(&mut file), Ok);
+        match sum.and_then(|sum| sum.expected(self.request.sha256)) {
+            Ok(sum) => {
                 log::debug!("cache: using {}", self.path.display());
-                accept(&self.path, &file, sha256, false).map(Some)
+                accept(&self.path, &file, sum, false).map(Some)
             }
             Err(why) if exit::interrupted(&why) => Err(why),
             Err(why) => {
@@ -129,8 +133,24 @@ impl CacheEntry<'_> {
     }
 
     /// Verifies a file against its header and the version.
-    fn check(&self, file: &mut File) -> anyhow::Result<Sha256> {
-        runfile::check(file, self.request.version, self.cache.arch)
+    fn check(&self, file: &mut File) -> anyhow::Result<Known> {
+        runfile::check(file, self.request.version, self.cache.arch).map(Known::of)
+    }
+
+    /// The runfile in a file around it, in its place, with the checksums of both.
+    fn unwrap(&self, part: &Path, file: &File, start: u64, deadline: &Deadline) -> anyhow::Result<Known> {
+        let outer = Sha256(Sums::of(file, 0)?.sha256);
+        let (most, temp) = (self.request.limits.download_max, part.with_extension("inner"));
+        let room = |bytes| Download::new(self.cache, self.request.version, true).room(bytes);
+        let _ = std::fs::remove_file(&temp);
+        let mut new = File::options().read(true).write(true).create_new(true).open(&temp)?;
+        let checked = inner::unwrap(file, start, &new, most, room, deadline)
+            .and_then(|()| Ok(new.sync_all()?))
+            .and_then(|()| self.check(&mut new));
+        let known = checked.inspect_err(|_| drop(std::fs::remove_file(&temp)))?;
+        #[allow(clippy::disallowed_methods)] // whole and synced, both names ours under the lock
+        std::fs::rename(&temp, part)?;
+        Ok(Known { outer: Some(outer), ..known })
     }
 
     /// From the first of its URLs that has it.
@@ -238,50 +258,31 @@ impl CacheEntry<'_> {
             Unaccepted::Local(anyhow::Error::new(error).context(part.display().to_string()))
         };
         let mut file = fetch::open_regular(part).map_err(local)?;
-        let sum = self.check(&mut file).and_then(|sum| expected(self.request.sha256, sum));
-        let sha256 =
-            sum.map_err(
-                |why| {
-                    if exit::interrupted(&why) { Unaccepted::Local(why) } else { Unaccepted::Bad(why) }
-                },
-            )?;
+        let start = runfile::outer::payload_of(&file).map_err(local)?;
+        let known = match start {
+            Some(start) => self.unwrap(part, &file, start, deadline),
+            None => self.check(&mut file),
+        };
+        let known = known.and_then(|known| known.expected(self.request.sha256)).map_err(|why| {
+            let full = why.chain().any(|e| e.downcast_ref().is_some_and(is_full));
+            if full || exit::interrupted(&why) { Unaccepted::Local(why) } else { Unaccepted::Bad(why) }
+        })?;
         if self.request.sha256.is_none() {
-            published(client, url, &sha256, deadline)?;
+            published(client, url, known.published(), deadline)?;
+        }
+        if start.is_some() {
+            file = fetch::open_regular(part).map_err(local)?;
         }
         #[allow(clippy::disallowed_methods)] // the part is whole and synced, its name ours under the lock
         std::fs::rename(part, &self.path).map_err(local)?;
-        accept(&self.path, &file, sha256, true).map_err(Unaccepted::Local)
+        accept(&self.path, &file, known, true).map_err(Unaccepted::Local)
     }
-}
-
-/// The checksum, if it is the one of the settings.
-fn expected(set: Option<&Sha256>, sha256: Sha256) -> anyhow::Result<Sha256> {
-    match set {
-        Some(set) if *set != sha256 => {
-            let message = format!("its SHA-256 is {sha256}, NVIDIA_RUNFILE_SHA256 is {set}");
-            let remedy = "correct NVIDIA_RUNFILE_SHA256, or remove it";
-            Err(Fault::new(Code::Software, message).remedy(remedy).into())
-        }
-        _ => Ok(sha256),
-    }
-}
-
-/// The checksum of an earlier check, if it was of this very file.
-fn recorded(path: &Path, file: &File) -> Option<Sha256> {
-    let text = file::text(&record(path), 4096).ok()?;
-    let (sum, rest) = text.trim().split_once(' ')?;
-    (rest == identity(file)?).then(|| sum.parse().ok()).flatten()
 }
 
 /// Records the check.
-fn accept(path: &Path, file: &File, sha256: Sha256, fresh: bool) -> anyhow::Result<Runfile> {
-    if let Some(identity) = identity(file) {
-        let text = format!("{sha256} {identity}\n");
-        if let Err(error) = replace_own(&record(path), text.as_bytes(), 0o644) {
-            log::debug!("{}: {error}", record(path).display());
-        }
-    }
-    Ok(Runfile { path: path.to_owned(), size: file.metadata()?.len(), sha256, fresh })
+fn accept(path: &Path, file: &File, known: Known, fresh: bool) -> anyhow::Result<Runfile> {
+    known.record(path, file);
+    Ok(Runfile { path: path.to_owned(), size: file.metadata()?.len(), sha256: known.sha256, fresh })
 }
 
 /// Why a download was not accepted.
@@ -317,14 +318,12 @@ fn published(client: &Client, url: &Url, sum: &Sha256, deadline: &Deadline) -> R
     }
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref().is_some_and(FetchError::is_missing))
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull
 }
 
-/// Tells this file from one that replaced it.
-fn identity(file: &File) -> Option<String> {
-    let meta = file.metadata().ok()?;
-    Some(format!("{} {} {}.{:09}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref().is_some_and(FetchError::is_missing))
 }
 
 /// Watches a download: space, first bytes, progress.

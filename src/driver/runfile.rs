@@ -2,6 +2,7 @@
 //! installer. Nothing here runs it.
 
 pub mod lists;
+pub mod outer;
 pub mod payload;
 
 use crate::driver::desired::{Sha256, unhex};
@@ -109,7 +110,8 @@ pub fn begins(bytes: &[u8], version: &Version, arch: &str) -> anyhow::Result<boo
     match Header::parse(bytes) {
         Ok(header) => header.is_for(version, arch).map(|()| true),
         Err(_) if (bytes.len() as u64) < HEADER && is_cut(bytes) => Ok(false),
-        Err(error) => Err(error),
+        // What is in it shows in the end.
+        Err(error) => outer::begins(bytes).ok_or(error),
     }
 }
 

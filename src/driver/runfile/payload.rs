@@ -81,6 +81,22 @@ pub fn read<T>(
     Ok(done)
 }
 
+/// The same for a payload from `start` on that nothing vouches for.
+///
+/// # Errors
+/// As [`read`], but for the checksum.
+pub fn read_plain<T>(
+    mut file: &File,
+    start: u64,
+    deadline: &Deadline,
+    reader: impl FnOnce(&mut dyn Read) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    file.seek(SeekFrom::Start(start))?;
+    let done = decompressed(&mut Source { file, md5: Md5::new(), deadline }, reader);
+    signal::check()?;
+    done.context("its payload could not be unpacked")
+}
+
 /// Reads with `reader`, and then to the end of the archive, where the checksum of
 /// the compression is.
 fn decompressed<T>(

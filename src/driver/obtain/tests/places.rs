@@ -1,6 +1,7 @@
 //! Where a runfile is looked for: NVIDIA's places, and files of this host.
 
 use super::*;
+use sha2::Digest as _;
 
 /// With the default of earlier versions too, of which NVIDIA has nothing on ARM.
 #[test]
@@ -148,4 +149,43 @@ fn each_way_in_which_a_file_is_refused_has_its_own_remedy() {
     let (text, fix) = fails(node.obtain_with(V, Some(&Sha256([7; 32]))).unwrap_err());
     assert!(text.contains("NVIDIA_RUNFILE_SHA256 is 0707"), "{text}");
     assert_eq!(fix, "correct NVIDIA_RUNFILE_SHA256, or remove it");
+}
+
+/// As drivers for data centers are published: the cache has NVIDIA's own.
+#[test]
+fn a_runfile_in_an_archive_of_stock_makeself_is_taken_out_of_it() {
+    let node = node();
+    let (lab, plain) = (Lab::new(V).wrapped(1), Lab::new(V));
+    lab.publish(&node.site).unwrap();
+    let outer = Sha256(sha2::Sha256::digest(std::fs::read(lab.build().unwrap()).unwrap()).into());
+    let inner = std::fs::read(plain.build().unwrap()).unwrap();
+    let runfile = node.obtain(V).unwrap();
+    assert_eq!(std::fs::read(&runfile.path).unwrap(), inner);
+    assert_eq!(runfile.sha256, Sha256(sha2::Sha256::digest(&inner).into()));
+    let names = [plain.name(), format!("{}.checked", plain.name())];
+    assert_eq!(node.files(), names);
+    // The checksum of the settings is that of either.
+    for sum in [&outer, &runfile.sha256] {
+        assert!(!node.obtain_with(V, Some(sum)).unwrap().fresh);
+    }
+    let version = V.parse().unwrap();
+    assert_eq!(cached(&node.cache, &version, Some(&outer)).unwrap().sha256, runfile.sha256);
+    let other = Sha256([7; 32]);
+    assert!(cached(&node.cache, &version, Some(&other)).is_err());
+    assert_eq!(node.files(), names, "a look removes nothing");
+}
+
+#[test]
+fn what_holds_no_or_two_runfiles_or_another_or_a_damaged_one_is_refused() {
+    for (lab, why) in [
+        (Lab::new(V).wrapped(2), "more than one runfile"),
+        (Lab::new("570.86.15").wrapped(1), "contains driver 570.86.15"),
+        (Lab::new(V).flaw(Flaw::Damaged).wrapped(1), "MD5"),
+    ] {
+        let node = node();
+        lab.publish_at(&node.site, &Lab::new(V).url_path()).unwrap();
+        let error = format!("{:#}", node.obtain(V).unwrap_err());
+        assert!(error.contains(why), "{error}");
+        assert_eq!(node.files(), [""; 0], "{why}");
+    }
 }

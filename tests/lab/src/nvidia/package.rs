@@ -156,3 +156,16 @@ pub(super) fn library(file: &str, soname: Option<&str>) -> String {
 pub(super) fn listed(name: &str, kind: &str, category: &str) -> String {
     format!(r#"{{"name": "{name}", "type": "{kind}", "category": ["{category}"]}}"#)
 }
+
+/// Stock makeself, of a version that has no `skip=`, around files.
+pub(super) fn wrap(name: &str, file: &[u8], times: usize) -> Result<Vec<u8>> {
+    let mut tar = Tar::default();
+    tar.file("./README", 0o644, b"a driver for data centers\n");
+    for number in 0..times {
+        tar.file(&format!("./{number}/{name}"), 0o755, file);
+    }
+    let script = "#!/bin/sh\n# This script was generated using Makeself 2.1.4\nCRCsum=\"0\"\n\
+        MD5=\"00000000000000000000000000000000\"\nlabel=\"NVIDIA Accelerated Graphics Driver\"\n\
+        offset=`head -n 8 \"$0\" | wc -c | tr -d \" \"`\nexit 1\n\n";
+    Ok([script.as_bytes(), &Compression::Gzip.of(&tar.finish())?].concat())
+}

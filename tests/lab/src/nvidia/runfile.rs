@@ -68,6 +68,7 @@ pub struct Runfile {
     compression: Compression,
     trap: Option<Trap>,
     listed: bool,
+    wrapped: usize,
 }
 
 impl Runfile {
@@ -82,6 +83,7 @@ impl Runfile {
             compression: Compression::None,
             trap: None,
             listed: false,
+            wrapped: 0,
         }
     }
 
@@ -125,6 +127,12 @@ impl Runfile {
     /// One with NVIDIA's list for container tools, which leaves out libnvcuvid.
     pub fn listed(mut self) -> Self {
         self.listed = true;
+        self
+    }
+
+    /// So many of it in one archive of stock makeself, as drivers for data centers are published.
+    pub fn wrapped(mut self, times: usize) -> Self {
+        self.wrapped = times;
         self
     }
 
@@ -176,6 +184,10 @@ impl Runfile {
     }
 
     fn bytes(&self) -> Result<Vec<u8>> {
+        if self.wrapped > 0 {
+            let inner = Self { wrapped: 0, ..self.clone() };
+            return package::wrap(&inner.name(), &inner.bytes()?, self.wrapped);
+        }
         let payload = self.compression.of(&self.payload()?)?;
         // The sums cover the line with the payload's place and all behind it, so they come last.
         let lines = STUB.lines().count();
