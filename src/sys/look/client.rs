@@ -63,7 +63,8 @@ pub(super) fn look(root: &Path, walks: &[Asked], deadline: &Deadline) -> Answers
             (output.stdout, why)
         }
         Err(Failure::TimedOut { stdout, .. }) => {
-            (stdout, format!("the reading process timed out after {}", human(timeout)))
+            // Nor did it come to say so itself: the same to whoever reads it.
+            (stdout, format!("no answer within {}", human(timeout)))
         }
         Err(failure) => (Vec::new(), failure.to_string()),
     };
