@@ -60,6 +60,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     nested::features,
     nested::description,
     nested::docker,
+    nested::podman,
     nested::storage,
     inside::unseen,
     record::restart_due,

@@ -2,22 +2,32 @@
 
 use super::finding::Finding;
 use super::read::Container;
-use crate::guest::cdi::{Daemon, Look};
+use crate::guest::cdi::{Daemon, Look, Podman};
 use crate::job::nested::{switch_on, theirs};
 use crate::pve::conf::document::Document;
 use crate::pve::{pending, property};
 use crate::settings::keys;
 use crate::settings::values::Nested;
+use crate::sys::text;
+use crate::types::Ctid;
+
+/// What mends an engine that is too old, where the container's packages do not.
+const NEWER: &str = "install a newer Docker in the container: https://docs.docker.com/engine/install/";
 
 /// `features:` with what engines need in addition; `None` where it has that, or
 /// where Proxmox could not read it.
 pub fn lacking(conf: &Document) -> Option<String> {
+    with(conf, false)
+}
+
+/// The same, with FUSE or without.
+fn with(conf: &Document, fuse: bool) -> Option<String> {
     let has = pending::get(conf, "features").unwrap_or_default();
     let parts =
         property::parse(&has, "").ok().filter(|parts| parts.iter().all(|(key, _)| !key.is_empty()))?;
     // Only an unprivileged container is kept from keyctl(2).
     let unprivileged = conf.get("unprivileged").as_deref() == Some("1");
-    let needs = [("nesting", true), ("keyctl", unprivileged)];
+    let needs = [("nesting", true), ("keyctl", unprivileged), ("fuse", fuse)];
     let is_on = |key: &str| parts.iter().any(|(k, v)| *k == key && property::boolean(v) == Some(true));
     let missing: Vec<&str> =
         needs.iter().filter(|(key, needed)| *needed && !is_on(key)).map(|(key, _)| *key).collect();
@@ -26,6 +36,11 @@ pub fn lacking(conf: &Document) -> Option<String> {
     }
     let kept = parts.iter().filter(|(key, _)| !missing.contains(key)).map(|(k, v)| format!("{k}={v}"));
     Some(kept.chain(missing.iter().map(|key| format!("{key}=1"))).collect::<Vec<_>>().join(","))
+}
+
+/// The command that sets them: a value may hold what a shell would read (`mount=nfs;cifs`).
+fn set_features(ctid: Ctid, features: &str) -> String {
+    format!("pct set {ctid} --features {}", text::word(features))
 }
 
 fn nested(c: &Container) -> Nested {
@@ -38,7 +53,7 @@ pub fn features(c: &Container) -> Vec<Finding> {
     let what = format!("features of the container are not {features}: engines in it cannot start containers");
     let finding = Finding::warning("nested-features", what)
         .why("nesting=1 lets them mount /proc, and keyctl=1 lets Docker in an unprivileged container start")
-        .fix(format!("pct set {} --features {features}", c.ctid));
+        .fix(set_features(c.ctid, &features));
     vec![finding]
 }
 
@@ -96,9 +111,17 @@ pub fn docker(c: &Container) -> Vec<Finding> {
     with_look(c, |look| {
         let docker = look.docker.as_ref()?;
         if docker.too_old() {
-            let finding = Finding::warning("nested-docker", "Docker in the container is older than 25")
+            let what = "Docker in the container is older than 25";
+            let reads = |podman: &Podman| !podman.too_old();
+            if look.podman.as_ref().is_some_and(reads) {
+                return Some(Finding::ok("nested-docker", format!("{what}; Podman in it finds the GPUs")));
+            }
+            let finding = Finding::warning("nested-docker", what)
                 .why("it knows no CDI; Podman does from 4.1 on")
-                .fix(format!("pct exec {} -- apt-get install podman", c.ctid));
+                .fix(match look.candidate.as_ref().is_some_and(reads) {
+                    true => format!("pct exec {} -- apt-get install podman", c.ctid),
+                    false => NEWER.to_owned(),
+                });
             return Some(finding);
         }
         let fix = match docker.daemon {
@@ -112,21 +135,43 @@ pub fn docker(c: &Container) -> Vec<Finding> {
     })
 }
 
+/// Whether Podman uses it.
+pub fn podman(c: &Container) -> Vec<Finding> {
+    with_look(c, |look| {
+        let podman = look.podman.as_ref()?;
+        if podman.lacks_indices() {
+            let what =
+                "Podman in the container takes the GPUs by UUID and all of them, by index only from 4.3 on";
+            return Some(Finding::ok("nested-podman", what));
+        }
+        if !podman.too_old() {
+            return None;
+        }
+        let what = "Podman in the container is older than 4.1";
+        // Another engine in it does the same.
+        if look.docker.as_ref().is_some_and(|docker| !docker.too_old()) {
+            return Some(Finding::ok("nested-podman", format!("{what}; Docker in it finds the GPUs")));
+        }
+        let finding =
+            Finding::warning("nested-podman", what).why("it knows no CDI; Docker does from 25 on").fix(NEWER);
+        Some(finding)
+    })
+}
+
 /// Whether Docker copies each image for each container.
 pub fn storage(c: &Container) -> Vec<Finding> {
     with_look(c, |look| {
         let on = look.docker.as_ref().is_some_and(|docker| docker.vfs);
-        let has = pending::get(&c.conf, "features").unwrap_or_default();
-        let features = lacking(&c.conf).unwrap_or(has);
-        let finding = Finding::warning(
-            "nested-storage",
-            "Docker in the container uses the storage driver vfs",
-        )
-        .why("each layer of an image is a full copy; CUDA images have gigabytes")
-        .fix(format!(
-            "pct set {0} --features {features},fuse=1 && pct exec {0} -- apt-get install fuse-overlayfs",
-            c.ctid
-        ));
+        // The container's restart is one of Docker too.
+        let set = with(&c.conf, true).map(|features| format!("{} && ", set_features(c.ctid, &features)));
+        let finding =
+            Finding::warning("nested-storage", "Docker in the container uses the storage driver vfs")
+                .why("each layer of an image is a full copy; CUDA images have gigabytes")
+                .fix(format!(
+                    "pct exec {0} -- apt-get install fuse-overlayfs && {1}pct reboot {0}",
+                    c.ctid,
+                    set.unwrap_or_default()
+                ));
         on.then_some(finding)
     })
 }
@@ -149,5 +194,18 @@ mod tests {
         let pending = "unprivileged: 1\n[pve:pending]\nfeatures: nesting=1,keyctl=1\n";
         assert_eq!(of(pending), None, "its next start has them");
         assert_eq!(of("features: nesting\n"), None, "Proxmox cannot read that");
+    }
+
+    #[test]
+    fn a_command_for_features_has_each_once_and_is_one_word_for_a_shell() {
+        let of = |conf: &str| with(&Document::parse(conf.as_bytes()), true);
+        assert_eq!(of("features: fuse=1,nesting=1\n"), None);
+        assert_eq!(of("features: nesting=1,fuse=0\n").as_deref(), Some("nesting=1,fuse=1"));
+        let features = of("unprivileged: 1\nfeatures: mount=nfs;cifs\n").unwrap();
+        assert_eq!(
+            set_features("101".parse().unwrap(), &features),
+            "pct set 101 --features 'mount=nfs;cifs,nesting=1,keyctl=1,fuse=1'"
+        );
+        assert_eq!(set_features("101".parse().unwrap(), "fuse=1"), "pct set 101 --features fuse=1");
     }
 }

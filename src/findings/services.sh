@@ -31,10 +31,11 @@ elif [ -x /usr/bin/nvidia-container-cli ] || [ -x /usr/bin/nvidia-container-runt
 fi
 # Files that name a library of a driver version: is it there?
 stale() {
-    kind=$1
+    of=$1
     shift
     for f; do
         [ -f "$f" ] || continue
+        kind=$of
         case $f in /etc/cdi/phoenix-nvidia*) kind=own ;; esac
         n=0
         while [ $n -lt 2000 ] && IFS= read -r line; do
@@ -43,11 +44,18 @@ stale() {
         done <"$f"
     done
 }
-# The words of $line, without quotes; nothing is expanded in them.
+# The words of $line, without quotes; nothing is expanded in them. Where a file of a
+# CDI description goes is in the nested container: the path after containerPath is
+# not looked at.
 words() {
     set -f
     IFS=" '\","
+    inner=
     for word in $line; do
+        case $word in
+        *containerPath | *containerPath:) inner=1 && continue ;;
+        /*) [ -z "$inner" ] || { inner= && continue; } ;;
+        esac
         case $word in
         *:* | */libnvidia-egl-*) ;;
         /*/lib*.so.[0-9]*.[0-9]*) [ -e "$word" ] || echo "stale $kind" ;;

@@ -17,6 +17,8 @@ const WRITE: &str = concat!(include_str!("scripts/cdi.sh"), include_str!("script
 const MOST: usize = 400;
 /// Docker's first version with CDI, and the first that has it on by itself.
 const DOCKER: [(u32, u32); 2] = [(25, 0), (28, 2)];
+/// Podman's first version with CDI, and the first that takes a name of digits.
+const PODMAN: [(u32, u32); 2] = [(4, 1), (4, 3)];
 
 /// A description of the same GPUs that is not ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +77,26 @@ impl Docker {
     }
 }
 
+/// Podman in a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Podman {
+    /// `4.3`, where it says so.
+    pub version: Option<(u32, u32)>,
+}
+
+impl Podman {
+    /// It knows no CDI.
+    pub fn too_old(&self) -> bool {
+        self.version.is_some_and(|version| version < PODMAN[0])
+    }
+
+    /// It finds a GPU by UUID and all of them, and none by index: those names
+    /// stand in a file that it refuses ([`FILES`]).
+    pub fn lacks_indices(&self) -> bool {
+        !self.too_old() && self.version.is_some_and(|version| version < PODMAN[1])
+    }
+}
+
 /// What a look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
@@ -86,8 +108,10 @@ pub struct Look {
     pub others: Vec<Other>,
     /// Those of ours that are there.
     pub ours: Vec<String>,
-    /// Podman is there.
-    pub podman: bool,
+    /// Podman, if it is there.
+    pub podman: Option<Podman>,
+    /// The one that apt would install, where Docker is too old and there is none.
+    pub candidate: Option<Podman>,
     /// Docker, if it is there.
     pub docker: Option<Docker>,
     /// The older runtime of NVIDIA is there, and would set device rules.
@@ -115,7 +139,8 @@ impl Look {
                 "ours" => {
                     look.ours.extend(FILES.iter().filter(|file| **file == value).map(ToString::to_string))
                 }
-                "podman" => look.podman = true,
+                "podman" => look.podman = Some(Podman { version: version(&value) }),
+                "candidate" => look.candidate = Some(Podman { version: version(&value) }),
                 "docker" => look.docker = Some(Docker { version: version(&value), ..Docker::default() }),
                 "daemon" | "storage" => {
                     look.docker.iter_mut().for_each(|docker| docker.note(&value));
@@ -180,7 +205,7 @@ pub fn look(guest: &Guest, source: &Source, version: &Version, deadline: &Deadli
 pub struct Written {
     /// The files of ours that are new, or gone.
     pub changed: Vec<String>,
-    /// Those of somebody else that were put aside.
+    /// Those of somebody else that were put aside, by their new names.
     pub aside: Vec<String>,
     /// `no-cgroups` was set for the older runtime.
     pub no_cgroups: bool,
@@ -208,7 +233,7 @@ pub fn write(
     for (key, value) in fields(&output.stdout) {
         match key.as_str() {
             "wrote" | "removed" => written.changed.push(value),
-            "aside" => written.aside.push(value),
+            "aside" if written.aside.len() < MOST => written.aside.push(value),
             "no-cgroups" => written.no_cgroups = true,
             "daemon" => written.daemon = true,
             _ => {}
@@ -263,6 +288,7 @@ mod tests {
         let answer = b"begin 1\ndirectory /usr/lib/x\nfile /usr/lib/x/bin/nvidia-smi /usr/bin/nvidia-smi\n\
             file /a;b /c\nlibrary /usr/lib/libcuda.so.1\nlibrary ../x\nother /etc/cdi/nvidia.yaml\nmade 570.86.15\n\
             other /var/run/cdi/n v.json\nours /etc/cdi/phoenix-nvidia.json\nours /etc/shadow\n\
+            podman podman version 4.3.1\ncandidate version 4.9.3+ds1-1\n\
             docker Docker version 26.1.5+dfsg1, build 411e817\ndaemon features\nstorage vfs\ntoolkit wrong\nend 1\n";
         let look = Look::parse(answer).unwrap();
         assert_eq!(look.found.directory.as_deref(), Some("/usr/lib/x"));
@@ -271,10 +297,24 @@ mod tests {
         assert_eq!(look.ours, ["/etc/cdi/phoenix-nvidia.json"]);
         let made: Vec<Option<&str>> = look.others.iter().map(|other| other.made_for.as_deref()).collect();
         assert_eq!(made, [Some("570.86.15"), None]);
+        let podmans = [look.podman, look.candidate].map(|podman| podman.unwrap().version);
+        assert_eq!(podmans, [Some((4, 3)), Some((4, 9))]);
         let docker = look.docker.unwrap();
         assert_eq!((docker.version, docker.daemon, docker.vfs), (Some((26, 1)), Daemon::Features, true));
         assert!(look.cgroups && docker.lacks_cdi() && !docker.too_old());
         assert_eq!(Look::parse(&answer[..answer.len() - 6]), None);
+    }
+
+    #[test]
+    fn podman_has_cdi_from_4_1_on_and_indices_from_4_3_on() {
+        let of = |line: &str| Podman { version: super::version(line) };
+        assert!(of("podman version 3.4.4").too_old() && of("podman version 4.0.9").too_old());
+        assert!(!of("podman version 4.1.0").too_old() && of("podman version 4.1.0").lacks_indices());
+        assert!(of("podman version 4.2.1").lacks_indices());
+        for line in ["podman version 4.3.1", "podman version 5.4.2", "?", "podman version 3.4.4"] {
+            assert!(!of(line).lacks_indices(), "{line}");
+        }
+        assert!(!of("?").too_old());
     }
 
     #[test]

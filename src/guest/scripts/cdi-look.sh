@@ -67,16 +67,29 @@ for f in /etc/cdi/phoenix-nvidia.json /etc/cdi/phoenix-nvidia-index.json; do
     [ -f "$f" ] && echo "ours $f"
 done
 
+# $1: what the line begins with, $2: the program.
+version() {
+    "$2" --version 2>/dev/null | {
+        IFS= read -r line
+        printf '%s %s\n' "$1" "${line:-?}"
+    }
+}
+
+podman=
 for f in /usr/bin/podman /usr/local/bin/podman; do
-    [ -x "$f" ] && echo "podman $f" && break
+    [ -x "$f" ] && podman=$(version podman "$f") && printf '%s\n' "$podman" && break
 done
 for f in /usr/bin/dockerd /usr/sbin/dockerd /usr/local/bin/dockerd; do
     if [ -x "$f" ]; then
-        "$f" --version 2>/dev/null | {
-            IFS= read -r line
-            printf 'docker %s\n' "${line:-?}"
-        }
-        if [ ! -e "$daemon" ]; then
+        docker=$(version docker "$f")
+        printf '%s\n' "$docker"
+        # Where this one knows no CDI: is there a Podman to be had?
+        case $docker in *"version "[0-9].* | *"version "1[0-9].* | *"version "2[0-4].*)
+            [ -n "$podman" ] || LC_ALL=C apt-cache policy podman 2>/dev/null |
+                sed -n 's/^ *Candidate: *\([0-9]*:\)\{0,1\}\([0-9]\)/candidate version \2/p'
+            ;;
+        esac
+        if no_settings; then
             echo "daemon absent"
         elif tr -d ' \t\n' <"$daemon" | grep -q '"cdi":true'; then
             echo "daemon on"
