@@ -224,9 +224,18 @@ impl Detachment {
         });
     }
 
+    /// The command that removes later what stays inside: only in a running container
+    /// it can be removed.
+    fn later(&self, options: &Detach, running: bool) -> String {
+        let ctid = self.ctid;
+        let keep = if options.keep_driver { " --keep-driver" } else { "" };
+        let start = if running { String::new() } else { format!("pct start {ctid} && ") };
+        format!("{start}phoenix-nvidia detach {ctid}{keep}")
+    }
+
     /// Removes our files inside, all but what belongs to a driver that is kept; in a
     /// stopped one there are some where it may `have` them.
-    fn remove_files(&self, options: &Detach, running: bool, have: Have) -> Files {
+    fn remove_files(&self, options: &Detach, running: bool, have: Have, nested: Files) -> Files {
         let (ctid, keep) = (self.ctid, options.keep_driver);
         let stays = |why: String| {
             let mut files: Vec<&str> = match have.files {
@@ -235,10 +244,7 @@ impl Detachment {
             };
             files.extend(have.links.then_some("the links to the host's driver, which it lists"));
             log::warn!("container {ctid}: files of phoenix-nvidia stay in it: {}: {why}", files.join(", "));
-            let keep = if keep { " --keep-driver" } else { "" };
-            // Only in a running one they can be removed.
-            let start = if running { String::new() } else { format!("pct start {ctid} && ") };
-            log::warn!("{}", exit::fix(&format!("{start}phoenix-nvidia detach {ctid}{keep}")));
+            log::warn!("{}", exit::fix(&self.later(options, running)));
         };
         if !running {
             if have == Have::default() {
@@ -247,7 +253,8 @@ impl Detachment {
             stays("it is stopped, and they can be removed once it runs".to_owned());
             return Files::Left;
         }
-        let files = match own::remove(&Guest::new(ctid), keep, &Deadline::secs(15)) {
+        let list = nested == Files::Left;
+        let files = match own::remove(&Guest::new(ctid), keep, list, &Deadline::secs(15)) {
             Ok(removed) if removed.is_empty() => return Files::None,
             Ok(removed) => {
                 log::info!("container {ctid}: removed in it: {}", removed.join(", "));
@@ -289,7 +296,7 @@ impl Detachment {
     }
 
     /// Removes the description for engines; before what lies beside it.
-    fn remove_descriptions(&self, state: &State, running: bool) -> Files {
+    fn remove_descriptions(&self, options: &Detach, state: &State, running: bool) -> Files {
         let ctid = self.ctid;
         let asked = load::of_next_start(ctid, &self.conf, &self.before).value(keys::NESTED) != Nested::None;
         let may_have = state.nested.files || asked && self.attached;
@@ -300,15 +307,15 @@ impl Detachment {
             return match nested::clear(ctid, &Deadline::secs(15)) {
                 Ok(()) => Files::Removed,
                 Err(error) => {
-                    exit::tell(log::Level::Warn, &error);
+                    log::warn!("{}", exit::one_line(&error));
+                    log::warn!("{}", exit::fix(&self.later(options, running)));
                     Files::Left
                 }
             };
         }
         if state.nested.files {
             log::warn!("container {ctid}: {} stay in it: it is stopped", cdi::FILES.join(" and "));
-            let detach = format!("pct start {ctid} && phoenix-nvidia detach {ctid}");
-            log::warn!("{}", exit::fix(&detach));
+            log::warn!("{}", exit::fix(&self.later(options, running)));
             return Files::Left;
         }
         Files::None
@@ -341,8 +348,8 @@ impl Detachment {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
         let unlinked = self.remove_links(running);
-        let nested = self.remove_descriptions(&record.load_of(&identity), running);
-        let files = self.remove_files(options, running, have);
+        let nested = self.remove_descriptions(options, &record.load_of(&identity), running);
+        let files = self.remove_files(options, running, have, nested);
         let noted = match files {
             _ if nested == Files::Left => record.keep_left_files(&identity, driver.clone()),
             Files::Left => record.keep_left_files(&identity, driver.clone()),

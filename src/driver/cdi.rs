@@ -149,7 +149,7 @@ pub struct Found {
 }
 
 /// The mounts of a nested container: source and target. A target that the image's
-/// loader does not search does no harm, and no variable of the image is touched.
+/// loader does not search does no harm, and LD_LIBRARY_PATH of the image stays.
 fn mounts(found: &Found, graphics: bool) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
     let mut add = |from: &str, to: String| {

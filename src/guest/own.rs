@@ -34,13 +34,20 @@ pub fn give_way(guest: &Guest, theirs: &str, deadline: &Deadline) {
 }
 
 /// Removes all of them, or all but the preferences, which keep apt from replacing
-/// the driver. Returns what was there.
+/// the driver, or all but the list of what was put aside for engines
+/// ([`super::cdi::remove`]), which is to be put back. Returns what was there.
 ///
 /// # Errors
 /// Why some may still be there.
-pub fn remove(guest: &Guest, keep_driver: bool, deadline: &Deadline) -> Result<Vec<String>, String> {
+pub fn remove(
+    guest: &Guest,
+    keep_driver: bool,
+    keep_list: bool,
+    deadline: &Deadline,
+) -> Result<Vec<String>, String> {
     let keep = if keep_driver { "keep" } else { "" };
-    let output = guest.attach_sh(REMOVE, [keep]).run(deadline);
+    let list = if keep_list { "list" } else { "" };
+    let output = guest.attach_sh(REMOVE, [keep, list]).run(deadline);
     match output {
         Ok(output) if output.success() => {
             let removed =

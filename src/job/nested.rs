@@ -5,13 +5,13 @@ use crate::device::DevicePath;
 use crate::driver::cdi::{self, Devices, describe};
 use crate::driver::injection::Injection;
 use crate::exit;
-use crate::guest::cdi::{self as inside, Docker, Look, Source, Written};
+use crate::guest::cdi::{self as inside, Docker, Look, Podman, Source, Written};
 use crate::guest::exec::Guest;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::provide::{Provided, inspect};
 use crate::job::injection;
-use crate::plan::Intent;
+use crate::plan::{Intent, MOST_LINES};
 use crate::pve::conf::document::Document;
 use crate::pve::passthrough;
 use crate::settings::values::Nested;
@@ -143,7 +143,7 @@ fn source(ctid: Ctid, settings: &Settings, conf: &Document) -> Source {
 pub fn clear(ctid: Ctid, deadline: &Deadline) -> anyhow::Result<()> {
     let removed = inside::remove(&Guest::new(ctid), deadline)?;
     if !removed.is_empty() {
-        log::info!("engines in container {ctid}: {}", removed.join(", "));
+        log::info!("engines in container {ctid}: {}", text::few(removed, MOST_LINES).join(", "));
     }
     Record::of(ctid).update(|state| state.nested = Known::default());
     Ok(())
@@ -225,18 +225,18 @@ impl Work<'_> {
 
     fn tell(&self, look: &Look, devices: &Devices, written: &Written, stays: bool) {
         let ctid = self.ctid;
-        for path in &written.aside {
-            let path = text::message(path);
-            log::info!(
-                "engines in the container: {path} of NVIDIA's toolkit put aside: {path}.phoenix-nvidia"
-            );
+        let aside = written.aside.iter().map(|path| text::message(path)).collect();
+        for path in text::few(aside, MOST_LINES) {
+            log::info!("engines in the container: a description of NVIDIA's toolkit put aside: {path}");
         }
         if written.no_cgroups {
             log::info!("engines in the container: set no-cgroups = true for NVIDIA's older runtime");
         }
         if stays {
-            for other in &look.others {
-                log::warn!("engines in the container: {}", theirs(other, self.version));
+            // The container's root makes as many of them as it likes.
+            let others = look.others.iter().map(|other| theirs(other, self.version)).collect();
+            for other in text::few(others, MOST_LINES) {
+                log::warn!("engines in the container: {other}");
             }
             log::warn!("{}", exit::fix(&format!("phoenix-nvidia attach {ctid} --nested-replace")));
         } else if devices.named.is_empty() {
@@ -246,7 +246,9 @@ impl Work<'_> {
         }
         if let Some(docker) = &look.docker {
             if docker.too_old() {
-                log::warn!("Docker in the container is older than 25 and cannot use it; Podman can");
+                log::warn!(
+                    "Docker in the container is older than 25 and cannot use it; Podman can from 4.1 on"
+                );
             } else if written.daemon {
                 log::info!("Docker in the container: features.cdi set; it counts once Docker is restarted");
                 log::info!("{}", exit::fix(&format!("pct exec {ctid} -- systemctl restart docker")));
@@ -254,6 +256,13 @@ impl Work<'_> {
                 log::warn!("Docker in the container: features.cdi is not set in /etc/docker/daemon.json");
                 log::warn!("{}", exit::fix(&switch_on(ctid, docker)));
             }
+        }
+        if look.podman.as_ref().is_some_and(Podman::too_old) {
+            log::warn!("Podman in the container is older than 4.1 and cannot use it; Docker can from 25 on");
+        } else if look.podman.as_ref().is_some_and(Podman::lacks_indices) {
+            log::info!(
+                "Podman in the container finds the GPUs by UUID and all of them, by index only from 4.3 on"
+            );
         }
     }
 }
@@ -276,10 +285,15 @@ pub fn switch_on(ctid: Ctid, docker: &Docker) -> String {
     match docker.daemon {
         // Into the object that is there.
         inside::Daemon::Features => format!("pct exec {ctid} -- nano /etc/docker/daemon.json"),
+        // A copy keeps mode and owner. What Docker would refuse changes nothing, and
+        // pasted twice it does nothing more.
         _ => format!(
-            "pct exec {ctid} -- sh -c 'cd /etc/docker && cp -p daemon.json daemon.json.old && \
-             sed \"0,/{{/s//{{\\\"features\\\":{{\\\"cdi\\\":true}},/\" daemon.json.old >daemon.json && \
-             dockerd --validate && systemctl restart docker'"
+            "pct exec {ctid} -- sh -c 'cd /etc/docker || exit; grep -q \\\"features\\\" daemon.json || {{ \
+             cp -p daemon.json daemon.json.new && \
+             sed \"0,/{{/s//{{\\\"features\\\":{{\\\"cdi\\\":true}},/\" daemon.json >daemon.json.new && \
+             dockerd --validate --config-file=/etc/docker/daemon.json.new && \
+             {{ [ -e daemon.json.old ] || cp -p daemon.json daemon.json.old; }} && \
+             mv daemon.json.new daemon.json; }} && systemctl restart docker'"
         ),
     }
 }

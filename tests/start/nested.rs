@@ -257,6 +257,13 @@ fn another_description_a_read_only_etc_and_an_old_engine_have_clear_outcomes() {
     ct.files().program("/usr/bin/dockerd", docker("28.5.1"));
     lab.run([PROGRAM, "101"]).ok().says_not("Docker");
     assert!(!ct.exists("/etc/docker/daemon.json"));
+    let podman = |version: &str| format!("#!/bin/sh\necho podman version {version}\n");
+    ct.files().program("/usr/bin/podman", podman("3.0.1"));
+    lab.run([PROGRAM, "101"]).ok().says("Podman in the container is older than 4.1 and cannot use it");
+    ct.files().program("/usr/bin/podman", podman("4.2.0"));
+    lab.run([PROGRAM, "101"]).ok().says("by index only from 4.3 on").says_not("WARNING");
+    ct.files().program("/usr/bin/podman", podman("4.3.1"));
+    lab.run([PROGRAM, "101"]).ok().says_not("Podman");
     // Settings of somebody are his.
     ct.files().program("/usr/bin/dockerd", docker("26.1.5"));
     ct.write("/etc/docker/daemon.json", "{\n  \"log-driver\": \"local\"\n}\n");
@@ -281,6 +288,108 @@ fn another_description_a_read_only_etc_and_an_old_engine_have_clear_outcomes() {
         again(&lab).ok().says("WARNING").says("cannot write /etc/cdi/phoenix-nvidia.json in container 101");
     said.says("Read-only file system").says("fix: phoenix-nvidia doctor 101");
     assert!(ct.running());
+}
+
+/// Only of one kind there may be one alone; and a container's root can make any number of files.
+#[test]
+fn descriptions_of_other_kinds_stay_beside_ours_and_many_names_are_few_lines() {
+    let Some(lab) = injected(Rootfs::Debian12.privileged(), "0", &["--nested"]) else { return };
+    let ct = lab.container(101);
+    let others = [
+        "kind: k8s.device-plugin.nvidia.com/gpu\n",
+        "{\"cdiVersion\":\"0.5.0\",\"kind\":\"management.nvidia.com/gpu\"}",
+        "# kind: nvidia.com/gpu\nkind: nvidia.com/gpu-other\n",
+        "kind: example.com/x\nnote: no kind of nvidia.com/gpu\n",
+    ];
+    for (number, text) in others.iter().enumerate() {
+        ct.write(format!("/etc/cdi/other{number}.yaml"), text);
+    }
+    start(&lab).ok().says("nvidia.com/gpu = 0, all").says_not("WARNING");
+    description(&ct, 0);
+    for text in [
+        "kind: nvidia.com/gpu\r\n",
+        "kind : \"nvidia.com/gpu\" # x\n",
+        "'kind': 'nvidia.com/gpu'\n",
+        "{\"cdiVersion\":\"0.5.0\",\"kind\":\"nvidia.com/gpu\",\"devices\":[]}",
+        "{\n  \"kind\": \"nvidia.com/gpu\"}\n",
+    ] {
+        ct.write("/etc/cdi/theirs.yaml", text);
+        lab.run([PROGRAM, "101"]).ok().says("/etc/cdi/theirs.yaml describes the GPUs");
+        assert!(!ct.exists(FILES[0]), "{text}");
+    }
+    ct.sh("for i in $(seq 10 59); do cp /etc/cdi/theirs.yaml /etc/cdi/a$i.yaml; done").ok();
+    let said = lab.run([PROGRAM, "101"]).ok().says("and 31 more");
+    assert_eq!(format!("{}{}", said.stdout, said.stderr).matches("ours is not written").count(), 20);
+}
+
+/// No take-over loses what an earlier one put aside, and no detach that fails loses where it is.
+#[test]
+fn what_was_put_aside_is_kept_until_it_is_back() {
+    let Some(lab) = injected(Rootfs::Debian12.privileged(), "0", &["--nested-replace"]) else { return };
+    let (ct, theirs) = (lab.container(101), "/etc/cdi/nvidia.yaml");
+    ct.write(theirs, of_toolkit("570.86.15"));
+    start(&lab).ok().says("put aside: /etc/cdi/nvidia.yaml.phoenix-nvidia\n");
+    for _ in 0..2 {
+        ct.write(theirs, of_toolkit(OLD));
+        lab.run([PROGRAM, "101"]).ok().says("put aside: /etc/cdi/nvidia.yaml.phoenix-nvidia.2\n");
+    }
+    assert_eq!(ct.read("/etc/cdi/nvidia.yaml.phoenix-nvidia"), of_toolkit("570.86.15"));
+    assert_eq!(ct.read("/etc/cdi/nvidia.yaml.phoenix-nvidia.2"), of_toolkit(OLD));
+    assert!(!ct.exists("/etc/cdi/nvidia.yaml.phoenix-nvidia.3"), "the same twice is one");
+
+    ct.sh("mount --bind /etc/cdi /etc/cdi && mount -o remount,bind,ro /etc/cdi").ok();
+    lab.run([PROGRAM, "detach", "101", "--keep-driver"])
+        .ok()
+        .says("cannot write /etc/cdi/phoenix-nvidia.json in container 101")
+        .says("fix: phoenix-nvidia detach 101 --keep-driver\n");
+    assert!(ct.read("/var/lib/phoenix-nvidia/cdi").contains("aside /etc/cdi/nvidia.yaml\n"));
+    // Where only the last step fails the list stays too.
+    ct.sh("umount /etc/cdi && rm /etc/cdi/phoenix-* && mount --bind /etc/cdi /etc/cdi && mount -o remount,bind,ro /etc/cdi").ok();
+    lab.run([PROGRAM, "detach", "101"]).ok().says("cannot write /etc/cdi/nvidia.yaml in container 101");
+    assert!(ct.exists("/var/lib/phoenix-nvidia/cdi"));
+    ct.sh("umount /etc/cdi").ok();
+    lab.run([PROGRAM, "detach", "101"]).ok().says_not("WARNING");
+    assert_eq!(ct.sh("ls /etc/cdi").ok().stdout, "nvidia.yaml\nnvidia.yaml.phoenix-nvidia\n");
+    assert_eq!(ct.read(theirs), of_toolkit(OLD), "the last that was there");
+    assert!(!ct.exists("/var/lib/phoenix-nvidia"));
+}
+
+/// Docker's settings: without content they are ours to write, with content there is a command that can be pasted.
+#[test]
+fn settings_of_docker_are_never_broken() {
+    let Some(lab) = injected(Rootfs::Debian12.privileged(), "0", &["--nested"]) else { return };
+    start(&lab).ok();
+    let (ct, daemon) = (lab.container(101), "/etc/docker/daemon.json");
+    // As Docker does: it takes an empty file, and no comma before a brace.
+    let dockerd = "#!/bin/sh\n[ \"$1\" = --validate ] || exec echo 'Docker version 26.1.5, build 0'\n\
+        f=/etc/docker/daemon.json; case $2 in --config-file=*) f=${2#*=} ;; esac\n\
+        ! tr -d ' \\n' <\"$f\" | grep -q ',}'\n";
+    ct.files().program("/usr/bin/dockerd", dockerd);
+    ct.files().program("/usr/bin/systemctl", "#!/bin/sh\necho \"$@\" >>/root/systemctl\n");
+    let mine = "{\n  \"log-driver\": \"local\"\n}\n";
+    ct.write(daemon, mine);
+    ct.sh("chmod 640 /etc/docker/daemon.json").ok();
+    let said = lab.run([PROGRAM, "101"]).ok().says("features.cdi is not set");
+    let said = format!("{}{}", said.stdout, said.stderr);
+    let fix = said.lines().find_map(|line| line.split_once("fix: pct exec 101 -- sh")).unwrap().1;
+    let paste = || lab.sh(&format!("pct exec 101 -- sh{fix}"));
+    for _ in 0..2 {
+        paste().ok();
+        assert_eq!(ct.read(daemon), mine.replace('{', "{\"features\":{\"cdi\":true},"));
+        assert_eq!(ct.read("/etc/docker/daemon.json.old"), mine);
+    }
+    assert_eq!(ct.read("/root/systemctl"), "restart docker\n".repeat(2));
+    assert_eq!(ct.sh("stat -c %a /etc/docker/daemon.json").ok().stdout, "640\n");
+    lab.run([PROGRAM, "101"]).ok().says_not("Docker");
+
+    for text in ["{}", "{ }\n", "{\n}\n", "", " \n"] {
+        ct.write(daemon, text);
+        paste();
+        assert_eq!(ct.read(daemon), text, "what Docker refuses changes nothing");
+        assert_eq!(ct.read("/etc/docker/daemon.json.old"), mine, "the first stays");
+        lab.run([PROGRAM, "101"]).ok().says("features.cdi set; it counts once Docker is restarted");
+        assert_eq!(ct.read(daemon), "{\"features\":{\"cdi\":true}}\n");
+    }
 }
 
 #[test]

@@ -26,21 +26,56 @@ put() {
 }
 
 note() {
+    grep -qxF "$1" "$list" 2>/dev/null && return 0
     mkdir -p "$own" && printf '%s\n' "$1" >>"$list"
+}
+
+# The name for $1 put aside that has the number $2.
+aside() {
+    if [ "$2" = 1 ]; then echo "$1.phoenix-nvidia"; else echo "$1.phoenix-nvidia.$2"; fi
+}
+
+there() {
+    [ -e "$1" ] || [ -L "$1" ]
+}
+
+# Puts $1 aside; what was put aside before stays as it is.
+put_aside() {
+    n=1
+    while there "$(aside "$1" $n)" && ! cmp -s "$1" "$(aside "$1" $n)"; do n=$((n + 1)); done
+    note "aside $1" && mv -f "$1" "$(aside "$1" $n)" && echo "aside $(aside "$1" $n)"
+}
+
+# Puts back the $1 that was put aside last.
+restore() {
+    there "$1" && return 0
+    last=
+    n=1
+    while there "$(aside "$1" $n)"; do
+        last=$(aside "$1" $n)
+        n=$((n + 1))
+    done
+    [ -z "$last" ] || { mv -f "$last" "$1" && echo "restored $1"; }
 }
 
 if [ "$1" = remove ]; then
     put "$first" ""
     put "$second" ""
     [ -f "$list" ] || { echo "end 1"; exit 0; }
+    failed=
     while read -r what path; do
         case $what in
-        aside) [ -e "$path" ] || { mv "$path.phoenix-nvidia" "$path" && echo "restored $path"; } ;;
+        aside) restore "$path" || failed=$path ;;
         made) rmdir "$path" 2>/dev/null ;;
-        daemon) [ "$(cat "$path")" = '{"features":{"cdi":true}}' ] && rm -f "$path" && echo "removed $path" ;;
+        daemon)
+            [ -f "$path" ] && [ "$(cat "$path")" = '{"features":{"cdi":true}}' ] || continue
+            if rm -f "$path"; then echo "removed $path"; else failed=$path; fi
+            ;;
         esac
     done <"$list"
-    rm -f "$list"
+    # The list says what is still to be done.
+    [ -z "$failed" ] || fail "$failed"
+    rm -f "$list" || fail "$list"
     rmdir "$own" 2>/dev/null
     echo "end 1"
     exit 0
@@ -49,12 +84,11 @@ fi
 IFS= read -r one
 IFS= read -r two
 if [ "$2" = replace ]; then
-    others | while IFS= read -r f; do
-        note "aside $f" && mv -f "$f" "$f.phoenix-nvidia" && echo "aside $f"
-    done
+    others | while IFS= read -r f; do put_aside "$f"; done
 fi
 # Of two descriptions the engines use neither: then theirs stays alone.
-if [ -n "$(others)" ]; then
+theirs=$(others)
+if [ -n "$theirs" ]; then
     one=
     two=
 elif [ ! -d /etc/cdi ]; then
@@ -63,6 +97,7 @@ elif [ ! -d /etc/cdi ]; then
 fi
 put "$first" "$one"
 put "$second" "$two"
+[ "$2" = replace ] && [ -n "$theirs" ] && fail "$(printf '%s\n' "$theirs" | head -n 1)"
 
 # What Docker's older NVIDIA runtime may not do in a container.
 if [ -f "$toolkit" ] && [ ! -L "$toolkit" ] && ! no_cgroups; then
@@ -76,7 +111,7 @@ no-cgroups = true/'
     cp -p "$toolkit" "$toolkit.new" && sed "$edit" "$toolkit" >"$toolkit.new" && mv -f "$toolkit.new" "$toolkit" &&
         no_cgroups && echo "no-cgroups $toolkit"
 fi
-if [ "$3" = daemon ] && [ ! -e "$daemon" ]; then
+if [ "$3" = daemon ] && no_settings; then
     mkdir -p "${daemon%/*}" && printf '{"features":{"cdi":true}}\n' >"$daemon.new" && mv -f "$daemon.new" "$daemon" &&
         note "daemon $daemon" && echo "daemon $daemon"
 fi

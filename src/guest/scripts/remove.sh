@@ -1,13 +1,21 @@
 # Removes all files of ours. $1: "keep" to keep the preferences, which belong to the
-# driver: they keep apt from replacing it.
+# driver: they keep apt from replacing it. $2: "list" to keep the list of what was put
+# aside for engines.
 preferences=/etc/apt/preferences.d/phoenix-nvidia
 [ "$1" = keep ] && preferences=
+marks=$own
+[ "$2" = list ] && [ -e "$own/cdi" ] && marks=
 found=
-for f in $preferences "$source" /etc/apt/auth.conf.d/phoenix-nvidia.conf "$key" "${key%.gpg}.asc" "$shared" "$own"; do
+for f in $preferences "$source" /etc/apt/auth.conf.d/phoenix-nvidia.conf "$key" "${key%.gpg}.asc" "$shared" $marks; do
     [ -e "$f" ] && found="$found $f"
 done
 remove_source >/dev/null
-rm -rf $preferences "$own"
+rm -rf $preferences $marks
+if [ -z "$marks" ]; then
+    for f in "$own"/*; do
+        [ "$f" = "$own/cdi" ] || rm -rf "$f"
+    done
+fi
 left=0
 for f in $found; do
     if [ ! -e "$f" ]; then
