@@ -5,7 +5,7 @@ use crate::device::assignment::Assignment;
 use crate::driver::desired::CudaPackages;
 use crate::pve::conf::document::{Document, Entry};
 use crate::settings::keys::{self, Spec};
-use crate::settings::values::{AfterInstall, DriverMode, DriverVersion};
+use crate::settings::values::{AfterInstall, DriverVersion};
 use crate::settings::{CLUSTER_FILE, NODE_FILE, Origin, Settings};
 use crate::sys::text;
 use std::collections::BTreeSet;
@@ -52,12 +52,6 @@ const RULES: &[Rule] = &[
             keys::REBOOT_WAIT.spec(),
         ],
         why: "INSTALL=off: nothing is installed",
-    },
-    Rule {
-        by: keys::DRIVER_MODE.spec(),
-        when: |settings| settings.value(keys::DRIVER_MODE) == DriverMode::Inject,
-        idle: &[keys::NVIDIA_RUNFILE_URL.spec(), keys::NVIDIA_RUNFILE_SHA256.spec()],
-        why: "DRIVER_MODE=inject: the host's driver is mounted, and no driver is installed",
     },
     Rule {
         by: keys::GPU_ASSIGNMENT.spec(),
@@ -143,10 +137,10 @@ fn checksum_of_one(settings: &Settings) -> Option<Idle> {
     let host = settings.get(keys::NVIDIA_DRIVER_VERSION) == Ok(DriverVersion::Host);
     let set = settings.get(keys::NVIDIA_RUNFILE_SHA256).is_ok_and(|sum| sum.is_some());
     let key = keys::NVIDIA_RUNFILE_SHA256;
-    let installs = settings.value(keys::INSTALL) && settings.value(keys::DRIVER_MODE) != DriverMode::Inject;
-    let (_, origin) = settings.text(key).filter(|_| host && set && installs)?;
+    let used = settings.value(keys::INSTALL);
+    let (_, origin) = settings.text(key).filter(|_| host && set && used)?;
     let why = "NVIDIA_DRIVER_VERSION=host follows the host's driver; the checksum is that of one runfile";
-    let what = format!("{} ({origin}) refuses the next version of the driver", key.name);
+    let what = format!("{} ({origin}) refuses the runfile of the driver's next version", key.name);
     let idle = idle(key, &origin, why);
     let url = settings.get(keys::NVIDIA_RUNFILE_URL).ok();
     let fix = match settings.text(keys::NVIDIA_RUNFILE_URL) {
@@ -254,9 +248,15 @@ mod tests {
             (&["AFTER_INSTALL=none", "REBOOT_WAIT=9"], &["REBOOT_WAIT"]),
             (&["INSTALL=off", "DRIVER_MODE=inject"], &["DRIVER_MODE"]),
             (&["INSTALL=off", "DRIVER_MODE=install"], &[]),
+            // A host without the driver's user space takes it from there.
             (
-                &["DRIVER_MODE=inject", "NVIDIA_RUNFILE_URL=https://h/y", SUM],
-                &["NVIDIA_RUNFILE_URL", "NVIDIA_RUNFILE_SHA256"],
+                &[
+                    "DRIVER_MODE=inject",
+                    "NVIDIA_DRIVER_VERSION=580.95.05",
+                    "NVIDIA_RUNFILE_URL=https://h/y",
+                    SUM,
+                ],
+                &[],
             ),
             // A driver that was there before is followed by a restart too.
             (&["DRIVER_MODE=inject", "AFTER_INSTALL=none"], &[]),
@@ -308,6 +308,7 @@ mod tests {
     fn a_checksum_with_the_hosts_version_and_the_hooks_settings_in_the_environment_are_told() {
         let sum = format!("NVIDIA_RUNFILE_SHA256={}", "ab".repeat(32));
         assert_eq!(names(&settings(&[&sum], NODE, &[])), ["NVIDIA_RUNFILE_SHA256"]);
+        assert_eq!(names(&settings(&[&sum, "DRIVER_MODE=inject"], NODE, &[])), ["NVIDIA_RUNFILE_SHA256"]);
         assert!(names(&settings(&[&sum, "NVIDIA_DRIVER_VERSION=580.95.05"], NODE, &[])).is_empty());
         assert_eq!(names(&settings(&[&sum, "INSTALL=off"], NODE, &[])), ["NVIDIA_RUNFILE_SHA256"]);
         let environment = [("START_POLICY", "fail"), ("INSTALL_WAIT", "5"), ("MAX_INSTALLS", "1")];
