@@ -12,7 +12,7 @@ use crate::job::live::steps::Gone;
 use crate::job::live::{self, Live};
 use crate::job::nested::{self, When};
 use crate::job::undo::Undo;
-use crate::job::{devices, locks};
+use crate::job::{again, devices, locks};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -85,7 +85,7 @@ impl<'a> Apply<'a> {
             return Err(fault.into());
         }
         let kernel = provided.inventory.driver.as_ref().map(|driver| &driver.version);
-        injection::look_again(ctid);
+        again::look_again(ctid);
         // Nothing is downloaded while the locks are held: `prepare` and a start do that.
         let supply = desired::supply(&hand.settings, None);
         let Given { injection, fault } =

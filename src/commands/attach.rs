@@ -16,7 +16,7 @@ use crate::findings::{assigned, conf as lines, elsewhere, injected, inside, nest
 use crate::guest::driver_state::DriverState;
 use crate::guest::os;
 use crate::host::gpus::Inventory;
-use crate::job::injection;
+use crate::job::again;
 use crate::job::undo::Undo;
 use crate::pve::cluster;
 use crate::pve::conf::before;
@@ -272,7 +272,7 @@ impl Attachment {
     /// start happens in between finds either all or what it had.
     fn act(&self, storages: &[Storage], undo: &mut Undo) -> anyhow::Result<()> {
         let ctid = self.ctid;
-        injection::look_again(ctid);
+        again::begin_again(ctid);
         if place::put(&self.place, storages, undo)? {
             log::info!("wrote hookscript {}", self.place.path.display());
         }

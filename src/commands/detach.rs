@@ -335,7 +335,7 @@ impl Detachment {
         let files = self.attached && (self.has_login || seen.is_some() && self.has_cuda);
         let driver = seen.filter(|_| self.driver_places().is_empty());
         let files = files || driver.is_some() || record.left_files(&identity);
-        let links = self.attached && record.load_of(&identity).injected.linked.is_some();
+        let links = self.attached && record.load_of(&identity).injected.links;
         let have = Have { files, links };
         if let Err(error) = masks::remove(View::host(), ctid) {
             log::warn!(

@@ -17,6 +17,7 @@ use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
 use crate::job::desired::{self, Software};
 use crate::job::devices;
 use crate::job::injection;
+use crate::job::mode;
 use crate::job::nested;
 use crate::job::occupied;
 use crate::job::startable;
@@ -48,7 +49,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     }
     let out = Out::stdout();
     out.line(out.paint(Style::Bold, format_args!("Container {ctid}: {}", plan::describe(&choice))));
-    let injection = injection::look_anew(&hand.settings, &hand.document);
+    let injection = mode::look_anew(&hand.settings, &hand.document);
     let mut steps = Steps { hand, choice, injection, all: Vec::new(), notes: Vec::new(), refused: None };
     steps.configure(&intent);
     steps.no_effect();

@@ -17,7 +17,7 @@ use crate::job::identity::Identity;
 use crate::job::injection::{self, Given};
 use crate::job::install::{Install, cuda_missing};
 use crate::job::nested::{self, When};
-use crate::job::{devices, locks, occupied, startable};
+use crate::job::{again, devices, locks, occupied, startable};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::{Caller, Conf};
@@ -126,7 +126,7 @@ fn configure(hand: &ByHand, intent: &Intent, document: &Document) -> anyhow::Res
         return Err(fault.into());
     }
     let kernel = provided.inventory.driver.as_ref().map(|driver| &driver.version);
-    injection::look_again(hand.ctid);
+    again::look_again(hand.ctid);
     // A driver of which the host has no user space is downloaded, as for an install.
     let download = hand.settings.value(keys::DOWNLOAD_TIMEOUT);
     let supply = desired::supply(&hand.settings, Some(download));

@@ -123,7 +123,18 @@ impl Refusal {
             // An installed one could not work either.
             Refusal::NoDirectory(_) | Refusal::Seen(_) => format!("INSTALL=off phoenix-nvidia attach {ctid}"),
         };
-        Fault::new(Code::Software, format!("the host's driver cannot be mounted: {self}")).remedy(remedy)
+        Fault::new(Code::Software, self.what()).remedy(remedy)
+    }
+
+    /// What it means.
+    pub fn what(&self) -> String {
+        format!("the host's driver cannot be mounted: {self}")
+    }
+
+    /// Whether it was found inside. Only a running container can be looked into: a
+    /// start that is stopped for this would never see it gone.
+    pub fn is_found_inside(&self) -> bool {
+        matches!(self, Refusal::Seen(_) | Refusal::Hides(_))
     }
 }
 

@@ -97,18 +97,34 @@ pub fn link(guest: &Guest, place: &Place, version: &Version, deadline: &Deadline
     let fault = || {
         Fault::new(Code::Software, format!("cannot make links to the driver in container {}", guest.ctid()))
     };
-    let output = guest.attach_sh(LINK, args).run(deadline).fault(fault)?;
-    // lxc-attach cannot run a shell.
-    if matches!(output.code(), Some(126 | 127)) && output.stdout.is_empty() {
-        return Ok(Linked::default());
-    }
-    let linked = Linked::parse(&output.stdout).ok_or_else(|| cut_off(&output).context(fault()))?;
-    log::debug!("links to the driver: {linked:?}, {}", human(output.took));
-    Ok(linked)
+    answer(&guest.attach_sh(LINK, args).run(deadline).fault(fault)?, fault)
 }
 
 fn cut_off(output: &Output) -> anyhow::Error {
     anyhow::anyhow!("ended early, {}: {}", output.ended, output.last_lines(3).join(" | "))
+}
+
+/// What would keep the driver from the container, where it is not mounted at
+/// `place`. Changes nothing.
+///
+/// # Errors
+/// [`Code::Software`]: nobody could look.
+pub fn look(guest: &Guest, place: &Place, deadline: &Deadline) -> anyhow::Result<Linked> {
+    let targets: Vec<String> = place.targets.iter().map(|target| format!("/{target}")).collect();
+    let args = ["look", "none", "-"].into_iter().chain(targets.iter().map(String::as_str));
+    let fault = || Fault::new(Code::Software, format!("cannot look into container {}", guest.ctid()));
+    answer(&guest.attach_sh(LINK, args).run(deadline).fault(fault)?, fault)
+}
+
+/// What it answered.
+fn answer(output: &Output, fault: impl Fn() -> Fault) -> anyhow::Result<Linked> {
+    // lxc-attach cannot run a shell.
+    if matches!(output.code(), Some(126 | 127)) && output.stdout.is_empty() {
+        return Ok(Linked::default());
+    }
+    let linked = Linked::parse(&output.stdout).ok_or_else(|| cut_off(output).context(fault()))?;
+    log::debug!("links to the driver: {linked:?}, {}", human(output.took));
+    Ok(linked)
 }
 
 /// Removes all of it: before a driver is installed, and with `detach`. Returns

@@ -2,7 +2,7 @@
 //! that it binds, and what is done inside once after a change.
 
 use crate::driver::desired::Desired;
-use crate::driver::injection::{Injection, Machine, Place, Refusal, Seen, is_driver};
+use crate::driver::injection::{Injection, Machine, Place, Refusal, is_driver};
 use crate::driver::supply::Supply;
 use crate::driver::tree::{Shown, Trees};
 use crate::exit::{self, Code, Fault};
@@ -13,6 +13,7 @@ use crate::guest::link::{self, Linked};
 use crate::guest::mounted;
 use crate::guest::os;
 use crate::guest::uninstall;
+use crate::job::mode::{self, is_asked};
 use crate::job::seen::{contents_now, found, holds};
 use crate::job::startable;
 use crate::plan::{self, Intent};
@@ -22,7 +23,7 @@ use crate::pve::conf::store::Conf;
 use crate::pve::{net, pct};
 use crate::settings::values::DriverMode;
 use crate::settings::{Settings, keys, load};
-use crate::state::injected::{Injected, done};
+use crate::state::injected::done;
 use crate::state::{Record, State};
 use crate::sys::text;
 use crate::sys::time::Deadline;
@@ -59,8 +60,8 @@ pub fn note_impossible(ctid: Ctid, error: &anyhow::Error) {
         let why = text::line(exit::one_line(error).as_bytes());
         let of = contents_now(ctid);
         Record::of(ctid).update(|state| {
+            state.injected.found_in(of);
             state.injected.impossible = Some(why);
-            state.injected.of = of;
         });
     }
 }
@@ -72,24 +73,6 @@ pub fn look(ctid: Ctid, settings: &Settings, conf: &Document) -> Injection {
     }
     let seen = Record::of(ctid).load_of(&net::identity(conf)).injected;
     Injection::of(conf, Machine::here(), found(&seen, conf))
-}
-
-/// The same without the record: a call by hand looks again.
-pub fn look_anew(settings: &Settings, conf: &Document) -> Injection {
-    match is_asked(settings, conf) {
-        true => Injection::of(conf, Machine::here(), Seen::default()),
-        false => Injection::Off,
-    }
-}
-
-/// Whether a container is to have the host's driver. One whose DRIVER_MODE cannot
-/// be read keeps what its conf has.
-pub fn is_asked(settings: &Settings, conf: &Document) -> bool {
-    let asked = match settings.get(keys::DRIVER_MODE) {
-        Ok(mode) => mode == DriverMode::Inject,
-        Err(_) => mounts::mounts(conf).iter().any(is_driver),
-    };
-    asked && settings.value(keys::INSTALL)
 }
 
 /// The same, with the tree of the loaded driver made if it is missing: of the
@@ -119,23 +102,11 @@ pub fn give(
 
 /// Whether the container may have a tree that is shown like this.
 fn may_have(ctid: Ctid, conf: &Document, shown: Shown, injection: Injection) -> Given {
-    if shown == Shown::Bind && conf.get("unprivileged").as_deref() != Some("1") {
-        let refusal = Refusal::NoOverlay;
-        return Given { fault: Some(refusal.fault(ctid).into()), injection: Injection::Refused(refusal) };
-    }
-    Given { injection, fault: None }
-}
-
-/// Forgets why a container could not have a driver in one way or the other: it
-/// may have changed.
-pub fn look_again(ctid: Ctid) {
-    let state = Record::of(ctid).load();
-    let Injected { unfit, impossible, hides, .. } = &state.injected;
-    if [unfit, impossible, hides].iter().any(|why| why.is_some()) || state.uninstall_failed > 0 {
-        Record::of(ctid).update(|state| {
-            state.injected = Injected::default();
-            state.uninstall_failed = 0;
-        });
+    match mode::refused_as(conf, shown) {
+        Some(refusal) => {
+            Given { fault: Some(refusal.fault(ctid).into()), injection: Injection::Refused(refusal) }
+        }
+        None => Given { injection, fault: None },
     }
 }
 
@@ -231,16 +202,19 @@ pub fn link_in(
 ) -> anyhow::Result<Linked> {
     let (ctid, driver) = (guest.ctid(), &desired.driver);
     // What is written meanwhile may be of other contents.
-    let stamp = Conf::of(ctid).stamp();
-    let linked = link::link(guest, place, driver, deadline)?;
+    let (stamp, of) = (Conf::of(ctid).stamp(), contents_now(ctid));
+    let linked = link::link(guest, place, driver, deadline);
+    if linked.as_ref().map_or(true, |linked| linked.mounted.is_some()) {
+        Record::of(ctid).update(|state| state.injected.links = true);
+    }
+    let linked = linked?;
     let unfit = linked.unfit(Trees::host().glibc(driver), place.drop_in);
     let late = unfit.is_none() && linked.hidden.is_none() && linked.late(place.drop_in);
     let init = late.then(|| pct::init(ctid).ok().flatten()).flatten();
-    let of = contents_now(ctid);
     Record::of(ctid).update(|state| {
+        state.injected.found_in(of);
         state.injected.unfit.clone_from(&unfit);
         state.injected.hides.clone_from(&linked.hidden);
-        state.injected.of = of;
         let stamp = stamp.filter(|_| linked.mounted.is_some() && unfit.is_none());
         state.injected.linked = stamp.map(|stamp| done(driver.as_str(), &stamp));
         if let Some(init) = init {

@@ -1,6 +1,7 @@
 //! The work in a container as a process of its own: what starts it, follows
 //! it, and keeps two of them apart.
 
+pub mod again;
 pub mod by_hand;
 pub mod chain;
 pub mod desired;
@@ -12,6 +13,7 @@ pub mod injection;
 pub mod install;
 pub mod live;
 pub mod locks;
+pub mod mode;
 pub mod nested;
 pub mod occupied;
 pub mod reboot;

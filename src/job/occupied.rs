@@ -6,6 +6,7 @@ use crate::driver::injection::{Place, Refusal};
 use crate::guest::exec::Guest;
 use crate::guest::mounted;
 use crate::guest::probe::{self, Ask, Check};
+use crate::job::seen::contents_now;
 use crate::state::Record;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -33,9 +34,10 @@ pub fn of(check: &Check, place: &Place) -> Option<Refusal> {
 pub fn must_not_be(ctid: Ctid, place: &Place, desired: &Desired) -> anyhow::Result<()> {
     let Some(refusal) = look(ctid, place, desired) else { return Ok(()) };
     if let Refusal::Hides(path) = &refusal {
+        let of = contents_now(ctid);
         Record::of(ctid).update(|state| {
+            state.injected.found_in(of);
             state.injected.hides = Some(path.clone());
-            state.injected.of = None;
         });
     }
     Err(refusal.fault(ctid).into())

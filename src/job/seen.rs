@@ -17,7 +17,7 @@ pub fn found<'a>(seen: &'a Injected, conf: &Document) -> Seen<'a> {
 /// Whether the reasons of a record hold: not for what was restored from something
 /// else, on another root volume.
 pub fn holds(seen: &Injected, conf: &Document) -> bool {
-    seen.of.as_ref().is_none_or(|of| *of == contents(conf))
+    seen.of.as_ref().is_some_and(|of| *of == contents(conf))
 }
 
 /// What tells the contents of a container from others, and stays through a rollback.
@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(why(&musl.replace("size=8G", "size=9G")).as_deref(), Some("musl"), "the same, larger");
         assert_eq!(why(&musl.replace("disk-0", "disk-1")), None, "restored");
         assert_eq!(why(&musl.replace("unmanaged", "debian")), None);
-        let any = Injected { of: None, ..seen.clone() };
-        assert_eq!(found(&any, &conf("ostype: debian\n")).unfit, Some("musl"));
+        let unknown = Injected { of: None, ..seen.clone() };
+        assert_eq!(found(&unknown, &conf(musl)).unfit, None, "nobody knows where");
     }
 }

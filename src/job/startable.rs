@@ -4,7 +4,7 @@
 use crate::exit::{self, Code, Fault};
 use crate::host::choose::{Choice, only};
 use crate::host::gpus::Inventory;
-use crate::job::chain;
+use crate::job::{chain, mode};
 use crate::plan;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -38,6 +38,9 @@ pub fn obstacles(
     let fails = settings.value(keys::START_POLICY) == StartPolicy::Fail;
     if let Some(fault) = choice.filter(|_| fails).and_then(plan::fault) {
         found.push(Obstacle::Policy { missing: fault.message });
+    }
+    if let Some(refusal) = Some(conf).filter(|_| fails).and_then(|conf| mode::stops_a_start(settings, conf)) {
+        found.push(Obstacle::Policy { missing: refusal.what() });
     }
     found
 }

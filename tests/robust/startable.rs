@@ -165,6 +165,33 @@ fn what_our_own_pre_start_would_refuse_stops_nothing() {
     assert_eq!(obstacles(&lab), ["chain"]);
 }
 
+/// Nor for the host's driver, where a start that cannot have it fails.
+#[test]
+fn an_injection_that_our_own_pre_start_would_refuse_stops_nothing() {
+    let Some(lab) = installing() else { return };
+    lab.run(["pct", "start", "101"]).ok();
+    let ct = lab.container(101);
+    let init = ct.init_pid();
+    let at = "usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2";
+    lab.append(
+        "/etc/pve/lxc/101.conf",
+        format!(
+            "lxc.mount.entry: /srv {at} none bind,optional,create=dir 0 0\n\
+             lxc.environment: DRIVER_MODE=inject\nlxc.environment: START_POLICY=fail\n"
+        ),
+    );
+    wait_for_the_end(&lab);
+    let (logged, reason) = (log(&lab), format!("of the conf mounts something at /{at}"));
+    assert!(logged.contains("reboot still due") && logged.contains(&reason), "{logged}");
+    assert_eq!(obstacles(&lab), ["policy"]);
+    lab.run([PROGRAM, "plan", "101"]).code(5).says(&reason);
+    lab.run([PROGRAM, "101"]).code(5).says(&reason);
+    assert_eq!((ct.init_pid(), calls(&lab, "reboot 101")), (init, 0));
+    // Which it would have been.
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).code(255).says(&reason);
+}
+
 #[test]
 fn without_quorum_nothing_is_stopped_and_each_verb_tells() {
     let Some(lab) = two_gpus() else { return };

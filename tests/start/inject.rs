@@ -195,6 +195,10 @@ fn auto_injects_where_an_install_cannot_work_and_installs_elsewhere() {
         lab.run(["pct", "start", "104"]).ok().says("DRIVER_MODE=auto: the host's driver is mounted");
     mounted.says("/var/tmp is in memory").says_not("WARNING");
     finds_now(&lab.container(104), OLD);
+    // A call by hand has nothing to install there, and forgets it for no later start.
+    lab.run([PROGRAM, "104"]).ok();
+    lab.run(["pct", "stop", "104"]).ok();
+    lab.run(["pct", "start", "104"]).ok().says("the host's, mounted").says_not("WARNING");
 }
 
 /// There is nothing to look with.

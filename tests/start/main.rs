@@ -12,6 +12,7 @@ mod host_files;
 mod inject;
 mod inject_hostile;
 mod inject_places;
+mod inject_reasons;
 mod inject_rollback;
 mod inject_roots;
 mod install;

@@ -10,7 +10,7 @@ use crate::findings::host as of_host;
 use crate::findings::read::Host;
 use crate::job::chain;
 use crate::job::desired;
-use crate::job::injection;
+use crate::job::mode;
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
@@ -71,7 +71,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::
         Ok(_) => {}
         Err(problems) => return Err(settings::fault(&problems, ctid)),
     }
-    if let Injection::Refused(refusal) = injection::look_anew(&settings, after) {
+    if let Injection::Refused(refusal) = mode::look_anew(&settings, after) {
         return Err(refusal.fault(ctid).into());
     }
     let (intent, _) = Intent::of(&settings, after);

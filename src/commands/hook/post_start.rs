@@ -15,7 +15,7 @@ use crate::job::desired::{self, Software};
 use crate::job::follow::{self, Follow, Followed};
 use crate::job::install::{cuda_failed_before, tell_obstacle};
 use crate::job::nested::{self, When};
-use crate::job::{chain, handover, injection, locks, startable};
+use crate::job::{again, chain, handover, injection, locks, startable};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
@@ -116,12 +116,15 @@ impl Start<'_> {
     /// Removes the links to the host's driver, which the container does not get any
     /// more, with INSTALL=off.
     fn unlink(&self) {
-        if Record::of(self.ctid).load().injected.linked.is_none() {
+        if !Record::of(self.ctid).load().injected.links {
             return;
         }
         let deadline = Deadline::after(self.settings.value(keys::CHECK_TIMEOUT));
         match link::unlink(&Guest::new(self.ctid), &deadline) {
-            Ok(_) => Record::of(self.ctid).update(|state| state.injected.linked = None),
+            Ok(_) => Record::of(self.ctid).update(|state| {
+                state.injected.linked = None;
+                state.injected.links = false;
+            }),
             Err(error) => log::warn!("links to the host's driver stay: {}", exit::one_line(&error)),
         }
     }
@@ -178,6 +181,10 @@ impl Start<'_> {
             exit::tell(log::Level::Warn, &unfit);
             self.devices_only();
             injection::note_impossible(self.ctid, &unfit);
+            // With DRIVER_MODE=auto the host's is what is left, if it may have that.
+            if let Some(refusal) = again::found_before(self.ctid, self.document) {
+                again::still(self.ctid, refusal, desired, self.document, &deadline);
+            }
             return Ok(());
         }
         if let Some(twice) = &check.source_twice {
@@ -222,7 +229,9 @@ impl Start<'_> {
     ) -> anyhow::Result<Mounted> {
         let place = match injection::look(self.ctid, self.settings, self.document) {
             Injection::On(place) => place,
-            Injection::Refused(refusal) => return Err(refusal.fault(self.ctid).into()),
+            Injection::Refused(refusal) => {
+                return Err(again::refused(self.ctid, refusal, desired, self.document, deadline).into());
+            }
             Injection::Off => return Ok(Mounted::Look),
         };
         injection::must_be_mounted(self.ctid, desired)?;

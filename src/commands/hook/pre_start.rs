@@ -132,10 +132,16 @@ impl Start {
         let supply = desired::supply(settings, None);
         let given = injection::give(self.ctid, intent, settings, conf, kernel, supply, &self.deadline);
         match given.fault {
-            Some(fault) if self.fails || signal::check().is_err() => return Err(fault),
+            Some(fault) if signal::check().is_err() => return Err(fault),
+            Some(fault) if self.fails && !is_found_inside(&given.injection) => return Err(fault),
             Some(fault) => {
                 exit::tell(log::Level::Warn, &fault);
                 missing.push(exit::one_line(&fault));
+                if self.fails {
+                    log::info!(
+                        "only a running container can be looked into: START_POLICY=fail lets it start"
+                    );
+                }
             }
             None => {}
         }
@@ -176,6 +182,11 @@ impl Start {
         }
         Ok(Code::Success)
     }
+}
+
+/// Whether what keeps it from the host's driver is what a look inside found.
+fn is_found_inside(injection: &Injection) -> bool {
+    matches!(injection, Injection::Refused(refusal) if refusal.is_found_inside())
 }
 
 fn report(intent: &Intent, choice: &Choice, changed: bool) {

@@ -1,6 +1,6 @@
 # The host's driver, mounted in a container: what programs besides the dynamic
 # linker look for. Facts as "key value" lines; for any POSIX sh.
-# $1: "link" or "unlink"; $2: "drop-in" where the dynamic linker does not search
+# $1: "link", "unlink" or "look"; $2: "drop-in" where the dynamic linker does not search
 # the mount by itself; $3: the driver's version; $4...: the mounts.
 do=$1
 drop_in=$2
@@ -100,6 +100,20 @@ for f in /lib/x86_64-linux-gnu/libc.so.6 /lib/aarch64-linux-gnu/libc.so.6 /lib64
         break
     fi
 done
+# Nothing is mounted: what a mount would hide.
+if [ "$do" = look ]; then
+    for d in "$@"; do
+        [ -e "$d/.phoenix-nvidia" ] && continue
+        for f in "$d"/* "$d"/.[!.]*; do
+            if [ -e "$f" ] || [ -L "$f" ]; then
+                echo "hidden $d"
+                break
+            fi
+        done
+    done
+    echo "end 1"
+    exit 0
+fi
 if [ -z "$dir" ]; then
     echo "end 1"
     exit 0
