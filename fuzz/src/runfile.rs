@@ -2,6 +2,7 @@
 
 use phoenix_nvidia::driver::runfile::{Header, begins, check};
 use phoenix_nvidia::sys::sums::Sums;
+use phoenix_nvidia::sys::time::Deadline;
 use std::fs::File;
 use std::io::Write as _;
 
@@ -39,9 +40,9 @@ fn accepted(data: &[u8], header: &Header) {
     }
     assert!(begins(data, &header.version, &header.arch).is_ok_and(|seen| seen));
     let mut file = file(data);
-    assert!(check(&mut file, &header.version, "another").is_err());
+    assert!(check(&mut file, &header.version, "another", &Deadline::secs(60)).is_err());
     let fits = sums(&data[header.covered as usize..]).md5 == header.md5;
-    assert_eq!(check(&mut file, &header.version, &header.arch).is_ok(), fits);
+    assert_eq!(check(&mut file, &header.version, &header.arch, &Deadline::secs(60)).is_ok(), fits);
 }
 
 /// A file around these bytes, and the same with one of them changed.
@@ -51,7 +52,7 @@ fn whole(payload: &[u8]) {
     let mut bytes = format!("#!/bin/sh\nCRCsum=0\nMD5={md5}\n").into_bytes();
     bytes.extend_from_slice(&body);
     let version = "580.95.05".parse().expect("a version");
-    let checked = |bytes: &[u8]| check(&mut file(bytes), &version, "x86_64").map(|_| ());
+    let checked = |bytes: &[u8]| check(&mut file(bytes), &version, "x86_64", &Deadline::secs(60)).map(|_| ());
     checked(&bytes).unwrap_or_else(|why| panic!("{why:#}"));
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
@@ -59,7 +60,7 @@ fn whole(payload: &[u8]) {
 }
 
 fn sums(bytes: &[u8]) -> Sums {
-    Sums::of(&file(bytes), 0).expect("a file in memory is read")
+    Sums::of(&file(bytes), 0, &Deadline::secs(60)).expect("a file in memory is read")
 }
 
 fn file(bytes: &[u8]) -> File {

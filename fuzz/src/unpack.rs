@@ -51,7 +51,7 @@ fn manifest(text: &str) {
 fn payload(bytes: &[u8]) {
     let body = [b"skip=7\nversion_string=580.95.05\nTARGET_ARCH=x\n", bytes].concat();
     let file = file(&body);
-    let md5 = Sums::of(&file, 0).expect("a file in memory is read").md5;
+    let md5 = Sums::of(&file, 0, &Deadline::secs(60)).expect("a file in memory is read").md5;
     let header = |md5| Header {
         covered: 0,
         payload: (body.len() - bytes.len()) as u64,

@@ -57,7 +57,11 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
         }
     }
     if let Some(next) = drivers.next.as_ref().filter(|_| injection) {
-        let supply = Supply { sha256: Ok(sha256.cloned()), download: Ok(Box::new((url, limits))) };
+        let supply = Supply {
+            sha256: Ok(sha256.cloned()),
+            download: Ok(Box::new((url, limits))),
+            ..Supply::default()
+        };
         let made = Trees::host().with(supply).make_ahead(next, &Deadline::after(UNPACKING + limits.download));
         match made {
             Ok(()) => log::info!("driver {next}: ready for the containers that have the host's"),

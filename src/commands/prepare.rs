@@ -93,8 +93,13 @@ fn prepare_driver(host: View<'_>, confs: &[(Ctid, Document)], deadline: &Deadlin
     if let Some(kernel) = kernel.as_ref().filter(|_| trees.exist()) {
         let modules = Modules::read(&mut Look::host());
         let next = kernel_driver::installed(host, &modules, &deadline.at_most(MODINFO));
-        let next = next.ok().flatten().map(|driver| driver.version);
-        trees.sweep(&[Some(kernel), next.as_ref()].into_iter().flatten().collect::<Vec<_>>());
+        let next = next.unwrap_or_else(|error| {
+            log::debug!("modinfo: {error:#}");
+            None
+        });
+        // Where the next driver is not known, any tree may be made for it.
+        let keep = next.as_ref().map(|next| [kernel, &next.version]);
+        trees.sweep(keep.as_ref().map(|keep| keep.as_slice()));
     }
     made
 }

@@ -13,7 +13,7 @@ use crate::driver::template::Template;
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::sys::fetch::{self, Client, FetchError, Transport, Watch};
 use crate::sys::file;
-use crate::sys::sums::Sums;
+use crate::sys::sums::{self, Sums};
 use crate::sys::text::size;
 use crate::sys::time::{Deadline, human};
 use crate::sys::url::Url;
@@ -74,28 +74,40 @@ pub fn obtain(cache: &Cache, request: &RunfileRequest<'_>) -> anyhow::Result<Run
     let path = cache.file(request.version);
     let _lock = cache.lock(request.version, &deadline).fault(fault)?;
     let entry = CacheEntry { path, cache, request };
-    match entry.cached().fault(fault)? {
+    match entry.cached(&deadline).fault(fault)? {
         Some(runfile) => Ok(runfile),
         None => entry.fetch(&deadline).fault(fault),
     }
 }
 
-/// The runfile that is in the cache. Nobody is waited for, and nothing is removed.
+/// The runfile that is in the cache. No download is waited for, but who reads the
+/// file that is there; nothing is removed.
 ///
 /// # Errors
-/// There is none, it is being downloaded, or it is not good.
-pub fn cached(cache: &Cache, version: &Version, sha256: Option<&Sha256>) -> anyhow::Result<Runfile> {
+/// There is none, it is not good, or the time is over.
+pub fn cached(
+    cache: &Cache,
+    version: &Version,
+    sha256: Option<&Sha256>,
+    deadline: &Deadline,
+) -> anyhow::Result<Runfile> {
     let path = cache.file(version);
-    let (mut file, _) = file::open(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => anyhow::anyhow!("its runfile is not in the cache"),
-        _ => anyhow::Error::new(error).context(path.display().to_string()),
-    })?;
-    let lock = cache.free(&path);
-    anyhow::ensure!(lock.is_some(), "its runfile is in use by another process: {}", path.display());
+    let open = || {
+        file::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => anyhow::anyhow!("its runfile is not in the cache"),
+            _ => anyhow::Error::new(error).context(path.display().to_string()),
+        })
+    };
+    // A download takes its lock before there is a file.
+    drop(open()?);
+    let _lock = cache.lock(version, deadline)?;
+    // What was not good is gone by now.
+    let (mut file, _) = open()?;
     let sum = match Known::recorded(&path, &file) {
         Some(sums) => sums,
         None => Known::of(
-            runfile::check(&mut file, version, cache.arch).with_context(|| path.display().to_string())?,
+            runfile::check(&mut file, version, cache.arch, deadline)
+                .with_context(|| path.display().to_string())?,
         ),
     };
     accept(&path, &file, sum.expected(sha256)?, false)
@@ -110,19 +122,19 @@ struct CacheEntry<'a> {
 
 impl CacheEntry<'_> {
     /// The file of an earlier run, if it is good.
-    fn cached(&self) -> anyhow::Result<Option<Runfile>> {
+    fn cached(&self, deadline: &Deadline) -> anyhow::Result<Option<Runfile>> {
         let mut file = match fetch::open_regular(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| self.path.display().to_string()),
         };
-        let sum = Known::recorded(&self.path, &file).map_or_else(|| self.check(&mut file), Ok);
+        let sum = Known::recorded(&self.path, &file).map_or_else(|| self.check(&mut file, deadline), Ok);
         match sum.and_then(|sum| sum.expected(self.request.sha256)) {
             Ok(sum) => {
                 log::debug!("cache: using {}", self.path.display());
                 accept(&self.path, &file, sum, false).map(Some)
             }
-            Err(why) if exit::interrupted(&why) => Err(why),
+            Err(why) if exit::interrupted(&why) || sums::is_late(&why) => Err(why),
             Err(why) => {
                 log::warn!("cache: removing {}: {why:#}", self.path.display());
                 let _ = std::fs::remove_file(record(&self.path));
@@ -133,20 +145,20 @@ impl CacheEntry<'_> {
     }
 
     /// Verifies a file against its header and the version.
-    fn check(&self, file: &mut File) -> anyhow::Result<Known> {
-        runfile::check(file, self.request.version, self.cache.arch).map(Known::of)
+    fn check(&self, file: &mut File, deadline: &Deadline) -> anyhow::Result<Known> {
+        runfile::check(file, self.request.version, self.cache.arch, deadline).map(Known::of)
     }
 
     /// The runfile in a file around it, in its place, with the checksums of both.
     fn unwrap(&self, part: &Path, file: &File, start: u64, deadline: &Deadline) -> anyhow::Result<Known> {
-        let outer = Sha256(Sums::of(file, 0)?.sha256);
+        let outer = Sha256(Sums::of(file, 0, deadline)?.sha256);
         let (most, temp) = (self.request.limits.download_max, part.with_extension("inner"));
         let room = |bytes| Download::new(self.cache, self.request.version, true).room(bytes);
         let _ = std::fs::remove_file(&temp);
         let mut new = File::options().read(true).write(true).create_new(true).open(&temp)?;
         let checked = inner::unwrap(file, start, &new, most, room, deadline)
             .and_then(|()| Ok(new.sync_all()?))
-            .and_then(|()| self.check(&mut new));
+            .and_then(|()| self.check(&mut new, deadline));
         let known = checked.inspect_err(|_| drop(std::fs::remove_file(&temp)))?;
         #[allow(clippy::disallowed_methods)] // whole and synced, both names ours under the lock
         std::fs::rename(&temp, part)?;
@@ -261,11 +273,15 @@ impl CacheEntry<'_> {
         let start = runfile::outer::payload_of(&file).map_err(local)?;
         let known = match start {
             Some(start) => self.unwrap(part, &file, start, deadline),
-            None => self.check(&mut file),
+            None => self.check(&mut file, deadline),
         };
         let known = known.and_then(|known| known.expected(self.request.sha256)).map_err(|why| {
             let full = why.chain().any(|e| e.downcast_ref().is_some_and(is_full));
-            if full || exit::interrupted(&why) { Unaccepted::Local(why) } else { Unaccepted::Bad(why) }
+            if full || sums::is_late(&why) || exit::interrupted(&why) {
+                Unaccepted::Local(why)
+            } else {
+                Unaccepted::Bad(why)
+            }
         })?;
         if self.request.sha256.is_none() {
             published(client, url, known.published(), deadline)?;

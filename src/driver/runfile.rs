@@ -9,6 +9,7 @@ use crate::driver::desired::{Sha256, unhex};
 use crate::sys::fetch::BEGINNING;
 use crate::sys::sums::Sums;
 use crate::sys::text;
+use crate::sys::time::Deadline;
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fs::File;
@@ -147,10 +148,10 @@ fn is_word(text: &str) -> bool {
 ///
 /// # Errors
 /// Why it is rejected.
-pub fn check(file: &mut File, version: &Version, arch: &str) -> anyhow::Result<Sha256> {
+pub fn check(file: &mut File, version: &Version, arch: &str, deadline: &Deadline) -> anyhow::Result<Sha256> {
     let header = Header::read(file)?;
     header.is_for(version, arch)?;
-    let sums = Sums::of(file, header.covered)?;
+    let sums = Sums::of(file, header.covered, deadline)?;
     if sums.md5 != header.md5 {
         bail!("its MD5 differs from its header: damaged or truncated");
     }
@@ -245,20 +246,29 @@ mod tests {
         let arch = std::env::consts::ARCH;
         let path = Runfile::new("580.95.05").build().unwrap();
         let mut file = File::open(&path).unwrap();
-        check(&mut file, &version, arch).unwrap();
-        let error = check(&mut file, &"580.76.05".parse().unwrap(), arch).unwrap_err().to_string();
+        check(&mut file, &version, arch, &Deadline::secs(60)).unwrap();
+        let error = check(&mut file, &"580.76.05".parse().unwrap(), arch, &Deadline::secs(60))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("580.95.05") && error.contains("580.76.05"), "{error}");
-        assert!(check(&mut file, &version, "riscv64").unwrap_err().to_string().contains("riscv64"));
+        assert!(
+            check(&mut file, &version, "riscv64", &Deadline::secs(60))
+                .unwrap_err()
+                .to_string()
+                .contains("riscv64")
+        );
 
         let damaged = Runfile::new("580.95.05").flaw(Flaw::Damaged).build().unwrap();
-        let error = check(&mut File::open(damaged).unwrap(), &version, arch).unwrap_err().to_string();
+        let error = check(&mut File::open(damaged).unwrap(), &version, arch, &Deadline::secs(60))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("MD5"), "{error}");
 
         let whole = std::fs::read(&path).unwrap();
         for tenth in 0..10 {
             let mut cut = tempfile::tempfile().unwrap();
             std::io::Write::write_all(&mut cut, &whole[..whole.len() * tenth / 10]).unwrap();
-            assert!(check(&mut cut, &version, arch).is_err(), "{tenth}");
+            assert!(check(&mut cut, &version, arch, &Deadline::secs(60)).is_err(), "{tenth}");
         }
     }
 

@@ -6,6 +6,7 @@ use crate::driver::desired::{Limits, Sha256};
 use crate::driver::obtain::{self, RunfileRequest};
 use crate::driver::template::Template;
 use crate::exit::{self, Code, Fault};
+use crate::sys::time::Deadline;
 use crate::types::Version;
 use std::path::PathBuf;
 
@@ -17,12 +18,14 @@ pub struct Supply {
     pub sha256: Result<Option<Sha256>, String>,
     /// Where one is downloaded from; else what to do instead.
     pub download: Result<Box<(Template, Limits)>, String>,
+    /// The driver that the next boot loads, where that is known.
+    pub next: fn() -> Option<Version>,
 }
 
 impl Default for Supply {
     /// What is in the cache.
     fn default() -> Self {
-        Supply { sha256: Ok(None), download: Err(PREPARE.to_owned()) }
+        Supply { sha256: Ok(None), download: Err(PREPARE.to_owned()), next: || None }
     }
 }
 
@@ -39,12 +42,12 @@ pub enum Place {
 }
 
 impl Supply {
-    /// The verified runfile of a version.
+    /// The verified runfile of a version. A download has its own limit.
     ///
     /// # Errors
     /// None is in the cache, or one that is not good, and it is not downloaded, or
     /// could not be.
-    pub fn runfile(&self, version: &Version) -> anyhow::Result<PathBuf> {
+    pub fn runfile(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<PathBuf> {
         let sha256 = self.sha256.as_ref().map_err(|remedy| {
             Fault::new(Code::Software, "NVIDIA_RUNFILE_SHA256 cannot be read").remedy(remedy.as_str())
         })?;
@@ -54,14 +57,18 @@ impl Supply {
                 let request = RunfileRequest { version, url, sha256: sha256.as_ref(), limits };
                 Ok(obtain::obtain(&Cache::system(), &request)?.path)
             }
-            Err(instead) => match obtain::cached(&Cache::without_network(), version, sha256.as_ref()) {
-                Ok(runfile) => Ok(runfile.path),
-                Err(error) if exit::remedy_of(&error).is_some() => Err(error),
-                Err(error) => {
-                    let fault = Fault::new(Code::Software, "no verified runfile");
-                    Err(fault.remedy(instead.as_str()).caused_by(error))
+            Err(instead) => {
+                match obtain::cached(&Cache::without_network(), version, sha256.as_ref(), deadline) {
+                    Ok(runfile) => Ok(runfile.path),
+                    Err(error) if exit::remedy_of(&error).is_some() || exit::interrupted(&error) => {
+                        Err(error)
+                    }
+                    Err(error) => {
+                        let fault = Fault::new(Code::Software, "no verified runfile");
+                        Err(fault.remedy(instead.as_str()).caused_by(error))
+                    }
                 }
-            },
+            }
         }
     }
 

@@ -13,6 +13,7 @@ mod elf;
 mod find;
 mod gap;
 mod manifest;
+mod material;
 mod prune;
 mod refresh;
 mod unpack;
@@ -30,7 +31,6 @@ use crate::sys::time::{Deadline, human};
 use crate::sys::{mountinfo, private, replace};
 use crate::types::Version;
 use copy::Source;
-use manifest::Origin;
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -195,21 +195,33 @@ impl Trees {
     /// # Errors
     /// [`Code::Software`].
     pub fn make(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<Shown> {
-        let done = self.source(version).and_then(|source| {
-            let _lock = self.lock(deadline)?;
+        let done = self.under_lock(version, deadline, |source| {
             // Another process may have done it. For one without an overlay that is tried again.
             let whole = self.check(version) == Ok(Shown::Overlay) && self.gained(version).is_empty();
             if whole && self.shows(version) {
                 mount::make_private(&self.mount_point(version))?;
                 return Ok(Shown::Overlay);
             }
-            self.keep(version, source, deadline)?;
-            let shown = self.show(version)?;
-            replace::link_own(&self.current(), Path::new(version.as_str()))?;
-            mount::unmount(&self.next())?;
-            Ok(shown)
+            let kept = self.keep(version, source, deadline);
+            // A tree that could not be repaired has more than none.
+            let is_there = Manifest::read(&self.kept(version)).is_some_and(|list| list.version == *version);
+            match kept {
+                Err(error) if !is_there || exit::interrupted(&error) => Err(error),
+                kept => {
+                    let shown = self.present(version);
+                    kept.and(shown)
+                }
+            }
         });
         done.map_err(|error| failed(version, error))
+    }
+
+    /// Has `current` lead to the copy of a version, mounted.
+    fn present(&self, version: &Version) -> anyhow::Result<Shown> {
+        let shown = self.show(version)?;
+        replace::link_own(&self.current(), Path::new(version.as_str()))?;
+        mount::unmount(&self.next())?;
+        Ok(shown)
     }
 
     /// Makes the tree of a version that is not loaded yet, for the next boot.
@@ -217,11 +229,25 @@ impl Trees {
     /// # Errors
     /// [`Code::Software`].
     pub fn make_ahead(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<()> {
-        let done = self.source(version).and_then(|source| {
-            let _lock = self.lock(deadline)?;
-            self.keep(version, source, deadline)
-        });
+        let done = self.under_lock(version, deadline, |source| self.keep(version, source, deadline));
         done.map_err(|error| failed(version, error))
+    }
+
+    /// Does it under the lock, with what is to be downloaded here before: nobody who waits
+    /// for the lock waits for that. Who downloads nothing looks under the lock alone, since
+    /// another process may be making what it would look for.
+    fn under_lock<T>(
+        &self,
+        version: &Version,
+        deadline: &Deadline,
+        work: impl FnOnce(Option<Source>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let source = match self.supply.download {
+            Ok(_) => self.source(version, deadline)?,
+            Err(_) => None,
+        };
+        let _lock = self.lock(deadline)?;
+        work(source)
     }
 
     /// What a tree of `version` would be made of; it looks at no more than names.
@@ -242,31 +268,6 @@ impl Trees {
         }
     }
 
-    /// What a tree that is not whole is made of; none where nothing is lacking. A
-    /// runfile that has to be downloaded is here afterwards: nobody who waits for the
-    /// lock waits for that.
-    fn source(&self, version: &Version) -> anyhow::Result<Option<Source>> {
-        let kept = self.kept(version);
-        let manifest = Manifest::read(&kept).filter(|manifest| manifest.version == *version);
-        let origin = manifest.as_ref().map(|manifest| manifest.origin);
-        if manifest.is_some_and(|manifest| manifest.lacking(&kept).is_empty()) {
-            return Ok(None);
-        }
-        let (missing, other) = match find::find(&self.root, version) {
-            Ok(_) if origin != Some(Origin::Runfile) => return Ok(Some(Source::Host(self.root.clone()))),
-            Ok(_) => ("its copy for containers was made of the runfile".to_owned(), None),
-            Err(missing) => (missing.to_string(), missing.other),
-        };
-        match self.supply.runfile(version) {
-            Ok(file) => Ok(Some(Source::Runfile(file))),
-            // The other driver works once it is loaded.
-            Err(error) if other.is_some() && self.supply.download.is_ok() && !exit::interrupted(&error) => {
-                Err(Fault::new(Code::Software, missing).remedy("reboot").caused_by(error))
-            }
-            Err(error) => Err(error.context(missing)),
-        }
-    }
-
     /// Makes or repairs the copy; under the lock.
     fn keep(&self, version: &Version, source: Option<Source>, deadline: &Deadline) -> anyhow::Result<()> {
         let (kept, at, begun) = (self.kept(version), self.mount_point(version), Instant::now());
@@ -277,19 +278,16 @@ impl Trees {
         let manifest = Manifest::read(&kept).filter(|manifest| manifest.version == *version);
         let lacking = manifest.as_ref().map(|manifest| manifest.lacking(&kept));
         let gained = self.gained(version);
-        if !gained.is_empty() {
-            return self.grow(version, gained, deadline);
+        if !gained.is_empty() && self.grow(version, gained, deadline)? {
+            return Ok(());
         }
         if lacking.as_ref().is_some_and(Vec::is_empty) {
             return Ok(());
         }
         // It was whole a moment ago, if nobody looked for what it is made of.
-        let source = source.map_or_else(|| self.source(version), |source| Ok(Some(source)))?;
+        let source = source.map_or_else(|| self.source(version, deadline), |source| Ok(Some(source)))?;
         let Some(source) = source else { return Ok(()) };
-        // What an overlay does not find it may go on not to find, and one of a copy that is gone shows what the
-        // kernel remembers of it.
         if let Some(lacking) = lacking {
-            mount::unmount(&at)?;
             copy::repair(&source, &kept, &lacking, deadline)?;
             log::info!("driver {version}: restored {} files of its copy for containers", lacking.len());
             return Ok(());
@@ -298,6 +296,7 @@ impl Trees {
         if kept.symlink_metadata().is_ok() {
             prune::make_way(&kept, &at)?;
         }
+        // An overlay of a copy that is gone shows what the kernel remembers of it.
         mount::unmount(&at)?;
         let made = copy::make(&source, version, &kept, deadline).or_else(|error| {
             // Trees that nobody uses may be what fills the disk.
@@ -355,13 +354,15 @@ impl Trees {
         self.root.join(KEPT).exists()
     }
 
-    /// The same under the lock, unless another process makes a tree now.
-    pub fn sweep(&self, keep: &[&Version]) {
+    /// The same under the lock, unless another process makes a tree now. Where it is not
+    /// known which trees to `keep`, only what was put aside goes.
+    pub fn sweep(&self, keep: Option<&[&Version]>) {
         let path = self.root.join("run/lock/phoenix-nvidia/driver.lock");
         if let Ok(Some(_lock)) = lock::try_take(&path) {
             prune::leftovers(&self.root.join(KEPT));
             self.unbridge();
-            self.prune(keep);
+            let all = prune::versions(&self.root.join(KEPT));
+            self.prune(keep.unwrap_or(&all.iter().collect::<Vec<_>>()));
         }
     }
 }

@@ -3,10 +3,17 @@
 use crate::driver::desired::{CudaPackages, Desired, Limits};
 use crate::driver::supply::Supply;
 use crate::exit::{Code, Fault};
+use crate::host::kernel_driver;
+use crate::host::modules::Modules;
 use crate::settings::values::{DriverMode, DriverVersion};
 use crate::settings::{Origin, Problem, Settings, keys};
+use crate::sys::look::{Look, View};
+use crate::sys::time::Deadline;
 use crate::types::Version;
 use std::time::Duration;
+
+/// The limit of asking which driver the next boot loads.
+const MODINFO: Duration = Duration::from_secs(5);
 
 /// What is wanted, or why nothing is.
 #[derive(Debug)]
@@ -121,7 +128,14 @@ pub fn supply(settings: &Settings, within: Option<Duration>) -> Supply {
     let mut limits = limits(settings);
     limits.download = limits.download.min(within);
     let url = settings.get(keys::NVIDIA_RUNFILE_URL).map_err(|problem| problem.remedy(None));
-    Supply { sha256, download: url.map(|url| Box::new((url, limits))) }
+    Supply { sha256, download: url.map(|url| Box::new((url, limits))), next }
+}
+
+/// The driver that the next boot loads.
+fn next() -> Option<Version> {
+    let (host, modules) = (View::host_until(&Deadline::after(MODINFO)), Modules::read(&mut Look::host()));
+    let driver = kernel_driver::installed(host, &modules, &Deadline::after(MODINFO));
+    driver.ok().flatten().map(|driver| driver.version)
 }
 
 /// The problems as a fault of the container's software, for post-start.

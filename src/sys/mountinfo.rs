@@ -3,6 +3,8 @@
 //! The kernel answers from memory, but a container can grow its table and
 //! choose names in it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -70,25 +72,32 @@ pub fn of(pid: i32) -> io::Result<String> {
 /// # Errors
 /// One that could not be read, although its process is there.
 pub fn all() -> io::Result<Vec<String>> {
-    let mut namespaces = std::collections::BTreeSet::new();
-    let mut tables = Vec::new();
+    let mut pids = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let link = std::fs::read_link(format!("/proc/{pid}/ns/mnt"));
-        let table = link.and_then(|namespace| match namespaces.insert(namespace) {
-            true => of(pid).map(Some),
-            false => Ok(None),
+        pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    tables(pids, of)
+}
+
+/// The tables of the namespaces of these processes, as `read` reads them.
+fn tables(pids: Vec<i32>, read: impl Fn(i32) -> io::Result<String>) -> io::Result<Vec<String>> {
+    let mut tables = BTreeMap::new();
+    for pid in pids {
+        let one = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).and_then(|namespace| {
+            // One counts as seen when its table is read: a process may end in between, and leave another in it.
+            if let Entry::Vacant(new) = tables.entry(namespace) {
+                new.insert(read(pid)?);
+            }
+            Ok(())
         });
-        match table {
-            Ok(table) => tables.extend(table),
+        match one {
+            Ok(()) => {}
             // It has ended, or ends now and has no namespace any more.
             Err(error) if ended(&error, pid) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(tables)
+    Ok(tables.into_values().collect())
 }
 
 fn ended(error: &io::Error, pid: i32) -> bool {
@@ -145,6 +154,19 @@ broken line\n";
         assert!(is_own_namespace(root.path()));
         enter("1", "mnt:[2]");
         assert!(!is_own_namespace(root.path()));
+    }
+
+    /// The first process in it ends when it was found, and before its table was read.
+    #[test]
+    fn a_process_that_ends_hides_no_namespace_that_another_is_in() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let reads = std::cell::Cell::new(0);
+        let read = |pid| {
+            reads.set(reads.get() + 1);
+            if reads.get() == 1 { Err(io::Error::from_raw_os_error(nix::libc::EINVAL)) } else { of(pid) }
+        };
+        assert_eq!(tables(vec![own, own, own], read).unwrap().len(), 1);
+        assert_eq!(reads.get(), 2);
     }
 
     #[test]

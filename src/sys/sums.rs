@@ -2,14 +2,34 @@
 //! its header.
 
 use super::signal;
+use super::time::{Deadline, human};
 use md5::Md5;
 use sha2::{Digest, Sha256};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 1 << 20;
+
+/// The time was over before the whole file was read: that says nothing of the file.
+#[derive(Debug)]
+pub struct Late(Duration);
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not read within {}", human(self.0))
+    }
+}
+
+impl std::error::Error for Late {}
+
+/// Whether an error says so.
+pub fn is_late(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<Late>())
+}
 
 /// A file's checksums.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +45,13 @@ impl Sums {
     /// takes as long as SHA-256.
     ///
     /// # Errors
-    /// The file cannot be read, or a signal came.
-    pub fn of(file: &File, from: u64) -> anyhow::Result<Sums> {
+    /// The file cannot be read, a signal came, or [`Late`].
+    pub fn of(file: &File, from: u64, deadline: &Deadline) -> anyhow::Result<Sums> {
         let again = || File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let (first, second) = (again()?, again()?);
         std::thread::scope(|scope| {
-            let md5 = scope.spawn(move || digest::<Md5>(first, from));
-            let sha256 = digest::<Sha256>(second, 0)?;
+            let md5 = scope.spawn(move || digest::<Md5>(first, from, deadline));
+            let sha256 = digest::<Sha256>(second, 0, deadline)?;
             let md5 = md5.join().map_err(|_| anyhow::anyhow!("the MD5 thread failed"))??;
             Ok(Sums { sha256: sha256.into(), md5: md5.into() })
         })
@@ -39,11 +59,18 @@ impl Sums {
 }
 
 /// The checksum of a file from an offset on.
-fn digest<D: Digest>(mut file: File, from: u64) -> anyhow::Result<sha2::digest::Output<D>> {
+fn digest<D: Digest>(
+    mut file: File,
+    from: u64,
+    deadline: &Deadline,
+) -> anyhow::Result<sha2::digest::Output<D>> {
     file.seek(SeekFrom::Start(from))?;
     let (mut sum, mut buffer) = (D::new(), vec![0; CHUNK]);
     loop {
         signal::check()?;
+        if deadline.passed() {
+            return Err(Late(deadline.span()).into());
+        }
         match file.read(&mut buffer)? {
             0 => return Ok(sum.finalize()),
             n => sum.update(&buffer[..n]),
@@ -60,8 +87,10 @@ mod tests {
     fn the_header_counts_for_sha256_only() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"header\n123456789").unwrap();
-        let sums = Sums::of(&file, 7).unwrap();
+        let sums = Sums::of(&file, 7, &Deadline::secs(60)).unwrap();
         assert_eq!(sums.md5, *Md5::digest(b"123456789"));
         assert_eq!(sums.sha256, *Sha256::digest(b"header\n123456789"));
+        let late = Sums::of(&file, 7, &Deadline::secs(0)).unwrap_err();
+        assert!(is_late(&late) && !is_late(&anyhow::anyhow!("damaged")), "{late:#}");
     }
 }

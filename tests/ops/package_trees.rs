@@ -12,7 +12,13 @@ const APT_CONF: &str = "/etc/apt/apt.conf.d/20phoenix-nvidia";
 
 /// The package is there; containers 101 and 102 have the host's driver, the first of them runs.
 fn host() -> Option<Lab> {
+    host_with("true")
+}
+
+/// The same with what is done before.
+fn host_with(first: &str) -> Option<Lab> {
     let lab = Lab::builder().gpus(1).driver(DRIVER).start()?;
+    lab.sh(first).ok();
     // As systemd leaves them.
     lab.sh("mount --make-rshared /").ok();
     lab.nvidia().user_space(DRIVER);
@@ -93,6 +99,38 @@ fn upgrade_removal_and_purge_leave_what_a_running_container_has() {
     let purged = sh(&lab, &format!("{APT} purge phoenix-nvidia"));
     purged.says_not("stays, since").says("stay in the confs of these containers");
     assert!(!lab.exists("/var/lib/phoenix-nvidia"));
+}
+
+/// Each with a command for itself: pasted, it takes nothing of what others run with.
+#[test]
+fn each_tree_that_is_in_use_is_told_with_a_command_for_it_alone() {
+    // A file system of its own: who has a tree bound from there has no path of ours in its table.
+    let Some(lab) = host_with(&format!("mkdir -p {KEPT} && mount -t tmpfs -o mode=755 tmpfs {KEPT}")) else {
+        return;
+    };
+    let at = "/srv/usr/lib/x86_64-linux-gnu/x86_64";
+    let other = format!(
+        "mount --bind {KEPT}/{UNUSED} {at} && : >/root/bound && while [ -e /root/bound ]; do sleep 0.05; done"
+    );
+    sh(&lab, &format!("mkdir -p {at}"));
+    let other = lab.command("unshare").args(["-m", "--propagation", "private", "sh", "-c", &other]).spawn();
+    sh(&lab, "until [ -e /root/bound ]; do sleep 0.01; done");
+    let purged = sh(&lab, &format!("{APT} purge phoenix-nvidia"));
+    let purged = purged
+        .says(&format!("{KEPT}/{DRIVER} stays, since running containers have it mounted: 101;"))
+        .says(&format!("{KEPT}/{UNUSED} stays, since it is mounted somewhere;"));
+    assert_eq!(lab.files().list(KEPT), [UNUSED, DRIVER]);
+    sh(&lab, "rm /root/bound");
+    other.wait().ok();
+    let all = format!("{}{}", purged.stdout, purged.stderr);
+    let commands: Vec<&str> =
+        all.lines().filter_map(|line| Some(line.split_once("when that has ended: ")?.1)).collect();
+    assert_eq!(commands.len(), 2, "{all}");
+    for command in commands.into_iter().filter(|command| !command.contains(DRIVER)) {
+        sh(&lab, command);
+    }
+    assert_eq!(lab.files().list(KEPT), [DRIVER]);
+    has_the_driver(&lab, 101);
 }
 
 /// Whatever is mounted where our files are, the package goes, and what is somebody else's stays.

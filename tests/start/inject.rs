@@ -38,6 +38,16 @@ pub fn injecting(spec: Spec) -> Option<Lab> {
     Some(lab)
 }
 
+/// The kernel modules on the host's disk are of this driver: the next boot loads it.
+pub fn on_disk(lab: &Lab, version: &str) {
+    lab.kmod();
+    let kernel = lab.sh("uname -r").ok().stdout.trim().to_owned();
+    lab.module(
+        &format!("{kernel}/updates/dkms/nvidia.ko"),
+        &[&format!("version={version}"), "name=nvidia", "license=NVIDIA"],
+    );
+}
+
 pub fn start(lab: &Lab) -> phoenix_lab::Output {
     lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
 }
@@ -223,6 +233,7 @@ fn after_a_host_upgrade_running_containers_keep_theirs_and_new_starts_get_the_ne
     }
     lab.nvidia().user_space(NEW);
     lab.nvidia().set_driver(NEW);
+    on_disk(&lab, NEW);
     lab.run(["pct", "stop", "102"]).ok();
     lab.write("/root/empty", "");
     lab.container(102).write("/at-boot", "");

@@ -1,7 +1,7 @@
 //! Driver trees over an upgrade of the host: kept before the files are replaced, completed, and gone when nobody has
 //! them any more.
 
-use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, finds_now, host, start};
+use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, finds_now, host, on_disk, start};
 use crate::support::{lab, node};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -63,6 +63,7 @@ fn reboot(lab: &Lab, driver: &str) {
     lab.sh(&format!("umount {SHOWN}/* /run/phoenix-nvidia/proc/* 2>/dev/null; rm -r /run/phoenix-nvidia"))
         .ok();
     lab.nvidia().set_driver(driver);
+    on_disk(lab, driver);
 }
 
 /// The host's packages are upgraded while its kernel driver stays until the reboot.
@@ -273,23 +274,86 @@ fn a_tree_that_grows_is_whole_whenever_its_maker_is_killed() {
     create(&lab, 101, Rootfs::Debian12.privileged());
     create(&lab, 102, Rootfs::Debian12.unprivileged());
     start(&lab).ok();
-    for (count, ms) in [2, 4, 6, 8, 10, 13, 16, 20, 30, 50].into_iter().enumerate() {
-        library(&lab, &format!("libnvidia-extra{count}"));
-        lab.sh(&format!("timeout -s KILL 0.{ms:03} {PROGRAM} keep; true"));
-        finds_now(&lab.container(101), OLD);
-        lab.run(["pct", "start", "102"]).ok().says_not("WARNING");
-        finds_now(&lab.container(102), OLD);
-        lab.run([PROGRAM, "prepare"]).ok();
-        for id in [101, 102] {
-            finds_now(&lab.container(id), OLD);
+    // Each call that changes something is the last one in some run.
+    let (mut rounds, mut within) = (0, 0);
+    for (call, step) in
+        [("mkdir", 2), ("link", 3), ("symlink", 2), ("fsync", 2), ("rename", 1), ("mount", 1), ("umount", 1)]
+    {
+        for nth in (1..).step_by(if phoenix_lab::thorough() { 1 } else { step }) {
+            library(&lab, &format!("libnvidia-extra{rounds}"));
+            rounds += 1;
+            let set = format!("/^{call}");
+            let run = lab
+                .command("strace")
+                .args(["-qq", "-o", "/dev/null", "-e", &format!("trace={set}"), "-e"])
+                .arg(format!("inject={set}:signal=SIGKILL:when={nth}"))
+                .args([PROGRAM, "keep"])
+                .timeout(Duration::from_secs(60))
+                .run();
+            if run.exit() == Some(0) {
+                break;
+            }
+            assert!(nth < 100, "{call}: {run}");
+            let left = lab.files().list(KEPT);
+            within += usize::from(left.iter().any(|name| name.starts_with('.')));
+            finds_now(&lab.container(101), OLD);
+            lab.run(["pct", "start", "102"]).ok().says_not("WARNING");
+            finds_now(&lab.container(102), OLD);
+            lab.run([PROGRAM, "prepare"]).ok();
+            for id in [101, 102] {
+                finds_now(&lab.container(id), OLD);
+            }
+            lab.run(["pct", "stop", "102"]).ok();
         }
-        lab.run(["pct", "stop", "102"]).ok();
     }
+    assert!(within > 5, "{within} of {rounds} were killed while they filled the new directory");
     lab.run(["pct", "stop", "101"]).ok();
     lab.run([PROGRAM, "prepare"]).ok();
     assert_eq!(lab.files().list(KEPT), [OLD]);
-    assert!(lab.exists(format!("{SHOWN}/current/libnvidia-extra9.so.1")));
+    assert!(lab.exists(format!("{SHOWN}/current/libnvidia-extra{}.so.1", rounds - 1)));
     assert_eq!(lab.sh(&format!("grep -c {SHOWN} /proc/mounts")).stdout.trim(), "1", "one mount");
+}
+
+/// A full disk, after a boot: what could not be added is no reason to have nothing.
+#[test]
+fn what_cannot_be_added_or_repaired_takes_no_driver_from_a_start() {
+    let Some(lab) = host() else { return };
+    create(&lab, 101, Rootfs::Debian12.unprivileged());
+    let at = "/var/lib/phoenix-nvidia";
+    lab.sh(&format!("mkdir -p {at} && mount -t tmpfs -o size=200m,mode=755 tmpfs {at}")).ok();
+    lab.run([PROGRAM, "prepare"]).ok().says("copied for containers");
+    library(&lab, "libnvidia-encode");
+    lab.sh(&format!("mount -o remount,size=60m {at}")).ok();
+    reboot(&lab, OLD);
+    start(&lab).ok().says("cannot add libnvidia-encode").says("free").says("the host's, mounted");
+    finds(&lab.container(101), OLD);
+    // One that lacks a file which the host has no more is told, and what there is stays for the next.
+    lab.run(["pct", "stop", "101"]).ok();
+    let mounted =
+        || lab.sh(&format!("grep ' {SHOWN}/{OLD} ' /proc/self/mountinfo | cut -d' ' -f1")).ok().stdout;
+    let before = mounted();
+    lab.sh(&format!("rm {KEPT}/{OLD}/bin/nvidia-smi")).ok();
+    lab.sh("mv /usr/bin/nvidia-smi /root/nvidia-smi").ok();
+    lab.run([PROGRAM, "prepare"]).code(5).says("bin/nvidia-smi");
+    assert_eq!((mounted(), lab.exists(format!("{SHOWN}/current/libcuda.so.1"))), (before, true));
+    reboot(&lab, OLD);
+    lab.run([PROGRAM, "prepare"]).code(5).says("bin/nvidia-smi");
+    lab.container(101).write("/at-boot", "");
+    start(&lab).ok().says("the host's, mounted");
+    finds(&lab.container(101), OLD);
+    // Once it is there, a container that runs keeps what it has, and nothing is written below that.
+    lab.sh(&format!("mv /root/nvidia-smi /usr/bin/nvidia-smi; mount -o remount,size=200m {at}")).ok();
+    lab.sh(&format!("rm {LIBRARIES}/libnvidia-encode.so.{OLD}")).ok();
+    let tree = format!("{KEPT}/{OLD}");
+    let inode = lab.inode(&tree);
+    lab.run([PROGRAM, "prepare"]).ok().says("restored 1 files");
+    assert_ne!(lab.inode(&tree), inode);
+    assert!(lab.exists(format!("{SHOWN}/current/bin/nvidia-smi")));
+    assert_eq!(lab.sh(&format!("grep -c {SHOWN} /proc/mounts")).stdout.trim(), "1", "one mount");
+    finds(&lab.container(101), OLD);
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run([PROGRAM, "prepare"]).ok().says("removed its earlier copy");
+    assert_eq!(lab.files().list(KEPT), [OLD]);
 }
 
 /// As after a boot with the new driver: one copies, nobody downloads, and `current` moves once.
@@ -303,6 +367,7 @@ fn after_a_host_upgrade_many_starts_make_one_tree_and_move_current_once() {
     lab.run([PROGRAM, "prepare"]).ok().says("driver 580.95.05: copied");
     lab.nvidia().user_space(NEW);
     lab.nvidia().set_driver(NEW);
+    on_disk(&lab, NEW);
     let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
     let shown = format!("/proc/{}/root{SHOWN}", lab.init_pid());
     watch.add_watch(shown.as_str(), AddWatchFlags::IN_MOVED_TO).unwrap();

@@ -196,6 +196,25 @@ fn it_is_whole_or_not_there_whenever_its_maker_is_killed_and_on_a_full_disk() {
     lab.run([PROGRAM, "doctor", "101"]).says_not("lacks");
 }
 
+/// As after a boot, with a runfile that was put there by hand: who comes first reads and unpacks it.
+#[test]
+fn many_starts_at_once_unpack_a_runfile_that_nobody_checked_once() {
+    let Some(lab) = host(true) else { return };
+    for id in 102..=108 {
+        create(&lab, id, Rootfs::Busybox.unprivileged());
+    }
+    cached(&lab, &packed(OLD, 60_000_000).compressed(Compression::Zstd));
+    assert!(!lab.sh(&format!("ls {CACHE}")).ok().stdout.contains(".checked"));
+    let starts = (101..=108).map(|id| lab.command("pct").args(["start", &id.to_string()]).spawn());
+    let said: Vec<String> =
+        starts.collect::<Vec<_>>().into_iter().map(|start| start.wait().ok().stdout).collect();
+    let said = said.join("\n");
+    assert_eq!(said.matches("the host's, mounted").count(), 8, "{said}");
+    assert_eq!(said.matches("unpacked from").count(), 1, "{said}");
+    assert_eq!(trees(&lab), [OLD]);
+    finds(&lab.container(101), OLD);
+}
+
 /// An upgrade of the host: prefetch has the next driver ready before the reboot, which then needs no network.
 #[test]
 fn prefetch_makes_the_tree_of_the_next_boot_and_prepare_leaves_it() {
@@ -224,6 +243,12 @@ fn prefetch_makes_the_tree_of_the_next_boot_and_prepare_leaves_it() {
     ))
     .ok();
     lab.nvidia().set_driver(NEW);
+    // Where modinfo does not run, or knows none, a tree may be the next boot's.
+    lab.sh("mv /usr/sbin/modinfo /root/modinfo").ok();
+    lab.replace_program("/usr/sbin/modinfo", "#!/bin/sh\nexit 1\n");
+    lab.run([PROGRAM, "prepare"]).ok().says_not("removed");
+    assert_eq!(trees(&lab), [NEW, OLD]);
+    lab.sh("mv /root/modinfo /usr/sbin/modinfo").ok();
     lab.run([PROGRAM, "prepare"]).ok().says_not("unpacked").says(&format!("driver {OLD}: removed its copy"));
     lab.container(101).write("/at-boot", "");
     start(&lab).ok().says_not("WARNING");

@@ -313,7 +313,9 @@ fn a_redirect_away_from_this_machine_needs_a_checksum() {
     let text = node.refused(V);
     assert!(text.contains("redirect to http://0.0.0.0") && text.contains("without a checksum"), "{text}");
     assert_eq!(node.site.requests().unwrap().of(&other).len(), 0);
-    let good = crate::sys::sums::Sums::of(&std::fs::File::open(&file).unwrap(), 0).unwrap().sha256;
+    let good = crate::sys::sums::Sums::of(&std::fs::File::open(&file).unwrap(), 0, &Deadline::secs(60))
+        .unwrap()
+        .sha256;
     node.obtain_with(V, Some(&Sha256(good))).unwrap();
 }
 

@@ -2,14 +2,14 @@
 
 use super::find::{self, Found, Item};
 use super::manifest::{self, Manifest, Origin};
-use super::unpack;
+use super::{prune, unpack};
 use crate::sys::time::{Deadline, human};
 use crate::sys::{file, private, replace, signal};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 /// What is copied between two looks at the clock, in bytes.
@@ -76,7 +76,7 @@ fn copy_all(root: &Path, version: &Version, to: &Path, deadline: &Deadline) -> a
 /// Makes the links and the list of a tree whose files are there.
 fn finish(tree: &Path, version: &Version, origin: Origin, found: &Found) -> anyhow::Result<()> {
     for (name, target) in &found.links {
-        std::os::unix::fs::symlink(target, tree.join(name)).with_context(|| name.clone())?;
+        symlink(target, tree.join(name)).with_context(|| name.clone())?;
     }
     list(tree, &Manifest::of(version, origin, found))
 }
@@ -136,15 +136,17 @@ fn copy(from: File, mut to: &File, deadline: &Deadline) -> anyhow::Result<()> {
     }
 }
 
-/// Puts what a tree lacks into it, from what it was made of: each file whole.
+/// Puts a tree that lacks nothing into the place of one that does, from what that was
+/// made of: what it still has is the same on disk. Mounts go on to show the old one.
 ///
 /// # Errors
-/// The source does not have it any more, or a file could not be written.
+/// The source does not have it any more, or a file could not be written; the tree is as
+/// it was then.
 pub fn repair(source: &Source, tree: &Path, lacking: &[String], deadline: &Deadline) -> anyhow::Result<()> {
     let manifest = Manifest::read(tree).context("no list of its files")?;
     let version = &manifest.version;
     let is_it = |found: &Found| {
-        let now = Manifest::of(version, source.origin(), found);
+        let now = Manifest { repairs: manifest.repairs, ..Manifest::of(version, source.origin(), found) };
         // What the host has lost meanwhile the tree may still have.
         let of_host = now.origin == Origin::Host && manifest.origin == Origin::Host;
         let other = lacking.iter().find(|name| now.entry(name) != manifest.entry(name));
@@ -154,7 +156,7 @@ pub fn repair(source: &Source, tree: &Path, lacking: &[String], deadline: &Deadl
             _ => bail!("the driver files are not those of which it was made"),
         }
     };
-    // All are there before the first is put into its place.
+    let new = Manifest { repairs: manifest.repairs.saturating_add(1), ..manifest.clone() };
     in_temp(tree, version, |temp| {
         match source {
             Source::Host(root) => {
@@ -162,17 +164,28 @@ pub fn repair(source: &Source, tree: &Path, lacking: &[String], deadline: &Deadl
                 is_it(&found)?;
                 let of_it = found.files.iter().filter(|file| lacking.contains(&file.to));
                 unpack::room(temp, of_it.map(|file| file.size).sum())?;
-                lacking.iter().try_for_each(|name| fetch(temp, name, &found, deadline))?;
+                fill(temp, tree, (&manifest, &new), &found, deadline)?;
             }
             Source::Runfile(file) => {
                 let found = unpack::unpack(file, version, temp, deadline)?;
                 is_it(&found)?;
-                finish(temp, version, source.origin(), &found)?;
+                found.links.iter().try_for_each(|(name, target)| symlink(target, temp.join(name)))?;
+                let whole =
+                    manifest.files.iter().map(|(name, _)| name).filter(|name| !lacking.contains(name));
+                whole
+                    .into_iter()
+                    .try_for_each(|name| same(tree, temp, name).with_context(|| name.clone()))?;
+                list(temp, &new)?;
             }
         }
-        lacking.iter().try_for_each(|name| place(temp, tree, name).with_context(|| name.clone()))?;
-        sync_directories(tree, &manifest)
+        change_places(temp, tree)
     })
+}
+
+/// Has a file of a new tree be that of another.
+fn same(tree: &Path, new: &Path, name: &str) -> io::Result<()> {
+    std::fs::remove_file(new.join(name))?;
+    std::fs::hard_link(tree.join(name), new.join(name))
 }
 
 /// Copies one file, or makes one link, of what was found.
@@ -181,19 +194,52 @@ pub(super) fn fetch(to: &Path, name: &str, found: &Found, deadline: &Deadline) -
         (Some(item), _) => put(to, item, deadline),
         (None, Some(target)) => {
             directories(to, name)?;
-            std::os::unix::fs::symlink(target, to.join(name)).with_context(|| name.to_owned())
+            symlink(target, to.join(name)).with_context(|| name.to_owned())
         }
         (None, None) => bail!("{name}: not among the host's driver files"),
     }
 }
 
-/// Moves one from the new directory into a tree, over what is there.
-#[allow(clippy::disallowed_methods)] // the file is synced, and so is its directory afterwards
-fn place(from: &Path, tree: &Path, name: &str) -> anyhow::Result<()> {
-    directories(tree, name)?;
-    let to = tree.join(name);
-    if to.is_dir() && !to.is_symlink() {
-        std::fs::remove_dir_all(&to)?;
+/// Has a new directory change places with a tree, which is put aside.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn change_places(temp: &Path, tree: &Path) -> anyhow::Result<()> {
+    // From here on it has a name that nobody takes for a leftover: what bears it
+    // next may be mounted.
+    let aside = prune::aside_of(tree)?;
+    replace::directory_whole(temp, &aside)?;
+    Ok(replace::exchange(&aside, tree, &prune::aside_of(tree)?)?)
+}
+
+/// Fills the new directory: what the old tree has whole from there, the rest from
+/// the host.
+///
+/// # Errors
+/// The host does not have it, or the file system's.
+pub(super) fn fill(
+    new: &Path,
+    tree: &Path,
+    (old, all): (&Manifest, &Manifest),
+    found: &Found,
+    deadline: &Deadline,
+) -> anyhow::Result<()> {
+    let lacking = old.lacking(tree);
+    let names = all.files.iter().map(|(name, _)| name).chain(all.links.iter().map(|(name, _)| name));
+    for name in names {
+        signal::check()?;
+        if old.entry(name).is_none() || lacking.contains(name) {
+            fetch(new, name, found, deadline)?;
+            continue;
+        }
+        directories(new, name)?;
+        let (from, to) = (tree.join(name), new.join(name));
+        match all.entry(name) {
+            Some((None, Some(target))) => symlink(target, &to),
+            // Both trees are ours, and neither is ever written to.
+            _ => std::fs::hard_link(&from, &to),
+        }
+        .with_context(|| name.clone())?;
     }
-    Ok(std::fs::rename(from.join(name), &to)?)
+    list(new, all)
 }

@@ -118,16 +118,19 @@ impl Found {
 pub struct Missing {
     /// The library that is not there.
     pub library: String,
-    /// Another version of it that is there.
-    pub other: Option<Version>,
+    /// Other versions that are there.
+    pub others: Vec<Version>,
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is not on this host", self.library)?;
-        match &self.other {
-            Some(version) => write!(f, "; its driver files are {version}"),
-            None => Ok(()),
+        match self.others.as_slice() {
+            [] => Ok(()),
+            others => {
+                let others: Vec<&str> = others.iter().map(Version::as_str).collect();
+                write!(f, "; its driver files are {}", others.join(", "))
+            }
         }
     }
 }
@@ -151,12 +154,12 @@ pub fn find(root: &Path, version: &Version) -> Result<Found, Missing> {
             if let Some(library) = library(&directory, &name, version) {
                 libraries.entry(name).or_insert(library);
             } else if let Some(other) = name.strip_prefix("libnvidia-ml.so.") {
-                others.extend(other.parse::<Version>().ok().filter(|other| other != version));
+                let other = other.parse::<Version>().ok().filter(|other| other != version);
+                others.extend(other.filter(|other| !others.contains(other)));
             }
         }
     }
-    let mut found = of_libraries(libraries, version)
-        .map_err(|library| Missing { library, other: others.into_iter().next() })?;
+    let mut found = of_libraries(libraries, version).map_err(|library| Missing { library, others })?;
     found.files.extend(PROGRAMS.iter().filter_map(|name| program(root, name)));
     found.files.extend(SHARES.iter().flat_map(|share| shared(root, share, version)));
     Ok(found)

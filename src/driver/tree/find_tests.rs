@@ -169,7 +169,7 @@ fn a_host_whose_files_are_of_another_version_says_which() {
     // Half of an upgrade.
     host.library(LIB, &format!("libcuda.so.{V}"), "libcuda.so.1", None);
     assert_eq!(host.find().unwrap_err().library, "libnvidia-ml.so.580.95.05");
-    assert_eq!(Host(tempfile::tempdir().unwrap()).find().unwrap_err().other, None);
+    assert_eq!(Host(tempfile::tempdir().unwrap()).find().unwrap_err().others, []);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Manifest {
     pub version: Version,
     /// What it was made of.
     pub origin: Origin,
+    /// How often it was repaired: that tells a copy from the one that it replaced.
+    pub repairs: u32,
     /// The glibc that it needs.
     pub glibc: Option<Glibc>,
     /// The files, with their sizes in bytes.
@@ -43,6 +45,7 @@ impl Manifest {
         Manifest {
             version: version.clone(),
             origin,
+            repairs: 0,
             glibc: found.glibc,
             files: found.files.iter().map(|file| (file.to.clone(), file.size)).collect(),
             links: found.links.iter().map(|(name, target)| (name.clone(), target.clone())).collect(),
@@ -61,18 +64,19 @@ impl Manifest {
         let links = self.links.iter().map(|(name, target)| format!("link {name} {target}\n"));
         let list: String = files.chain(links).collect();
         let origin = if self.origin == Origin::Runfile { "origin runfile\n" } else { "" };
-        format!("{FIRST}\nversion {}\n{origin}{glibc}{list}end\n", self.version)
+        let repairs = if self.repairs > 0 { format!("repairs {}\n", self.repairs) } else { String::new() };
+        format!("{FIRST}\nversion {}\n{origin}{repairs}{glibc}{list}end\n", self.version)
     }
 
     fn parse(text: &str) -> Option<Manifest> {
         let mut lines = text.lines();
         (lines.next()? == FIRST).then_some(())?;
         let version = lines.next()?.strip_prefix("version ")?.parse().ok()?;
-        let origin = Origin::Host;
-        let mut manifest = Manifest { version, origin, glibc: None, files: Vec::new(), links: Vec::new() };
+        let mut manifest = Manifest::of(&version, Origin::Host, &Found::default());
         for line in lines {
             match line.split_once(' ') {
                 Some(("origin", "runfile")) => manifest.origin = Origin::Runfile,
+                Some(("repairs", number)) => manifest.repairs = number.parse().ok()?,
                 Some(("glibc", glibc)) => manifest.glibc = Some(glibc.parse().ok()?),
                 Some(("file", rest)) => {
                     let (size, name) = rest.split_once(' ')?;
@@ -120,12 +124,13 @@ mod tests {
         let mut manifest = Manifest {
             version: "580.95.05".parse().unwrap(),
             origin: Origin::Host,
+            repairs: 0,
             glibc: "2.14".parse().ok(),
             files: vec![("libcuda.so.580.95.05".into(), 5), ("share/a b".into(), 0)],
             links: vec![("libcuda.so.1".into(), "libcuda.so.580.95.05".into())],
         };
         assert_eq!(Manifest::parse(&manifest.text()), Some(manifest.clone()));
-        manifest.origin = Origin::Runfile;
+        (manifest.origin, manifest.repairs) = (Origin::Runfile, 3);
         let text = manifest.text();
         assert_eq!(Manifest::parse(&text), Some(manifest));
         for length in 0..text.len() - 1 {

@@ -71,6 +71,13 @@ fn version_of(name: &str) -> Option<(Version, bool)> {
     }
 }
 
+/// The versions of the trees below `kept`.
+pub fn versions(kept: &Path) -> Vec<Version> {
+    let entries = std::fs::read_dir(kept).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| version_of(entry.file_name().to_str()?));
+    found.filter(|(_, aside)| !aside).map(|(version, _)| version).collect()
+}
+
 /// Removes the trees below `kept` that are mounted in no namespace, but for
 /// those of `keep`; returns how many. `shown` is where the host has them mounted.
 pub fn prune(kept: &Path, shown: &Path, keep: &[&Version]) -> usize {

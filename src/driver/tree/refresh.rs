@@ -1,5 +1,5 @@
 //! Files that the host gains after a tree was made of its own, an encoder's package
-//! say.
+//! say, and how a tree changes places with one that has more.
 //!
 //! What lies below an overlay is not changed while the overlay is mounted: the
 //! kernel says of that only that it is undefined. So the tree is made anew beside
@@ -9,10 +9,11 @@
 
 use super::find::{self, Found};
 use super::manifest::{Manifest, Origin};
-use super::{Trees, copy, prune, unpack};
+use super::{Trees, copy, unpack};
+use crate::exit;
 use crate::sys::mount::{self, Holds};
 use crate::sys::time::Deadline;
-use crate::sys::{private, replace, signal, text};
+use crate::sys::{private, replace, text};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fs;
@@ -47,16 +48,25 @@ impl Trees {
     }
 
     /// Adds what the host has gained; under the lock. What is mounted stays the old one.
+    /// False where that failed: the tree is what it was, and what it lacks may come back
+    /// without that.
+    ///
+    /// # Errors
+    /// A signal came.
     pub(super) fn grow(
         &self,
         version: &Version,
         gained: Vec<String>,
         deadline: &Deadline,
-    ) -> anyhow::Result<()> {
-        grow(&self.root, &self.kept(version), deadline)?;
+    ) -> anyhow::Result<bool> {
+        let grown = grow(&self.root, &self.kept(version), deadline);
         let names = text::few(gained, NAMED).join(", ");
-        log::info!("driver {version}: added {names} to its copy for containers");
-        Ok(())
+        match &grown {
+            Ok(()) => log::info!("driver {version}: added {names} to its copy for containers"),
+            Err(error) if exit::interrupted(error) => return grown.map(|()| false),
+            Err(error) => log::warn!("driver {version}: cannot add {names}: {error:#}"),
+        }
+        Ok(grown.is_ok())
     }
 
     /// Whether what containers bind has the list of the tree: it may show one that
@@ -122,16 +132,12 @@ fn grow(root: &Path, tree: &Path, deadline: &Deadline) -> anyhow::Result<()> {
     let fresh = |(name, _): &&(String, u64)| old.entry(name).is_none();
     copy::in_temp(tree, &old.version, |temp| {
         unpack::room(temp, new.files.iter().filter(fresh).map(|(_, size)| size).sum())?;
-        fill(temp, tree, (&old, &new), &found, deadline)?;
+        copy::fill(temp, tree, (&old, &new), &found, deadline)?;
         // An upgrade of the host's files meanwhile leaves a part of them.
         if find::find(root, &old.version).as_ref() != Ok(&found) {
             bail!("the host's driver files changed while they were copied");
         }
-        // From here on it has a name that nobody takes for a leftover: what bears it
-        // next may be mounted.
-        let aside = prune::aside_of(tree)?;
-        replace::directory_whole(temp, &aside)?;
-        Ok(replace::exchange(&aside, tree, &prune::aside_of(tree)?)?)
+        copy::change_places(temp, tree)
     })
 }
 
@@ -142,33 +148,4 @@ fn joined(old: &Manifest, found: &Found) -> Manifest {
     all.files.extend(now.files.into_iter().filter(|(name, _)| old.entry(name).is_none()));
     all.links.extend(now.links.into_iter().filter(|(name, _)| old.entry(name).is_none()));
     all
-}
-
-/// Fills the new directory: what the old tree has whole from there, the rest from
-/// the host.
-fn fill(
-    new: &Path,
-    tree: &Path,
-    (old, all): (&Manifest, &Manifest),
-    found: &Found,
-    deadline: &Deadline,
-) -> anyhow::Result<()> {
-    let lacking = old.lacking(tree);
-    let names = all.files.iter().map(|(name, _)| name).chain(all.links.iter().map(|(name, _)| name));
-    for name in names {
-        signal::check()?;
-        if old.entry(name).is_none() || lacking.contains(name) {
-            copy::fetch(new, name, found, deadline)?;
-            continue;
-        }
-        copy::directories(new, name)?;
-        let (from, to) = (tree.join(name), new.join(name));
-        match all.entry(name) {
-            Some((None, Some(target))) => std::os::unix::fs::symlink(target, &to),
-            // Both trees are ours, and neither is ever written to.
-            _ => fs::hard_link(&from, &to),
-        }
-        .with_context(|| name.clone())?;
-    }
-    copy::list(new, all)
 }

@@ -6,8 +6,8 @@ use crate::driver::runfile::lists::{FILE_LIST, Kind, MANIFEST, Manifest};
 use crate::driver::runfile::{Header, lists::FileList, payload};
 use crate::exit;
 use crate::sys::text::{line, size};
-use crate::sys::time::Deadline;
-use crate::sys::{file, private};
+use crate::sys::time::{Deadline, human};
+use crate::sys::{file, private, signal};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fs::{File, OpenOptions, Permissions};
@@ -60,7 +60,7 @@ pub fn unpack(runfile: &Path, version: &Version, to: &Path, deadline: &Deadline)
     let header = Header::read(&mut file).with_context(name)?;
     let mut pass = Pass { to, version, files: Vec::new(), texts: Texts::default() };
     payload::read(&file, &header, deadline, |payload| pass.all(payload))
-        .and_then(|()| pass.choose())
+        .and_then(|()| pass.choose(deadline))
         .map_err(|error| if exit::interrupted(&error) { error } else { error.context(name()) })
 }
 
@@ -160,7 +160,7 @@ impl Pass<'_> {
 
     /// Keeps what is for containers, by NVIDIA's own list where there is one, and
     /// removes the rest.
-    fn choose(self) -> anyhow::Result<Found> {
+    fn choose(self, deadline: &Deadline) -> anyhow::Result<Found> {
         let text = self.texts.manifest.as_ref().with_context(|| format!("no {MANIFEST} in it"))?;
         let manifest = Manifest::parse(&String::from_utf8_lossy(text))?;
         if manifest.version != *self.version {
@@ -191,6 +191,10 @@ impl Pass<'_> {
                 let above = Path::new(&item.to).ancestors().skip(1).filter(|path| *path != Path::new(""));
                 let _ = above.map(|path| std::fs::remove_dir(self.to.join(path))).find(Result::is_err);
                 continue;
+            }
+            signal::check()?;
+            if deadline.passed() {
+                bail!("not on the disk within {}", human(deadline.span()));
             }
             File::open(&item.from)?.sync_all()?;
             if item.to.contains('/') {

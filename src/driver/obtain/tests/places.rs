@@ -169,9 +169,12 @@ fn a_runfile_in_an_archive_of_stock_makeself_is_taken_out_of_it() {
         assert!(!node.obtain_with(V, Some(sum)).unwrap().fresh);
     }
     let version = V.parse().unwrap();
-    assert_eq!(cached(&node.cache, &version, Some(&outer)).unwrap().sha256, runfile.sha256);
+    assert_eq!(
+        cached(&node.cache, &version, Some(&outer), &Deadline::secs(60)).unwrap().sha256,
+        runfile.sha256
+    );
     let other = Sha256([7; 32]);
-    assert!(cached(&node.cache, &version, Some(&other)).is_err());
+    assert!(cached(&node.cache, &version, Some(&other), &Deadline::secs(60)).is_err());
     assert_eq!(node.files(), names, "a look removes nothing");
 }
 
