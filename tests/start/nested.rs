@@ -208,10 +208,11 @@ fn detach_leaves_nothing_for_engines_behind() {
     lab.run([PROGRAM, "attach", "101", "--gpus", "0", "--inject", "--nested-replace"]).ok();
     again(&lab).ok();
     lab.run(["pct", "stop", "101"]).ok();
-    lab.run([PROGRAM, "detach", "101"])
+    lab.run([PROGRAM, "detach", "101", "--keep-driver"])
         .ok()
         .says("phoenix-nvidia-index.json stay in it")
-        .says("fix: pct start 101 &&");
+        .says("fix: pct start 101 && phoenix-nvidia detach 101 --keep-driver\n")
+        .says_not("detach 101\n");
     lab.run(["pct", "start", "101"]).ok();
     lab.run([PROGRAM, "detach", "101"]).ok();
     assert_eq!(ct.sh("ls /etc/cdi").ok().stdout, "nvidia.yaml\n");
@@ -352,6 +353,11 @@ fn what_was_put_aside_is_kept_until_it_is_back() {
     assert_eq!(ct.sh("ls /etc/cdi").ok().stdout, "nvidia.yaml\nnvidia.yaml.phoenix-nvidia\n");
     assert_eq!(ct.read(theirs), of_toolkit(OLD), "the last that was there");
     assert!(!ct.exists("/var/lib/phoenix-nvidia"));
+
+    // One that cannot be put aside is not passed over in silence.
+    lab.run([PROGRAM, "attach", "101", "--gpus", "0", "--inject", "--nested-replace"]).ok();
+    ct.sh("mount --bind /etc/cdi /etc/cdi && mount -o remount,bind,ro /etc/cdi").ok();
+    lab.run([PROGRAM, "101"]).says("cannot write /etc/cdi/nvidia.yaml in container 101");
 }
 
 /// Docker's settings: without content they are ours to write, with content there is a command that can be pasted.
@@ -564,6 +570,14 @@ fn in_docker(spec: Spec) {
     lab.sh(&format!("pct exec 101 -- sh{fix}")).ok();
     shows(docker_run(&ct, "nvidia.com/gpu=0"), &lab, NEW);
     assert!(ct.read("/etc/docker/daemon.json").contains("\"log-driver\": \"local\""));
+    // Without content: what its own check refuses changes nothing, and the start writes the whole.
+    for text in ["{}", ""] {
+        ct.write("/etc/docker/daemon.json", text);
+        lab.sh(&format!("pct exec 101 -- sh{fix}"));
+        assert_eq!(ct.read("/etc/docker/daemon.json"), text);
+        lab.run([PROGRAM, "101"]).ok().says("features.cdi set");
+    }
+    shows(docker_run(&ct, "nvidia.com/gpu=0"), &lab, NEW);
 }
 
 #[test]
