@@ -6,6 +6,7 @@
 use phoenix_lab::nvidia::runfile::Runfile;
 use phoenix_lab::{Lab, Rootfs};
 use phoenix_nvidia::driver::runfile;
+use phoenix_nvidia::sys::time::Deadline;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -61,7 +62,7 @@ fn checking(path: &Path) {
     println!("checking a runfile of {} MB (best of 3)", SIZE / 1_000_000);
     let version = V.parse().unwrap();
     let ours = best(|| {
-        runfile::check(&mut File::open(path).unwrap(), &version, std::env::consts::ARCH).unwrap();
+        runfile::check(&mut File::open(path).unwrap(), &version, std::env::consts::ARCH, &Deadline::secs(60)).unwrap();
     });
     println!("  header, MD5, CRC and SHA-256, ours  {}", rate(ours));
     let mut all = Duration::ZERO;
