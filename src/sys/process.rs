@@ -369,6 +369,12 @@ fn end_group(child: &mut Child, steps: &[(Signal, Duration)]) -> bool {
     false
 }
 
+/// Whether two threads have the same table of descriptors. False where the kernel
+/// does not say.
+pub fn same_files(one: i32, other: i32) -> bool {
+    super::raw::same_files(one, other)
+}
+
 /// Whether a program is installed.
 pub fn installed(program: impl AsRef<Path>) -> bool {
     nix::unistd::access(program.as_ref(), nix::unistd::AccessFlags::X_OK).is_ok()

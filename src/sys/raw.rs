@@ -113,6 +113,30 @@ pub fn known_stat(path: &CStr) -> std::io::Result<(u32, (u32, u32))> {
     Ok((u32::from(found.stx_mode), (found.stx_rdev_major, found.stx_rdev_minor)))
 }
 
+/// Whether two threads share their table of descriptors (kcmp(2)); false also
+/// where it cannot be asked.
+pub fn same_files(one: i32, other: i32) -> bool {
+    /// Of linux/kcmp.h.
+    const KCMP_FILES: i32 = 2;
+    // SAFETY: kcmp takes numbers only.
+    unsafe { nix::libc::syscall(nix::libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) == 0 }
+}
+
+/// Whether an open file is the root of a mount (statx(2)), by what the kernel
+/// knows; false before Linux 5.8.
+pub fn is_mount_root(file: BorrowedFd<'_>) -> std::io::Result<bool> {
+    let flags = nix::libc::AT_EMPTY_PATH | nix::libc::AT_STATX_DONT_SYNC;
+    let mut found = std::mem::MaybeUninit::<nix::libc::statx>::zeroed();
+    // SAFETY: the path is a C string and the buffer a whole statx during the call.
+    let done = unsafe { nix::libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, 0, found.as_mut_ptr()) };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: all zeros is a valid statx, and the kernel has filled it in.
+    let attributes = unsafe { found.assume_init() }.stx_attributes;
+    Ok(attributes & nix::libc::STATX_ATTR_MOUNT_ROOT as u64 != 0)
+}
+
 /// A descriptor of the process with this pid.
 pub fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two numbers and returns a new descriptor (close-on-exec) or -1.

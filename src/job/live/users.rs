@@ -8,6 +8,7 @@ use super::enter::{Asked, ask};
 use crate::device::Number;
 use crate::guest::leftovers::processes;
 use crate::sys::look::Look;
+use crate::sys::process::same_files;
 use crate::sys::time::Deadline;
 use crate::sys::{file, text};
 use crate::types::Ctid;
@@ -134,22 +135,53 @@ impl Wanted {
         let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         let mut user =
             User { pid, name: text::line(name.trim_ascii_end()), cards: BTreeSet::new(), tree: false };
-        if !self.cards.is_empty() {
-            for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-                self.note(&mut user, &format!("/proc/{pid}/fd/{}", entry?.file_name().to_string_lossy()))?;
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))?;
+        let (mut mapped, mut tables) = (false, Vec::new());
+        for thread in threads {
+            let Some(tid) = thread?.file_name().to_str().and_then(|tid| tid.parse::<i32>().ok()) else {
+                continue;
+            };
+            match self.thread(&mut user, (pid, tid), &mut mapped, &mut tables) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => {}
             }
         }
-        // A process without memory, one that has just ended say, has an empty file.
-        for line in BufReader::new(fs::File::open(format!("/proc/{pid}/maps"))?).split(b'\n') {
+        Ok(user)
+    }
+
+    /// Notes what one thread uses. The first thread may have ended, and shows
+    /// nothing then; a thread may have descriptors of its own (unshare(2)), those
+    /// of `tables` are known.
+    fn thread(
+        &self,
+        user: &mut User,
+        (pid, tid): (i32, i32),
+        mapped: &mut bool,
+        tables: &mut Vec<i32>,
+    ) -> io::Result<()> {
+        let at = format!("/proc/{pid}/task/{tid}");
+        if !self.cards.is_empty() && !tables.iter().any(|known| same_files(*known, tid)) {
+            for entry in fs::read_dir(format!("{at}/fd"))? {
+                self.note(user, &format!("{at}/fd/{}", entry?.file_name().to_string_lossy()))?;
+            }
+            tables.push(tid);
+        }
+        if *mapped {
+            return Ok(());
+        }
+        // A thread without memory, one that has ended say, has an empty file.
+        for line in BufReader::new(fs::File::open(format!("{at}/maps"))?).split(b'\n') {
             let line = line?;
+            *mapped = true;
             let Some(mapping) = Mapping::parse(&line) else { continue };
             user.tree = user.tree || self.tree.as_ref().is_some_and(|tree| mapping.is_of(tree));
             // What maps a card's memory shares it with the card.
             if mapping.shared && !self.cards.is_empty() {
-                self.note(&mut user, &format!("/proc/{pid}/map_files/{}", mapping.range))?;
+                // A thread has these links by its own number alone.
+                self.note(user, &format!("/proc/{tid}/map_files/{}", mapping.range))?;
             }
         }
-        Ok(user)
+        Ok(())
     }
 
     /// Notes the card, if this link of the kernel's leads to one.
@@ -248,5 +280,25 @@ mod tests {
         let other = Wanted { cards: vec![(195, 1)], ..wanted };
         assert!(other.user(pid).unwrap().cards.is_empty());
         drop(null);
+    }
+
+    #[test]
+    fn a_thread_with_descriptors_of_its_own_is_found() {
+        let (held, holds) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).unwrap();
+            let full = fs::File::open("/dev/full").unwrap();
+            held.send(nix::unistd::gettid().as_raw()).unwrap();
+            let _ = ended.recv();
+            drop(full);
+        });
+        let tid = holds.recv().unwrap();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(!same_files(pid, tid) && same_files(tid, tid));
+        let wanted = Wanted { ctid: 101, cards: vec![(1, 7)], tree: None };
+        assert_eq!(wanted.user(pid).unwrap().cards, [(1, 7)].into());
+        drop(end);
+        thread.join().unwrap();
     }
 }
