@@ -9,6 +9,9 @@ use std::io::{Read as _, Write as _};
 /// The size limit of what is asked, in bytes: a driver tree has some hundred
 /// files.
 const MOST: u64 = 4 << 20;
+/// It ends after so many seconds itself, later than anybody waits for it: once it
+/// has changed its user, the death of its parent does not end it.
+const LIMIT: u32 = 15;
 
 /// What this process was started for, if for that; asked before anything else is
 /// done.
@@ -20,6 +23,7 @@ pub fn asked_for() -> Option<String> {
 
 /// Does what stands on stdin, and answers on stdout.
 pub fn run(word: &str) {
+    nix::unistd::alarm::set(LIMIT);
     let mut text = Vec::new();
     if std::io::stdin().lock().take(MOST).read_to_end(&mut text).is_err() {
         return;
