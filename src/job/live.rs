@@ -36,7 +36,7 @@ use crate::sys::time::{Deadline, human};
 use crate::types::Ctid;
 use difference::{Difference, Running, Step, Wanted, file_system};
 use std::time::{Duration, Instant};
-use steps::Place;
+use steps::{Before, Place};
 use users::{Found, Tree, User, named};
 
 /// How long another call by hand, or an install, is waited for.
@@ -75,6 +75,8 @@ pub struct Live {
     pub difference: Difference,
     /// Why the driver tree stays until the next start.
     pub tree_waits: Option<String>,
+    /// The remedy for a card in use; none where that is no reason to stop.
+    refuse: Option<String>,
 }
 
 impl Live {
@@ -103,7 +105,7 @@ impl Live {
         let has = Running { nodes: has.nodes, unseen, pairs, shut: Default::default(), table };
         let difference = Difference::of(&document, &has, &wanted);
         let place = Place { ctid, init };
-        Ok(Some(Live { place, document, has, wanted, difference, tree_waits: None }))
+        Ok(Some(Live { place, document, has, wanted, difference, tree_waits: None, refuse: None }))
     }
 
     /// Where nothing seems to differ: tries whether its nodes open, since
@@ -139,6 +141,7 @@ impl Live {
     /// # Errors
     /// [`Code::Passthrough`] with the processes, unless `refuse`, their remedy, is none.
     pub fn must_be_unused(&mut self, inventory: &Inventory, refuse: Option<&str>) -> anyhow::Result<()> {
+        self.refuse = refuse.map(str::to_owned);
         let cards = self.cards();
         let tree = self.tree_step().and_then(|at| match &self.difference.live[at] {
             Step::Tree(exchange) => tree_of(exchange),
@@ -154,28 +157,46 @@ impl Live {
             self.keep_used_tree(&found);
         }
         self.add_listed(&mut found, &cards, inventory);
-        for (minor, number) in &cards {
+        self.refuse_users(&found, &cards)
+    }
+
+    fn refuse_users(&self, found: &Found, cards: &[(u32, Number)]) -> anyhow::Result<()> {
+        for (minor, number) in cards {
             let using = found.of_card(*number);
             if !using.is_empty() {
                 let what =
                     format!("GPU {minor} is in use in container {}: {}", self.place.ctid, named(&using));
-                self.unless_forced(what, refuse)?;
+                self.unless_forced(what)?;
             }
         }
         if let (false, Some(unseen)) = (cards.is_empty(), found.unseen.first()) {
             let what = format!("cannot see who uses the GPUs of container {}: {unseen}", self.place.ctid);
-            self.unless_forced(what, refuse)?;
+            self.unless_forced(what)?;
         }
         Ok(())
     }
 
-    fn unless_forced(&self, what: String, refuse: Option<&str>) -> anyhow::Result<()> {
-        match refuse {
+    /// Looks again once nobody can open the cards any more: a process may have done
+    /// so since the first look.
+    fn must_still_be_unused(&self) -> anyhow::Result<()> {
+        if self.refuse.is_none() {
+            return Ok(());
+        }
+        let cards = self.cards();
+        let numbers: Vec<Number> = cards.iter().map(|(_, number)| *number).collect();
+        let searched = users::find(self.place.ctid, &numbers, None, &Deadline::after(LOOK));
+        let found =
+            searched.unwrap_or_else(|error| Found { users: Vec::new(), unseen: vec![format!("{error:#}")] });
+        self.refuse_users(&found, &cards)
+    }
+
+    fn unless_forced(&self, what: String) -> anyhow::Result<()> {
+        match &self.refuse {
             None => {
                 log::warn!("{what}; taken away all the same (--force)");
                 Ok(())
             }
-            Some(remedy) => Err(Fault::new(Code::Passthrough, what).remedy(remedy).into()),
+            Some(remedy) => Err(Fault::new(Code::Passthrough, what).remedy(remedy.as_str()).into()),
         }
     }
 
@@ -255,15 +276,22 @@ impl Live {
         Ok(())
     }
 
-    /// Does the steps that add, or those that take away.
+    /// Does the steps that add, or those that take away: all rules first then.
     ///
     /// # Errors
     /// [`steps::Gone`]; [`Code::Passthrough`].
     pub fn carry_out(&self, adds: bool, undo: &mut Undo) -> anyhow::Result<()> {
+        let before = Before { conf: &self.document, has: &self.has };
+        if !adds {
+            for step in &self.difference.live {
+                self.place.shut(step, before, undo)?;
+            }
+            self.must_still_be_unused()?;
+        }
         for step in &self.difference.live {
             let is_add = !matches!(step, Step::Take(..));
             if is_add == adds {
-                self.place.step(step, &self.document, undo)?;
+                self.place.step(step, before, undo)?;
             }
         }
         Ok(())

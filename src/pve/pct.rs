@@ -72,7 +72,7 @@ impl Init {
     /// program.
     pub fn lives(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        start_time(&stat) == Some(self.started)
+        start_time(&stat) == Some(self.started) && !has_ended(&stat)
     }
 }
 
@@ -117,6 +117,12 @@ pub fn init(ctid: Ctid) -> anyhow::Result<Option<Init>> {
 /// Field 22 of /proc/PID/stat; the name in field 2 may contain blanks.
 pub fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether it is a zombie, by field 3: the container has ended, and its monitor
+/// has not looked yet.
+fn has_ended(stat: &str) -> bool {
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 fn lxc_info(ctid: Ctid, what: &str) -> Result<Output, Failure> {
@@ -381,6 +387,7 @@ mod tests {
         let read: Init = own.to_string().parse().unwrap();
         assert!(read == own && own.lives());
         assert!(!Init { started: own.started + 1, ..own }.lives());
+        assert!(has_ended("7 (a) R) Z 1 7") && !has_ended("7 (Z) S 1 7") && !has_ended(""));
         assert!("7".parse::<Init>().is_err() && "7@x".parse::<Init>().is_err());
     }
 }

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, umask};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchdir, setgroups, setresgid, setresuid, unlinkat};
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 /// The root of the process that was entered.
@@ -62,6 +62,7 @@ impl std::fmt::Display for Refused {
             Errno::EROFS => write!(f, "{path} is on a read-only file system in the container"),
             Errno::ENOTEMPTY => write!(f, "{path} in the container has files of its own"),
             Errno::ENOSPC | Errno::EDQUOT => write!(f, "{path}: no space left in the container"),
+            Errno::EBUSY => write!(f, "{path} is busy: the container has something of its own mounted there"),
             error => write!(f, "{path} in the container: {}", error.desc()),
         }
     }
@@ -209,6 +210,17 @@ impl Spot {
             SFlag::S_IFDIR => There::Directory(file),
             _ => There::Other,
         })
+    }
+
+    /// Whether something is mounted there. What is mounted on that in turn shows
+    /// also at the place from which it was bound.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_mount(&self) -> nix::Result<bool> {
+        let file = open(&self.directory, &self.name, OFlag::O_PATH)?;
+        let is = super::raw::is_mount_root(file.as_fd());
+        is.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
     }
 
     /// Whether the directory there is empty.

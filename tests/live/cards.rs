@@ -105,6 +105,14 @@ fn nodes_that_somebody_unmounted_or_made_inside_are_brought_right() {
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::EPERM));
     ct.sh("rm /dev/nvidia1").ok();
     agrees(&lab, &[0], 2);
+    // What came in the place of a node is no reason to keep its rule.
+    assign(&lab, "0,1");
+    apply(&lab, &[]).ok();
+    ct.sh("umount /dev/nvidia1 && rm /dev/nvidia1 && mkdir /dev/nvidia1").ok();
+    assign(&lab, "0");
+    apply(&lab, &[]).ok().says("take away /dev/nvidia1");
+    ct.sh("rmdir /dev/nvidia1").ok();
+    agrees(&lab, &[0], 2);
     // A rule that somebody took away.
     lab.run(["lxc-cgroup", "-n", "101", "devices.deny", "c 195:0 rwm"]).ok();
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::EPERM));

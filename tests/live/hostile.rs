@@ -198,3 +198,72 @@ fn without_quorum_nothing_changes() {
     apply(&lab, &[]).ok();
     assert_eq!(ct.open_node("/dev/nvidia1"), Err(Errno::ENXIO));
 }
+
+/// What root inside mounts at a card's path does not choose which rule goes: its own /dev/null would, and the card's
+/// would stay.
+#[test]
+fn another_device_in_the_place_of_a_card_keeps_its_rule_and_the_card_goes() {
+    for spec in [Rootfs::Busybox.privileged(), Rootfs::Busybox.unprivileged()] {
+        let Some(lab) = running(2, spec, "0,1") else { return };
+        let ct = lab.container(101);
+        ct.sh("mount --bind /dev/null /dev/nvidia1").ok();
+        // A mount on that mount would show at /dev/null too.
+        apply(&lab, &[]).code(4).says("cannot mount /dev/nvidia1").says("/dev/nvidia1 is busy").says("fix: ");
+        assert_eq!(ct.open_node("/dev/null"), Ok(()));
+        assign(&lab, "0");
+        let out =
+            apply(&lab, &[]).code(4).says("cannot take away /dev/nvidia1").says("fix: phoenix-nvidia 101");
+        out.says("rolled back: the device rule of /dev/nvidia1");
+        assert_eq!(ct.open_node("/dev/null"), Ok(()));
+        ct.sh("umount /dev/nvidia1; umount /dev/nvidia1").ok();
+        apply(&lab, &[]).ok().says("take away /dev/nvidia1");
+        assert_eq!(ct.open_node("/dev/null"), Ok(()));
+        ct.sh("rm -f /dev/nvidia1").ok();
+        agrees(&lab, &[0], 2);
+    }
+}
+
+/// Nodes that root inside has made look as if they were taken away, and a step that it lets fail brings them back: no
+/// rule comes with that which was not there.
+#[test]
+fn a_way_back_opens_no_device_that_the_container_chose() {
+    let Some(lab) = running(3, Rootfs::Busybox.privileged(), "0") else { return };
+    let ct = lab.container(101);
+    // No driver has 120:7. More mounts than are taken away at one place.
+    ct.sh(
+        "mkdir /made && mount -t tmpfs made /made && mount --make-private /made && cd /made && \
+         mknod card c 195 1 && mknod other c 120 7 && mknod far c 195 9 && \
+         touch /dev/nvidia1 /dev/nvidia8 /dev/nvidia9 && mount --bind card /dev/nvidia1 && \
+         mount --bind other /dev/nvidia8 && for n in $(seq 17); do mount --bind far /dev/nvidia9 || exit 1; done",
+    )
+    .ok();
+    let shut = |told: &str| {
+        for node in ["/made/card", "/made/other", "/made/far", "/dev/nvidia1", "/dev/nvidia8"] {
+            let opened = ct.open_node(node);
+            assert!(matches!(opened, Err(Errno::EPERM | Errno::ENOENT)), "{node}: {opened:?}: {told}");
+        }
+    };
+    shut("before");
+    let conf = lab.conf(101);
+    let out = apply(&lab, &[]).code(4).says("cannot take away /dev/nvidia9");
+    shut(&out.stderr);
+    assert_eq!(lab.conf(101), conf);
+    ct.sh("while umount /dev/nvidia9 2>/dev/null; do :; done").ok();
+    apply(&lab, &[]).ok().says_not("/dev/nvidia8");
+    shut("after");
+    ct.sh("umount /dev/nvidia8; rm -f /dev/nvidia[189]").ok();
+    agrees(&lab, &[0], 3);
+}
+
+/// Whoever started the process inside may have been killed.
+#[test]
+fn a_step_that_nobody_waits_for_ends_by_itself() {
+    let Some(lab) = running(1, Rootfs::Busybox.privileged(), "0") else { return };
+    for word in ["mount", "users"] {
+        let line = format!(
+            "mkfifo /run/asked-{word}; exec 3<>/run/asked-{word}; timeout 50 {PROGRAM} live {word} <&3"
+        );
+        // SIGALRM.
+        assert_eq!(lab.sh(&line).exit(), Some(128 + 14), "{word}");
+    }
+}

@@ -102,6 +102,31 @@ fn a_process_that_nvidia_smi_lists_uses_the_card() {
     agrees(&lab, &[0], 2);
 }
 
+/// Between the first look and the moment in which nobody can open the card any more somebody may.
+#[test]
+fn a_card_that_is_opened_just_before_its_rule_goes_stays() {
+    let Some(lab) = running(2, Rootfs::Debian12.privileged(), "0,1") else { return };
+    lab.sh("mv /usr/bin/lxc-cgroup /root/lxc-cgroup").ok();
+    let script = "#!/bin/sh\ncase \"$*\" in *'deny c 195:1 '*) : >/run/denies; until [ -e /run/held ]; do sleep 0.02; done;; esac\n\
+        exec /root/lxc-cgroup \"$@\"\n";
+    lab.replace_program("/usr/bin/lxc-cgroup", script);
+    assign(&lab, "0");
+    let conf = lab.conf(101);
+    let applied = lab.command(PROGRAM).args(["apply", "101"]).spawn();
+    wait(|| lab.exists("/run/denies"), || applied.so_far());
+    let process = holder(&lab, "/dev/nvidia1");
+    lab.write("/run/held", "");
+    let out = applied.wait().code(4).says("GPU 1 is in use in container 101: process").says("(cuda");
+    out.says("rolled back: the device rule of /dev/nvidia1").says_not("rolled back: take away");
+    assert_eq!(lab.conf(101), conf);
+    agrees(&lab, &[0, 1], 2);
+    drop(process);
+    let free = "readlink /proc/[0-9]*/fd/* 2>/dev/null | grep -q nvidia1";
+    wait(|| lab.container(101).sh(free).exit() != Some(0), String::new);
+    apply(&lab, &[]).ok().says("take away /dev/nvidia1");
+    agrees(&lab, &[0], 2);
+}
+
 #[test]
 fn a_locked_container_is_left_alone() {
     let Some(lab) = running(2, Rootfs::Busybox.privileged(), "0") else { return };
@@ -130,6 +155,21 @@ fn an_install_under_way_is_waited_for() {
     held.signal_group(phoenix_lab::Signal::SIGKILL);
     waiting.wait().ok().says("add /dev/nvidia1");
     agrees(&lab, &[0, 1], 2);
+}
+
+/// One that does not is named, and nothing has changed.
+#[test]
+fn an_install_that_goes_on_is_not_disturbed() {
+    let Some(lab) = running(2, Rootfs::Busybox.privileged(), "0") else { return };
+    assign(&lab, "0,1");
+    let lock = "/run/lock/phoenix-nvidia/101.lock";
+    let _held = lab.command("flock").args([lock, "sleep", "600"]).spawn();
+    wait(|| lab.sh(&format!("! flock -n {lock} true")).exit() == Some(0), String::new);
+    let conf = lab.conf(101);
+    let out = apply(&lab, &[]).code(5).says("another install in container 101 is running");
+    out.says("fix: wait until it ends; lslocks shows the holder");
+    assert_eq!(lab.conf(101), conf);
+    assert_eq!(lab.container(101).open_node("/dev/nvidia1"), Err(Errno::ENOENT));
 }
 
 /// attach and detach by the same way.

@@ -80,6 +80,9 @@ impl Taken {
             log::debug!("container {ctid}: its masks stay until the next boot: {error}");
         }
         masks::forget_unused(View::host(), ctid);
-        self.live.tell(self.begun);
+        // One that has stopped was told.
+        if self.live.place.init.lives() {
+            self.live.tell(self.begun);
+        }
     }
 }

@@ -32,8 +32,30 @@ pub struct Running {
 impl Running {
     /// Whether it may open the device, as far as is known.
     fn opens(&self, device: Device) -> bool {
-        let ruled = |pair: &&Present| pair.path == device.path && pair.rule == Some(device.number());
-        self.pairs.iter().any(|pair| ruled(&pair)) && !self.shut.contains(&device.path)
+        self.has_rule(device.path, device.number()) && !self.shut.contains(&device.path)
+    }
+
+    /// Whether this rule of the device is in force: by the host's config, since the
+    /// container chooses what it mounts at a path.
+    fn has_rule(&self, path: DevicePath, number: Number) -> bool {
+        self.pairs.iter().any(|pair| pair.path == path && pair.rule == Some(number))
+    }
+
+    /// Whether a rule of a pair opens this number now.
+    pub fn opens_number(&self, number: Number) -> bool {
+        let opens = |pair: &Present| pair.rule == Some(number) && !self.shut.contains(&pair.path);
+        self.pairs.iter().any(opens)
+    }
+
+    /// The nodes that may be NVIDIA's. Anything else that is mounted at a path of
+    /// one, /dev/null say, is the container's own.
+    fn mounted(&self) -> impl Iterator<Item = DevicePath> + '_ {
+        let fits = |path: DevicePath, number: Option<Number>| match number {
+            // DRM nodes may be the user's.
+            Some(number) => !path.is_drm() && path.may_have(number),
+            None => path == DevicePath::Caps,
+        };
+        self.nodes.iter().filter(move |(path, number)| fits(**path, **number)).map(|(path, _)| *path)
     }
 }
 
@@ -126,7 +148,12 @@ impl Difference {
                 }
                 None if has.unseen.contains(&device.path) => {}
                 _ if is_later(device.path, wanted) => difference.later.push((device.path, true)),
-                there => difference.live.push(Step::Add { device: *device, over: there.copied().flatten() }),
+                there => {
+                    // Only what was mounted with its rule is replaced.
+                    let ours = |number: &Number| has.has_rule(device.path, *number);
+                    let over = there.copied().flatten().filter(ours);
+                    difference.live.push(Step::Add { device: *device, over });
+                }
             }
         }
         difference.take(conf, has, wanted, &devices);
@@ -140,17 +167,18 @@ impl Difference {
         let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
         let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
         let is_wanted = |path| devices.iter().any(|device| device.path == path);
-        // Nodes of DRM may be the user's.
-        let mounted = has.nodes.keys().copied().filter(|path| !path.is_drm());
-        let all: BTreeSet<DevicePath> = mounted.chain(has.pairs.iter().map(|pair| pair.path)).collect();
+        let all: BTreeSet<DevicePath> = has.mounted().chain(has.pairs.iter().map(|pair| pair.path)).collect();
         for path in all.into_iter().filter(|path| !is_wanted(*path) && !is_passed(*path)) {
             if is_later(path, wanted) {
                 self.later.push((path, false));
                 continue;
             }
+            // Never what the container shows at the path, if that can be known: it
+            // would keep the card by mounting another device there.
             let rule = has.pairs.iter().find(|pair| pair.path == path).and_then(|pair| pair.rule);
-            let node = has.nodes.get(&path).copied().flatten();
-            self.live.push(Step::Take(path, node.or(rule)));
+            let node = || has.nodes.get(&path).copied().flatten().filter(|number| path.may_have(*number));
+            let number = rule.or_else(|| path.static_number()).or_else(node);
+            self.live.push(Step::Take(path, number));
         }
     }
 

@@ -72,6 +72,23 @@ fn a_node_of_another_number_is_replaced_and_one_that_is_unseen_is_left() {
 }
 
 #[test]
+fn what_a_container_mounts_at_a_path_chooses_no_rule() {
+    let of =
+        |has: &Running, devices: &[Device]| Difference::of(&Document::parse(b""), has, &wanted(devices)).live;
+    let null = Some(Number { major: 1, minor: 3 });
+    let mut has = running(&[card(0), card(1)], "");
+    has.nodes.insert(card(1).path, null);
+    assert_eq!(of(&has, &[card(0)]), [Step::Take(card(1).path, Some(card(1).number()))]);
+    let covered = Step::Add { device: card(1), over: None };
+    assert_eq!(of(&has, &[card(0), card(1)]), [covered]);
+    // Without a pair of ours: NVIDIA's goes, by its own number, and another one is the container's.
+    let nodes = [(card(0).path, Some(card(0).number())), (card(1).path, null), (card(2).path, None)];
+    let made = Running { nodes: nodes.into(), ..Running::default() };
+    assert_eq!(of(&made, &[]), [Step::Take(card(0).path, Some(card(0).number()))]);
+    assert!(has.opens_number(card(0).number()) && !made.opens_number(card(0).number()));
+}
+
+#[test]
 fn mig_with_its_cards_and_drm_wait_for_the_next_start() {
     let (cap, drm) = (device("/dev/nvidia-caps/nvidia-cap30", 510, 30), device("/dev/dri/card1", 226, 1));
     let mig = |devices: &[Device]| Wanted { mig: [1].into(), ..wanted(devices) };

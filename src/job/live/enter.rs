@@ -181,7 +181,7 @@ impl Step {
     }
 }
 
-/// On what is there, or on a new file or directory.
+/// On what is there and is no mount, or on a new file or directory.
 fn place(spot: &Spot, copy: &Detached, holds: Holds) -> nix::Result<()> {
     let on = |there: &There| match (there, holds) {
         (There::Device(file, _) | There::File(file, _), Holds::Node | Holds::Data) => copy.place(file),
@@ -191,6 +191,11 @@ fn place(spot: &Spot, copy: &Detached, holds: Holds) -> nix::Result<()> {
     };
     let there = spot.look()?;
     if !matches!(there, There::Nothing) {
+        if spot.is_mount()? {
+            // Our own, where it is not known whether it was taken away.
+            let same = matches!(there, There::Device(_, is) if copy.number().map_err(errno)? == Some(is));
+            return if same { Ok(()) } else { Err(Errno::EBUSY) };
+        }
         return on(&there).map_err(errno);
     }
     match holds {
@@ -224,8 +229,8 @@ fn replace(spot: &Spot, copy: &Detached) -> nix::Result<()> {
     })
 }
 
-/// Takes the mounts away, the uppermost first; something else on one of them
-/// stays, and is EBUSY.
+/// Takes the mounts away, the uppermost first; something else that is mounted on
+/// one of them stays, and is EBUSY.
 fn taken(spot: &Spot, number: Option<(u32, u32)>) -> nix::Result<bool> {
     let mut done = false;
     for _ in 0..STACKED {
@@ -239,8 +244,9 @@ fn taken(spot: &Spot, number: Option<(u32, u32)>) -> nix::Result<bool> {
             }
             (There::File(_, true), Some(_)) => return spot.remove_file().map(|()| true),
             (There::Nothing, _) => return Ok(done),
-            // What lies below a node of ours is the container's own.
-            (_, Some(_)) => return if done { Ok(true) } else { Err(Errno::EBUSY) },
+            // What lies below a node of ours, or came in its place, is the container's own.
+            (_, Some(_)) if done || !spot.is_mount()? => return Ok(done),
+            (_, Some(_)) => return Err(Errno::EBUSY),
             (_, None) => return spot.unmount(),
         }
     }

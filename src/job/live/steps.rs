@@ -1,6 +1,6 @@
 //! The steps that are done while a container runs, each with its way back.
 
-use super::difference::{Exchange, Step};
+use super::difference::{Exchange, Running, Step};
 use super::enter::{Act, Done};
 use crate::device::{Device, DevicePath, Number};
 use crate::driver::tree::{self, Trees};
@@ -26,6 +26,32 @@ impl std::fmt::Display for Gone {
 
 impl std::error::Error for Gone {}
 
+/// What opens devices before a step: a step that fails opens no other ones, and
+/// shuts none.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    /// The conf, for the user's own rules.
+    pub conf: &'a Document,
+    /// What the container has.
+    pub has: &'a Running,
+}
+
+impl Before<'_> {
+    /// The line of the conf with a rule of the user's that opens the device.
+    fn line(self, number: Number) -> Option<usize> {
+        let opens = |opens: Opens| match opens {
+            Opens::Everything => true,
+            Opens::Major(major) => major == number.major,
+            Opens::One(one) => one == number,
+        };
+        rules(self.conf).into_iter().find(|rule| opens(rule.opens)).map(|rule| rule.line)
+    }
+
+    fn opens(self, number: Number) -> bool {
+        self.has.opens_number(number) || self.line(number).is_some()
+    }
+}
+
 /// A running container, in one start of it.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -36,15 +62,16 @@ pub struct Place {
 }
 
 impl Place {
-    /// Does a step, and notes how to undo it.
+    /// Does a step, and notes how to undo it. What goes is [shut](Place::shut)
+    /// before.
     ///
     /// # Errors
     /// [`Gone`]; [`Code::Passthrough`].
-    pub fn step(&self, step: &Step, conf: &Document, undo: &mut Undo) -> anyhow::Result<()> {
+    pub fn step(&self, step: &Step, before: Before<'_>, undo: &mut Undo) -> anyhow::Result<()> {
         match step {
-            Step::Add { device, over } => self.add(*device, *over, undo),
-            Step::Allow(device) => self.allow(device.path, device.number(), undo),
-            Step::Take(path, number) => self.take(*path, *number, conf, undo),
+            Step::Add { device, over } => self.add(*device, *over, before, undo),
+            Step::Allow(device) => self.allow(device.path, device.number(), before, undo),
+            Step::Take(path, number) => self.take(*path, *number, before, undo),
             Step::Tree(exchange) => self.exchange(exchange, undo),
         }
     }
@@ -87,53 +114,87 @@ impl Place {
         }
     }
 
-    fn add(&self, device: Device, over: Option<Number>, undo: &mut Undo) -> anyhow::Result<()> {
+    fn add(
+        &self,
+        device: Device,
+        over: Option<Number>,
+        before: Before<'_>,
+        undo: &mut Undo,
+    ) -> anyhow::Result<()> {
         let (path, number) = (device.path, device.number());
         let inside = path.to_string();
         let act = Act::node(path.on_host(), &inside, number, over.is_some());
         let back = Act::take_node(&inside, Some(number));
         self.act(&format!("mount {path}"), act, Some(back), undo)?;
-        if let Some(old) = over {
-            self.deny(path, old, undo)?;
+        if let Some(old) = over.filter(|old| before.line(*old).is_none()) {
+            self.deny(path, old, before, undo)?;
         }
-        self.allow(path, number, undo)
+        self.allow(path, number, before, undo)
     }
 
-    fn allow(&self, path: DevicePath, number: Number, undo: &mut Undo) -> anyhow::Result<()> {
+    fn allow(
+        &self,
+        path: DevicePath,
+        number: Number,
+        before: Before<'_>,
+        undo: &mut Undo,
+    ) -> anyhow::Result<()> {
         self.lives()?;
-        let place = self.clone();
-        undo.push(format!("the device rule of {path}"), move || {
-            if place.init.lives() { cgroup::deny(place.ctid, number).map(|()| true) } else { Ok(false) }
-        });
+        if !before.opens(number) {
+            let place = self.clone();
+            undo.push(format!("the device rule of {path}"), move || {
+                if place.init.lives() { cgroup::deny(place.ctid, number).map(|()| true) } else { Ok(false) }
+            });
+        }
         cgroup::allow(self.ctid, number).or_else(|error| self.lives().and(Err(error)))
     }
 
-    fn deny(&self, path: DevicePath, number: Number, undo: &mut Undo) -> anyhow::Result<()> {
+    fn deny(
+        &self,
+        path: DevicePath,
+        number: Number,
+        before: Before<'_>,
+        undo: &mut Undo,
+    ) -> anyhow::Result<()> {
         self.lives()?;
-        let place = self.clone();
-        undo.push(format!("the device rule of {path}"), move || {
-            if place.init.lives() { cgroup::allow(place.ctid, number).map(|()| true) } else { Ok(false) }
-        });
+        // The number may be that of a node which the container made and mounted.
+        if before.opens(number) {
+            let place = self.clone();
+            undo.push(format!("the device rule of {path}"), move || {
+                if place.init.lives() { cgroup::allow(place.ctid, number).map(|()| true) } else { Ok(false) }
+            });
+        }
         cgroup::deny(self.ctid, number).or_else(|error| self.lives().and(Err(error)))
     }
 
-    fn take(
-        &self,
-        path: DevicePath,
-        number: Option<Number>,
-        conf: &Document,
-        undo: &mut Undo,
-    ) -> anyhow::Result<()> {
-        match number.map(|number| (number, opened_by(conf, number))) {
-            Some((number, None)) => self.deny(path, number, undo)?,
+    /// Takes the rule away of what goes, and leaves its node.
+    ///
+    /// # Errors
+    /// As [`Place::step`].
+    pub fn shut(&self, step: &Step, before: Before<'_>, undo: &mut Undo) -> anyhow::Result<()> {
+        let Step::Take(path, number) = step else { return Ok(()) };
+        match number.map(|number| (number, before.line(number))) {
+            Some((number, None)) => return self.deny(*path, number, before, undo),
             Some((_, Some(line))) => log::warn!(
                 "line {line} of the conf of container {} allows {path} all the same; only its node is taken away",
                 self.ctid
             ),
             None => {}
         }
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        path: DevicePath,
+        number: Option<Number>,
+        before: Before<'_>,
+        undo: &mut Undo,
+    ) -> anyhow::Result<()> {
         let inside = path.to_string();
-        let back = number.map(|number| Act::node(path.on_host(), &inside, number, false));
+        // A node without a rule of ours did not come from us.
+        let ours = number.filter(|number| before.opens(*number));
+        let back = ours.map(|number| Act::node(path.on_host(), &inside, number, false));
         self.act(&format!("take away {path}"), Act::take_node(&inside, number), back, undo)
     }
 
@@ -161,14 +222,4 @@ impl Place {
         }
         Ok(())
     }
-}
-
-/// The line of the conf with a rule of the user's that opens the device.
-fn opened_by(conf: &Document, number: Number) -> Option<usize> {
-    let opens = |opens: Opens| match opens {
-        Opens::Everything => true,
-        Opens::Major(major) => major == number.major,
-        Opens::One(one) => one == number,
-    };
-    rules(conf).into_iter().find(|rule| opens(rule.opens)).map(|rule| rule.line)
 }
