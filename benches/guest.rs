@@ -62,7 +62,8 @@ fn checking(path: &Path) {
     println!("checking a runfile of {} MB (best of 3)", SIZE / 1_000_000);
     let version = V.parse().unwrap();
     let ours = best(|| {
-        runfile::check(&mut File::open(path).unwrap(), &version, std::env::consts::ARCH, &Deadline::secs(60)).unwrap();
+        runfile::check(&mut File::open(path).unwrap(), &version, std::env::consts::ARCH, &Deadline::secs(60))
+            .unwrap();
     });
     println!("  header, MD5, CRC and SHA-256, ours  {}", rate(ours));
     let mut all = Duration::ZERO;
