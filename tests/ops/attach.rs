@@ -140,6 +140,35 @@ fn a_step_that_fails_rolls_the_others_back() {
     assert!(!lab.exists(SNIPPET));
 }
 
+/// Of a running container the features are pending, before and after.
+#[test]
+fn features_of_a_running_container_are_rolled_back_too() {
+    let Some(lab) = lab() else { return };
+    for (ctid, features) in [(101, None), (102, Some("fuse=1"))] {
+        let id = ctid.to_string();
+        lab.create(ctid, Rootfs::Busybox.privileged());
+        lab.run(["pct", "set", &id, "--description", "mine"]).ok();
+        lab.run(["pct", "start", &id]).ok();
+        // Pending already, where the user has set some.
+        features.iter().for_each(|it| drop(lab.run(["pct", "set", &id, "--features", it]).ok()));
+    }
+    let before = (lab.conf(101), lab.conf(102));
+    assert!(before.1.contains("[pve:pending]\nfeatures: fuse=1\n"), "{}", before.1);
+    let real = lab.sh("command -v pct").ok().stdout.trim().to_owned();
+    lab.sh(&format!("cp {real} /usr/local/bin/real-pct")).ok();
+    lab.replace_program(
+        "/usr/sbin/pct",
+        "#!/bin/sh\n[ \"$1 $3\" = 'set --hookscript' ] && { echo no quorum >&2; exit 2; }\nexec /usr/local/bin/real-pct \"$@\"\n",
+    );
+    for id in ["101", "102"] {
+        lab.run(["phoenix-nvidia", "attach", id, "--gpus", "0", "--nested"])
+            .code(4)
+            .says("nesting=1")
+            .says("rolled back: the features of container");
+    }
+    assert_eq!((lab.conf(101), lab.conf(102)), before);
+}
+
 #[test]
 fn now_goes_on_to_the_end_and_templates_hand_their_gpus_on() {
     let Some(lab) = lab() else { return };

@@ -4,7 +4,7 @@ use crate::findings::nested::lacking;
 use crate::job::undo::Undo;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
-use crate::pve::pct;
+use crate::pve::{pct, pending};
 use crate::types::Ctid;
 
 /// The value with what engines need; `None` where it has that, or where Proxmox
@@ -18,12 +18,21 @@ pub fn of_engines(conf: &Document) -> Option<String> {
 /// # Errors
 /// `pct set` failed.
 pub fn set(ctid: Ctid, before: &Document, features: &str, undo: &mut Undo) -> anyhow::Result<()> {
-    let (old, new) = (before.get("features"), features.to_owned());
+    // Those of a running container wait for its next start.
+    let (had, old) = (before.get("features"), pending::get(before, "features"));
+    let new = Some(features.to_owned());
     undo.push(format!("the features of container {ctid}"), move || {
-        if Conf::of(ctid).read()?.get("features") != Some(new) {
+        let now = Conf::of(ctid).read()?;
+        if pending::get(&now, "features") != new {
             return Ok(false);
         }
+        let waits = now.get("features") != new;
+        if waits {
+            // A deletion beside a value that waits would leave the value.
+            pct::set(ctid, &["--revert", "features"])?;
+        }
         match &old {
+            _ if waits && old == had => {}
             Some(old) => pct::set(ctid, &["--features", old])?,
             None => pct::set(ctid, &["--delete", "features"])?,
         }

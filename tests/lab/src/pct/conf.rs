@@ -153,6 +153,17 @@ impl Conf {
         true
     }
 
+    /// What waits for this key waits no more.
+    pub(super) fn revert(&mut self, key: &str) {
+        let Some(pending) = &mut self.pending else { return };
+        pending.keys.remove(key);
+        let gone = pending.keys.remove("delete").unwrap_or_default();
+        let others: Vec<&str> = gone.split(',').filter(|other| !other.is_empty() && *other != key).collect();
+        if !others.is_empty() {
+            pending.set("delete", &others.join(","));
+        }
+    }
+
     pub(super) fn render(&self) -> String {
         let mut out = self.current.render();
         if let Some(pending) = self.pending.as_ref().filter(|pending| !pending.keys.is_empty()) {

@@ -6,7 +6,7 @@ use super::args::Args;
 use super::conf::{Conf, Section};
 use super::{die, die_with, hook, lock, lxc, schema, warn};
 
-/// `pct set N --key value … --delete key,key`
+/// `pct set N --key value … --delete key,key --revert key,key`
 pub(super) fn set(args: &Args) -> Result<u8> {
     let (values, gone) = wishes(args)?;
     let _held = lock::take(args.id)?;
@@ -17,6 +17,9 @@ pub(super) fn set(args: &Args) -> Result<u8> {
     let running = lxc::running(args.id);
     if !running {
         conf.apply_pending();
+    }
+    for (_, keys) in args.options.iter().filter(|(option, _)| *option == "revert") {
+        keys.split([',', ' ', ';']).for_each(|key| conf.revert(key));
     }
     for key in gone {
         let at_once = !running || schema::hotplug(&key);
