@@ -4,7 +4,7 @@
 pub mod dropped;
 pub mod narrow;
 
-use crate::device::assignment::Assignment;
+use crate::device::assignment::{Assignment, GpuName};
 use crate::device::{Device, DevicePath, Number};
 use crate::driver::injection::Injection;
 use crate::exit::{Code, Fault};
@@ -72,6 +72,15 @@ impl Intent {
                 Some(Request { assignment: assignment.clone(), capabilities: *capabilities, exclusive })
             }
             Intent::Keep => None,
+        }
+    }
+
+    /// The GPUs that it names: an inventory needs their UUIDs before [`Intent::on`]
+    /// ([`Inventory::look_up`]).
+    pub fn names(&self) -> Vec<GpuName> {
+        match self {
+            Intent::Assigned(assignment, _) => assignment.names(),
+            Intent::Keep => Vec::new(),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::job::mode;
 use crate::job::nested;
 use crate::job::occupied;
 use crate::job::startable;
+use crate::plan::narrow::Narrowing;
 use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::Form;
 use crate::pve::conf::reconcile::{Change, reconcile};
@@ -101,6 +102,10 @@ impl Steps {
         self.notes.extend(self.choice.notes.iter().cloned());
         self.notes.extend(self.choice.gpus.iter().filter_map(Gpu::undriven));
         self.notes.extend(self.choice.left_out.iter().cloned());
+        for told in Narrowing::of(document).told(&self.hand.settings, &self.choice) {
+            self.notes.push(told.line.clone());
+            self.notes.extend(told.fix(self.hand.ctid).map(|fix| exit::fix(&fix)));
+        }
         self.notes.extend((!mounts.is_empty()).then(|| plan::MASKS.to_owned()));
         self.notes.extend(plan::going(document, &wanted));
         let Some(edit) = reconcile(document, &wanted, &mounts, Form::Pve) else { return };

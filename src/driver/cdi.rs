@@ -105,9 +105,12 @@ impl Devices {
         self.graphics
     }
 
-    /// The same for the same devices, and for no others.
+    /// The same for the same devices, and for no others. Without the UUIDs of MIG
+    /// instances: they follow from card and place, and not every look asks for them.
     pub fn fingerprint(&self) -> String {
-        fingerprint(&serde_json::to_string(self).unwrap_or_default())
+        let mut same = self.clone();
+        same.named.retain(|named| !named.name.starts_with("MIG-"));
+        fingerprint(&serde_json::to_string(&same).unwrap_or_default())
     }
 
     /// The names, for a message.

@@ -7,7 +7,7 @@ use crate::exit::{one_line, remedy_of};
 use crate::host::cards::Unfit;
 use crate::host::gpus::Gpu;
 use crate::plan;
-use crate::plan::narrow::Narrowing;
+use crate::plan::narrow::{Narrowing, Told};
 use crate::pve::hookscript::Hookscript;
 use crate::settings::idle::Idle;
 
@@ -153,6 +153,11 @@ pub fn pending(c: &Container) -> Vec<Finding> {
 
 /// What the container's own environment takes away of its assignment.
 pub fn narrowed(c: &Container) -> Vec<Finding> {
-    let told = Narrowing::of(&c.conf).told(&c.settings);
-    told.into_iter().map(|line| Finding::ok("narrowed", line)).collect()
+    let finding = |told: Told| match told.fix(c.ctid) {
+        Some(fix) => Finding::warning("narrowed", told.line)
+            .why("the names are those of GPU_ASSIGNMENT: an index is the N of the host's /dev/nvidiaN")
+            .fix(fix),
+        None => Finding::ok("narrowed", told.line),
+    };
+    Narrowing::of(&c.conf).told(&c.settings, &c.choice).into_iter().map(finding).collect()
 }

@@ -3,7 +3,7 @@
 use super::finding::Finding;
 use super::read::Container;
 use crate::guest::cdi::{Daemon, Look, Podman};
-use crate::job::nested::{switch_on, theirs};
+use crate::job::nested::{lacking as no_driver, mend, switch_on, theirs};
 use crate::pve::conf::document::Document;
 use crate::pve::{pending, property};
 use crate::settings::keys;
@@ -92,8 +92,17 @@ pub fn description(c: &Container) -> Vec<Finding> {
                 .why("of two descriptions of a device Podman and Docker use neither, and ours is there too")
                 .fix(again.clone()),
             (None, true) if c.choice.gpus.is_empty() => return None,
+            (None, _) if !look.has_driver() && !c.choice.gpus.is_empty() => {
+                let version = c.kernel.as_ref()?;
+                Finding::warning(
+                    "nested",
+                    format!("nothing for Docker and Podman to read: {}", no_driver(version)),
+                )
+                .why("a description names the driver's files, and none is written without them")
+                .fix(mend(c.ctid, &c.settings))
+            }
             (None, true) => Finding::warning("nested", "no description of the GPUs for Docker and Podman")
-                .why("it is written after a start")
+                .why("it is written after a start that changes something")
                 .fix(again.clone()),
             (None, false) if stale => Finding::warning(
                 "nested",

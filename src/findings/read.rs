@@ -5,6 +5,7 @@
 use super::seen::Inside;
 use super::services::Services;
 use crate::device::DevicePath;
+use crate::device::assignment::GpuName;
 use crate::driver::desired::Desired;
 use crate::driver::injection::{Injection, is_driver};
 use crate::driver::tree::{Looked, Trees};
@@ -223,14 +224,18 @@ impl Reader {
             [] => all(&mut look),
             named => named.iter().map(read).collect::<anyhow::Result<_>>()?,
         };
-        let asked = confs.iter().flat_map(|(ctid, conf)| {
+        let mut names: Vec<GpuName> = Vec::new();
+        let mut asked = Vec::new();
+        for (ctid, conf) in &confs {
             let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
-            startable::questions(&storages, conf, &settings)
-        });
+            names.extend(Intent::of(&settings, conf).0.names());
+            asked.extend(startable::questions(&storages, conf, &settings));
+        }
         let scope = Scope { display: true };
         let mut files = Look::of(View::host(), &[scope.asked(), Questions::asked_once(asked)]);
         let mut inventory = Inventory::seen(&mut files, &scope);
         inventory.add_other_cards(View::host());
+        inventory.look_up(View::host(), &names);
         confs.retain(|(_, conf)| !ctids.is_empty() || is_ours(&files, &storages, conf));
         let host = Host::of(&mut look, inventory);
         Ok((Reader { look, files, answers: BTreeMap::new(), asking: None }, host, confs))

@@ -119,6 +119,12 @@ pub struct Look {
 }
 
 impl Look {
+    /// The driver is there: a description of nodes alone would give engines GPUs
+    /// without one.
+    pub fn has_driver(&self) -> bool {
+        self.found.directory.is_some() || !self.found.libraries.is_empty()
+    }
+
     fn parse(answer: &[u8]) -> Option<Look> {
         let (mut look, mut complete) = (Look { shell: true, ..Look::default() }, false);
         for (key, value) in fields(answer) {

@@ -101,6 +101,8 @@ pub struct Choice {
     pub left_out: Vec<String>,
     /// Information that is no fault.
     pub notes: Vec<String>,
+    /// The list that was to narrow the assignment names none of its cards.
+    pub unmatched: bool,
 }
 
 impl Choice {
@@ -145,6 +147,7 @@ pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Cap
     if *assignment == Assignment::All && !choice.gpus.is_empty() {
         choice.left_out = unnumbered(inventory);
     }
+    choice.unmatched = resolved.unmatched;
     choice.notes.extend(split_cards(inventory, &resolved));
     choice.missing.splice(0..0, resolved.missing);
     choice

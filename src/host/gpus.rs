@@ -316,6 +316,15 @@ impl Inventory {
         self.sort();
     }
 
+    /// Adds the cards' DRM nodes, which a start reads for display alone.
+    pub fn add_drm<'a>(&mut self, host: impl Into<View<'a>>) {
+        let mut look = Look::new(host.into().root());
+        if self.gpus.iter().all(|gpu| gpu.dri.is_empty()) {
+            self.read_display(&mut look);
+        }
+        self.problems.append(&mut look.problems);
+    }
+
     /// Adds the VMs of this node whose hostpci lines name these cards.
     pub fn add_vms<'a>(&mut self, host: impl Into<View<'a>>) {
         let mut look = Look::new(host.into().root());

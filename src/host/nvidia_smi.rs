@@ -2,8 +2,10 @@
 //! instances. Only the driver's library has them; it runs only if a name in the
 //! assignment needs them.
 
-use super::gpus::Inventory;
+use super::gpus::{Gpu, Inventory};
+use crate::device::assignment::GpuName;
 use crate::device::pci::PciAddress;
+use crate::exit;
 use crate::sys::look::View;
 use crate::sys::process::Cmd;
 use crate::sys::time::Deadline;
@@ -15,6 +17,37 @@ const NVIDIA_SMI: &str = "usr/bin/nvidia-smi";
 const LIMIT: Duration = Duration::from_secs(30);
 
 impl Inventory {
+    /// Adds the UUIDs without which these names cannot be resolved, and runs no
+    /// program if they need none. Whoever resolves names asks for this first: what
+    /// one reader resolves and another does not would change at each look. Returns
+    /// what could not be read.
+    pub fn add_names<'a>(
+        &mut self,
+        host: impl Into<View<'a>>,
+        names: &[GpuName],
+        deadline: &Deadline,
+    ) -> Vec<String> {
+        let host = host.into();
+        let unknown = |gpu: &Gpu| gpu.minor.is_some() && gpu.uuid.is_none();
+        let mut results = Vec::new();
+        if self.gpus.iter().any(unknown) && names.iter().any(|name| !knows(self, name)) {
+            results.push(self.add_uuids(host, deadline));
+        }
+        let by_uuid = names.iter().any(|name| matches!(name, GpuName::MigUuid(_)));
+        if by_uuid && self.mig.iter().any(|m| m.uuid.is_none()) {
+            results.push(self.add_mig_uuids(host, deadline));
+        }
+        let failed = results.into_iter().filter_map(Result::err);
+        failed.map(|error| format!("cannot read UUIDs: {}", exit::one_line(&error))).collect()
+    }
+
+    /// The same for a look that nobody else bounds; what could not be read is
+    /// among the problems.
+    pub fn look_up<'a>(&mut self, host: impl Into<View<'a>>, names: &[GpuName]) {
+        let failed = self.add_names(host, names, &Deadline::after(LIMIT));
+        self.problems.extend(failed);
+    }
+
     /// Adds the UUIDs of cards that are unknown so far.
     ///
     /// # Errors
@@ -51,6 +84,17 @@ impl Inventory {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a name needs no further UUID.
+fn knows(inventory: &Inventory, name: &GpuName) -> bool {
+    match name {
+        GpuName::Uuid(uuid) => {
+            inventory.gpus.iter().flat_map(|g| &g.uuid).any(|u| u.starts_with(uuid.as_str()))
+        }
+        GpuName::Mig { gpu, .. } => knows(inventory, gpu),
+        _ => true,
     }
 }
 

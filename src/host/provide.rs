@@ -8,7 +8,6 @@ use super::nodes::prepare;
 use super::resolve::Missing;
 use crate::device::DevicePath;
 use crate::device::assignment::{Assignment, GpuName};
-use crate::exit;
 use crate::sys::look::View;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
@@ -67,10 +66,12 @@ pub fn provide_nodes<'a>(view: impl Into<View<'a>>, nodes: &[DevicePath], deadli
     Provider { view: view.into(), display: true, exclusive: None, names: &[], choose: &choose }.run(deadline)
 }
 
-/// What [`provide`] would find, without making nodes or running programs.
+/// What [`provide`] would find, without making nodes. Runs nvidia-smi only if a
+/// name needs it.
 pub fn inspect<'a>(view: impl Into<View<'a>>, request: &Request) -> (Inventory, Choice) {
     let view = view.into();
     let mut inventory = Inventory::read(view);
+    inventory.look_up(view, &request.assignment.names());
     inventory.add_vms(view);
     if let Some(ctid) = request.exclusive {
         inventory.add_claims(view, ctid);
@@ -116,24 +117,9 @@ impl Provider<'_> {
         if let Some(ctid) = self.exclusive {
             provided.inventory.add_claims(self.view, ctid);
         }
-        self.resolve_uuids(provided, deadline);
+        let failed = provided.inventory.add_names(self.view, self.names, deadline);
+        provided.warnings.extend(failed);
         provided.choice = (self.choose)(&provided.inventory);
-    }
-
-    /// Asks nvidia-smi for UUIDs, if a name needs them.
-    fn resolve_uuids(&self, provided: &mut Provided, deadline: &Deadline) {
-        let inventory = &mut provided.inventory;
-        let unknown = |gpu: &Gpu| gpu.minor.is_some() && gpu.uuid.is_none();
-        let mut results = Vec::new();
-        if inventory.gpus.iter().any(unknown) && self.names.iter().any(|name| !knows(inventory, name)) {
-            results.push(inventory.add_uuids(self.view, deadline));
-        }
-        let by_uuid = self.names.iter().any(|name| matches!(name, GpuName::MigUuid(_)));
-        if by_uuid && inventory.mig.iter().any(|m| m.uuid.is_none()) {
-            results.push(inventory.add_mig_uuids(self.view, deadline));
-        }
-        let failed = results.into_iter().filter_map(Result::err);
-        provided.warnings.extend(failed.map(|e| format!("cannot read UUIDs: {}", exit::one_line(&e))));
     }
 
     /// Explains what is still missing.
@@ -169,17 +155,6 @@ impl Provider<'_> {
         provided.warnings.extend(provided.inventory.problems.iter().cloned());
         let mut seen = BTreeSet::new();
         provided.warnings.retain(|warning| seen.insert(warning.clone()));
-    }
-}
-
-/// Whether a name needs no further UUID.
-fn knows(inventory: &Inventory, name: &GpuName) -> bool {
-    match name {
-        GpuName::Uuid(uuid) => {
-            inventory.gpus.iter().flat_map(|g| &g.uuid).any(|u| u.starts_with(uuid.as_str()))
-        }
-        GpuName::Mig { gpu, .. } => knows(inventory, gpu),
-        _ => true,
     }
 }
 

@@ -12,7 +12,7 @@ use std::fmt;
 
 /// The cards and instances that an assignment names: positions in the
 /// inventory, each once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Resolved {
     /// Cards, also those of which only an instance is named.
     pub gpus: BTreeSet<usize>,
@@ -22,6 +22,9 @@ pub struct Resolved {
     pub mig: BTreeSet<usize>,
     /// Names that resolve to nothing.
     pub missing: Vec<Missing>,
+    /// The list that was to narrow it names none of its cards. One of indices
+    /// narrows nothing then, any other leaves none.
+    pub unmatched: bool,
 }
 
 /// A GPU or device that the settings ask for and this host cannot give.
@@ -81,8 +84,18 @@ fn named(inventory: &Inventory, assignment: &Assignment) -> Resolved {
                 one(inventory, name, &mut left).ok().map(|()| left)
             });
             let left: Vec<Resolved> = left.collect();
-            resolved = named(inventory, of);
+            let all = named(inventory, of);
+            resolved = all.clone();
             resolved.keep(inventory, &left);
+            if resolved.gpus.is_empty() && !all.gpus.is_empty() {
+                // Whoever wrote indices counts as nvidia-smi in the container does:
+                // the container's only card is 0 to him. All other names are the
+                // same everywhere, and mean another card.
+                if to.iter().all(|name| matches!(name, GpuName::Index(_))) {
+                    resolved = all;
+                }
+                resolved.unmatched = true;
+            }
         }
     }
     resolved
@@ -216,7 +229,10 @@ fn no_instance(inventory: &Inventory, name: &GpuName, minor: Option<u32>) -> Mis
     let owner = minor.map_or_else(|| "this host".to_owned(), |m| format!("GPU {m}"));
     let (why, has) = match name {
         _ if here.is_empty() => (format!("{owner} has no MIG instances"), None),
-        GpuName::MigUuid(_) => ("no known instance has this UUID".to_owned(), Some(here)),
+        GpuName::MigUuid(_) => match inventory.problems.first() {
+            Some(problem) => (format!("no known instance has this UUID: {problem}"), Some(here)),
+            None => ("no known instance has this UUID".to_owned(), Some(here)),
+        },
         _ => ("no such MIG instance".to_owned(), Some(here)),
     };
     Missing {

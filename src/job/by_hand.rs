@@ -8,7 +8,6 @@ use crate::job::desired::{self, Software};
 use crate::job::devices::{self, Compared};
 use crate::job::{chain, injection, startable};
 use crate::plan::Intent;
-use crate::plan::narrow::Narrowing;
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::{Caller, Conf};
@@ -90,7 +89,6 @@ impl ByHand {
         if let Software::Desired(desired) = &software {
             desired.matches_kernel()?;
         }
-        Narrowing::of(&self.document).told(&self.settings).iter().for_each(|line| log::info!("{line}"));
         for (now, later) in &self.settings.overridden {
             let (key, value, next) = (&now.key, now.shown(), later.shown());
             log::warn!(

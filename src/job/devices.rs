@@ -11,6 +11,7 @@ use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::masks;
 use crate::host::provide::{Provided, inspect, provide, provide_named};
+use crate::plan::narrow::Narrowing;
 use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -50,6 +51,10 @@ pub fn give(
     }
     provided.choice.notes.iter().for_each(|note| log::info!("{note}"));
     provided.choice.left_out.iter().for_each(|card| log::warn!("{card}"));
+    for told in Narrowing::of(document).told(settings, &provided.choice) {
+        log::log!(told.level, "{}", told.line);
+        told.fix(ctid).iter().for_each(|fix| log::warn!("{}", exit::fix(fix)));
+    }
     for gpu in &provided.choice.gpus {
         gpu.undriven().iter().for_each(|why| log::warn!("{why}"));
         gpu.unfit.iter().for_each(|unfit| log::warn!("{}", exit::fix(&unfit.remedy())));
@@ -67,12 +72,17 @@ pub fn look(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Documen
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     match intent.request(exclusive) {
         Some(request) => inspect(View::host(), &request),
-        None => {
-            let inventory = Inventory::read_for(View::host(), intent.display(document));
-            let choice = intent.on(&inventory, document);
-            (inventory, choice)
-        }
+        None => here(intent, document),
     }
+}
+
+/// The devices that a container has, whoever else has its cards; without the cards
+/// of other drivers.
+pub fn here(intent: &Intent, document: &Document) -> (Inventory, Choice) {
+    let mut inventory = Inventory::read_for(View::host(), intent.display(document));
+    inventory.look_up(View::host(), &intent.names());
+    let choice = intent.on(&inventory, document);
+    (inventory, choice)
 }
 
 /// The entries of ours beside the devices, with what they bind brought up to

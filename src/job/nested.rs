@@ -1,7 +1,7 @@
 //! The GPUs of a container for the engines in it: what NESTED means for a start,
 //! and what is written inside, once after a change.
 
-use crate::device::DevicePath;
+use crate::device::{Device, DevicePath};
 use crate::driver::cdi::{self, Devices, describe};
 use crate::driver::injection::Injection;
 use crate::exit;
@@ -9,19 +9,23 @@ use crate::guest::cdi::{self as inside, Docker, Look, Podman, Source, Written};
 use crate::guest::exec::Guest;
 use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
-use crate::host::provide::{Provided, inspect};
-use crate::job::injection;
+use crate::host::mig::MigInstance;
+use crate::host::provide::Provided;
+use crate::job::{devices, injection};
 use crate::plan::{Intent, MOST_LINES};
 use crate::pve::conf::document::Document;
+use crate::pve::conf::store::Conf;
 use crate::pve::passthrough;
 use crate::settings::values::Nested;
 use crate::settings::{Settings, keys};
 use crate::state::Record;
+use crate::state::injected::done;
 use crate::state::nested::Nested as Known;
 use crate::sys::look::View;
 use crate::sys::text;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
+use anyhow::bail;
 use std::collections::BTreeSet;
 
 /// Another form of the files is a change too.
@@ -36,6 +40,12 @@ fn is_asked(settings: &Settings) -> bool {
 fn described(conf: &Document, choice: &Choice, inventory: &Inventory) -> Devices {
     let passed: BTreeSet<DevicePath> =
         passthrough::next(conf).iter().filter_map(passthrough::DevLine::device).collect();
+    // A start reads them for its own devices only.
+    if passed.iter().any(|path| path.is_drm()) {
+        let mut inventory = inventory.clone();
+        inventory.add_drm(View::host());
+        return Devices::of(choice, &inventory, &passed);
+    }
     Devices::of(choice, inventory, &passed)
 }
 
@@ -112,13 +122,21 @@ pub fn planned(
     }
     let deadline = Deadline::after(settings.value(keys::CHECK_TIMEOUT));
     let work = Work { ctid, settings, conf, version: version?, deadline };
-    let devices = work.devices();
-    let right =
-        known.written == Some(work.fingerprint(&source(ctid, settings, conf), &devices.fingerprint()));
+    let (devices, _) = work.devices();
+    let source = source(ctid, settings, conf);
+    let made_of = work.fingerprint(&source, &devices.fingerprint());
+    // What is seen there needs no stamp: a conf changes for other reasons too.
+    let right = match running {
+        true => known.written.as_ref().is_some_and(|written| written.starts_with(&made_of)),
+        false => {
+            known.written.is_some() && known.written == Conf::of(ctid).stamp().map(|s| done(&made_of, &s))
+        }
+    };
     let seen = running.then(|| look(ctid, settings, conf, version, &work.deadline)).flatten();
     let needed = match seen {
         Some(Ok(look)) if !look.shell => false,
         Some(Ok(look)) if work.gives_way(&look) => !look.ours.is_empty(),
+        Some(Ok(look)) if !look.has_driver() && !work.gets_driver(&source) => !look.ours.is_empty(),
         Some(Ok(look)) => {
             !right || look.ours.is_empty() != devices.named.is_empty() || !look.others.is_empty()
         }
@@ -149,6 +167,25 @@ pub fn clear(ctid: Ctid, deadline: &Deadline) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a look at the host found.
+struct Seen {
+    inventory: Inventory,
+    choice: Choice,
+}
+
+/// Why a description is not written, where the container has GPUs.
+pub fn lacking(version: &Version) -> String {
+    format!("no file of driver {version} in the container")
+}
+
+/// What gives the container the driver.
+pub fn mend(ctid: Ctid, settings: &Settings) -> String {
+    match settings.value(keys::INSTALL) {
+        true => format!("phoenix-nvidia {ctid}"),
+        false => format!("INSTALL=on phoenix-nvidia {ctid}"),
+    }
+}
+
 /// One container's description.
 struct Work<'a> {
     ctid: Ctid,
@@ -161,17 +198,24 @@ struct Work<'a> {
 impl Work<'_> {
     fn bring(&self, known: &Known, when: When) -> anyhow::Result<()> {
         let source = source(self.ctid, self.settings, self.conf);
-        let right = known.devices.as_ref().map(|devices| self.fingerprint(&source, devices));
+        // What is written meanwhile may be of other contents.
+        let stamp = Conf::of(self.ctid).stamp();
+        let right_for =
+            |devices: &str| stamp.as_ref().map(|stamp| done(&self.fingerprint(&source, devices), stamp));
+        let right = known.devices.as_deref().and_then(right_for);
         if when == When::Changed && right.is_some() && known.written == right {
             return Ok(());
         }
-        let devices = self.devices();
+        let devices = self.named(known)?;
         let guest = Guest::new(self.ctid);
         let look = inside::look(&guest, &source, self.version, &self.deadline)?;
         if !look.shell {
             log::info!("no shell in the container: nothing is written for engines");
-            self.record(&devices, Some(self.fingerprint(&source, &devices.fingerprint())), false);
+            self.record(&devices, right_for(&devices.fingerprint()), false);
             return Ok(());
+        }
+        if !look.has_driver() && !devices.named.is_empty() {
+            return self.without_driver(&guest, &look, &devices, known);
         }
         let replace = self.replaces();
         let daemon = look.docker.as_ref().is_some_and(Docker::lacks_cdi);
@@ -181,10 +225,36 @@ impl Work<'_> {
         let written = inside::write(&guest, &contents, replace, daemon, &self.deadline)?;
         let stays = self.gives_way(&look);
         // One that another file keeps away is tried again at each start.
-        let done = (!stays).then(|| self.fingerprint(&source, &devices.fingerprint()));
-        self.record(&devices, done, true);
+        let written_of = right_for(&devices.fingerprint()).filter(|_| !stays);
+        self.record(&devices, written_of, true);
         self.tell(&look, &devices, &written, stays);
         Ok(())
+    }
+
+    /// Without the driver's files there is nothing right to write: what a driver left
+    /// that has gone is removed, and the next start looks again.
+    fn without_driver(
+        &self,
+        guest: &Guest,
+        look: &Look,
+        devices: &Devices,
+        known: &Known,
+    ) -> anyhow::Result<()> {
+        if !look.ours.is_empty() {
+            let removed = inside::write(guest, &[None, None], false, false, &self.deadline)?.changed;
+            removed.iter().for_each(|file| log::info!("engines in the container: removed {file}"));
+        }
+        self.record(devices, None, known.files);
+        log::warn!("engines in the container: no description: {}", lacking(self.version));
+        log::warn!("{}", exit::fix(&mend(self.ctid, self.settings)));
+        Ok(())
+    }
+
+    /// Whether the driver is there after a run, where it is not yet.
+    fn gets_driver(&self, source: &Source) -> bool {
+        let seen = Record::of(self.ctid).load().injected;
+        let installs = self.settings.value(keys::INSTALL) && seen.unfit.or(seen.impossible).is_none();
+        installs || matches!(source, Source::Mounted(_))
     }
 
     fn replaces(&self) -> bool {
@@ -202,19 +272,34 @@ impl Work<'_> {
         cdi::fingerprint(&format!("{FORM} {nested} {version} {devices} {source:?}"))
     }
 
-    /// The devices as the host has them now.
-    fn devices(&self) -> Devices {
+    /// The devices as the host has them now, and what of them is not to be had.
+    fn devices(&self) -> (Devices, Seen) {
         let (intent, _) = Intent::of(self.settings, self.conf);
-        let exclusive = self.settings.value(keys::GPU_EXCLUSIVE).then_some(self.ctid);
-        let (inventory, choice) = match intent.request(exclusive) {
-            Some(request) => inspect(View::host(), &request),
-            None => {
-                let inventory = Inventory::read_for(View::host(), intent.display(self.conf));
-                let choice = intent.on(&inventory, self.conf);
-                (inventory, choice)
+        let (inventory, choice) = devices::look(self.ctid, &intent, self.settings, self.conf);
+        (described(self.conf, &choice, &inventory), Seen { inventory, choice })
+    }
+
+    /// The same with the names of MIG instances, which nvidia-smi alone knows.
+    fn named(&self, known: &Known) -> anyhow::Result<Devices> {
+        let (devices, Seen { mut inventory, choice }) = self.devices();
+        if let (Some(missing), true) = (choice.missing.first(), devices.named.is_empty()) {
+            // What its start had this look did not find.
+            if known.devices.as_ref().is_some_and(|noted| *noted != devices.fingerprint()) {
+                bail!("engines in the container: description kept as it is: {missing}");
             }
-        };
-        described(self.conf, &choice, &inventory)
+        }
+        let has =
+            |minor| choice.devices.iter().any(|device: &Device| device.path == DevicePath::CapFile(minor));
+        let unnamed = |instance: &MigInstance| instance.uuid.is_none() && has(instance.ci_minor);
+        if !inventory.mig.iter().any(unnamed) {
+            return Ok(devices);
+        }
+        // The look inside is to have its time.
+        let deadline = self.deadline.at_most(self.deadline.span() / 2);
+        if let Err(error) = inventory.add_mig_uuids(View::host(), &deadline) {
+            log::info!("engines in the container: no UUIDs of MIG instances: {}", exit::one_line(&error));
+        }
+        Ok(described(self.conf, &choice, &inventory))
     }
 
     fn record(&self, devices: &Devices, written: Option<String>, files: bool) {

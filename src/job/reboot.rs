@@ -2,16 +2,14 @@
 //! that the container stays down.
 
 use crate::exit;
-use crate::host::gpus::Inventory;
 use crate::job::identity::Identity;
-use crate::job::{locks, startable};
+use crate::job::{devices, locks, startable};
 use crate::plan::Intent;
 use crate::pve::conf::store::Conf;
 use crate::pve::pct::{self, RestartTimeouts, Status};
 use crate::pve::startable::{Obstacle, Startable, list};
 use crate::settings::{Settings, keys, load};
 use crate::state::{Outcome, Record};
-use crate::sys::look::View;
 use crate::sys::time::{Deadline, human};
 use crate::sys::{signal, text};
 use crate::types::{Ctid, Version};
@@ -126,8 +124,7 @@ impl Reboot<'_> {
         // Those of the start that is to come: an install takes minutes.
         let settings = load::of_next_start(self.ctid, &conf, &document);
         let (intent, _) = Intent::of(&settings, &document);
-        let inventory = Inventory::read_for(View::host(), intent.display(&document));
-        let choice = intent.on(&inventory, &document);
+        let (_, choice) = devices::here(&intent, &document);
         startable::look(&conf, self.ctid, &settings, Some(&choice))
     }
 

@@ -8,13 +8,12 @@ use crate::guest::boot;
 use crate::guest::changed::Changed;
 use crate::guest::exec::{self, Guest};
 use crate::guest::install::steps;
-use crate::host::gpus::Inventory;
 use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::identity::{self, Identity};
 use crate::job::install::{Install, Progress, cuda_missing};
 use crate::job::nested::{self, When};
-use crate::job::{follow, handover, injection, locks, reboot};
+use crate::job::{devices, follow, handover, injection, locks, reboot};
 use crate::plan::{self, Intent};
 use crate::pve::conf::store::Conf;
 use crate::pve::{net, pct};
@@ -121,7 +120,9 @@ impl Done {
     fn nested(&self, ctid: Ctid) {
         let (Some(settings), Ok(())) = (&self.settings, &self.result) else { return };
         let Ok(conf) = Conf::of(ctid).read() else { return };
-        nested::bring(ctid, settings, &conf, self.progress.version.as_ref(), When::Changed);
+        // One of the same version may have other files.
+        let when = if self.progress.driver_changed.is_some() { When::Always } else { When::Changed };
+        nested::bring(ctid, settings, &conf, self.progress.version.as_ref(), when);
     }
 
     fn record(&self, ctid: Ctid, begun: Instant) {
@@ -199,8 +200,7 @@ fn install_once(ctid: Ctid) -> Done {
     let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (settings, _) = injection::settled(ctid, &document, settings);
     let (intent, _) = Intent::of(&settings, &document);
-    let inventory = Inventory::read_for(View::host(), intent.display(&document));
-    let choice = intent.on(&inventory, &document);
+    let (inventory, choice) = devices::here(&intent, &document);
     let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
     let desired = match desired::read(&settings, kernel, intent.gpus(&choice)) {
         Ok(Software::Desired(desired)) => desired,

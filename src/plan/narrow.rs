@@ -1,13 +1,16 @@
 //! What the environment of the container's own program takes away from its
 //! assignment: NVIDIA_VISIBLE_DEVICES and NVIDIA_DRIVER_CAPABILITIES, as OCI images
 //! carry them and Proxmox 9.1 puts them into the conf. Ordinary users may change
-//! them there, so they narrow what the settings give, and never widen it. Pure.
+//! them there, so they narrow what the settings give, and never widen it. A list
+//! of indices that has none of theirs counts in another way, and narrows nothing:
+//! what the settings give is the container's in any case. Pure.
 
 use crate::device::assignment::{Assignment, GpuName};
-use crate::host::choose::Capabilities;
+use crate::host::choose::{Capabilities, Choice};
 use crate::pve::conf::document::Document;
 use crate::settings::{Settings, keys};
 use crate::sys::text;
+use crate::types::Ctid;
 
 const DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 const CAPABILITIES: &str = "NVIDIA_DRIVER_CAPABILITIES";
@@ -21,6 +24,26 @@ pub struct Narrowing {
     devices: Option<(String, Option<Vec<GpuName>>)>,
     /// `NVIDIA_DRIVER_CAPABILITIES` as it is written.
     words: Option<String>,
+}
+
+/// What is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// A warning: it does not do what it says.
+    pub level: log::Level,
+    /// What it does.
+    pub line: String,
+}
+
+impl Told {
+    fn info(line: String) -> Told {
+        Told { level: log::Level::Info, line }
+    }
+
+    /// The command for a warning. No other changes a line of `lxc.`.
+    pub fn fix(&self, ctid: Ctid) -> Option<String> {
+        (self.level == log::Level::Warn).then(|| format!("nano /etc/pve/lxc/{ctid}.conf"))
+    }
 }
 
 impl Narrowing {
@@ -59,27 +82,36 @@ impl Narrowing {
         }
     }
 
-    /// One line for each that takes something away, or cannot be read.
-    pub fn told(&self, settings: &Settings) -> Vec<String> {
+    /// One line for each that takes something away, or cannot do so; `choice` is
+    /// what came of it.
+    pub fn told(&self, settings: &Settings, choice: &Choice) -> Vec<Told> {
         let mut told = Vec::new();
         let shown = |value: &str| text::line(value.as_bytes());
         if let (Some((value, read)), Ok(of)) = (&self.devices, settings.get(keys::GPU_ASSIGNMENT)) {
             let left = self.assignment(of.clone());
             if read.is_none() {
-                told.push(format!(
+                told.push(Told::info(format!(
                     "{DEVICES}={} of the container cannot be read, and narrows nothing",
                     shown(value)
-                ));
+                )));
+            } else if choice.unmatched {
+                let left = if choice.gpus.is_empty() { "leaves none" } else { "narrows nothing" };
+                let line = format!(
+                    "{DEVICES}={} of the container names no GPU of GPU_ASSIGNMENT={of}, and {left}",
+                    shown(value)
+                );
+                told.push(Told { level: log::Level::Warn, line });
             } else if left != of {
-                told.push(format!("{DEVICES}={} of the container narrows GPU_ASSIGNMENT={of}", shown(value)));
+                let line = format!("{DEVICES}={} of the container narrows GPU_ASSIGNMENT={of}", shown(value));
+                told.push(Told::info(line));
             }
         }
         let of = settings.value(keys::GPU_CAPABILITIES);
         if let Some(words) = self.words.as_ref().filter(|_| self.capabilities(of) != of) {
-            told.push(format!(
+            told.push(Told::info(format!(
                 "{CAPABILITIES}={} of the container narrows GPU_CAPABILITIES={of}",
                 shown(words)
-            ));
+            )));
         }
         told
     }

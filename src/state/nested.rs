@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Nested {
     /// The fingerprint of the devices that its last start gave it.
     pub devices: Option<String>,
-    /// The fingerprint of all that the description was made of; none: it is to be
-    /// made at the next start.
+    /// The fingerprint of all that the description was made of, and the stamp of the
+    /// conf then; none: it is to be made at the next start.
     pub written: Option<String>,
     /// There may be files of ours for engines in it.
     pub files: bool,

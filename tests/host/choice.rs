@@ -281,9 +281,13 @@ fn a_narrowed_assignment_is_what_both_name_and_never_more() {
     };
     assert_eq!(gives(&four, "all", "1"), "nvidia1");
     assert_eq!(gives(&four, "0,1", "1,2"), "nvidia1");
-    assert_eq!(gives(&four, "0", "1"), "");
+    assert_eq!(gives(&four, "0", "21:00.0"), "", "another card by a name that is the same everywhere");
+    // An index that has nothing of it is one of nvidia-smi in the container, and takes nothing away.
+    assert_eq!(gives(&four, "1", "0"), "nvidia1");
+    assert_eq!(gives(&four, "1,2", "0,3"), "nvidia1 nvidia2");
+    assert_eq!(gives(&four, "none", "0"), "");
     assert_eq!(gives(&four, "0,2", "21:00.0"), "nvidia2", "by whatever name");
-    assert_eq!(gives(&four, "0", "7"), "", "one that is not there");
+    assert_eq!(gives(&four, "0", "7"), "nvidia0", "one that is not there");
     let mig = inventory("mig").unwrap();
     assert_eq!(gives(&mig, "all", "0:9/0"), "nvidia0 nvidia-caps/nvidia-cap84 nvidia-caps/nvidia-cap85");
     assert_eq!(

@@ -7,9 +7,10 @@ use crate::hosts;
 
 use hosts::FixtureHost;
 use phoenix_nvidia::device::{DevicePath, Number};
+use phoenix_nvidia::host::choose::Choice;
 use phoenix_nvidia::host::device_node::DeviceNode;
 use phoenix_nvidia::host::gpus::Inventory;
-use phoenix_nvidia::host::provide::{Provided, Request, provide, provide_named};
+use phoenix_nvidia::host::provide::{Provided, Request, inspect, provide, provide_named};
 use phoenix_nvidia::sys::time::Deadline;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -48,12 +49,20 @@ impl Host {
     }
 
     fn give_within(&self, assignment: &str, time: Duration) -> Provided {
-        let request = Request {
+        provide(self.0.root(), &Host::request(assignment), &Deadline::after(time))
+    }
+
+    fn request(assignment: &str) -> Request {
+        Request {
             assignment: assignment.parse().unwrap(),
             capabilities: Default::default(),
             exclusive: "101".parse().ok(),
-        };
-        provide(self.0.root(), &request, &Deadline::after(time))
+        }
+    }
+
+    /// What a report finds, which makes nothing.
+    fn inspect(&self, assignment: &str) -> Choice {
+        inspect(self.0.root(), &Host::request(assignment)).1
     }
 
     fn node(&self, path: &str) -> String {
@@ -323,6 +332,18 @@ fn a_mig_uuid_is_resolved_through_nvidia_smi() {
     let devices = paths(&given);
     assert_eq!(devices.last().map(String::as_str), Some("/dev/nvidia-caps/nvidia-cap85"), "{given:?}");
     assert_eq!(devices[0], "/dev/nvidia0");
+    // A look finds what the start gave, and asks for no names that need no answer.
+    let seen = host.inspect("MIG-bbbb1111-2222-5333-8444-555566667777");
+    assert_eq!((seen.devices, seen.missing), (given.choice.devices, Vec::new()));
+    let asked = host.calls().len();
+    assert!(host.inspect("0:9/0").missing.is_empty());
+    assert_eq!(host.calls().len(), asked);
+    host.program("/usr/bin/nvidia-smi", "exit 9");
+    let seen = host.inspect("MIG-bbbb1111-2222-5333-8444-555566667777");
+    assert!(
+        seen.missing[0].to_string().contains("no known instance has this UUID: cannot read UUIDs"),
+        "{seen:?}"
+    );
 }
 
 #[test]

@@ -207,18 +207,23 @@ fn the_environment_of_an_image_takes_gpus_away_and_adds_none() {
     let Some(lab) = attached(Rootfs::Busybox.unprivileged()) else { return };
     let ct = lab.container(101);
     let base = lab.conf(101).replace("GPU_ASSIGNMENT=0", "GPU_ASSIGNMENT=ASSIGNED");
-    let starts = |assigned: &str, environment: &str| {
+    let start = |assigned: &str, environment: &str, doctor_says: &str| {
         let lines: String = environment.lines().map(|l| format!("lxc.environment.runtime: {l}\n")).collect();
         lab.write("/etc/pve/lxc/101.conf", base.replace("ASSIGNED", assigned) + &lines);
-        let said = lab.run(["pct", "start", "101"]).ok().says_not("WARNING");
+        let said = lab.run(["pct", "start", "101"]).ok();
         let has: Vec<u32> =
             (0..2).filter(|n| ct.open_node(&format!("/dev/nvidia{n}")) == Err(Errno::ENXIO)).collect();
         // A run finds nothing to do, and a report no fault.
         lab.run(["phoenix-nvidia", "plan", "101"]).ok().says("Nothing to do");
         let doctor = lab.run(["phoenix-nvidia", "doctor", "101"]);
-        doctor.says("the running container has its devices").says_not("device entries");
+        let doctor = doctor.says("the running container has its devices").says_not("device entries");
+        doctor.says(doctor_says);
         lab.run(["pct", "stop", "101"]).ok();
         (has, said)
+    };
+    let starts = |assigned: &str, environment: &str| {
+        let (has, said) = start(assigned, environment, "");
+        (has, said.says_not("WARNING"))
     };
     let narrowed = "narrows GPU_ASSIGNMENT=all";
     let (has, said) = starts("all", "NVIDIA_VISIBLE_DEVICES=0");
@@ -234,7 +239,21 @@ fn the_environment_of_an_image_takes_gpus_away_and_adds_none() {
     said.says_not("narrows");
     // One that is not his is no fault, with the strictest policy neither.
     node(&lab, "START_POLICY=fail");
-    assert_eq!(starts("1", "NVIDIA_VISIBLE_DEVICES=0").0, [0; 0]);
+    assert_eq!(starts("0,1", "NVIDIA_VISIBLE_DEVICES=1,5").0, [1]);
+    // Written by one who counts as nvidia-smi in the container: its only card is not lost without a word.
+    let says =
+        "NVIDIA_VISIBLE_DEVICES=0 of the container names no GPU of GPU_ASSIGNMENT=1, and narrows nothing";
+    let (has, said) = start("1", "NVIDIA_VISIBLE_DEVICES=0", says);
+    assert_eq!(has, [1]);
+    said.says("WARNING")
+        .says(says)
+        .says("fix: nano /etc/pve/lxc/101.conf")
+        .says_not("narrows GPU_ASSIGNMENT");
+    let other = format!("NVIDIA_VISIBLE_DEVICES={}", lab.nvidia().uuid(0));
+    let says = format!("{other} of the container names no GPU of GPU_ASSIGNMENT=1, and leaves none");
+    let (has, said) = start("1", &other, &says);
+    assert_eq!(has, [0; 0]);
+    said.says("WARNING").says(&says);
     let (has, said) = starts("all", "NVIDIA_VISIBLE_DEVICES=\"; reboot");
     assert_eq!(has, [0, 1]);
     said.says("cannot be read, and narrows nothing");

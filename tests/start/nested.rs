@@ -441,6 +441,120 @@ fn an_installed_driver_is_described_by_its_files() {
     assert!(ct.read(FILES[1]).contains("libGLX_nvidia.so.0"));
 }
 
+/// Two instances on card 0, and an nvidia-smi of the host that tells their UUIDs.
+fn split(lab: &Lab) -> [String; 2] {
+    let caps = "/run/lab/nvidia/proc-driver/nvidia/capabilities/gpu0/mig";
+    for (path, minor) in [("gi1", 12), ("gi1/ci0", 13), ("gi2", 21), ("gi2/ci0", 22)] {
+        let text = format!("DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n");
+        lab.write(format!("{caps}/{path}/access"), text);
+    }
+    let card = lab.nvidia().uuid(0);
+    let uuids = ["a", "b"].map(|c| format!("MIG-{}1111-2222-5333-8444-555566667777", c.repeat(4)));
+    let device = |n: usize| {
+        format!(
+            "<mig_device>\n<index>{n}</index>\n<gpu_instance_id>{}</gpu_instance_id>\n\
+             <compute_instance_id>0</compute_instance_id>\n</mig_device>\n",
+            n + 1
+        )
+    };
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >>/root/asked\ncase $1 in\n-L) echo 'GPU 0: NVIDIA A100 (UUID: {card})'\n\
+         echo '  MIG 1g.5gb     Device  0: (UUID: {})'\necho '  MIG 1g.5gb     Device  1: (UUID: {})' ;;\n\
+         *) cat <<'X'\n<gpu id=\"00000000:07:00.0\">\n<mig_devices>\n{}{}</mig_devices>\n<uuid>{card}</uuid>\n\
+         <minor_number>0</minor_number>\n</gpu>\nX\n;;\nesac\n",
+        uuids[0],
+        uuids[1],
+        device(0),
+        device(1)
+    );
+    lab.replace_program("/usr/bin/nvidia-smi", script);
+    uuids
+}
+
+/// By whatever name it was given: nvidia-smi alone knows the UUIDs, and each look asks it alike.
+#[test]
+fn a_mig_instance_is_described_by_its_uuid_too_and_stays_described() {
+    let Some(lab) = injected(Rootfs::Debian12.privileged(), "none", &["--nested"]) else { return };
+    // The copy of the host's driver is made with its own nvidia-smi.
+    start(&lab).ok().says("no GPU to describe");
+    let [first, second] = split(&lab);
+    let ct = lab.container(101);
+    let has = |minors: [u32; 2]| minors.map(|minor| format!("nvidia-caps/nvidia-cap{minor}")).join("+");
+    lab.run([PROGRAM, "attach", "101", "--gpus", &second]).ok();
+    again(&lab).ok().says("nvidia.com/gpu = 0:0, all").says_not("WARNING");
+    assert_eq!(names(&description(&ct, 1)), [format!("0:0 nvidia0+{}", has([21, 22]))]);
+    let by_name = names(&description(&ct, 0));
+    assert_eq!(by_name[0], format!("{second} nvidia0+{}", has([21, 22])));
+    changes_nothing(&lab);
+    lab.run([PROGRAM, "plan", "101"]).ok().says("Nothing to do");
+    lab.run([PROGRAM, "101"]).ok();
+    assert_eq!(names(&description(&ct, 0)), by_name);
+    changes_nothing(&lab);
+    // By its place: no start asks nvidia-smi for that, but the one that describes it.
+    lab.run([PROGRAM, "attach", "101", "--gpus", "0:1/0"]).ok();
+    again(&lab).ok().says("nvidia.com/gpu = 0:0, all");
+    assert_eq!(names(&description(&ct, 0))[0], format!("{first} nvidia0+{}", has([12, 13])));
+    lab.sh(": >/root/asked").ok();
+    changes_nothing(&lab);
+    assert_eq!(lab.read("/root/asked"), "");
+    // All of it, narrowed by the container's own environment: a report finds what the start gave.
+    lab.run([PROGRAM, "attach", "101", "--gpus", "all"]).ok();
+    let conf = lab.conf(101);
+    let line = format!("lxc.environment.runtime: NVIDIA_VISIBLE_DEVICES={second}\n");
+    lab.write("/etc/pve/lxc/101.conf", conf + &line);
+    again(&lab).ok().says("narrows GPU_ASSIGNMENT=all").says_not("WARNING");
+    assert_eq!(names(&description(&ct, 1)), [format!("0:0 nvidia0+{}", has([21, 22]))]);
+    changes_nothing(&lab);
+    lab.run([PROGRAM, "plan", "101"]).ok().says("Nothing to do");
+    lab.run([PROGRAM, "doctor", "101"])
+        .says("the running container has its devices")
+        .says_not("MIG instance");
+}
+
+/// The disk goes back, the conf says the same, and the record knows nothing of it.
+#[test]
+fn a_description_that_a_rollback_took_away_is_written_again() {
+    let Some(lab) = injected(Rootfs::Debian12.unprivileged(), "0", &["--nested"]) else { return };
+    let ct = lab.container(101);
+    lab.run(["pct", "snapshot", "101", "before"]).ok();
+    start(&lab).ok();
+    let right = description(&ct, 1);
+    changes_nothing(&lab);
+    for _ in 0..2 {
+        lab.run(["pct", "stop", "101"]).ok();
+        lab.run(["pct", "rollback", "101", "before"]).ok();
+        start(&lab).ok().says("nvidia.com/gpu = 0, all").says_not("WARNING");
+        assert_eq!(description(&ct, 1), right);
+        changes_nothing(&lab);
+    }
+}
+
+/// Nodes without the driver's files are of no use to anybody, and are not right for ever.
+#[test]
+fn without_a_driver_inside_nothing_is_described_and_each_start_looks_again() {
+    let Some(lab) = lab(Lab::builder().gpus(1).driver(OLD)) else { return };
+    lab.web().runfile(&Runfile::new(OLD));
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none\nINSTALL=off");
+    lab.create(101, Rootfs::Debian12.unprivileged());
+    lab.run([PROGRAM, "attach", "101", "--gpus", "0", "--nested"]).ok();
+    let ct = lab.container(101);
+    let lacks = "no file of driver 580.95.05 in the container";
+    start(&lab).ok().says("WARNING").says(lacks).says("fix: INSTALL=on phoenix-nvidia 101");
+    assert!(!ct.exists("/etc/cdi"));
+    lab.run([PROGRAM, "doctor", "101"]).says(lacks).says("fix: INSTALL=on phoenix-nvidia 101");
+    lab.run([PROGRAM, "plan", "101"]).ok().says("Nothing to do");
+    again(&lab).ok().says(lacks);
+    // The remedy, as it is printed.
+    lab.sh("INSTALL=on phoenix-nvidia 101").ok().says("nvidia.com/gpu = 0, all");
+    description(&ct, 1);
+    runs_nothing_but(&lab, 0);
+    // Somebody takes the driver away: what describes it goes with the next change.
+    ct.sh("find /usr/lib -name 'lib*.so.580.95.05' -delete").ok();
+    lab.run(["pct", "set", "101", "--memory", "700"]).ok();
+    again(&lab).ok().says(lacks).says("removed /etc/cdi/phoenix-nvidia.json");
+    assert!(!ct.exists(FILES[0]) && !ct.exists(FILES[1]));
+}
+
 #[test]
 fn a_container_without_a_shell_gets_no_description_and_no_warning() {
     let Some(lab) = injected(Rootfs::Debian12.unprivileged(), "0", &["--nested"]) else { return };

@@ -16,6 +16,7 @@ use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::settings::load;
 use crate::settings::{self, NODE_FILE, Settings, keys};
+use crate::sys::look::View;
 use crate::types::Ctid;
 
 /// Adds to the changes what the environment of this call says and the next
@@ -76,7 +77,9 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::
     }
     let (intent, _) = Intent::of(&settings, after);
     // Without the driver nobody knows which GPUs there are.
-    match plan::fault(&intent.on(&host.inventory, after)) {
+    let mut inventory = host.inventory.clone();
+    inventory.look_up(View::host(), &intent.names());
+    match plan::fault(&intent.on(&inventory, after)) {
         Some(fault) if host.driver().is_some() => return Err(fault.into()),
         Some(fault) => log::warn!("{fault}"),
         None => of_host::driver(host).iter().for_each(Finding::warn),

@@ -7,7 +7,6 @@ use crate::exit::{self, Code};
 use crate::host::choose::Choice;
 use crate::host::provide::Provided;
 use crate::job::{chain, desired, devices, injection, locks, nested};
-use crate::plan::narrow::Narrowing;
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -97,7 +96,6 @@ impl Start {
             return Err(settings::fault(&problems, self.ctid));
         }
         problems.iter().for_each(tell);
-        Narrowing::of(&self.document).told(&self.settings).iter().for_each(|line| log::info!("{line}"));
         // Of two that start at once, one would not see the other's claim.
         let exclusive = self.settings.value(keys::GPU_EXCLUSIVE);
         let _cards = exclusive.then(|| locks::cards(&self.deadline)).transpose()?;
