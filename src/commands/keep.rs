@@ -15,10 +15,14 @@ use crate::sys::look::View;
 use crate::sys::mountinfo;
 use crate::sys::time::Deadline;
 use std::path::Path;
+use std::time::Duration;
 
 /// The time for all of it, in seconds: apt waits for it. A copy of half a gigabyte
 /// takes one or two on a quick disk.
 pub const LIMIT: u64 = 60;
+
+/// The time for reading who asks for it: /etc/pve may not answer.
+const ASKING: Duration = Duration::from_secs(5);
 
 /// Makes, repairs or completes the tree of the loaded driver, where containers of
 /// this node ask for one. Silent if there is nothing to do.
@@ -33,9 +37,13 @@ pub fn run() -> anyhow::Result<Code> {
     let Some(kernel) = kernel_driver::version(host).filter(|kernel| trees.can_gain(kernel)) else {
         return Ok(Code::Success);
     };
-    let (confs, problems) = read_confs(host);
+    let read = read_confs(View::host_until(&deadline.at_most(ASKING)));
     // Whoever cannot be asked was asked when the last tree was made.
-    if !injection::is_asked_for(&confs) && (problems.is_empty() || !trees.exist()) {
+    let asked = match read.problems.is_empty() {
+        true => injection::is_asked_for(&read.confs, &read.files),
+        false => trees.exist(),
+    };
+    if !asked {
         return Ok(Code::Success);
     }
     match mountinfo::is_own_namespace(Path::new("/")) {

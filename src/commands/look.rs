@@ -2,6 +2,7 @@
 //! never answer. It has no log, catches no signal and holds nothing: whoever
 //! waits for it can leave it behind.
 
+use super::prepare;
 use crate::driver::source;
 use crate::guest::leftovers;
 use crate::host::gpus;
@@ -25,5 +26,6 @@ pub fn run() {
         entry::<leftovers::Entered>(),
         entry::<leftovers::Marked>(),
         entry::<source::Runfiles>(),
+        entry::<prepare::Confs>(),
     ]);
 }

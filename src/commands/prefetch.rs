@@ -92,9 +92,9 @@ fn has_injection(of_node: &Settings) -> bool {
         return true;
     }
     let deadline = Deadline::after(CONFS);
-    let (confs, problems) = prepare::read_confs(View::host_until(&deadline));
-    problems.iter().for_each(|problem| log::warn!("{problem}"));
-    injection::is_asked_for(&confs)
+    let read = prepare::read_confs(View::host_until(&deadline));
+    read.problems.iter().for_each(|problem| log::warn!("{problem}"));
+    injection::is_asked_for(&read.confs, &read.files)
 }
 
 /// The drivers of this host.

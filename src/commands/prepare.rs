@@ -22,11 +22,14 @@ use crate::plan;
 use crate::pve::cluster;
 use crate::pve::conf::devices::named_nodes;
 use crate::pve::conf::document::Document;
-use crate::settings::load;
-use crate::sys::look::{Look, Op, Question, View};
+use crate::settings::load::Files;
+use crate::settings::{CLUSTER_FILE, Content};
+use crate::sys::look::{Look, View, Walk};
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 /// Loading the modules on a host with eight cards takes half a minute; the
@@ -55,11 +58,11 @@ pub fn run() -> anyhow::Result<Code> {
         Request { assignment: Assignment::All, capabilities: Capabilities::default(), exclusive: None };
     let mut provided = provide(host, &request, &deadline);
     prepare_modeset(host, &mut provided, &deadline);
-    let (confs, problems) = read_confs(host);
-    provided.warnings.extend(problems);
-    prepare_named(host, &confs, &mut provided, &deadline);
+    let read = read_confs(host);
+    provided.warnings.extend(read.problems);
+    prepare_named(host, &read.confs, &mut provided, &deadline);
     // The modules are loaded by now.
-    let driver = prepare_driver(host, &confs, &deadline);
+    let driver = prepare_driver(host, &read.confs, &read.files, &deadline);
     provided.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     match provided.made.as_slice() {
         [] if !provided.choice.missing.is_empty() => {}
@@ -78,13 +81,18 @@ pub fn run() -> anyhow::Result<Code> {
 
 /// The driver's user space for the containers that have the host's, before the
 /// first of them starts, where there is any; and none that nobody uses any more.
-fn prepare_driver(host: View<'_>, confs: &[(Ctid, Document)], deadline: &Deadline) -> anyhow::Result<()> {
+fn prepare_driver(
+    host: View<'_>,
+    confs: &[(Ctid, Document)],
+    files: &Files,
+    deadline: &Deadline,
+) -> anyhow::Result<()> {
     let trees = Trees::host();
     let kernel = kernel_driver::version(host);
-    let made = match kernel.as_ref().filter(|_| injection::is_asked_for(confs)) {
+    let made = match kernel.as_ref().filter(|_| injection::is_asked_for(confs, files)) {
         Some(kernel) => {
             let within = deadline.remaining().saturating_sub(UNPACKING);
-            let supply = desired::supply(&load::of_node(), Some(within));
+            let supply = desired::supply(&files.of_node(), Some(within));
             trees.clone().with(supply).make(kernel, deadline).map(|_| ())
         }
         None => Ok(()),
@@ -143,17 +151,44 @@ fn prepare_named(host: View<'_>, confs: &[(Ctid, Document)], provided: &mut Prov
     }
 }
 
-/// The confs of this node, and what could not be read. /etc/pve may not answer:
-/// whoever reads it is left behind at the deadline.
-pub(super) fn read_confs(host: View<'_>) -> (Vec<(Ctid, Document)>, Vec<String>) {
-    let mut list = Look::at_files(host, vec![Question::new(Op::List, "/etc/pve/lxc")]);
-    let ctids = cluster::containers(&mut list).unwrap_or_default();
-    let file = |ctid: &Ctid| format!("/etc/pve/lxc/{ctid}.conf");
-    let questions = ctids.iter().map(|ctid| Question::new(Op::Read, file(ctid))).collect();
-    let mut confs = Look::at_files(host, questions);
-    let conf = |ctid: Ctid| Some((ctid, Document::from(confs.bytes(&file(&ctid))?)));
-    let read = ctids.into_iter().filter_map(conf).collect();
-    (read, [list.problems, confs.problems].concat())
+/// What /etc/pve has: the confs of this node, and the settings of all.
+pub(super) struct Read {
+    pub confs: Vec<(Ctid, Document)>,
+    pub files: Files,
+    /// What could not be read.
+    pub problems: Vec<String>,
+}
+
+/// Reads both in one go.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Confs;
+
+impl Walk for Confs {
+    const NAME: &'static str = "confs";
+
+    fn walk(&self, look: &mut Look<'_>) {
+        let _ = read_over(look);
+    }
+}
+
+/// Reads it. /etc/pve may not answer: whoever reads it is left behind at the deadline.
+pub(super) fn read_confs(host: View<'_>) -> Read {
+    let mut look = Look::of(host, &[Confs.asked()]);
+    let (confs, cluster) = read_over(&mut look);
+    Read { confs, files: Files::with(cluster), problems: look.problems }
+}
+
+fn read_over(look: &mut Look<'_>) -> (Vec<(Ctid, Document)>, Content) {
+    let problems = look.problems.len();
+    let cluster = match (look.bytes(CLUSTER_FILE), look.problems.get(problems)) {
+        (Some(bytes), _) => Ok(bytes),
+        (None, Some(why)) => Err(io::Error::other(why.clone())),
+        (None, None) => Ok(Vec::new()),
+    };
+    let ctids = cluster::containers(look).unwrap_or_default();
+    let mut conf =
+        |ctid: Ctid| Some((ctid, Document::from(look.bytes(&format!("/etc/pve/lxc/{ctid}.conf"))?)));
+    (ctids.into_iter().filter_map(&mut conf).collect(), cluster)
 }
 
 /// /dev/nvidia-modeset too, if its module is loaded: nobody else makes it on

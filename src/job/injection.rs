@@ -21,8 +21,9 @@ use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts;
 use crate::pve::conf::store::Conf;
 use crate::pve::{net, pct};
+use crate::settings::load::Files;
 use crate::settings::values::DriverMode;
-use crate::settings::{Settings, keys, load};
+use crate::settings::{Settings, keys};
 use crate::state::injected::done;
 use crate::state::{Record, State};
 use crate::sys::text;
@@ -287,12 +288,12 @@ impl Facts {
 
 /// Whether any of these containers is to have the host's driver, or by default one
 /// that comes to this node.
-pub fn is_asked_for(confs: &[(Ctid, Document)]) -> bool {
-    if is_default(&load::default_of_next_start()) {
+pub fn is_asked_for(confs: &[(Ctid, Document)], files: &Files) -> bool {
+    if is_default(&files.of_next_start(None)) {
         return true;
     }
     let asks = |(ctid, conf): &(Ctid, Document)| {
-        let settings = load::of_next_start(*ctid, &Conf::of(*ctid), conf);
+        let settings = files.of_next_start(Some((*ctid, conf)));
         is_asked(&settled(*ctid, conf, settings).0, conf)
     };
     confs.iter().any(asks)

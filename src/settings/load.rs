@@ -30,29 +30,64 @@ pub fn with(
     document: &Document,
     environment: Vec<(String, String)>,
 ) -> Settings {
+    Files::with(read(CLUSTER_FILE)).settings(call, lines(conf, document), environment, Some(ctid))
+}
+
+/// The settings in a conf. A later line wins, as it does in LXC.
+fn lines(conf: &Conf, document: &Document) -> Vec<Given> {
     let lines = document.environment().into_iter().map(|line| Given {
         key: line.key,
         value: line.value,
         origin: Origin::File(conf.path().to_owned(), line.line),
     });
-    // A later line wins, as it does in LXC.
-    let lines: Vec<Given> = lines.rev().collect();
-    from(call, lines, environment, Some(ctid))
-}
-
-/// What the next start of a container reads that has no settings of its own.
-pub fn default_of_next_start() -> Settings {
-    from(Call::Hook, Vec::new(), Vec::new(), None)
+    lines.rev().collect()
 }
 
 /// The settings of this node, without a container's.
 pub fn of_node() -> Settings {
-    from(Call::ByHand, Vec::new(), environment(), None)
+    Files::with(read(CLUSTER_FILE)).of_node()
 }
 
-fn from(call: Call, conf: Vec<Given>, environment: Vec<(String, String)>, ctid: Option<Ctid>) -> Settings {
-    let (cluster, node) = (read(CLUSTER_FILE), read(NODE_FILE));
-    Settings::of(call, Places { conf, cluster, node, environment }, ctid)
+/// The files of settings, for a process that must not wait for the cluster's: /etc/pve
+/// may not answer, so that another one reads it.
+#[derive(Debug)]
+pub struct Files {
+    cluster: Content,
+    node: Content,
+}
+
+impl Files {
+    /// With what was read of [`CLUSTER_FILE`].
+    pub fn with(cluster: Content) -> Files {
+        Files { cluster, node: read(NODE_FILE) }
+    }
+
+    /// The settings of this node, without a container's.
+    pub fn of_node(&self) -> Settings {
+        self.settings(Call::ByHand, Vec::new(), environment(), None)
+    }
+
+    /// What the next start of a container reads; none: of one without settings of its own.
+    pub fn of_next_start(&self, container: Option<(Ctid, &Document)>) -> Settings {
+        let lines = container.map(|(ctid, document)| lines(&Conf::of(ctid), document));
+        let ctid = container.map(|(ctid, _)| ctid);
+        self.settings(Call::Hook, lines.unwrap_or_default(), Vec::new(), ctid)
+    }
+
+    fn settings(
+        &self,
+        call: Call,
+        conf: Vec<Given>,
+        environment: Vec<(String, String)>,
+        ctid: Option<Ctid>,
+    ) -> Settings {
+        let again = |content: &Content| match content {
+            Ok(bytes) => Ok(bytes.clone()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        let (cluster, node) = (again(&self.cluster), again(&self.node));
+        Settings::of(call, Places { conf, cluster, node, environment }, ctid)
+    }
 }
 
 fn read(file: &str) -> Content {

@@ -48,6 +48,25 @@ fn running(rootfs: phoenix_lab::Spec) -> Option<Lab> {
     Some(lab)
 }
 
+/// apt waits for it: where nobody can be asked who wants a copy, the last one tells.
+#[test]
+fn apts_hook_waits_seconds_for_etc_pve() {
+    let Some(lab) = lab() else { return };
+    let kept = "/var/lib/phoenix-nvidia/driver";
+    lab.nvidia().user_space(DRIVER);
+    node(&lab, "DRIVER_MODE=inject");
+    let file_system = stuck(&lab, &["/etc/pve"]);
+    in_time(lab.run([PROGRAM, "keep"]), 8, 0);
+    assert!(!lab.exists(kept), "no tree before, and nobody to ask");
+    nothing_is_left(&lab, file_system);
+    lab.sh("umount -l /etc/pve").ok();
+    lab.run([PROGRAM, "keep"]).ok().says("copied for containers");
+    lab.sh(&format!("rm {kept}/{DRIVER}/bin/nvidia-smi")).ok();
+    let file_system = stuck(&lab, &["/etc/pve"]);
+    in_time(lab.run([PROGRAM, "keep"]), 10, 0).says("restored 1 files");
+    nothing_is_left(&lab, file_system);
+}
+
 #[test]
 fn a_node_in_a_container_that_never_answers_holds_nobody() {
     let Some(lab) = running(Rootfs::Busybox.privileged()) else { return };

@@ -159,6 +159,8 @@ fn apt_says_nothing_where_nobody_asks_and_is_stopped_by_nothing() {
     assert_eq!(ours(&install()).len(), 1);
     lab.sh(&lacks_one).ok();
     lab.write("/etc/pve/lxc/101.conf", "hostname: x\n");
+    // Nobody asks: one other process reads all of /etc/pve that tells.
+    assert_eq!((cost(&lab).0, lab.exists(KEPT)), (2, false));
     lab.write("/etc/pve/phoenix-nvidia/default.env", "DRIVER_MODE=inject\n");
     assert_eq!(ours(&install()).len(), 1);
     // Nothing to do: no other program, and no more than a look at the driver's files.

@@ -8,7 +8,9 @@ use crate::support;
 use phoenix_lab::nvidia::package::Compression;
 use phoenix_lab::nvidia::runfile::Runfile;
 use phoenix_lab::nvidia::userspace::packed;
+use phoenix_lab::web::Fault;
 use phoenix_lab::{Lab, Rootfs};
+use std::time::Duration;
 use support::{lab, node};
 
 const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
@@ -101,6 +103,27 @@ fn a_start_waits_for_no_download_and_prepare_makes_it() {
     start(&lab).ok().says_not("WARNING");
     finds(&lab.container(101), OLD);
     assert_eq!(lab.web().requests().of(&path).len(), 1);
+}
+
+/// The guests wait for the unit of the boot: it leaves a download that takes longer to the one after it.
+#[test]
+fn at_boot_no_guest_waits_for_a_download() {
+    let Some(lab) = host(true) else { return };
+    let unit = |name: &str| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/").to_owned() + name;
+        let text = std::fs::read_to_string(path).unwrap();
+        let value =
+            |key: &str| text.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>().join(" ");
+        format!("env {} {}", value("Environment="), value("ExecStart="))
+    };
+    lab.web().runfile(&packed(OLD, 0).compressed(Compression::Zstd));
+    lab.web().fail("*.run", Fault::Stall(1000));
+    let boot = lab.sh(&unit("phoenix-nvidia-nodes.service")).code(5).says("timed out after 10 s");
+    assert!(boot.took < Duration::from_secs(30), "{boot}");
+    assert!(trees(&lab).is_empty());
+    lab.web().heal();
+    lab.sh(&unit("phoenix-nvidia-prepare.service")).ok().says("unpacked from");
+    assert_eq!(trees(&lab), [OLD]);
 }
 
 #[test]
