@@ -281,6 +281,7 @@ impl Install<'_> {
         let guest = guest.until(Deadline::after(limits.install + limits.download));
         if steps.unlink() {
             link::unlink(&guest, &Deadline::after(limits.check))?;
+            self.identity.update(|state| state.injected.unlinked());
         }
         if let Some(version) = steps.uninstall() {
             self.uninstall(&guest, version, progress)?;

@@ -39,6 +39,11 @@ impl Injected {
         self.forget_refusals();
     }
 
+    /// Its links have gone.
+    pub fn unlinked(&mut self) {
+        (self.linked, self.links) = (None, false);
+    }
+
     /// Forgets why it could not have the host's.
     pub fn forget_refusals(&mut self) {
         (self.unfit, self.hides) = (None, None);

@@ -319,6 +319,18 @@ fn with_install_off_the_links_go_at_the_next_start() {
     again(&lab).ok().says_not("links");
 }
 
+/// An install took them away.
+#[test]
+fn links_that_an_install_removed_are_not_named() {
+    let Some(lab) = with(OLD, Rootfs::Debian12.unprivileged(), "AFTER_INSTALL=none") else { return };
+    lab.run([PROGRAM, "attach", "101", "--inject"]).ok();
+    start(&lab).ok();
+    lab.run([PROGRAM, "attach", "101", "--install"]).ok();
+    again(&lab).ok().says("links to the host's driver").says("driver: installed 580.95.05");
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run([PROGRAM, "detach", "101"]).ok().says("stay in it").says_not("links to the host's driver");
+}
+
 /// What a stopped container keeps is named, doctor finds it, and a second detach removes it.
 #[test]
 fn links_that_stay_in_a_stopped_container_are_named_and_can_be_removed() {

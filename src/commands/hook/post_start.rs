@@ -121,10 +121,7 @@ impl Start<'_> {
         }
         let deadline = Deadline::after(self.settings.value(keys::CHECK_TIMEOUT));
         match link::unlink(&Guest::new(self.ctid), &deadline) {
-            Ok(_) => Record::of(self.ctid).update(|state| {
-                state.injected.linked = None;
-                state.injected.links = false;
-            }),
+            Ok(_) => Record::of(self.ctid).update(|state| state.injected.unlinked()),
             Err(error) => log::warn!("links to the host's driver stay: {}", exit::one_line(&error)),
         }
     }
