@@ -167,6 +167,9 @@ fn is_attached(conf: &Document, ctid: Ctid) -> bool {
         || (pairs.iter().all(as_written) && Record::of(ctid).was_attached(&net::identity(conf)))
 }
 
+/// How many links to the host's driver were removed; an error where some may be left.
+type Unlinked = anyhow::Result<usize>;
+
 impl Detachment {
     /// Whether there is anything of ours to remove.
     fn has_some(&self) -> bool {
@@ -235,7 +238,14 @@ impl Detachment {
 
     /// Removes our files inside, all but what belongs to a driver that is kept; in a
     /// stopped one there are some where it may `have` them.
-    fn remove_files(&self, options: &Detach, running: bool, have: Have, nested: Files) -> Files {
+    fn remove_files(
+        &self,
+        options: &Detach,
+        running: bool,
+        have: Have,
+        nested: Files,
+        unlinked: &Unlinked,
+    ) -> Files {
         let (ctid, keep) = (self.ctid, options.keep_driver);
         let stays = |why: String| {
             let mut files: Vec<&str> = match have.files {
@@ -253,12 +263,21 @@ impl Detachment {
             stays("it is stopped, and they can be removed once it runs".to_owned());
             return Files::Left;
         }
-        let list = nested == Files::Left;
-        let files = match own::remove(&Guest::new(ctid), keep, list, &Deadline::secs(15)) {
-            Ok(removed) if removed.is_empty() => return Files::None,
+        // What they list is still there.
+        let left = unlinked.is_err();
+        let lists = [(left, own::LINKS), (nested == Files::Left, own::ASIDE)];
+        let lists = lists.into_iter().filter_map(|(keep, list)| keep.then_some(list));
+        let files = match own::remove(&Guest::new(ctid), keep, lists, &Deadline::secs(15)) {
+            Ok(removed) if removed.is_empty() && !left => return Files::None,
             Ok(removed) => {
-                log::info!("container {ctid}: removed in it: {}", removed.join(", "));
-                Files::Removed
+                if !removed.is_empty() {
+                    log::info!("container {ctid}: removed in it: {}", removed.join(", "));
+                }
+                if left {
+                    log::warn!("container {ctid}: {} stays in it: it lists the links", own::MARKS);
+                    log::warn!("{}", exit::fix(&self.later(options, running)));
+                }
+                if left { Files::Left } else { Files::Removed }
             }
             Err(why) => {
                 stays(why);
@@ -275,15 +294,15 @@ impl Detachment {
     }
 
     /// Removes the links to the host's driver, before their list goes, and names what
-    /// stays. Whether there were any.
-    fn remove_links(&self, running: bool) -> bool {
+    /// stays. How many there were.
+    fn remove_links(&self, running: bool) -> Unlinked {
         let ctid = self.ctid;
         let gone = match running {
             true => link::unlink(&Guest::new(ctid), &Deadline::secs(15)),
             false => Ok(0),
         };
         if let Err(error) = &gone {
-            log::warn!("container {ctid}: links to the host's driver may still be in it: {error:#}");
+            log::warn!("{}", exit::one_line(error));
         }
         let places = self.driver_places();
         if !places.is_empty() {
@@ -292,7 +311,7 @@ impl Detachment {
                 places.join(" ")
             );
         }
-        gone.is_ok_and(|links| links > 0)
+        gone
     }
 
     /// Removes the description for engines; before what lies beside it.
@@ -349,7 +368,7 @@ impl Detachment {
         }
         let unlinked = self.remove_links(running);
         let nested = self.remove_descriptions(options, &record.load_of(&identity), running);
-        let files = self.remove_files(options, running, have, nested);
+        let files = self.remove_files(options, running, have, nested, &unlinked);
         let noted = match files {
             _ if nested == Files::Left => record.keep_left_files(&identity, driver.clone()),
             Files::Left => record.keep_left_files(&identity, driver.clone()),
@@ -358,7 +377,11 @@ impl Detachment {
         if let Err(error) = noted {
             log::warn!("container {ctid}: cannot delete its record: {error}");
         }
-        if !self.has_some() && files == Files::None && !unlinked && nested == Files::None {
+        if !self.has_some()
+            && files == Files::None
+            && !unlinked.is_ok_and(|links| links > 0)
+            && nested == Files::None
+        {
             log::info!("container {ctid}: nothing to remove");
         } else if let Some((driver, removal)) = driver.filter(|_| !options.keep_driver) {
             let out = Out::stdout();

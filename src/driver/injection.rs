@@ -255,6 +255,15 @@ mod tests {
                 (4, &debian.map(str::to_owned)[..], "usr/lib64/glibc-hwcaps/x86-64-v2")
             );
         }
+        let everywhere = [Machine::Amd64V2, Machine::Amd64, Machine::Arm64].iter().flat_map(|machine| {
+            let arch = machine.arch();
+            ["debian", "fedora", "archlinux", "unmanaged"]
+                .iter()
+                .flat_map(move |ostype| targets(&format!("arch: {arch}\nostype: {ostype}\n"), *machine))
+        });
+        for target in everywhere {
+            assert!(tree::is_place(&format!("/{target}")), "a tree there is not known again: {target}");
+        }
         assert_eq!(
             targets("arch: arm64\nostype: debian\n", Machine::Arm64),
             ["usr/lib/aarch64-linux-gnu/phoenix-nvidia"]

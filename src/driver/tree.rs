@@ -8,6 +8,7 @@
 //! | `/run/phoenix-nvidia/driver/VERSION` | the same behind a read-only overlay, which no container can write through |
 //! | `/run/phoenix-nvidia/driver/current` | a link to the version that the loaded kernel driver has |
 
+mod bound;
 mod copy;
 mod elf;
 mod find;
@@ -18,6 +19,7 @@ mod prune;
 mod refresh;
 mod unpack;
 
+pub use bound::{HWCAPS, OWN, is_place, mounted, version_of};
 pub use elf::Glibc;
 pub use gap::{Gap, Looked, Possible, Shown, source};
 pub use manifest::{Manifest, NAME as MARK};
@@ -30,38 +32,16 @@ use crate::sys::mount::{self, Holds};
 use crate::sys::time::{Deadline, human};
 use crate::sys::{mountinfo, private, replace};
 use crate::types::Version;
+use bound::KEPT;
 use copy::Source;
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where copies are kept, below the root.
-const KEPT: &str = "var/lib/phoenix-nvidia/driver";
 /// The longest wait for another process that makes a tree; the caller's deadline
 /// applies too.
 const LOCK: Duration = Duration::from_secs(300);
-
-/// The ends of the places where containers have a tree: those that glibc looks at.
-pub const HWCAPS: [&str; 2] = ["glibc-hwcaps/x86-64-v2", "x86_64"];
-/// One that nothing looks at without the drop-in.
-pub const OWN: &str = "phoenix-nvidia";
-
-/// The version of the tree that a mount table shows, if any.
-pub fn mounted(table: &str) -> Option<Version> {
-    mountinfo::mounts(table).find_map(|mount| version_of(&mount))
-}
-
-/// The version of the tree that a mount is, if it is one.
-pub fn version_of(mount: &mountinfo::Mounted<'_>) -> Option<Version> {
-    let below = |path: &str| path.rsplit_once("/phoenix-nvidia/driver/")?.1.parse::<Version>().ok();
-    // Of a bind mount it has the path within the file system, which may begin anywhere above.
-    let bound = |mount: &mountinfo::Mounted<'_>| {
-        let is_place = HWCAPS.iter().chain([&OWN]).any(|end| mount.at.ends_with(end));
-        mount.root.rsplit_once('/').filter(|_| is_place)?.1.parse::<Version>().ok()
-    };
-    mount.lower().find_map(below).or_else(|| below(mount.root)).or_else(|| bound(mount))
-}
 
 /// The trees of a host.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use crate::host::choose::{Capabilities, choose};
 use crate::host::diagnose::{NOT_LOADED, nouveau};
 use crate::host::gpus::Gpu;
 use crate::host::resolve::{held_by, is_unnumbered};
+use crate::pve::readiness;
 
 /// Whether a kernel driver is loaded, or why not.
 pub fn driver(host: &Host) -> Vec<Finding> {
@@ -129,9 +130,20 @@ pub fn versions(host: &Host) -> Vec<Finding> {
     let finding = |(node, version): &(String, String)| {
         Finding::warning("versions", format!("node {node} has phoenix-nvidia {version}, this node {here}"))
             .why("a container that moves there starts as that version has it: settings and mounts of a newer one may be unknown")
-            .fix("install the same package phoenix-nvidia on each node")
+            .fix(match is_older(version, here) {
+                true => readiness::install_on(node, here),
+                false => format!("apt-get install -y ./{}", readiness::package(version)),
+            })
     };
     host.other_versions.iter().map(finding).collect()
+}
+
+/// Whether a version of ours is older than another one.
+fn is_older(version: &str, than: &str) -> bool {
+    let numbers = |version: &str| -> Vec<u64> {
+        version.split(['.', '-', '+', '~']).map_while(|part| part.parse().ok()).collect()
+    };
+    numbers(version) < numbers(than)
 }
 
 /// Whether this node has quorum.
@@ -172,6 +184,21 @@ mod tests {
         let found = driver(&Host { no_driver: Some(why), ..Host::default() });
         assert_eq!((found[0].level, found[0].fix.as_deref()), (Level::Failure, Some("lspci -nnk -d 10de:")));
         assert_eq!(driver(&loaded())[0].level, Level::Ok);
+    }
+
+    /// The newer package goes to the node with the older one.
+    #[test]
+    fn nodes_with_another_version_are_told_with_a_command() {
+        let of = |version: &str| {
+            let other_versions = vec![("beta".to_owned(), version.to_owned())];
+            versions(&Host { other_versions, ..Host::default() }).remove(0).fix.unwrap()
+        };
+        let file = |version: &str| readiness::package(version);
+        let here = file(env!("CARGO_PKG_VERSION"));
+        let older = format!("scp {here} beta:/tmp/ && ssh beta apt-get install -y /tmp/{here}");
+        assert_eq!(of("0.0.9"), older);
+        assert_eq!(of("99.0.10"), format!("apt-get install -y ./{}", file("99.0.10")));
+        assert!(is_older("0.9.0", "0.10.0") && !is_older("0.10.0", "0.9.0") && !is_older("0.9.0", "0.9.0"));
     }
 
     #[test]

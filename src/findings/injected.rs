@@ -8,7 +8,7 @@ use crate::driver::tree::Shown;
 use crate::exit::Fault;
 use crate::guest::driver_state::DriverState;
 use crate::guest::probe::Check;
-use crate::job::injection::remove_beside;
+use crate::job::injection::{self, remove_beside};
 use crate::job::occupied;
 use crate::sys::text;
 use crate::types::Version;
@@ -25,7 +25,7 @@ fn place(c: &Container) -> Option<&Place> {
 }
 
 fn refused(c: &Container, refusal: &Refusal) -> Finding {
-    let Fault { message, remedy, .. } = refusal.fault(c.ctid);
+    let Fault { message, remedy, .. } = injection::refused(c.ctid, refusal);
     Finding::failure("inject", message).why("the container starts without a driver").fix_if(remedy)
 }
 
@@ -115,7 +115,7 @@ pub fn before(c: &Container, check: &Check) -> Vec<Finding> {
         let what = format!("driver {other} is installed in the container too");
         let finding = Finding::warning("beside", what)
             .why("programs that start before the first step inside find that one: AFTER_INSTALL applies");
-        finding.fix_if(check.beside.as_ref().map(|beside| remove_beside(c.ctid, beside, None)))
+        finding.fix_if(check.beside.as_ref().map(|beside| remove_beside(c.ctid, beside, check)))
     });
     goes.into_iter().chain(stays).collect()
 }
@@ -146,7 +146,7 @@ pub fn beside(c: &Container) -> Vec<Finding> {
                 .why("programs use the host's, which is mounted; that one only takes space");
         finding.fix(match &check.runfile {
             Some(_) => format!("phoenix-nvidia {}", c.ctid),
-            None => remove_beside(c.ctid, beside, None),
+            None => remove_beside(c.ctid, beside, check),
         })
     };
     check.beside.iter().map(finding).collect()

@@ -18,6 +18,7 @@
 //! 4. A lab in `tests/ops/doctor.rs` that is broken in just that way: a test
 //!    fails for a check that no lab shows.
 
+mod answers;
 pub mod assigned;
 pub mod conf;
 #[cfg(test)]

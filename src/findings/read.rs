@@ -2,6 +2,7 @@
 //! each container. Only [`Container::look_inside`] and [`Host::look_closer`]
 //! run programs; the rest are files, so that a hundred containers take no time.
 
+use super::answers::Answers;
 use super::seen::Inside;
 use super::services::Services;
 use crate::device::DevicePath;
@@ -38,7 +39,7 @@ use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::net;
 use crate::pve::pct;
-use crate::pve::readiness::{self, Lack, Readiness};
+use crate::pve::readiness::{self, Lack};
 use crate::pve::sharing;
 use crate::pve::startable::Obstacle;
 use crate::pve::storage::{self, Storage};
@@ -49,12 +50,7 @@ use crate::state::{Record, State};
 use crate::sys::look::{Look, Questions, View, Walk as _};
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
 
-/// So long in all, nodes are asked to which no container comes by itself.
-const ASKING: Duration = Duration::from_secs(15);
 /// The link that enables the unit which makes the nodes at boot.
 const BOOT_UNIT: &str = "/etc/systemd/system/multi-user.target.wants/phoenix-nvidia-nodes.service";
 
@@ -203,10 +199,7 @@ pub struct Reader {
     look: Look<'static>,
     /// The storages' files, read by a process that can be left behind.
     files: Look<'static>,
-    /// What other nodes answered so far.
-    answers: BTreeMap<(String, PathBuf), Readiness>,
-    /// Until when nodes are asked to which a container comes only by hand.
-    asking: Option<Deadline>,
+    answers: Answers,
 }
 
 impl Reader {
@@ -238,7 +231,7 @@ impl Reader {
         inventory.look_up(View::host(), &names);
         confs.retain(|(_, conf)| !ctids.is_empty() || is_ours(&files, &storages, conf));
         let host = Host::of(&mut look, inventory);
-        Ok((Reader { look, files, answers: BTreeMap::new(), asking: None }, host, confs))
+        Ok((Reader { look, files, answers: Answers::default() }, host, confs))
     }
 
     /// Reads what is known of a container without looking into it.
@@ -294,11 +287,9 @@ impl Reader {
         for node in &host.cluster.others {
             let by_itself = targets.contains(&node);
             let mut lack = readiness::without_storage(node, place, &host.storages);
-            let time = self.asking.get_or_insert_with(|| Deadline::after(ASKING));
-            if by_itself || node.online && !time.passed() {
-                let key = (node.name.clone(), place.path.clone());
-                let answer = self.answers.entry(key).or_insert_with(|| readiness::ask(node, &place.path));
-                let found = readiness::lacking(node, place, &host.storages, answer.clone());
+            let ask = |deadline: &Deadline| readiness::ask(node, &place.path, deadline);
+            if let Some(answer) = self.answers.of(node, &place.path, by_itself, ask) {
+                let found = readiness::lacking(node, place, &host.storages, answer);
                 lack = lack.or(found.filter(|_| by_itself));
             }
             container.elsewhere.extend(lack.map(|lack| (lack, by_itself)));
@@ -307,14 +298,7 @@ impl Reader {
 
     /// The nodes that answered with another version than ours, and that.
     pub fn other_versions(&self) -> Vec<(String, String)> {
-        let mut found: Vec<(String, String)> = Vec::new();
-        for ((node, _), answer) in &self.answers {
-            let Readiness::Known { version: Some(version), .. } = answer else { continue };
-            if version != env!("CARGO_PKG_VERSION") && found.iter().all(|(known, _)| known != node) {
-                found.push((node.clone(), version.clone()));
-            }
-        }
-        found
+        self.answers.other_versions()
     }
 
     /// What could not be looked at so far.

@@ -131,14 +131,37 @@ fn answer(output: &Output, fault: impl Fn() -> Fault) -> anyhow::Result<Linked> 
 /// how many files went.
 ///
 /// # Errors
-/// The command could not be run.
+/// [`Code::Software`]: some may still be there, and are in their list.
 pub fn unlink(guest: &Guest, deadline: &Deadline) -> anyhow::Result<usize> {
-    let output = guest.attach_sh(LINK, ["unlink", "none", "-"]).run(deadline)?;
+    let ctid = guest.ctid();
+    let fault = || {
+        Fault::new(
+            Code::Software,
+            format!("cannot remove the links to the host's driver from container {ctid}"),
+        )
+    };
+    let output = guest.attach_sh(LINK, ["unlink", "none", "-"]).run(deadline).fault(fault)?;
+    // Without a shell inside none was ever made.
+    if matches!(output.code(), Some(126 | 127)) && output.stdout.is_empty() {
+        return Ok(0);
+    }
     let removed = fields(&output.stdout).filter(|(key, _)| key == "removed").count();
     if removed > 0 {
-        log::info!("removed {removed} links to the host's driver from container {}", guest.ctid());
+        log::info!("removed {removed} links to the host's driver from container {ctid}");
     }
+    must_be_unlinked(&output).fault(fault)?;
     Ok(removed)
+}
+
+fn must_be_unlinked(output: &Output) -> anyhow::Result<()> {
+    if let Some((_, path)) = fields(&output.stdout).find(|(key, _)| key == "left") {
+        let why = output.last_lines(1).pop().unwrap_or_default();
+        anyhow::bail!("{path} cannot be removed: {why}");
+    }
+    match output.success() && fields(&output.stdout).any(|(key, _)| key == "end") {
+        true => Ok(()),
+        false => Err(cut_off(output)),
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,11 @@ const REMOVE: &str = concat!(include_str!("scripts/apt-own.sh"), include_str!("s
 const OLD_KEY: &str = "/usr/share/keyrings/phoenix-nvidia.asc";
 /// The marks of an install, and the list of the links to the host's driver.
 pub const MARKS: &str = "/var/lib/phoenix-nvidia";
+/// Below that: the links to the host's driver.
+pub const LINKS: &str = "links";
+/// Below that: what was put aside for engines ([`super::cdi::remove`]), and is to be put
+/// back.
+pub const ASIDE: &str = "cdi";
 
 /// Those that a container may have, for messages.
 pub const FILES: [&str; 6] = [PREFERENCES, SOURCE, AUTH, KEY, OLD_KEY, MARKS];
@@ -34,20 +39,19 @@ pub fn give_way(guest: &Guest, theirs: &str, deadline: &Deadline) {
 }
 
 /// Removes all of them, or all but the preferences, which keep apt from replacing
-/// the driver, or all but the list of what was put aside for engines
-/// ([`super::cdi::remove`]), which is to be put back. Returns what was there.
+/// the driver; without these lists below [`MARKS`], since what they name is still
+/// there. Returns what was there.
 ///
 /// # Errors
 /// Why some may still be there.
 pub fn remove(
     guest: &Guest,
     keep_driver: bool,
-    keep_list: bool,
+    lists: impl IntoIterator<Item = &'static str>,
     deadline: &Deadline,
 ) -> Result<Vec<String>, String> {
     let keep = if keep_driver { "keep" } else { "" };
-    let list = if keep_list { "list" } else { "" };
-    let output = guest.attach_sh(REMOVE, [keep, list]).run(deadline);
+    let output = guest.attach_sh(REMOVE, std::iter::once(keep).chain(lists)).run(deadline);
     match output {
         Ok(output) if output.success() => {
             let removed =

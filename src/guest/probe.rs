@@ -85,6 +85,8 @@ pub struct Check {
     /// The version of one that NVIDIA's installer put beside the host's: its own
     /// uninstaller can remove it.
     pub runfile: Option<Version>,
+    /// The versions in the names of the driver's libraries that are the container's own.
+    pub versions: Vec<Version>,
     /// Directories at the places of the host's driver with files of its own.
     pub occupied: Vec<String>,
     /// Links to the host's driver were made in it.
@@ -159,8 +161,10 @@ pub fn check(guest: &Guest, desired: &Desired, ask: Ask, deadline: &Deadline) ->
     }
     let check = understand(&output.stdout, desired);
     let mut check = check.ok_or_else(|| no_answer(guest.ctid(), &output))?;
-    if let DriverState::HostFiles { lines, .. } = &mut check.driver {
-        *lines = Conf::of(guest.ctid()).read().ok().and_then(|conf| host_files::shown(&conf));
+    for driver in [Some(&mut check.driver), check.beside.as_mut()].into_iter().flatten() {
+        if let DriverState::HostFiles { lines, .. } = driver {
+            *lines = Conf::of(guest.ctid()).read().ok().and_then(|conf| host_files::shown(&conf));
+        }
     }
     check.took = output.took;
     check.ask_apt(guest, desired, ask, deadline);
@@ -270,8 +274,14 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         true => driver.mounted(raw.host_driver.as_ref() == Some(&desired.driver), bare),
         false => (driver, None),
     };
-    // One that packages hold too is for somebody to look at.
-    let runfile = beside.as_ref().filter(|_| raw.owners.is_empty()).and(raw.state.clone());
+    // One that packages hold too is for somebody to look at, and so is one that no uninstaller, package manager or
+    // find could remove without the host's own files.
+    let removable = raw.owners.is_empty() && raw.covers.is_empty();
+    let runfile = beside.as_ref().filter(|_| removable).and(raw.state.clone());
+    let beside = beside.map(|beside| match raw.covers.is_empty() {
+        true => beside,
+        false => DriverState::HostFiles { points: raw.covers.clone(), lines: None },
+    });
     let missing = |list: &[PackageTemplate]| -> Vec<PackageTemplate> {
         let there = |p: &PackageTemplate| {
             let name = names.name(p);
@@ -284,6 +294,7 @@ fn judge(raw: Raw, desired: &Desired, names: &Names) -> Check {
         packages: raw.packages().filter(|_| driver == DriverState::Matching && !desired.injected),
         beside,
         runfile,
+        versions: raw.versions(),
         occupied: raw.occupied.clone(),
         links: raw.links,
         unlink: raw.links && !desired.injected,

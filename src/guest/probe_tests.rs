@@ -108,6 +108,24 @@ fn host_files_that_are_mounted_are_left_unless_they_are_the_desired_driver() {
     assert!(points.len() <= 40);
 }
 
+/// Through what the conf binds there an uninstaller would remove the host's own files, and so would any other command.
+#[test]
+fn nothing_is_uninstalled_through_a_mount_of_the_hosts_files() {
+    let injected = Desired { injected: true, ..desired("none") };
+    let look = |lines: &str| {
+        let libs = RIGHT.replace("580.95.05", "570.86.15");
+        understand(format!("{DEBIAN}{libs}{lines}end 1\n").as_bytes(), &injected).unwrap()
+    };
+    assert_eq!(look("").runfile.unwrap().as_str(), "570.86.15");
+    for at in ["/usr/lib/x86_64-linux-gnu/vdpau", "/usr/lib/firmware/nvidia"] {
+        let check = look(&format!("covers {at}\n"));
+        assert_eq!(check.runfile, None, "{at}");
+        let found = DriverState::HostFiles { points: vec![at.to_owned()], lines: None };
+        assert_eq!(check.beside, Some(found));
+        assert!(check.up_to_date() || check.driver == DriverState::Missing);
+    }
+}
+
 #[test]
 fn an_interrupted_software_step_is_pending_unless_none_is_asked_for() {
     let text = format!("{RIGHT}toolkit /usr/local/cuda-13.0/version.json\ncut software cuda-toolkit-13-0\n");

@@ -30,16 +30,23 @@ fn options(version: &Version) -> Vec<&'static str> {
 }
 
 /// The command that does it, to be pasted on the host; `version` is that of the
-/// driver, where it is known.
+/// driver, where it is known. One that nobody knows keeps its hands off the modules,
+/// or does nothing.
 pub fn command(ctid: Ctid, version: Option<&Version>) -> String {
-    let options = version.map_or_else(|| vec!["--silent"], options);
+    let options = version.map_or_else(|| vec!["--silent", "--skip-module-unload"], options);
     format!("pct exec {ctid} -- nvidia-uninstall {}", options.join(" "))
 }
 
-/// The command that removes the libraries of a version that no uninstaller and no
-/// package knows. What is mounted stays.
-pub fn remove_files(ctid: Ctid, version: &Version) -> String {
-    format!("pct exec {ctid} -- find /usr/lib /usr/lib64 -xdev -name 'lib*.so.{version}' -delete")
+/// The command that removes the libraries of these versions, which no uninstaller and
+/// no package removes. What another file system has mounted there stays; a directory
+/// of the same one would not.
+pub fn remove_files(ctid: Ctid, versions: &[Version]) -> String {
+    let name = |version: &Version| format!("-name 'lib*.so.{version}'");
+    let names = match versions {
+        [one] => name(one),
+        all => format!("\\( {} \\)", all.iter().map(name).collect::<Vec<_>>().join(" -o ")),
+    };
+    format!("pct exec {ctid} -- find /usr/lib /usr/lib64 -xdev {names} -delete")
 }
 
 /// Runs the uninstaller of `version`. What it came to, the next look tells.
@@ -59,7 +66,7 @@ pub fn run(guest: &Guest, version: &Version, limit: Duration) -> anyhow::Result<
     for (key, value) in fields(&output.stdout) {
         match key.as_str() {
             "missing" => {
-                let fault = fault().remedy(remove_files(ctid, version));
+                let fault = fault().remedy(remove_files(ctid, std::slice::from_ref(version)));
                 return Err(anyhow::anyhow!("its nvidia-uninstall is gone").context(fault));
             }
             "says" => said.push(value),
@@ -80,28 +87,36 @@ pub fn run(guest: &Guest, version: &Version, limit: Duration) -> anyhow::Result<
 /// # Errors
 /// [`Code::Software`].
 pub fn must_be_gone(ctid: Ctid, version: &Version, now: &Check) -> anyhow::Result<()> {
-    let what = format!("driver {version} of a runfile is still in container {ctid}");
-    let fault = match (&now.runfile, &now.beside) {
-        (Some(still), _) => {
-            Fault::new(Code::Software, format!("{what} after its uninstaller ran: see {LOG}"))
-                .remedy(command(ctid, Some(still)))
+    let what = match (&now.runfile, &now.beside) {
+        (Some(_), _) => {
+            format!(
+                "driver {version} of a runfile is still in container {ctid} after its uninstaller ran: see {LOG}"
+            )
         }
         // It leaves what was changed since.
         (None, Some(DriverState::Incomplete { .. } | DriverState::Other { .. } | DriverState::Matching)) => {
-            Fault::new(
-                Code::Software,
-                format!("files of driver {version} stay in container {ctid}: see {LOG}"),
-            )
-            .remedy(remove_files(ctid, version))
+            format!("files of driver {version} stay in container {ctid}: see {LOG}")
         }
         _ => return Ok(()),
     };
-    Err(fault.into())
+    Err(Fault::new(Code::Software, what).remedy(without_uninstaller(ctid, version, now)).into())
+}
+
+/// The command that removes a driver whose own uninstaller does not. What is there
+/// may be of another version than what the installer noted.
+pub fn without_uninstaller(ctid: Ctid, noted: &Version, now: &Check) -> String {
+    match now.versions.as_slice() {
+        [] => remove_files(ctid, std::slice::from_ref(noted)),
+        found => remove_files(ctid, found),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::desired::Desired;
+    use crate::exit::remedy_of;
+    use crate::guest::probe;
 
     #[test]
     fn the_hosts_modules_stay_and_no_uninstaller_gets_an_option_that_it_does_not_know() {
@@ -110,6 +125,31 @@ mod tests {
         assert_eq!(of("580.95.05"), new);
         assert_eq!(of("390.157"), "pct exec 101 -- nvidia-uninstall --silent --skip-module-unload");
         assert_eq!(of("340.108"), "pct exec 101 -- nvidia-uninstall --silent");
-        assert_eq!(command("101".parse().unwrap(), None), "pct exec 101 -- nvidia-uninstall --silent");
+        let unknown = "pct exec 101 -- nvidia-uninstall --silent --skip-module-unload";
+        assert_eq!(command("101".parse().unwrap(), None), unknown);
+    }
+
+    /// Its libraries and what the installer noted are of different versions.
+    #[test]
+    fn what_an_uninstaller_leaves_is_removed_by_another_command_and_by_the_names_that_are_there() {
+        let (ctid, version) = ("101".parse().unwrap(), "570.86.15".parse().unwrap());
+        let lib = "/usr/lib/x86_64-linux-gnu/lib";
+        let look = |libs: &str, state: &str| {
+            let desired = Desired { injected: true, ..Desired::sample() };
+            let system = "os ID=debian\nloader /lib64/ld-linux-x86-64.so.2\ninit /sbin/init\n";
+            probe::understand(format!("{system}{libs}{state}end 1\n").as_bytes(), &desired).unwrap()
+        };
+        let libs = format!("lib {lib}nvidia-ml.so.570.124.06\nlib {lib}cuda.so.570.124.06\n");
+        let fix = |check: &Check| {
+            must_be_gone(ctid, &version, check).err().map(|e| remedy_of(&e).unwrap().to_owned())
+        };
+        let find = "pct exec 101 -- find /usr/lib /usr/lib64 -xdev";
+        let theirs = format!("{find} -name 'lib*.so.570.124.06' -delete");
+        assert_eq!(fix(&look(&libs, "state 1.0-x (570.86.15)\n")), Some(theirs.clone()));
+        assert_eq!(fix(&look(&libs, "")), Some(theirs));
+        let two = format!("{libs}lib {lib}cuda.so.570.86.15\n");
+        let both = "\\( -name 'lib*.so.570.124.06' -o -name 'lib*.so.570.86.15' \\)";
+        assert_eq!(fix(&look(&two, "")), Some(format!("{find} {both} -delete")));
+        assert_eq!(fix(&look("", "state 1.0-x (570.86.15)\n")), None, "no library is left");
     }
 }

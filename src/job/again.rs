@@ -7,6 +7,7 @@ use crate::driver::tree::Trees;
 use crate::exit::{self, Code, Fault};
 use crate::guest::exec::Guest;
 use crate::guest::{link, mounted};
+use crate::job::injection;
 use crate::job::seen::{contents_now, found};
 use crate::pve::conf::document::Document;
 use crate::pve::net;
@@ -99,11 +100,11 @@ pub fn refused(
     deadline: &Deadline,
 ) -> Fault {
     if !refusal.is_found_inside() {
-        return refusal.fault(ctid);
+        return injection::refused(ctid, &refusal);
     }
     let before = refusal.to_string();
     match still(ctid, refusal, desired, conf, deadline) {
-        Some(refusal) => refusal.fault(ctid),
+        Some(refusal) => injection::refused(ctid, &refusal),
         None => {
             let message = format!(
                 "what kept the host's driver from the container has gone: its next start has it ({before})"

@@ -12,6 +12,7 @@ use crate::guest::install::steps;
 use crate::guest::link::{self, Linked};
 use crate::guest::mounted;
 use crate::guest::os;
+use crate::guest::probe::{self, Check};
 use crate::guest::uninstall;
 use crate::job::mode::{self, is_asked};
 use crate::job::seen::{contents_now, found, holds};
@@ -89,7 +90,7 @@ pub fn give(
 ) -> Given {
     let injection = look(ctid, settings, conf);
     if let Injection::Refused(refusal) = &injection {
-        return Given { fault: Some(refusal.fault(ctid).into()), injection };
+        return Given { fault: Some(refused(ctid, refusal).into()), injection };
     }
     let asked = plan::mounts(ctid, intent, conf, &injection).iter().any(is_driver);
     // Without a kernel driver there is no version; that it is missing is told
@@ -230,7 +231,7 @@ pub fn link_in(
     }
     match (unfit, &linked.hidden) {
         (Some(why), _) => Err(Refusal::Seen(why).fault(ctid).into()),
-        (None, Some(path)) => Err(Refusal::Hides(path.clone()).fault(ctid).into()),
+        (None, Some(path)) => Err(refused(ctid, &Refusal::Hides(path.clone())).into()),
         (None, None) => Ok(linked),
     }
 }
@@ -247,20 +248,28 @@ fn tell_late(ctid: Ctid, found: &str, settings: &Settings) {
     }
 }
 
-/// The command that removes a driver that is installed beside the host's;
-/// `runfile` is the version that a runfile installed.
-pub fn remove_beside(ctid: Ctid, beside: &DriverState, runfile: Option<&Version>) -> String {
-    let packages = match beside {
-        DriverState::Packaged { packages, .. } => packages.remove(ctid),
-        DriverState::HostFiles { .. } => Some(format!("nano /etc/pve/lxc/{ctid}.conf")),
-        DriverState::Other { version } | DriverState::Incomplete { version: Some(version), .. }
-            if runfile.is_none() =>
-        {
-            Some(uninstall::remove_files(ctid, version))
-        }
-        _ => None,
+/// The command that removes a driver that is installed beside the host's, which its
+/// own uninstaller did not, if it has one.
+pub fn remove_beside(ctid: Ctid, beside: &DriverState, check: &Check) -> String {
+    let command = match (beside, &check.runfile) {
+        (DriverState::Packaged { packages, .. }, _) => packages.remove(ctid),
+        (DriverState::HostFiles { .. }, _) => Some(format!("nano /etc/pve/lxc/{ctid}.conf")),
+        (_, Some(noted)) => Some(uninstall::without_uninstaller(ctid, noted, check)),
+        (_, None) => check.versions.first().map(|found| uninstall::without_uninstaller(ctid, found, check)),
     };
-    packages.unwrap_or_else(|| uninstall::command(ctid, runfile))
+    command.unwrap_or_else(|| uninstall::command(ctid, None))
+}
+
+/// The fault of a container that cannot have the host's driver. In one that runs its
+/// program alone nothing can be installed instead.
+pub fn refused(ctid: Ctid, refusal: &Refusal) -> Fault {
+    let fault = refusal.fault(ctid);
+    match refusal {
+        Refusal::Hides(_) if probe::application(ctid).is_some() => {
+            fault.remedy(format!("INSTALL=off phoenix-nvidia attach {ctid}"))
+        }
+        _ => fault,
+    }
 }
 
 /// What is of a container's host driver, for reports.
@@ -324,7 +333,7 @@ pub fn plan(
 ) -> Planned {
     match (injection, kernel) {
         (Injection::Refused(refusal), _) => {
-            Planned { refused: Some(refusal.fault(ctid).into()), ..Planned::default() }
+            Planned { refused: Some(refused(ctid, refusal).into()), ..Planned::default() }
         }
         (Injection::On(_), Some(kernel)) => match Trees::host().shown(kernel) {
             Ok(shown) => {

@@ -220,10 +220,15 @@ impl Install<'_> {
     fn link_now(&self, guest: &Guest) -> anyhow::Result<()> {
         let conf = Conf::of(self.ctid).read()?;
         if let Injection::On(place) = injection::look(self.ctid, self.settings, &conf) {
-            let limit = self.settings.value(keys::READY_TIMEOUT).max(self.desired.limits.check);
+            let limit = self.link_limit();
             injection::link_in(guest, &place, self.desired, self.settings, &Deadline::after(limit))?;
         }
         Ok(())
+    }
+
+    /// For the links: `ldconfig` reads every library, on a node that may be busy.
+    fn link_limit(&self) -> Duration {
+        self.settings.value(keys::READY_TIMEOUT).max(self.desired.limits.check)
     }
 
     /// Removes what a runfile installed beside the host's driver, and gives its
@@ -280,7 +285,10 @@ impl Install<'_> {
         let limits = &self.desired.limits;
         let guest = guest.until(Deadline::after(limits.install + limits.download));
         if steps.unlink() {
-            link::unlink(&guest, &Deadline::after(limits.check))?;
+            // No installer runs over them: it would follow them, or put them aside as somebody's files.
+            let removed = link::unlink(&guest, &Deadline::after(self.link_limit()));
+            let fix = || format!("phoenix-nvidia {}", self.ctid);
+            removed.fault(|| Fault::new(Code::Software, "nothing installed").remedy(fix()))?;
             self.identity.update(|state| state.injected.unlinked());
         }
         if let Some(version) = steps.uninstall() {

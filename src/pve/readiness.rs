@@ -13,7 +13,7 @@ use std::time::Duration;
 const SSH: &str = "/usr/bin/ssh";
 const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
 /// The deadline for an answer.
-const ASK: Duration = Duration::from_secs(10);
+pub const ASK: Duration = Duration::from_secs(10);
 
 /// What another node lacks for a container that moves there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn of_places<'a>(
     let mut found = Vec::new();
     for place in places.values() {
         for node in &cluster.others {
-            let lacks = || lacking(node, place, storages, ask(node, &place.path));
+            let lacks = || lacking(node, place, storages, ask(node, &place.path, &Deadline::after(ASK)));
             found.extend(without_storage(node, place, storages).or_else(lacks));
         }
     }
@@ -76,7 +76,7 @@ fn storage_of<'a>(place: &Place, storages: &'a [Storage]) -> Option<&'a Storage>
 pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readiness) -> Option<Lack> {
     let (name, path) = (&node.name, place.path.display());
     let shared = storage_of(place, storages).is_some_and(|s| s.shared);
-    let install = "install the package phoenix-nvidia on that node";
+    let install = install_on(name, env!("CARGO_PKG_VERSION"));
     let put = format!("ssh {name} install -D -m 755 /usr/share/phoenix-nvidia/phoenix-nvidia {path}");
     let (kind, what, fix) = match answer {
         Readiness::Known { package: true, snippet, .. } if snippet || shared => return None,
@@ -87,13 +87,12 @@ pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readine
         }
         Readiness::Known { package, snippet, .. } => {
             let (what, fix) = match (package, snippet || shared) {
-                (false, true) => (
-                    "the package phoenix-nvidia: starts there have no GPU setup".to_owned(),
-                    install.to_owned(),
-                ),
+                (false, true) => {
+                    ("the package phoenix-nvidia: starts there have no GPU setup".to_owned(), install)
+                }
                 (false, false) => (
                     format!("the package phoenix-nvidia and the hookscript {path}: starts fail there"),
-                    install.to_owned(),
+                    install,
                 ),
                 _ => (format!("the hookscript {path}: starts fail there"), put),
             };
@@ -102,6 +101,19 @@ pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readine
         }
     };
     Some(Lack { kind, what, fix })
+}
+
+/// The command that installs the package of a version on another node; its file is in
+/// the directory at hand.
+pub fn install_on(node: &str, version: &str) -> String {
+    let file = package(version);
+    format!("scp {file} {node}:/tmp/ && ssh {node} apt-get install -y /tmp/{file}")
+}
+
+/// The name of the file.
+pub fn package(version: &str) -> String {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    format!("phoenix-nvidia_{version}_{arch}.deb")
 }
 
 /// What another node has.
@@ -120,8 +132,9 @@ pub enum Readiness {
     },
 }
 
-/// Asks a node whether it has the package and the snippet at `path`.
-pub fn ask(node: &Node, snippet: &Path) -> Readiness {
+/// Asks a node whether it has the package and the snippet at `path`, for no longer than
+/// [`ASK`].
+pub fn ask(node: &Node, snippet: &Path, deadline: &Deadline) -> Readiness {
     let Some(address) = node.address.as_deref().filter(|_| node.online) else {
         return Readiness::Unknown("offline".to_owned());
     };
@@ -135,7 +148,7 @@ pub fn ask(node: &Node, snippet: &Path) -> Readiness {
         cmd = cmd.args(["-o".to_owned(), format!("UserKnownHostsFile={hosts}")]);
         cmd = cmd.args(["-o", "GlobalKnownHostsFile=none"]);
     }
-    match cmd.args([format!("root@{address}"), question]).run(&Deadline::after(ASK)) {
+    match cmd.args([format!("root@{address}"), question]).run(&deadline.at_most(ASK)) {
         Ok(output) => match answer(&output.text()) {
             Some(known) => known,
             None => Readiness::Unknown(match (output.ended, output.last_lines(1).pop()) {
@@ -156,8 +169,8 @@ fn question(snippet: &Path) -> Option<String> {
     path.bytes().all(good).then(|| {
         let test =
             |file: &str, word: &str| format!("if test -x {file}; then echo {word}=1; else echo {word}=0; fi");
-        // In the form `phoenix-nvidia 0.2.0`.
-        let version = format!("{PROGRAM} --version 2>/dev/null");
+        // In the form `phoenix-nvidia 0.2.0`. One that hangs takes nothing away from what is known by then.
+        let version = format!("timeout -k 1 3 {PROGRAM} --version 2>/dev/null");
         format!("{}; {}; {version}", test(PROGRAM, "package"), test(path, "snippet"))
     })
 }
@@ -218,6 +231,16 @@ mod tests {
         assert_eq!(answer("package=1\nsnippet=0\nphoenix-nvidia $(id)\n"), known(None));
         assert_eq!(answer("package=1\n"), None);
         assert_eq!(answer("package=1\npackage=0\nsnippet=1\n"), None);
+        // A program that hangs there costs its version alone.
+        let slow = question(Path::new("/bin/sh")).unwrap();
+        assert!(slow.ends_with("; timeout -k 1 3 /usr/sbin/phoenix-nvidia --version 2>/dev/null"), "{slow}");
+        let slow =
+            slow.replace("timeout -k 1 3 /usr/sbin/phoenix-nvidia --version", "timeout -k 1 0.2 sleep 60");
+        let run = Cmd::new("/bin/sh").args(["-c", &slow]).run(&Deadline::secs(20)).unwrap();
+        assert!(
+            matches!(answer(&run.text()), Some(Readiness::Known { snippet: true, version: None, .. })),
+            "{run:?}"
+        );
         assert_eq!(question(Path::new("/a b")), None);
         assert!(question(Path::new("/var/lib/vz/snippets/phoenix-nvidia")).unwrap().contains("test -x /var"));
     }

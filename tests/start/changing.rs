@@ -7,13 +7,13 @@ use phoenix_lab::{Container, Lab, Rootfs, Spec};
 use std::time::{Duration, Instant};
 use support::{again, lab, node, setting, start};
 
-const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
-const OLD: &str = "580.95.05";
-const OLDER: &str = "570.86.15";
+pub const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
+pub const OLD: &str = "580.95.05";
+pub const OLDER: &str = "570.86.15";
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
-const HWCAPS: &str = "/usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2";
-const LINKS: &str = "/var/lib/phoenix-nvidia/links";
-const ROOT: &str = "/var/lib/vz/images/101/subvol-101-disk-0.subvol";
+pub const HWCAPS: &str = "/usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2";
+pub const LINKS: &str = "/var/lib/phoenix-nvidia/links";
+pub const ROOT: &str = "/var/lib/vz/images/101/subvol-101-disk-0.subvol";
 
 /// A host with the driver of this version, and what containers need to get it.
 fn host(version: &str, lines: &str) -> Option<Lab> {
@@ -28,7 +28,7 @@ fn host(version: &str, lines: &str) -> Option<Lab> {
 }
 
 /// With a container that gets it, not started yet.
-fn with(version: &str, spec: Spec, lines: &str) -> Option<Lab> {
+pub fn with(version: &str, spec: Spec, lines: &str) -> Option<Lab> {
     let lab = host(version, lines)?;
     lab.create(101, spec);
     lab.nvidia().printer(101);
@@ -37,7 +37,7 @@ fn with(version: &str, spec: Spec, lines: &str) -> Option<Lab> {
 }
 
 /// A host that was upgraded, and a stopped container in which a runfile installed the driver from before.
-fn upgraded(spec: Spec) -> Option<Lab> {
+pub fn upgraded(spec: Spec) -> Option<Lab> {
     let lab = with(OLDER, spec, "AFTER_INSTALL=none")?;
     start(&lab).ok().says("driver: installed 570.86.15");
     lab.nvidia().user_space(OLD);
@@ -46,7 +46,7 @@ fn upgraded(spec: Spec) -> Option<Lab> {
 }
 
 #[track_caller]
-fn finds(ct: &Container<'_>, version: &str) {
+pub fn finds(ct: &Container<'_>, version: &str) {
     assert_eq!(ct.exec(["/root/driver-version"]).ok().stdout, format!("{version}\n{version}\n"));
 }
 
@@ -122,7 +122,8 @@ fn an_uninstaller_that_fails_is_told_with_the_command_and_not_tried_for_ever() {
     let ct = lab.container(101);
     ct.write("/root/uninstall-fails", "");
     lab.run([PROGRAM, "attach", "101", "--inject"]).ok();
-    let fix = "fix: pct exec 101 -- nvidia-uninstall --silent --skip-module-unload --skip-depmod";
+    // Another one than what just failed.
+    let fix = "fix: pct exec 101 -- find /usr/lib /usr/lib64 -xdev -name 'lib*.so.570.86.15' -delete";
     for _ in 0..3 {
         again(&lab).ok().says("WARNING").says("driver 570.86.15 of a runfile is still in").says(fix);
         finds(&ct, OLD);

@@ -5,6 +5,7 @@ mod support;
 
 mod by_hand;
 mod changing;
+mod changing_faults;
 mod devices;
 mod drm;
 mod genuine;

@@ -122,7 +122,10 @@ impl Start<'_> {
         let deadline = Deadline::after(self.settings.value(keys::CHECK_TIMEOUT));
         match link::unlink(&Guest::new(self.ctid), &deadline) {
             Ok(_) => Record::of(self.ctid).update(|state| state.injected.unlinked()),
-            Err(error) => log::warn!("links to the host's driver stay: {}", exit::one_line(&error)),
+            Err(error) => {
+                log::warn!("{}", exit::one_line(&error));
+                log::warn!("{}", exit::fix(&format!("pct reboot {}", self.ctid)));
+            }
         }
     }
 
@@ -264,7 +267,7 @@ impl Start<'_> {
         log::info!("a driver is installed in the container too ({beside}); programs use the host's");
         // Its own uninstaller is run next, unless that failed too often.
         if check.runfile.is_none() || injection::gave_up(self.ctid) {
-            let fix = injection::remove_beside(self.ctid, beside, check.runfile.as_ref());
+            let fix = injection::remove_beside(self.ctid, beside, check);
             log::info!("{}", exit::fix(&fix));
         }
     }

@@ -101,27 +101,6 @@ fn a_host_without_the_files_and_a_time_that_is_over_leave_nothing() {
 }
 
 #[test]
-fn a_tree_in_a_mount_table_tells_its_version() {
-    let line = |root: &str, options: &str| {
-        format!("40 30 0:52 {root} /usr/lib/x ro - overlay overlay ro,{options}\n")
-    };
-    let tree = "lowerdir=/var/lib/phoenix-nvidia/driver/580.95.05:/run/phoenix-nvidia/driver/empty";
-    assert_eq!(mounted(&line("/", tree)), Some(version()));
-    assert_eq!(mounted(&line("/lib/phoenix-nvidia/driver/580.95.05", "x=y")), Some(version()));
-    // Bound, from a file system that is mounted at the trees themselves.
-    let bound = |at: &str| format!("40 30 0:52 /580.95.05 {at} ro - ext4 /dev/x ro\n");
-    for at in ["/usr/lib64/glibc-hwcaps/x86-64-v2", "/usr/lib/x86_64-linux-gnu/x86_64"] {
-        assert_eq!(mounted(&bound(at)), Some(version()), "{at}");
-    }
-    let elsewhere = bound("/srv/x");
-    for other in
-        [line("/", "lowerdir=/var/lib/phoenix-nvidia/driver/empty:/x"), line("/x", "upperdir=/y"), elsewhere]
-    {
-        assert_eq!(mounted(&other), None, "{other}");
-    }
-}
-
-#[test]
 fn a_repair_puts_whole_files_in_their_places_and_one_that_fails_changes_nothing() {
     let (_dir, trees) = host();
     keep(&trees).unwrap();

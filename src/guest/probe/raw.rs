@@ -31,6 +31,8 @@ pub(super) struct Raw {
     pub(super) owners: Vec<(Manager, Option<PackageName>)>,
     /// Driver files that are mount points.
     pub(super) mounted: Vec<String>,
+    /// Mount points through which an uninstaller would reach files of the host.
+    pub(super) covers: Vec<String>,
     pub(super) toolkit: bool,
     pub(super) have: Vec<String>,
     pub(super) source: Option<String>,
@@ -84,6 +86,7 @@ impl Raw {
                 self.owners.push((manager, two.1.parse().ok()));
             }
             "mounted" if self.mounted.len() < MOST_PACKAGES => self.mounted.push(value),
+            "covers" if self.covers.len() < MOST_PACKAGES => self.covers.push(value),
             "toolkit" => self.toolkit = true,
             "have" => self.have.push(value),
             "source" => self.source = Some(value),
@@ -94,6 +97,17 @@ impl Raw {
             "end" => self.complete = true,
             _ => {}
         }
+    }
+
+    /// The versions of the driver's libraries, by their names.
+    pub(super) fn versions(&self) -> Vec<Version> {
+        let mut versions: Vec<Version> = Vec::new();
+        for version in self.libs.iter().filter_map(|path| path.rsplit_once(".so.")?.1.parse().ok()) {
+            if !versions.contains(&version) {
+                versions.push(version);
+            }
+        }
+        versions
     }
 
     /// The driver's state, without the package manager's files.

@@ -13,16 +13,24 @@ conf=/etc/ld.so.conf.d/phoenix-nvidia.conf
 echo "begin 1"
 
 # Removes the links of ours that are still ours: a package may have put a file
-# in the place of one.
+# in the place of one. The list goes with the last of them; what cannot be removed is
+# in $left, as the list has it.
+left=
 unlink() {
     [ -f "$list" ] || return 0
     while IFS=' ' read -r path target; do
         [ "$path" = - ] && complete=1
         if [ -L "$path" ] && [ "$(readlink "$path")" = "$target" ]; then
-            rm -f "$path" && echo "removed $path"
+            if rm -f "$path" && [ ! -L "$path" ]; then
+                echo "removed $path"
+            else
+                left="$left$path $target
+"
+                echo "left $path"
+            fi
         fi
     done <"$list"
-    rm -f "$list"
+    [ -n "$left" ] || rm -f "$list"
 }
 
 # $1: the path of a link, $2: its target. What is there and is no link that leads
@@ -50,9 +58,10 @@ hidden() {
             above=${d%/glibc-hwcaps/*}
             [ "$above" = "$d" ] && above=${d%/*}
             [ -f "$d/.phoenix-nvidia" ] && LIBMOUNT_FORCE_MOUNT2=always mount --bind "$above" "$at" || continue
-            for f in "$at/${d#"$above/"}"/* "$at/${d#"$above/"}"/.[!.]*; do
+            below=$at/${d#"$above/"}
+            for f in "$below"/* "$below"/.[!.]* "$below"/..?*; do
                 [ -e "$f" ] || [ -L "$f" ] || continue
-                [ -e "$at/${d#"$above/"}/.phoenix-nvidia" ] || echo "hidden $d"
+                [ -e "$below/.phoenix-nvidia" ] || echo "hidden $d"
                 break
             done
         done' sh "$own" "$@" 2>/dev/null
@@ -71,11 +80,16 @@ if [ "$do" = unlink ]; then
     some=
     [ -f "$list" ] && some=1
     unlink
-    [ -f "$conf" ] && rm -f "$conf" && echo "removed $conf" && some=1
+    if [ -f "$conf" ]; then
+        some=1
+        rm -f "$conf" && echo "removed $conf"
+        [ ! -e "$conf" ] || echo "left $conf"
+    fi
     if [ -n "$some" ]; then
         rmdir "$own" 2>/dev/null
         refresh
     fi
+    [ ! -e "$list" ] && [ ! -e "$conf" ] || exit 1
     echo "end 1"
     exit 0
 fi
@@ -104,7 +118,7 @@ done
 if [ "$do" = look ]; then
     for d in "$@"; do
         [ -e "$d/.phoenix-nvidia" ] && continue
-        for f in "$d"/* "$d"/.[!.]*; do
+        for f in "$d"/* "$d"/.[!.]* "$d"/..?*; do
             if [ -e "$f" ] || [ -L "$f" ]; then
                 echo "hidden $d"
                 break
@@ -124,8 +138,9 @@ hidden "$@"
 complete=
 unlink >/dev/null
 [ -n "$complete" ] || echo "first yes"
-# Not a special builtin, whose failed redirection ends the shell.
-if ! true >"$list"; then
+# Not a special builtin, whose failed redirection ends the shell. What an earlier link
+# could not be removed of is ours still.
+if ! printf '%s' "$left" >"$list"; then
     echo "end 1"
     exit 0
 fi

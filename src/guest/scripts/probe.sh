@@ -45,8 +45,11 @@ for d in /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/lib64 /usr/li
     # Where it would be mounted: what is there and none of ours.
     for f in "$d/glibc-hwcaps/x86-64-v2" "$d/x86_64" "$d/phoenix-nvidia"; do
         [ -f "$f/.phoenix-nvidia" ] && continue
-        for g in "$f"/*; do
-            [ -e "$g" ] && echo "occupied $f" && break
+        # As link.sh looks below a mount.
+        for g in "$f"/* "$f"/.[!.]* "$f"/..?*; do
+            [ -e "$g" ] || [ -L "$g" ] || continue
+            echo "occupied $f"
+            break
         done
     done
     for name in libnvidia-ml libcuda; do
@@ -101,6 +104,16 @@ while [ $n -lt 2000 ] && read -r a b c d point rest; do
     /usr/lib/firmware/* | */phoenix-nvidia) ;;
     /usr/lib*nvidia* | /usr/lib*/libcuda* | /usr/lib*/libnv* | /usr/bin/nvidia-* | /usr/lib64 | /usr/lib/*-linux-gnu)
         printf 'mounted %s\n' "$point"
+        ;;
+    esac
+    # What an uninstaller would write through: more than the driver's libraries.
+    case $point in
+    # Ours, and what no driver in a container has.
+    /usr/lib*/glibc-hwcaps/x86-64-v2 | /usr/lib*/x86_64 | /usr/lib*/phoenix-nvidia) ;;
+    /usr/lib/modules | /usr/lib/modules/* | /lib/modules | /lib/modules/*) ;;
+    /usr/lib | /usr/lib/* | /usr/lib[0-9]* | /lib | /lib/* | /lib[0-9]* | /usr/bin | /usr/bin/nvidia* | \
+        /usr/share/nvidia* | /etc/OpenCL* | /etc/vulkan* | /usr/share/vulkan* | /usr/share/glvnd* | /usr/share/egl*)
+        printf 'covers %s\n' "$point"
         ;;
     esac
 done </proc/self/mountinfo

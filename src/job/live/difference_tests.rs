@@ -3,7 +3,7 @@ use crate::driver::injection::{Injection, Place};
 use crate::pve::conf::devices::present_in;
 use crate::pve::conf::document::Form;
 
-const DRIVER: &str = "usr/lib/x/hwcaps";
+const DRIVER: &str = "usr/lib64/glibc-hwcaps/x86-64-v2";
 
 fn device(path: &str, major: u32, minor: u32) -> Device {
     Device { path: path.parse().unwrap(), major, minor }
@@ -140,6 +140,16 @@ fn the_driver_tree_comes_goes_and_is_exchanged() {
     // A new one over an old one that somebody left.
     let stacked = format!("{}{}", tree("580.1.1", DRIVER), tree("580.2.1", DRIVER));
     assert_eq!(told("", &running(&[], &stacked), &injected(Some("580.2.1"))), [""; 0]);
+}
+
+/// A directory of the user's, named by a number: nobody takes it away.
+#[test]
+fn a_mount_of_the_users_is_no_tree() {
+    let mine = "43 30 8:1 /srv/tools/2024.1 /opt/tools/x86_64 ro - ext4 /dev/sda ro\n";
+    assert_eq!(told("", &running(&[], mine), &wanted(&[])), [""; 0]);
+    let both = format!("{mine}{}", tree("580.1.1", DRIVER));
+    assert_eq!(told("", &running(&[], &both), &wanted(&[])), ["take away driver 580.1.1"]);
+    assert_eq!(told("", &running(&[], &both), &injected(Some("580.1.1"))), [""; 0]);
 }
 
 #[test]
