@@ -270,6 +270,11 @@ fn files_of_the_next_driver_on_disk_do_no_harm_to_the_one_that_is_loaded() {
     let warned = start(&lab).ok();
     warned.says("WARNING").says("its driver files are 580.105.08").says("fix: phoenix-nvidia prepare");
     // Nor is its runfile to be had.
+    // A reboot helps where it loads the driver of these files, and else the download's own remedy.
+    lab.run([PROGRAM, "prepare"]).code(5).says("its driver files are").says("fix: ").says_not("fix: reboot");
+    on_disk(&lab, OLD);
+    lab.run([PROGRAM, "prepare"]).code(5).says("fix: ").says_not("fix: reboot");
+    on_disk(&lab, NEW);
     lab.run([PROGRAM, "prepare"]).code(5).says("fix: reboot");
     lab.run(["pct", "stop", "101"]).ok();
     node(&lab, "START_POLICY=fail");
