@@ -120,9 +120,12 @@ pub fn start_time(stat: &str) -> Option<u64> {
 }
 
 /// Whether it is a zombie, by field 3: the container has ended, and its monitor
-/// has not looked yet.
+/// has not looked yet. While it has other threads, field 20, it lives on without
+/// its first one.
 fn has_ended(stat: &str) -> bool {
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let mut fields = rest.split_ascii_whitespace();
+    matches!(fields.next(), Some("Z" | "X")) && matches!(fields.nth(16), Some("0" | "1"))
 }
 
 fn lxc_info(ctid: Ctid, what: &str) -> Result<Output, Failure> {
@@ -387,7 +390,15 @@ mod tests {
         let read: Init = own.to_string().parse().unwrap();
         assert!(read == own && own.lives());
         assert!(!Init { started: own.started + 1, ..own }.lives());
-        assert!(has_ended("7 (a) R) Z 1 7") && !has_ended("7 (Z) S 1 7") && !has_ended(""));
+        let stat = |state: &str, threads: u32| format!("7 (Z) Z) {state}{} {threads} 0 9", " 1".repeat(16));
+        assert!(has_ended(&stat("Z", 1)) && !has_ended(&stat("Z", 2)) && !has_ended(&stat("S", 1)));
+        #[allow(clippy::disallowed_methods)] // a process that has ended
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let path = format!("/proc/{}/stat", child.id());
+        while !has_ended(&std::fs::read_to_string(&path).unwrap()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
         assert!("7".parse::<Init>().is_err() && "7@x".parse::<Init>().is_err());
     }
 }
