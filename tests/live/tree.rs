@@ -35,6 +35,7 @@ fn finds(ct: &Container<'_>, version: &str) {
 fn upgrade(lab: &Lab, version: &str) {
     lab.nvidia().user_space(version);
     lab.nvidia().set_driver(version);
+    lab.driver_on_disk(version);
 }
 
 fn driver_mounts(lab: &Lab) -> usize {

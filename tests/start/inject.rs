@@ -38,16 +38,6 @@ pub fn injecting(spec: Spec) -> Option<Lab> {
     Some(lab)
 }
 
-/// The kernel modules on the host's disk are of this driver: the next boot loads it.
-pub fn on_disk(lab: &Lab, version: &str) {
-    lab.kmod();
-    let kernel = lab.sh("uname -r").ok().stdout.trim().to_owned();
-    lab.module(
-        &format!("{kernel}/updates/dkms/nvidia.ko"),
-        &[&format!("version={version}"), "name=nvidia", "license=NVIDIA"],
-    );
-}
-
 pub fn start(lab: &Lab) -> phoenix_lab::Output {
     lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(150)).run()
 }
@@ -233,7 +223,7 @@ fn after_a_host_upgrade_running_containers_keep_theirs_and_new_starts_get_the_ne
     }
     lab.nvidia().user_space(NEW);
     lab.nvidia().set_driver(NEW);
-    on_disk(&lab, NEW);
+    lab.driver_on_disk(NEW);
     lab.run(["pct", "stop", "102"]).ok();
     lab.write("/root/empty", "");
     lab.container(102).write("/at-boot", "");
@@ -272,9 +262,9 @@ fn files_of_the_next_driver_on_disk_do_no_harm_to_the_one_that_is_loaded() {
     // Nor is its runfile to be had.
     // A reboot helps where it loads the driver of these files, and else the download's own remedy.
     lab.run([PROGRAM, "prepare"]).code(5).says("its driver files are").says("fix: ").says_not("fix: reboot");
-    on_disk(&lab, OLD);
+    lab.driver_on_disk(OLD);
     lab.run([PROGRAM, "prepare"]).code(5).says("fix: ").says_not("fix: reboot");
-    on_disk(&lab, NEW);
+    lab.driver_on_disk(NEW);
     lab.run([PROGRAM, "prepare"]).code(5).says("fix: reboot");
     lab.run(["pct", "stop", "101"]).ok();
     node(&lab, "START_POLICY=fail");

@@ -1,5 +1,5 @@
 //! Where the host's driver is mounted, how it is shown there, and what is in the way.
-use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, host, injecting, on_disk, start};
+use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, host, injecting, start};
 use crate::inject_hostile;
 use crate::support::{lab, node};
 
@@ -81,7 +81,7 @@ fn a_tree_that_is_bound_from_a_file_system_of_its_own_is_known_and_stays_while_i
     finds(&ct, OLD);
     lab.nvidia().user_space(NEW);
     lab.nvidia().set_driver(NEW);
-    on_disk(&lab, NEW);
+    lab.driver_on_disk(NEW);
     for _ in 0..2 {
         lab.run([PROGRAM, "prepare"]).ok().says_not("removed its copy");
     }

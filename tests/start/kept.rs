@@ -1,7 +1,7 @@
 //! Driver trees over an upgrade of the host: kept before the files are replaced, completed, and gone when nobody has
 //! them any more.
 
-use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, finds_now, host, on_disk, start};
+use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, finds_now, host, start};
 use crate::support::{lab, node};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -63,7 +63,7 @@ fn reboot(lab: &Lab, driver: &str) {
     lab.sh(&format!("umount {SHOWN}/* /run/phoenix-nvidia/proc/* 2>/dev/null; rm -r /run/phoenix-nvidia"))
         .ok();
     lab.nvidia().set_driver(driver);
-    on_disk(lab, driver);
+    lab.driver_on_disk(driver);
 }
 
 /// The host's packages are upgraded while its kernel driver stays until the reboot.
@@ -369,7 +369,7 @@ fn after_a_host_upgrade_many_starts_make_one_tree_and_move_current_once() {
     lab.run([PROGRAM, "prepare"]).ok().says("driver 580.95.05: copied");
     lab.nvidia().user_space(NEW);
     lab.nvidia().set_driver(NEW);
-    on_disk(&lab, NEW);
+    lab.driver_on_disk(NEW);
     let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
     let shown = format!("/proc/{}/root{SHOWN}", lab.init_pid());
     watch.add_watch(shown.as_str(), AddWatchFlags::IN_MOVED_TO).unwrap();

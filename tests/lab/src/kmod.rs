@@ -35,6 +35,15 @@ impl Lab {
         self.replace_program(format!("{HOME}/{name}"), content);
     }
 
+    /// The kernel modules on the host's disk are of this driver: the next boot loads it.
+    #[track_caller]
+    pub fn driver_on_disk(&self, version: &str) {
+        self.kmod();
+        let kernel = self.sh("uname -r").ok().stdout.trim().to_owned();
+        let lines = [&format!("version={version}"), "name=nvidia", "license=NVIDIA"];
+        self.module(&format!("{kernel}/updates/dkms/nvidia.ko"), &lines);
+    }
+
     /// A kernel module at this path below /lib/modules, with these lines of information: an ELF file with a section
     /// `.modinfo` and nothing that runs. Compressed where its name ends so.
     #[track_caller]
