@@ -4,6 +4,7 @@ use super::keys;
 use super::{CLUSTER_FILE, Call, Content, Given, NODE_FILE, Origin, Places, Settings};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
+use crate::sys::file;
 use crate::types::Ctid;
 use std::io;
 use std::path::Path;
@@ -83,7 +84,10 @@ impl Files {
     ) -> Settings {
         let again = |content: &Content| match content {
             Ok(bytes) => Ok(bytes.clone()),
-            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            Err(error) => Err(match file::in_its_place(error) {
+                Some(what) => io::Error::other(what),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
         };
         let (cluster, node) = (again(&self.cluster), again(&self.node));
         Settings::of(call, Places { conf, cluster, node, environment }, ctid)
@@ -92,7 +96,7 @@ impl Files {
 
 fn read(file: &str) -> Content {
     use io::ErrorKind::{NotADirectory, NotFound};
-    match crate::sys::file::read(Path::new(file), MAX_FILE) {
+    match file::read(Path::new(file), MAX_FILE) {
         Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(Vec::new()),
         read => read,
     }

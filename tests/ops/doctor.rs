@@ -256,6 +256,13 @@ fn settings_and_gpus_that_are_not_there() {
 }
 
 #[test]
+fn an_environment_that_names_no_gpu_of_the_assignment() {
+    finds(busybox(), &["narrowed warning"], |lab| {
+        append(lab, "lxc.environment.runtime: NVIDIA_VISIBLE_DEVICES=1")
+    });
+}
+
+#[test]
 fn settings_that_have_no_effect() {
     finds(busybox(), &["no-effect warning"], |lab| {
         append(lab, "lxc.environment: CUDA_PACKAGES=cuda-toolkit-13-0")
