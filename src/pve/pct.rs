@@ -6,6 +6,10 @@
 //! Functions that stop a container take a [`Startable`], the proof that it would
 //! start again.
 
+mod init;
+
+pub use init::{Init, start_time};
+
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::pve::startable::Startable;
 use crate::sys::process::{Cmd, Failure, Output};
@@ -40,39 +44,6 @@ impl std::fmt::Display for Status {
             Status::Stopped => "stopped",
             Status::Between => "starting or stopping",
         })
-    }
-}
-
-/// The first process of a running container; identifies one start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Init {
-    /// Its pid on the host.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot (field 22 of /proc/PID/stat).
-    pub started: u64,
-}
-
-impl std::fmt::Display for Init {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}", self.pid, self.started)
-    }
-}
-
-impl std::str::FromStr for Init {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        let (pid, started) = text.split_once('@').context("no start time")?;
-        Ok(Init { pid: pid.parse()?, started: started.parse()? })
-    }
-}
-
-impl Init {
-    /// Whether this process lives, so the container has run since then. Runs no
-    /// program.
-    pub fn lives(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        start_time(&stat) == Some(self.started) && !has_ended(&stat)
     }
 }
 
@@ -112,20 +83,6 @@ pub fn init(ctid: Ctid) -> anyhow::Result<Option<Init>> {
     let Ok(pid) = out.text().trim().parse::<i32>() else { return Ok(None) };
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     Ok(start_time(&stat).map(|started| Init { pid, started }))
-}
-
-/// Field 22 of /proc/PID/stat; the name in field 2 may contain blanks.
-pub fn start_time(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// Whether it is a zombie, by field 3: the container has ended, and its monitor
-/// has not looked yet. While it has other threads, field 20, it lives on without
-/// its first one.
-fn has_ended(stat: &str) -> bool {
-    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
-    let mut fields = rest.split_ascii_whitespace();
-    matches!(fields.next(), Some("Z" | "X")) && matches!(fields.nth(16), Some("0" | "1"))
 }
 
 fn lxc_info(ctid: Ctid, what: &str) -> Result<Output, Failure> {
@@ -369,36 +326,4 @@ impl std::error::Error for Locked {}
 /// Whether nothing was done since somebody held Proxmox's lock on the conf.
 pub fn is_locked(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<Locked>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_start_time_is_field_22_whatever_the_name() {
-        let stat = "7 (a ) (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
-        assert_eq!(start_time(stat), Some(4242));
-        assert_eq!(start_time(""), None);
-    }
-
-    #[test]
-    fn a_first_process_is_known_again_while_it_lives() {
-        let pid = std::process::id() as i32;
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-        let own = Init { pid, started: start_time(&stat).unwrap() };
-        let read: Init = own.to_string().parse().unwrap();
-        assert!(read == own && own.lives());
-        assert!(!Init { started: own.started + 1, ..own }.lives());
-        let stat = |state: &str, threads: u32| format!("7 (Z) Z) {state}{} {threads} 0 9", " 1".repeat(16));
-        assert!(has_ended(&stat("Z", 1)) && !has_ended(&stat("Z", 2)) && !has_ended(&stat("S", 1)));
-        #[allow(clippy::disallowed_methods)] // a process that has ended
-        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
-        let path = format!("/proc/{}/stat", child.id());
-        while !has_ended(&std::fs::read_to_string(&path).unwrap()) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.wait().unwrap();
-        assert!("7".parse::<Init>().is_err() && "7@x".parse::<Init>().is_err());
-    }
 }
