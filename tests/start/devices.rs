@@ -62,13 +62,10 @@ fn a_reboot_from_inside_keeps_the_gpu() {
     let Some(lab) = attached(Rootfs::Busybox.privileged()) else { return };
     lab.run(["pct", "start", "101"]).ok();
     let ct = lab.container(101);
+    ct.wait_ready();
     let before = ct.init_pid();
     ct.exec(["reboot"]);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while ct.init_pid().is_none() || ct.init_pid() == before {
-        assert!(std::time::Instant::now() < deadline, "not rebooted");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    ct.wait_rebooted(before);
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENXIO));
 }
 
