@@ -11,7 +11,6 @@ use crate::host::kernel_driver;
 use crate::host::modules::Modules;
 use crate::job::desired::limits;
 use crate::job::injection;
-use crate::settings::load;
 use crate::settings::values::DriverVersion;
 use crate::settings::{Problem, Settings, keys};
 use crate::sys::look::{Look, View};
@@ -22,7 +21,7 @@ use std::time::Duration;
 
 /// The limit of unpacking a runfile.
 const UNPACKING: Duration = Duration::from_secs(300);
-/// The limit of reading the confs of this node.
+/// The limit of reading the settings and confs of this node.
 const CONFS: Duration = Duration::from_secs(30);
 
 /// Fetches and checks the runfiles of these versions; without any, of the
@@ -32,7 +31,10 @@ const CONFS: Duration = Duration::from_secs(30);
 /// [`Code::Software`] when one failed, after the others; [`Code::Input`] for
 /// settings that cannot be read.
 pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
-    let settings = load::of_node();
+    let deadline = Deadline::after(CONFS);
+    // /etc/pve may not answer.
+    let read = prepare::read_confs(View::host_until(&deadline));
+    let settings = read.files.of_node();
     // What is missing matters only where it is used.
     if let Some(problem) = settings.all_problems().into_iter().find(|problem| !problem.is_missing()) {
         return Err(input(problem));
@@ -40,7 +42,7 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     let limits = limits(&settings);
     let url = settings.get(keys::NVIDIA_RUNFILE_URL).map_err(input)?;
     let sha256 = settings.get(keys::NVIDIA_RUNFILE_SHA256).map_err(input)?;
-    let injection = versions.is_empty() && has_injection(&settings);
+    let injection = versions.is_empty() && has_injection(&settings, &read);
     let drivers = Drivers::of_this_host(versions.is_empty() && (injection || is_hosts(&settings)));
     let versions = if versions.is_empty() { drivers.versions(&settings)? } else { versions.to_vec() };
     // A checksum in the settings is that of one file.
@@ -87,12 +89,10 @@ fn is_hosts(settings: &Settings) -> bool {
 }
 
 /// Whether containers of this node have the host's driver, or a new one would.
-fn has_injection(of_node: &Settings) -> bool {
+fn has_injection(of_node: &Settings, read: &prepare::Read) -> bool {
     if injection::is_default(of_node) {
         return true;
     }
-    let deadline = Deadline::after(CONFS);
-    let read = prepare::read_confs(View::host_until(&deadline));
     read.problems.iter().for_each(|problem| log::warn!("{problem}"));
     injection::is_asked_for(&read.confs, &read.files)
 }

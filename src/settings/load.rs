@@ -44,11 +44,6 @@ fn lines(conf: &Conf, document: &Document) -> Vec<Given> {
     lines.rev().collect()
 }
 
-/// The settings of this node, without a container's.
-pub fn of_node() -> Settings {
-    Files::with(read(CLUSTER_FILE)).of_node()
-}
-
 /// The files of settings, for a process that must not wait for the cluster's: /etc/pve
 /// may not answer, so that another one reads it.
 #[derive(Debug)]

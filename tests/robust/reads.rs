@@ -67,6 +67,18 @@ fn apts_hook_waits_seconds_for_etc_pve() {
     nothing_is_left(&lab, file_system);
 }
 
+/// Nobody fetches by settings that could not be read, nor waits for them for ever.
+#[test]
+fn prefetch_waits_no_longer_for_etc_pve_than_it_says() {
+    let Some(lab) = lab() else { return };
+    let file_system = stuck(&lab, &["/etc/pve"]);
+    in_time(lab.run([PROGRAM, "prefetch"]), 40, 2)
+        .says("cannot read /etc/pve/phoenix-nvidia/default.env")
+        .says("no answer within")
+        .says("fix: ");
+    nothing_is_left(&lab, file_system);
+}
+
 #[test]
 fn a_node_in_a_container_that_never_answers_holds_nobody() {
     let Some(lab) = running(Rootfs::Busybox.privileged()) else { return };
