@@ -113,7 +113,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Make the missing device nodes of all GPUs, as at boot
+    /// Make missing device nodes and driver copies, as at boot
     ///
     /// Loads the kernel modules and makes missing or wrong nodes, with
     /// nvidia-modprobe if it is installed. Where a container has

@@ -32,7 +32,7 @@ complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "apply" -
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "plan" -d 'Show what `phoenix-nvidia CTID` would change, and change nothing'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "status" -d 'List containers with their GPUs, driver and state'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "doctor" -d 'Find what is wrong, with the cause and the command that repairs it'
-complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "prepare" -d 'Make the missing device nodes of all GPUs, as at boot'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "prepare" -d 'Make missing device nodes and driver copies, as at boot'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "prefetch" -d 'Fetch drivers ahead, so that starts need no network'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand attach" -l gpus -d 'GPUs: none, all, or indices, UUIDs, PCI addresses, MIG instances' -r
@@ -77,6 +77,6 @@ complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and 
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach apply plan status doctor prepare prefetch help" -f -a "plan" -d 'Show what `phoenix-nvidia CTID` would change, and change nothing'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach apply plan status doctor prepare prefetch help" -f -a "status" -d 'List containers with their GPUs, driver and state'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach apply plan status doctor prepare prefetch help" -f -a "doctor" -d 'Find what is wrong, with the cause and the command that repairs it'
-complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach apply plan status doctor prepare prefetch help" -f -a "prepare" -d 'Make the missing device nodes of all GPUs, as at boot'
+complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach apply plan status doctor prepare prefetch help" -f -a "prepare" -d 'Make missing device nodes and driver copies, as at boot'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach apply plan status doctor prepare prefetch help" -f -a "prefetch" -d 'Fetch drivers ahead, so that starts need no network'
 complete -c phoenix-nvidia -n "__fish_phoenix_nvidia_using_subcommand help; and not __fish_seen_subcommand_from attach detach apply plan status doctor prepare prefetch help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
