@@ -86,7 +86,7 @@ impl<'a> Apply<'a> {
         }
         let kernel = provided.inventory.driver.as_ref().map(|driver| &driver.version);
         again::look_again(ctid);
-        // Nothing is downloaded while the locks are held: `prepare` and a start do that.
+        // Nothing is downloaded while the locks are held: `prepare` does that.
         let supply = desired::supply(&hand.settings, None);
         let Given { injection, fault } =
             injection::give(ctid, &intent, &hand.settings, &document, kernel, supply, deadline);
@@ -113,7 +113,8 @@ impl<'a> Apply<'a> {
         };
         live.try_nodes(self.hand.settings.value(keys::CHECK_TIMEOUT));
         live.must_be_plain()?;
-        let remedy = format!("end them, or go on all the same: phoenix-nvidia apply {ctid} --force");
+        let remedy =
+            format!("end what uses them, or go on all the same: phoenix-nvidia apply {ctid} --force");
         live.must_be_unused(&self.provided.inventory, (!force).then_some(&remedy))?;
         if !plan::is_right(&self.document, &self.provided.choice.devices, &self.mounts) {
             self.hand.must_be_editable(&self.document)?;
@@ -166,7 +167,8 @@ impl<'a> Apply<'a> {
     }
 
     /// What comes after all steps, and can only be told; false if the container
-    /// has stopped.
+    /// has stopped, or has an older driver until its next start: links and description
+    /// are of the one that it is to have.
     fn conclude(&self, done: anyhow::Result<Live>, begun: Instant) -> anyhow::Result<bool> {
         let ctid = self.hand.ctid;
         let live = match done {
@@ -184,7 +186,7 @@ impl<'a> Apply<'a> {
         let masked = !self.mounts.is_empty() && live.follow_masks(&masks);
         let told = live.difference.told();
         live.tell(begun);
-        if told.is_empty() {
+        if told.is_empty() && live.waiting().is_empty() {
             let devices = plan::describe(&self.provided.choice);
             let what = if masked { "/proc/driver/nvidia shows its GPUs" } else { "nothing to change" };
             log::info!("container {ctid}: {devices}: {what}");

@@ -88,7 +88,7 @@ impl Live {
         let Some(init) = pct::init(ctid)? else { return Ok(None) };
         let fault = |error: std::io::Error| {
             let fault = Fault::new(Code::Passthrough, format!("cannot read what container {ctid} has"));
-            fault.caused_by(error)
+            fault.remedy(format!("phoenix-nvidia doctor {ctid}")).caused_by(error)
         };
         let read = || {
             let has = attached::read(&init, &Deadline::after(LOOK))?;
@@ -123,14 +123,10 @@ impl Live {
 
     /// Whether any step adds something.
     pub fn adds(&self) -> bool {
-        self.difference.live.iter().any(|step| match step {
-            Step::Add { .. } | Step::Allow(_) => true,
-            Step::Take(..) => false,
-            Step::Tree(exchange) => !exchange.places.is_empty(),
-        })
+        self.difference.live.iter().any(Step::adds)
     }
 
-    /// What is said of the driver tree while processes map it.
+    /// Where the step of the driver tree stands.
     fn tree_step(&self) -> Option<usize> {
         self.difference.live.iter().position(|step| matches!(step, Step::Tree(_)))
     }
@@ -147,13 +143,9 @@ impl Live {
             Step::Tree(exchange) => tree_of(exchange),
             _ => None,
         });
-        let numbers: Vec<Number> = cards.iter().map(|(_, number)| *number).collect();
-        let searched = users::find(self.place.ctid, &numbers, tree.clone(), &Deadline::after(LOOK));
-        let mut found = searched.unwrap_or_else(|error| {
-            let unseen = vec![format!("{error:#}")];
-            Found { users: Vec::new(), unseen }
-        });
-        if tree.is_some() {
+        let has_tree = tree.is_some();
+        let mut found = self.search(&cards, tree);
+        if has_tree {
             self.keep_used_tree(&found);
         }
         self.add_listed(&mut found, &cards, inventory);
@@ -183,11 +175,14 @@ impl Live {
             return Ok(());
         }
         let cards = self.cards();
+        self.refuse_users(&self.search(&cards, None), &cards)
+    }
+
+    /// Who uses these cards, and the tree.
+    fn search(&self, cards: &[(u32, Number)], tree: Option<Tree>) -> Found {
         let numbers: Vec<Number> = cards.iter().map(|(_, number)| *number).collect();
-        let searched = users::find(self.place.ctid, &numbers, None, &Deadline::after(LOOK));
-        let found =
-            searched.unwrap_or_else(|error| Found { users: Vec::new(), unseen: vec![format!("{error:#}")] });
-        self.refuse_users(&found, &cards)
+        let searched = users::find(self.place.ctid, &numbers, tree, &Deadline::after(LOOK));
+        searched.unwrap_or_else(|error| Found { users: Vec::new(), unseen: vec![format!("{error:#}")] })
     }
 
     fn unless_forced(&self, what: String) -> anyhow::Result<()> {
@@ -289,8 +284,7 @@ impl Live {
             self.must_still_be_unused()?;
         }
         for step in &self.difference.live {
-            let is_add = !matches!(step, Step::Take(..));
-            if is_add == adds {
+            if step.adds() == adds {
                 self.place.step(step, before, undo)?;
             }
         }
@@ -319,7 +313,7 @@ impl Live {
             reconcile(config, &devices, &wanted, Form::Lxc)
         };
         if let Err(error) = conf.edit_generated(edit) {
-            log::warn!("{}", exit::one_line(&error));
+            exit::tell(log::Level::Warn, &error);
         }
     }
 
@@ -339,10 +333,17 @@ impl Live {
             let took = human(begun.elapsed());
             log::info!("container {ctid}: {}, without a restart ({took})", told.join(", "));
         }
-        for waits in self.difference.waiting().iter().chain(&self.tree_waits) {
+        for waits in self.waiting() {
             log::warn!("container {ctid}: at its next start: {waits}");
+        }
+        if !self.waiting().is_empty() {
             log::warn!("{}", exit::fix(&format!("pct reboot {ctid}")));
         }
+    }
+
+    /// What waits for the next start.
+    pub fn waiting(&self) -> Vec<String> {
+        self.difference.waiting().into_iter().chain(self.tree_waits.clone()).collect()
     }
 
     /// The mount table as it is now.

@@ -12,23 +12,25 @@ const LXC_CGROUP: &str = "/usr/bin/lxc-cgroup";
 /// It takes 4 ms; LXC's monitor answers while the container runs.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Lets the running container open the device. One that may already is no error.
+/// What a container may do with a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Open it.
+    Allow,
+    /// Not open it; what is open stays open.
+    Deny,
+}
+
+/// Changes what the running container may do with the device. One that is so already
+/// is no error.
 ///
 /// # Errors
 /// [`Code::Passthrough`].
-pub fn allow(ctid: Ctid, number: Number) -> anyhow::Result<()> {
-    change(ctid, "devices.allow", number)
-}
-
-/// Keeps it from opening the device; what is open stays open.
-///
-/// # Errors
-/// [`Code::Passthrough`].
-pub fn deny(ctid: Ctid, number: Number) -> anyhow::Result<()> {
-    change(ctid, "devices.deny", number)
-}
-
-fn change(ctid: Ctid, key: &str, number: Number) -> anyhow::Result<()> {
+pub fn change(ctid: Ctid, rule: Rule, number: Number) -> anyhow::Result<()> {
+    let key = match rule {
+        Rule::Allow => "devices.allow",
+        Rule::Deny => "devices.deny",
+    };
     let (id, rule) = (ctid.to_string(), format!("{number} rwm"));
     let fault = || {
         Fault::new(Code::Passthrough, format!("{key} {rule} of container {ctid} failed"))

@@ -40,7 +40,7 @@ fn a_card_in_use(spec: Spec) {
     let refused = apply(&lab, &[]).code(4).says("GPU 1 is in use in container 101: process ");
     let refused = refused
         .says("(cuda")
-        .says("fix: end them")
+        .says("fix: end what uses them")
         .says("phoenix-nvidia apply 101 --force")
         .says_not("\u{1b}");
     assert_eq!(refused.stderr.matches("process ").count(), 1, "{refused}");

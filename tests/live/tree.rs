@@ -145,6 +145,17 @@ fn the_driver_comes_and_goes_with_the_setting() {
         assert_eq!(bad(&lab), Vec::<String>::new());
         reboot_from_inside(&ct);
         finds(&ct, OLD);
+        // The setting alone goes, and comes back.
+        let injecting = lab.conf(101);
+        setting(&lab, 101, "INSTALL=off");
+        apply(&lab, &[]).ok().says("take away driver 580.95.05");
+        assert_eq!(driver_mounts(&lab), 0);
+        assert_eq!(lab.conf(101).matches("driver/current").count(), 0);
+        let lines: Vec<String> =
+            injecting.lines().filter(|line| !line.contains("driver/current")).map(str::to_owned).collect();
+        lab.write("/etc/pve/lxc/101.conf", format!("{}\n", lines.join("\n")));
+        apply(&lab, &[]).ok().says("mount driver 580.95.05");
+        finds(&ct, OLD);
         lab.run([PROGRAM, "detach", "101", "--live"]).ok().says("take away driver 580.95.05");
         assert_eq!(driver_mounts(&lab), 0);
         assert_ne!(ct.exec(["/root/driver-version"]).exit(), Some(0));

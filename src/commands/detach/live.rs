@@ -49,7 +49,8 @@ pub(super) fn look(
     // Entries from before attach that come back come with the next start.
     live.difference.live.retain(|step| matches!(step, Step::Take(..) | Step::Tree(_)));
     live.must_be_plain()?;
-    let remedy = format!("end them, or go on all the same: phoenix-nvidia detach {ctid} --live --force");
+    let remedy =
+        format!("end what uses them, or go on all the same: phoenix-nvidia detach {ctid} --live --force");
     live.must_be_unused(&inventory, (!force).then_some(&remedy))?;
     Ok(Some(Taken { live, begun, _held: held }))
 }

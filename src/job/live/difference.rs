@@ -90,6 +90,17 @@ pub enum Step {
     Tree(Exchange),
 }
 
+impl Step {
+    /// Whether the container gets something by it, so that the conf has it first.
+    pub fn adds(&self) -> bool {
+        match self {
+            Step::Add { .. } | Step::Allow(_) => true,
+            Step::Take(..) => false,
+            Step::Tree(exchange) => !exchange.places.is_empty(),
+        }
+    }
+}
+
 /// A change of the driver tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exchange {

@@ -4,6 +4,7 @@
 use super::Live;
 use super::difference::at;
 use super::enter::{Act, Done};
+use crate::exit;
 use crate::host::masks::{self, Masks};
 use crate::pve::conf::mounts::Mount;
 use crate::sys::detached::Holds;
@@ -65,7 +66,11 @@ impl Live {
             Ok(())
         });
         if let Err(error) = taken {
-            log::warn!("masks over /proc/driver/nvidia stay in container {}: {error:#}", self.place.ctid);
+            let ctid = self.place.ctid;
+            log::warn!(
+                "masks over /proc/driver/nvidia stay in container {ctid} until its next start: {error:#}"
+            );
+            log::warn!("{}", exit::fix(&format!("pct reboot {ctid}")));
         }
     }
 

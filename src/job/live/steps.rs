@@ -6,7 +6,7 @@ use crate::device::{Device, DevicePath, Number};
 use crate::driver::tree::{self, Trees};
 use crate::exit::{Code, Fault};
 use crate::job::undo::Undo;
-use crate::pve::cgroup;
+use crate::pve::cgroup::{self, Rule};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::rules::{Opens, rules};
 use crate::pve::pct::Init;
@@ -70,7 +70,7 @@ impl Place {
     pub fn step(&self, step: &Step, before: Before<'_>, undo: &mut Undo) -> anyhow::Result<()> {
         match step {
             Step::Add { device, over } => self.add(*device, *over, before, undo),
-            Step::Allow(device) => self.allow(device.path, device.number(), before, undo),
+            Step::Allow(device) => self.rule(device.path, device.number(), Rule::Allow, before, undo),
             Step::Take(path, number) => self.take(*path, *number, before, undo),
             Step::Tree(exchange) => self.exchange(exchange, undo),
         }
@@ -100,8 +100,11 @@ impl Place {
             });
         };
         match act.run(&self.init) {
-            Ok(Done::Is(_)) => {
-                note(undo);
+            Ok(Done::Is(done)) => {
+                // What was so already is no step of ours.
+                if done {
+                    note(undo);
+                }
                 Ok(())
             }
             Ok(Done::Gone) => Err(Gone(self.ctid).into()),
@@ -127,44 +130,34 @@ impl Place {
         let back = Act::take_node(&inside, Some(number));
         self.act(&format!("mount {path}"), act, Some(back), undo)?;
         if let Some(old) = over.filter(|old| before.line(*old).is_none()) {
-            self.deny(path, old, before, undo)?;
+            self.rule(path, old, Rule::Deny, before, undo)?;
         }
-        self.allow(path, number, before, undo)
+        self.rule(path, number, Rule::Allow, before, undo)
     }
 
-    fn allow(
+    /// Changes a rule. The way back is only to what was in force before: the number may
+    /// be that of a node which the container made and mounted.
+    fn rule(
         &self,
         path: DevicePath,
         number: Number,
+        rule: Rule,
         before: Before<'_>,
         undo: &mut Undo,
     ) -> anyhow::Result<()> {
         self.lives()?;
-        if !before.opens(number) {
+        let had = if before.opens(number) { Rule::Allow } else { Rule::Deny };
+        if had != rule {
             let place = self.clone();
             undo.push(format!("the device rule of {path}"), move || {
-                if place.init.lives() { cgroup::deny(place.ctid, number).map(|()| true) } else { Ok(false) }
+                if place.init.lives() {
+                    cgroup::change(place.ctid, had, number).map(|()| true)
+                } else {
+                    Ok(false)
+                }
             });
         }
-        cgroup::allow(self.ctid, number).or_else(|error| self.lives().and(Err(error)))
-    }
-
-    fn deny(
-        &self,
-        path: DevicePath,
-        number: Number,
-        before: Before<'_>,
-        undo: &mut Undo,
-    ) -> anyhow::Result<()> {
-        self.lives()?;
-        // The number may be that of a node which the container made and mounted.
-        if before.opens(number) {
-            let place = self.clone();
-            undo.push(format!("the device rule of {path}"), move || {
-                if place.init.lives() { cgroup::allow(place.ctid, number).map(|()| true) } else { Ok(false) }
-            });
-        }
-        cgroup::deny(self.ctid, number).or_else(|error| self.lives().and(Err(error)))
+        cgroup::change(self.ctid, rule, number).or_else(|error| self.lives().and(Err(error)))
     }
 
     /// Takes the rule away of what goes, and leaves its node.
@@ -174,7 +167,7 @@ impl Place {
     pub fn shut(&self, step: &Step, before: Before<'_>, undo: &mut Undo) -> anyhow::Result<()> {
         let Step::Take(path, number) = step else { return Ok(()) };
         match number.map(|number| (number, before.line(number))) {
-            Some((number, None)) => return self.deny(*path, number, before, undo),
+            Some((number, None)) => return self.rule(*path, number, Rule::Deny, before, undo),
             Some((_, Some(line))) => log::warn!(
                 "line {line} of the conf of container {} allows {path} all the same; only its node is taken away",
                 self.ctid
