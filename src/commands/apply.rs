@@ -2,6 +2,7 @@
 
 use crate::driver::injection::{Injection, is_driver};
 use crate::exit::{self, Code};
+use crate::guest::exec::Guest;
 use crate::host::choose::Choice;
 use crate::host::provide::Provided;
 use crate::job::by_hand::{ByHand, TEMPLATE};
@@ -237,7 +238,7 @@ impl<'a> Apply<'a> {
         let (ctid, settings) = (self.hand.ctid, &self.hand.settings);
         nested::note(ctid, settings, &conf, &self.provided);
         let version = self.provided.inventory.driver.as_ref().map(|driver| &driver.version);
-        nested::bring(ctid, settings, &conf, version, When::Changed);
+        nested::bring(&Guest::new(ctid), settings, &conf, version, When::Changed);
     }
 }
 

@@ -203,7 +203,7 @@ fn attachment(
     let after = changes.apply(&before);
     let settings = effective::check(ctid, &conf, after.as_ref().unwrap_or(&before), host)?;
     let hookscript = before.get("hookscript");
-    let features = features::of_engines(&before).filter(|_| options.nested || options.nested_replace);
+    let features = nested::lacking(&before).filter(|_| options.nested || options.nested_replace);
     Ok(Attachment { ctid, conf, before, settings, changes, place, hookscript, features })
 }
 

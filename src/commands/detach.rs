@@ -323,7 +323,7 @@ impl Detachment {
             return Files::None;
         }
         if running {
-            return match nested::clear(ctid, &Deadline::secs(15)) {
+            return match nested::clear(&Guest::new(ctid), &Deadline::secs(15)) {
                 Ok(()) => Files::Removed,
                 Err(error) => {
                     log::warn!("{}", exit::one_line(&error));

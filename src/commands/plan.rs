@@ -13,6 +13,7 @@ use crate::guest::probe::{self, Ask};
 use crate::host::choose::Choice;
 use crate::host::gpus::Gpu;
 use crate::host::kernel_driver;
+use crate::host::nvidia_smi;
 use crate::job::by_hand::{ByHand, Restart, TEMPLATE};
 use crate::job::desired::{self, Software};
 use crate::job::devices;
@@ -44,7 +45,8 @@ use std::time::Duration;
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let hand = ByHand::read(ctid, Conf::of(ctid).called(format!("plan {ctid}")))?;
     let (intent, software) = hand.validate()?;
-    let (inventory, choice) = devices::look(ctid, &intent, &hand.settings, &hand.document);
+    let (inventory, choice) =
+        devices::look(ctid, &intent, &hand.settings, &hand.document, &Deadline::after(nvidia_smi::LIMIT));
     if let Some(fault) = plan::fault(&choice) {
         return Err(fault.into());
     }

@@ -56,7 +56,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
 fn nested(hand: &ByHand) {
     let Ok(conf) = hand.conf.read() else { return };
     let version = kernel_driver::version(View::host());
-    nested::bring(hand.ctid, &hand.settings, &conf, version.as_ref(), When::Always);
+    nested::bring(&Guest::new(hand.ctid), &hand.settings, &conf, version.as_ref(), When::Always);
 }
 
 /// What is known of the container's software in the end.

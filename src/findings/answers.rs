@@ -36,11 +36,14 @@ impl Answers {
         if let Some(known) = self.given.get(&key(true)).or_else(short) {
             return Some(known.clone());
         }
-        let left = *self.until.get_or_insert_with(|| Deadline::after(ASKING));
-        if !by_itself && (!node.online || left.passed()) {
+        let deadline = match by_itself {
+            true => Deadline::after(ASK),
+            false => *self.until.get_or_insert_with(|| Deadline::after(ASKING)),
+        };
+        if !by_itself && (!node.online || deadline.passed()) {
             return None;
         }
-        let answer = ask(&if by_itself { Deadline::after(ASK) } else { left });
+        let answer = ask(&deadline);
         self.given.insert(key(by_itself), answer.clone());
         Some(answer)
     }

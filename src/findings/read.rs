@@ -1,6 +1,7 @@
 //! What the checks go by, read before anything is judged: this host once, and
 //! each container. Only [`Container::look_inside`] and [`Host::look_closer`]
-//! run programs; the rest are files, so that a hundred containers take no time.
+//! run programs, and nvidia-smi where a setting has a name that nothing else
+//! knows; the rest are files, so that a hundred containers take no time.
 
 use super::answers::Answers;
 use super::seen::Inside;
@@ -23,6 +24,7 @@ use crate::host::kernel_driver::{self, KernelDriver};
 use crate::host::kernel_log::KernelLog;
 use crate::host::masks;
 use crate::host::modules::Modules;
+use crate::host::nvidia_smi;
 use crate::job::chain;
 use crate::job::desired::{self, Software};
 use crate::job::injection::{self, Facts};
@@ -228,7 +230,7 @@ impl Reader {
         let mut files = Look::of(View::host(), &[scope.asked(), Questions::asked_once(asked)]);
         let mut inventory = Inventory::seen(&mut files, &scope);
         inventory.add_other_cards(View::host());
-        inventory.look_up(View::host(), &names);
+        inventory.look_up(View::host(), &names, &Deadline::after(nvidia_smi::LIMIT));
         confs.retain(|(_, conf)| !ctids.is_empty() || is_ours(&files, &storages, conf));
         let host = Host::of(&mut look, inventory);
         Ok((Reader { look, files, answers: Answers::default() }, host, confs))

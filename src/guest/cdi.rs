@@ -114,8 +114,6 @@ pub struct Look {
     pub candidate: Option<Podman>,
     /// Docker, if it is there.
     pub docker: Option<Docker>,
-    /// The older runtime of NVIDIA is there, and would set device rules.
-    pub cgroups: bool,
 }
 
 impl Look {
@@ -151,7 +149,6 @@ impl Look {
                 "daemon" | "storage" => {
                     look.docker.iter_mut().for_each(|docker| docker.note(&value));
                 }
-                "toolkit" => look.cgroups = value == "wrong",
                 "end" => complete = true,
                 _ => {}
             }
@@ -295,7 +292,7 @@ mod tests {
             file /a;b /c\nlibrary /usr/lib/libcuda.so.1\nlibrary ../x\nother /etc/cdi/nvidia.yaml\nmade 570.86.15\n\
             other /var/run/cdi/n v.json\nours /etc/cdi/phoenix-nvidia.json\nours /etc/shadow\n\
             podman podman version 4.3.1\ncandidate version 4.9.3+ds1-1\n\
-            docker Docker version 26.1.5+dfsg1, build 411e817\ndaemon features\nstorage vfs\ntoolkit wrong\nend 1\n";
+            docker Docker version 26.1.5+dfsg1, build 411e817\ndaemon features\nstorage vfs\nend 1\n";
         let look = Look::parse(answer).unwrap();
         assert_eq!(look.found.directory.as_deref(), Some("/usr/lib/x"));
         assert_eq!(look.found.files.len(), 1);
@@ -307,7 +304,7 @@ mod tests {
         assert_eq!(podmans, [Some((4, 3)), Some((4, 9))]);
         let docker = look.docker.unwrap();
         assert_eq!((docker.version, docker.daemon, docker.vfs), (Some((26, 1)), Daemon::Features, true));
-        assert!(look.cgroups && docker.lacks_cdi() && !docker.too_old());
+        assert!(docker.lacks_cdi() && !docker.too_old());
         assert_eq!(Look::parse(&answer[..answer.len() - 6]), None);
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const NVIDIA_SMI: &str = "usr/bin/nvidia-smi";
 /// Its timeout: eight sleeping cards take several seconds to wake.
-const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 impl Inventory {
     /// Adds the UUIDs without which these names cannot be resolved, and runs no
@@ -41,10 +41,9 @@ impl Inventory {
         failed.map(|error| format!("cannot read UUIDs: {}", exit::one_line(&error))).collect()
     }
 
-    /// The same for a look that nobody else bounds; what could not be read is
-    /// among the problems.
-    pub fn look_up<'a>(&mut self, host: impl Into<View<'a>>, names: &[GpuName]) {
-        let failed = self.add_names(host, names, &Deadline::after(LIMIT));
+    /// The same; what could not be read is among the problems.
+    pub fn look_up<'a>(&mut self, host: impl Into<View<'a>>, names: &[GpuName], deadline: &Deadline) {
+        let failed = self.add_names(host, names, deadline);
         self.problems.extend(failed);
     }
 

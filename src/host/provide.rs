@@ -68,10 +68,10 @@ pub fn provide_nodes<'a>(view: impl Into<View<'a>>, nodes: &[DevicePath], deadli
 
 /// What [`provide`] would find, without making nodes. Runs nvidia-smi only if a
 /// name needs it.
-pub fn inspect<'a>(view: impl Into<View<'a>>, request: &Request) -> (Inventory, Choice) {
+pub fn inspect<'a>(view: impl Into<View<'a>>, request: &Request, deadline: &Deadline) -> (Inventory, Choice) {
     let view = view.into();
     let mut inventory = Inventory::read(view);
-    inventory.look_up(view, &request.assignment.names());
+    inventory.look_up(view, &request.assignment.names(), deadline);
     inventory.add_vms(view);
     if let Some(ctid) = request.exclusive {
         inventory.add_claims(view, ctid);

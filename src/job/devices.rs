@@ -68,19 +68,25 @@ pub fn give(
 }
 
 /// The same as they are now: what [`give`] would find, and make.
-pub fn look(ctid: Ctid, intent: &Intent, settings: &Settings, document: &Document) -> (Inventory, Choice) {
+pub fn look(
+    ctid: Ctid,
+    intent: &Intent,
+    settings: &Settings,
+    document: &Document,
+    deadline: &Deadline,
+) -> (Inventory, Choice) {
     let exclusive = settings.value(keys::GPU_EXCLUSIVE).then_some(ctid);
     match intent.request(exclusive) {
-        Some(request) => inspect(View::host(), &request),
-        None => here(intent, document),
+        Some(request) => inspect(View::host(), &request, deadline),
+        None => here(intent, document, deadline),
     }
 }
 
 /// The devices that a container has, whoever else has its cards; without the cards
 /// of other drivers.
-pub fn here(intent: &Intent, document: &Document) -> (Inventory, Choice) {
+pub fn here(intent: &Intent, document: &Document, deadline: &Deadline) -> (Inventory, Choice) {
     let mut inventory = Inventory::read_for(View::host(), intent.display(document));
-    inventory.look_up(View::host(), &intent.names());
+    inventory.look_up(View::host(), &intent.names(), deadline);
     let choice = intent.on(&inventory, document);
     (inventory, choice)
 }

@@ -72,7 +72,8 @@ pub enum When {
 
 /// Has the running container's description be right, with the driver of a version
 /// in it. No start fails for it: what went wrong is a warning.
-pub fn bring(ctid: Ctid, settings: &Settings, conf: &Document, version: Option<&Version>, when: When) {
+pub fn bring(guest: &Guest, settings: &Settings, conf: &Document, version: Option<&Version>, when: When) {
+    let ctid = guest.ctid();
     // A typing error takes nothing away.
     if settings.get(keys::NESTED).is_err() {
         return;
@@ -80,10 +81,10 @@ pub fn bring(ctid: Ctid, settings: &Settings, conf: &Document, version: Option<&
     let known = Record::of(ctid).load().nested;
     let deadline = Deadline::after(settings.value(keys::CHECK_TIMEOUT));
     let result = match version {
-        _ if !is_asked(settings) && known.files => clear(ctid, &deadline),
+        _ if !is_asked(settings) && known.files => clear(guest, &deadline),
         Some(version) if is_asked(settings) => {
             let work = Work { ctid, settings, conf, version, deadline };
-            work.bring(&known, when)
+            work.bring(guest, &known, when)
         }
         _ => Ok(()),
     };
@@ -158,8 +159,8 @@ fn source(ctid: Ctid, settings: &Settings, conf: &Document) -> Source {
 ///
 /// # Errors
 /// [`exit::Code::Software`].
-pub fn clear(ctid: Ctid, deadline: &Deadline) -> anyhow::Result<()> {
-    let removed = inside::remove(&Guest::new(ctid), deadline)?;
+pub fn clear(guest: &Guest, deadline: &Deadline) -> anyhow::Result<()> {
+    let (ctid, removed) = (guest.ctid(), inside::remove(guest, deadline)?);
     if !removed.is_empty() {
         log::info!("engines in container {ctid}: {}", text::few(removed, MOST_LINES).join(", "));
     }
@@ -178,8 +179,12 @@ pub fn lacking(version: &Version) -> String {
     format!("no file of driver {version} in the container")
 }
 
-/// What gives the container the driver.
+/// What gives the container the driver; where none can be, what asks for none.
 pub fn mend(ctid: Ctid, settings: &Settings) -> String {
+    let seen = Record::of(ctid).load().injected;
+    if seen.unfit.or(seen.impossible).is_some() {
+        return format!("phoenix-nvidia attach {ctid} --no-nested");
+    }
     match settings.value(keys::INSTALL) {
         true => format!("phoenix-nvidia {ctid}"),
         false => format!("INSTALL=on phoenix-nvidia {ctid}"),
@@ -196,7 +201,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn bring(&self, known: &Known, when: When) -> anyhow::Result<()> {
+    fn bring(&self, guest: &Guest, known: &Known, when: When) -> anyhow::Result<()> {
         let source = source(self.ctid, self.settings, self.conf);
         // What is written meanwhile may be of other contents.
         let stamp = Conf::of(self.ctid).stamp();
@@ -207,22 +212,21 @@ impl Work<'_> {
             return Ok(());
         }
         let devices = self.named(known)?;
-        let guest = Guest::new(self.ctid);
-        let look = inside::look(&guest, &source, self.version, &self.deadline)?;
+        let look = inside::look(guest, &source, self.version, &self.deadline)?;
         if !look.shell {
             log::info!("no shell in the container: nothing is written for engines");
             self.record(&devices, right_for(&devices.fingerprint()), false);
             return Ok(());
         }
         if !look.has_driver() && !devices.named.is_empty() {
-            return self.without_driver(&guest, &look, &devices, known);
+            return self.without_driver(guest, &look, &devices, known);
         }
         let replace = self.replaces();
         let daemon = look.docker.as_ref().is_some_and(Docker::lacks_cdi);
         // From here on there may be files of ours.
         Record::of(self.ctid).update(|state| state.nested.files = true);
         let contents = describe(&devices, &look.found);
-        let written = inside::write(&guest, &contents, replace, daemon, &self.deadline)?;
+        let written = inside::write(guest, &contents, replace, daemon, &self.deadline)?;
         let stays = self.gives_way(&look);
         // One that another file keeps away is tried again at each start.
         let written_of = right_for(&devices.fingerprint()).filter(|_| !stays);
@@ -272,10 +276,15 @@ impl Work<'_> {
         cdi::fingerprint(&format!("{FORM} {nested} {version} {devices} {source:?}"))
     }
 
+    /// For nvidia-smi of the host: the look inside is to have its time.
+    fn half(&self) -> Deadline {
+        self.deadline.at_most(self.deadline.span() / 2)
+    }
+
     /// The devices as the host has them now, and what of them is not to be had.
     fn devices(&self) -> (Devices, Seen) {
         let (intent, _) = Intent::of(self.settings, self.conf);
-        let (inventory, choice) = devices::look(self.ctid, &intent, self.settings, self.conf);
+        let (inventory, choice) = devices::look(self.ctid, &intent, self.settings, self.conf, &self.half());
         (described(self.conf, &choice, &inventory), Seen { inventory, choice })
     }
 
@@ -294,9 +303,7 @@ impl Work<'_> {
         if !inventory.mig.iter().any(unnamed) {
             return Ok(devices);
         }
-        // The look inside is to have its time.
-        let deadline = self.deadline.at_most(self.deadline.span() / 2);
-        if let Err(error) = inventory.add_mig_uuids(View::host(), &deadline) {
+        if let Err(error) = inventory.add_mig_uuids(View::host(), &self.half()) {
             log::info!("engines in the container: no UUIDs of MIG instances: {}", exit::one_line(&error));
         }
         Ok(described(self.conf, &choice, &inventory))
@@ -326,6 +333,8 @@ impl Work<'_> {
             log::warn!("{}", exit::fix(&format!("phoenix-nvidia attach {ctid} --nested-replace")));
         } else if devices.named.is_empty() {
             log::info!("engines in the container: no GPU to describe");
+            // Nor is anything asked of the engines.
+            return;
         } else if !written.changed.is_empty() {
             log::info!("engines in the container: {} = {}", cdi::KIND, devices.names());
         }

@@ -2,6 +2,7 @@
 //! that the container stays down.
 
 use crate::exit;
+use crate::host::nvidia_smi;
 use crate::job::identity::Identity;
 use crate::job::{devices, locks, startable};
 use crate::plan::Intent;
@@ -124,7 +125,7 @@ impl Reboot<'_> {
         // Those of the start that is to come: an install takes minutes.
         let settings = load::of_next_start(self.ctid, &conf, &document);
         let (intent, _) = Intent::of(&settings, &document);
-        let (_, choice) = devices::here(&intent, &document);
+        let (_, choice) = devices::here(&intent, &document, &Deadline::after(nvidia_smi::LIMIT));
         startable::look(&conf, self.ctid, &settings, Some(&choice))
     }
 

@@ -9,6 +9,7 @@ use crate::guest::changed::Changed;
 use crate::guest::exec::{self, Guest};
 use crate::guest::install::steps;
 use crate::host::kernel_driver;
+use crate::host::nvidia_smi;
 use crate::job::desired::{self, Software};
 use crate::job::identity::{self, Identity};
 use crate::job::install::{Install, Progress, cuda_missing};
@@ -118,11 +119,15 @@ impl Done {
 
     /// What engines in the container read. A reboot that follows finds it done.
     fn nested(&self, ctid: Ctid) {
-        let (Some(settings), Ok(())) = (&self.settings, &self.result) else { return };
-        let Ok(conf) = Conf::of(ctid).read() else { return };
+        let (Some(settings), Ok(()), Some(identity)) = (&self.settings, &self.result, &self.identity) else {
+            return;
+        };
+        // Nothing is written into one that is another's by now, or detached.
+        let (Ok(conf), Ok(())) = (Conf::of(ctid).read(), identity.still()) else { return };
+        let guest = Guest::new(ctid).guarded(identity.guard());
         // One of the same version may have other files.
         let when = if self.progress.driver_changed.is_some() { When::Always } else { When::Changed };
-        nested::bring(ctid, settings, &conf, self.progress.version.as_ref(), when);
+        nested::bring(&guest, settings, &conf, self.progress.version.as_ref(), when);
     }
 
     fn record(&self, ctid: Ctid, begun: Instant) {
@@ -200,7 +205,7 @@ fn install_once(ctid: Ctid) -> Done {
     let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (settings, _) = injection::settled(ctid, &document, settings);
     let (intent, _) = Intent::of(&settings, &document);
-    let (inventory, choice) = devices::here(&intent, &document);
+    let (inventory, choice) = devices::here(&intent, &document, &Deadline::after(nvidia_smi::LIMIT));
     let kernel = inventory.driver.as_ref().map(|d| d.version.clone());
     let desired = match desired::read(&settings, kernel, intent.gpus(&choice)) {
         Ok(Software::Desired(desired)) => desired,

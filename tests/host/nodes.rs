@@ -62,7 +62,7 @@ impl Host {
 
     /// What a report finds, which makes nothing.
     fn inspect(&self, assignment: &str) -> Choice {
-        inspect(self.0.root(), &Host::request(assignment)).1
+        inspect(self.0.root(), &Host::request(assignment), &Deadline::secs(30)).1
     }
 
     fn node(&self, path: &str) -> String {

@@ -20,5 +20,6 @@ mod install;
 mod kept;
 mod masks;
 mod nested;
+mod nested_unfit;
 mod passthrough;
 mod unpack;

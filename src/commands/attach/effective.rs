@@ -8,6 +8,7 @@ use crate::exit::{Code, Fault};
 use crate::findings::finding::Finding;
 use crate::findings::host as of_host;
 use crate::findings::read::Host;
+use crate::host::nvidia_smi;
 use crate::job::chain;
 use crate::job::desired;
 use crate::job::mode;
@@ -17,6 +18,7 @@ use crate::pve::conf::store::Conf;
 use crate::settings::load;
 use crate::settings::{self, NODE_FILE, Settings, keys};
 use crate::sys::look::View;
+use crate::sys::time::Deadline;
 use crate::types::Ctid;
 
 /// Adds to the changes what the environment of this call says and the next
@@ -78,7 +80,7 @@ pub fn check(ctid: Ctid, conf: &Conf, after: &Document, host: &Host) -> anyhow::
     let (intent, _) = Intent::of(&settings, after);
     // Without the driver nobody knows which GPUs there are.
     let mut inventory = host.inventory.clone();
-    inventory.look_up(View::host(), &intent.names());
+    inventory.look_up(View::host(), &intent.names(), &Deadline::after(nvidia_smi::LIMIT));
     match plan::fault(&intent.on(&inventory, after)) {
         Some(fault) if host.driver().is_some() => return Err(fault.into()),
         Some(fault) => log::warn!("{fault}"),

@@ -1,17 +1,10 @@
 //! `features:` of a container for the engines in it.
 
-use crate::findings::nested::lacking;
 use crate::job::undo::Undo;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::{pct, pending};
 use crate::types::Ctid;
-
-/// The value with what engines need; `None` where it has that, or where Proxmox
-/// could not read it.
-pub fn of_engines(conf: &Document) -> Option<String> {
-    lacking(conf)
-}
 
 /// Sets them, and notes how to put back what was there.
 ///

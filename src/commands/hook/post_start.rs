@@ -110,7 +110,7 @@ impl Start<'_> {
 
     /// What engines in the container read, once nothing is left to do for the driver.
     fn nested(&self, driver: Option<&Version>) {
-        nested::bring(self.ctid, self.settings, self.document, driver, When::Changed);
+        nested::bring(&Guest::new(self.ctid), self.settings, self.document, driver, When::Changed);
     }
 
     /// Removes the links to the host's driver, which the container does not get any
@@ -179,12 +179,12 @@ impl Start<'_> {
         if let Err(unfit) = steps::fit(self.ctid, &check) {
             // Nothing failed: it has its devices, and can take no more.
             exit::tell(log::Level::Warn, &unfit);
-            self.devices_only();
             injection::note_impossible(self.ctid, &unfit);
             // With DRIVER_MODE=auto the host's is what is left, if it may have that.
             if let Some(refusal) = again::found_before(self.ctid, self.document) {
                 again::still(self.ctid, refusal, desired, self.document, &deadline);
             }
+            self.devices_only();
             return Ok(());
         }
         if let Some(twice) = &check.source_twice {

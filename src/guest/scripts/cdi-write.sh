@@ -88,16 +88,17 @@ if [ "$2" = replace ]; then
 fi
 # Of two descriptions the engines use neither: then theirs stays alone.
 theirs=$(others)
-if [ -n "$theirs" ]; then
-    one=
-    two=
-elif [ ! -d /etc/cdi ]; then
+[ -z "$theirs" ] || { one= two=; }
+if [ -n "$one$two" ] && [ ! -d /etc/cdi ]; then
     mkdir -p /etc/cdi || fail /etc/cdi
     note "made /etc/cdi"
 fi
 put "$first" "$one"
 put "$second" "$two"
 [ "$2" = replace ] && [ -n "$theirs" ] && fail "$(printf '%s\n' "$theirs" | head -n 1)"
+
+# Where nothing is described nothing else is changed.
+[ -n "$one$two$theirs" ] || { echo "end 1"; exit 0; }
 
 # What Docker's older NVIDIA runtime may not do in a container.
 if [ -f "$toolkit" ] && [ ! -L "$toolkit" ] && ! no_cgroups; then
@@ -110,10 +111,12 @@ no-cgroups = true/'
     # A copy keeps mode and owner.
     cp -p "$toolkit" "$toolkit.new" && sed "$edit" "$toolkit" >"$toolkit.new" && mv -f "$toolkit.new" "$toolkit" &&
         no_cgroups && echo "no-cgroups $toolkit"
+    rm -f "$toolkit.new"
 fi
 if [ "$3" = daemon ] && no_settings; then
-    mkdir -p "${daemon%/*}" && printf '{"features":{"cdi":true}}\n' >"$daemon.new" && mv -f "$daemon.new" "$daemon" &&
-        note "daemon $daemon" && echo "daemon $daemon"
+    mkdir -p "${daemon%/*}" && note "daemon $daemon" && printf '{"features":{"cdi":true}}\n' >"$daemon.new" &&
+        mv -f "$daemon.new" "$daemon" && echo "daemon $daemon"
+    rm -f "$daemon.new"
 fi
 echo "end 1"
 exit 0
