@@ -98,12 +98,7 @@ impl<'a> Apply<'a> {
 
     fn wanted(&self) -> Wanted {
         let Provided { inventory, choice, .. } = &self.provided;
-        Wanted {
-            devices: choice.devices.clone(),
-            mounts: self.mounts.clone(),
-            kernel: inventory.driver.as_ref().map(|driver| driver.version.clone()),
-            mig: inventory.mig.iter().map(|instance| instance.gpu).collect(),
-        }
+        Wanted::of(inventory, choice.devices.clone(), self.mounts.clone())
     }
 
     /// All steps, or none; `cards` is held until the conf tells which it has.

@@ -1,6 +1,7 @@
 //! Copies of this host's mounts that are mounted nowhere yet, to be placed in
 //! another mount namespace by descriptor: no path is looked up there.
 
+use super::file;
 use super::raw;
 use std::ffi::CString;
 use std::fs::File;
@@ -74,9 +75,7 @@ impl Detached {
     /// The kernel's.
     pub fn number(&self) -> io::Result<Option<(u32, u32)>> {
         let meta = File::from(self.0.try_clone()?).metadata()?;
-        let half = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let number = (half(nix::sys::stat::major(meta.rdev())), half(nix::sys::stat::minor(meta.rdev())));
-        Ok(meta.file_type().is_char_device().then_some(number))
+        Ok(meta.file_type().is_char_device().then(|| file::numbers(meta.rdev())))
     }
 }
 

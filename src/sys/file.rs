@@ -71,6 +71,12 @@ pub fn known_device(path: &str) -> io::Result<Option<(u32, u32)>> {
     Ok((mode & nix::libc::S_IFMT == nix::libc::S_IFCHR).then_some(number))
 }
 
+/// Major and minor of a device number; both fit 32 bits on Linux.
+pub fn numbers(rdev: u64) -> (u32, u32) {
+    let half = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    (half(nix::sys::stat::major(rdev)), half(nix::sys::stat::minor(rdev)))
+}
+
 /// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors

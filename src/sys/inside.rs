@@ -4,6 +4,7 @@
 //! reached by path afterwards. No symlink is followed there, and a file system
 //! there may never answer, so whoever starts the process has a deadline.
 
+use super::file::numbers;
 use super::pidfd::Pidfd;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -200,12 +201,8 @@ impl Spot {
         if kind == SFlag::S_IFLNK {
             return Err(Errno::ELOOP);
         }
-        let half = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(match kind {
-            SFlag::S_IFCHR => {
-                let number = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev));
-                There::Device(file, (half(number.0), half(number.1)))
-            }
+            SFlag::S_IFCHR => There::Device(file, numbers(stat.st_rdev)),
             SFlag::S_IFREG => There::File(file, stat.st_size == 0),
             SFlag::S_IFDIR => There::Directory(file),
             _ => There::Other,

@@ -39,12 +39,7 @@ pub(super) fn look(
     let inventory = Inventory::read(View::host());
     let after = bare(before, majors).unwrap_or_else(|| before.clone());
     let (devices, mounts) = live::of_conf(&after);
-    let wanted = Wanted {
-        devices,
-        mounts,
-        kernel: inventory.driver.as_ref().map(|driver| driver.version.clone()),
-        mig: inventory.mig.iter().map(|instance| instance.gpu).collect(),
-    };
+    let wanted = Wanted::of(&inventory, devices, mounts);
     let Some(mut live) = Live::of(ctid, conf, after, wanted)? else { return Ok(None) };
     // Entries from before attach that come back come with the next start.
     live.difference.live.retain(|step| matches!(step, Step::Take(..) | Step::Tree(_)));

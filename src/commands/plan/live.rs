@@ -11,12 +11,8 @@ impl Steps {
     /// Notes it for a running container, where that differs.
     pub(super) fn live(&mut self, intent: &Intent, inventory: &Inventory) {
         let (ctid, conf) = (self.hand.ctid, &self.hand.document);
-        let wanted = Wanted {
-            devices: plan::wanted_once_made(&self.choice),
-            mounts: plan::mounts(ctid, intent, conf, &self.injection),
-            kernel: inventory.driver.as_ref().map(|driver| driver.version.clone()),
-            mig: inventory.mig.iter().map(|instance| instance.gpu).collect(),
-        };
+        let mounts = plan::mounts(ctid, intent, conf, &self.injection);
+        let wanted = Wanted::of(inventory, plan::wanted_once_made(&self.choice), mounts);
         let found = Live::of(ctid, &self.hand.conf, conf.clone(), wanted);
         let mut live = match found {
             Ok(Some(live)) => live,

@@ -4,6 +4,7 @@
 use crate::device::{Device, DevicePath, Number, joined};
 use crate::driver::injection::is_driver;
 use crate::driver::tree;
+use crate::host::gpus::Inventory;
 use crate::pve::conf::devices::Present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::Mount;
@@ -70,6 +71,18 @@ pub struct Wanted {
     pub kernel: Option<Version>,
     /// The cards with MIG instances.
     pub mig: BTreeSet<u32>,
+}
+
+impl Wanted {
+    /// These devices and mounts, of this host.
+    pub fn of(inventory: &Inventory, devices: Vec<Device>, mounts: Vec<Mount>) -> Wanted {
+        Wanted {
+            devices,
+            mounts,
+            kernel: inventory.driver.as_ref().map(|driver| driver.version.clone()),
+            mig: inventory.mig.iter().map(|instance| instance.gpu).collect(),
+        }
+    }
 }
 
 /// A step that is done while it runs.

@@ -84,7 +84,7 @@ pub struct Stat {
 impl Stat {
     fn of(meta: &fs::Metadata) -> Stat {
         let rdev = if meta.file_type().is_char_device() || meta.file_type().is_block_device() {
-            numbers(meta.rdev())
+            file::numbers(meta.rdev())
         } else {
             (0, 0)
         };
@@ -119,12 +119,6 @@ impl Stat {
     pub fn is_block_device(&self) -> bool {
         self.is(nix::libc::S_IFBLK)
     }
-}
-
-/// Major and minor of a device number; both fit 32 bits on Linux.
-fn numbers(rdev: u64) -> (u32, u32) {
-    let half = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    (half(nix::sys::stat::major(rdev)), half(nix::sys::stat::minor(rdev)))
 }
 
 /// An answer.
