@@ -19,6 +19,7 @@ use crate::sys::time::{Deadline, human};
 use crate::sys::url::Url;
 use crate::types::Version;
 use anyhow::Context as _;
+use fault::Unaccepted;
 use known::Known;
 use std::fs::File;
 use std::io;
@@ -275,14 +276,9 @@ impl CacheEntry<'_> {
             Some(start) => self.unwrap(part, &file, start, deadline),
             None => self.check(&mut file, deadline),
         };
-        let known = known.and_then(|known| known.expected(self.request.sha256)).map_err(|why| {
-            let full = why.chain().any(|e| e.downcast_ref().is_some_and(is_full));
-            if full || sums::is_late(&why) || exit::interrupted(&why) {
-                Unaccepted::Local(why)
-            } else {
-                Unaccepted::Bad(why)
-            }
-        })?;
+        let known = known
+            .and_then(|known| known.expected(self.request.sha256))
+            .map_err(|why| fault::unaccepted(why, self.cache.directory(), deadline))?;
         if self.request.sha256.is_none() {
             published(client, url, known.published(), deadline)?;
         }
@@ -299,14 +295,6 @@ impl CacheEntry<'_> {
 fn accept(path: &Path, file: &File, known: Known, fresh: bool) -> anyhow::Result<Runfile> {
     known.record(path, file);
     Ok(Runfile { path: path.to_owned(), size: file.metadata()?.len(), sha256: known.sha256, fresh })
-}
-
-/// Why a download was not accepted.
-enum Unaccepted {
-    /// The file is not what was asked for.
-    Bad(anyhow::Error),
-    /// It could not be verified or kept.
-    Local(anyhow::Error),
 }
 
 /// Compares with the checksum that is published beside the file. If it cannot
@@ -332,10 +320,6 @@ fn published(client: &Client, url: &Url, sum: &Sha256, deadline: &Deadline) -> R
         }
         None => Err(Unaccepted::Bad(anyhow::anyhow!("{sum_url} has no SHA-256 checksum"))),
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::StorageFull
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {

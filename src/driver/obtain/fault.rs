@@ -3,7 +3,11 @@
 use crate::driver::source;
 use crate::exit::{self, Code, Fault};
 use crate::sys::fetch::FetchError;
+use crate::sys::time::Deadline;
 use crate::sys::url::Url;
+use crate::sys::{signal, sums};
+use std::fmt::Display;
+use std::io;
 use std::path::Path;
 
 /// What helps where a server does not answer as it should.
@@ -14,7 +18,6 @@ const UNTRUSTED: &str = "set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_R
 
 /// A failed download, with its remedy. `directory` is where the file would go, `max` the limit of its size, in bytes.
 pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> anyhow::Error {
-    let directory = directory.display();
     let fault = |what: String| Fault::new(Code::Software, format!("{what}: {error}"));
     match &error {
         // The next place may have it.
@@ -29,9 +32,7 @@ pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> an
         FetchError::Local(path, _) if url.local().as_ref() == Some(path) => {
             Fault::new(Code::Software, error.to_string()).remedy(source::remedy()).into()
         }
-        FetchError::Full(..) => fault(format!("not enough space for the runfile in {directory}"))
-            .remedy(format!("df -h {directory} && du -xh --max-depth=2 /var | sort -h | tail"))
-            .into(),
+        FetchError::Full(..) => full(&error, directory),
         FetchError::TooLarge(..) => {
             let mib = max >> 20;
             fault(format!("the runfile exceeds DOWNLOAD_MAX ({mib} MiB)"))
@@ -57,6 +58,39 @@ pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> an
         | FetchError::Status(..) => Fault::new(Code::Software, error.to_string()).remedy(ELSEWHERE).into(),
         _ => error.into(),
     }
+}
+
+/// Why a download was not accepted.
+pub(super) enum Unaccepted {
+    /// The file is not what was asked for.
+    Bad(anyhow::Error),
+    /// It could not be verified or kept.
+    Local(anyhow::Error),
+}
+
+/// What a verification that failed says of the file: nothing where the time was over,
+/// a signal came or the disk was full, however the reader in between tells that.
+pub(super) fn unaccepted(why: anyhow::Error, directory: &Path, deadline: &Deadline) -> Unaccepted {
+    let is_full = why.chain().any(|cause| cause.downcast_ref().is_some_and(is_full));
+    match signal::check() {
+        _ if exit::interrupted(&why) => Unaccepted::Local(why),
+        Err(signal) => Unaccepted::Local(anyhow::Error::new(signal)),
+        Ok(()) if is_full => Unaccepted::Local(full(format!("{why:#}"), directory)),
+        Ok(()) if sums::is_late(&why) || deadline.passed() => Unaccepted::Local(why),
+        Ok(()) => Unaccepted::Bad(why),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The disk of the cache is full.
+fn full(why: impl Display, directory: &Path) -> anyhow::Error {
+    let directory = directory.display();
+    Fault::new(Code::Software, format!("not enough space for the runfile in {directory}: {why}"))
+        .remedy(format!("df -h {directory} && du -xh --max-depth=2 /var | sort -h | tail"))
+        .into()
 }
 
 /// A file that is not what was asked for.

@@ -192,3 +192,28 @@ fn what_holds_no_or_two_runfiles_or_another_or_a_damaged_one_is_refused() {
         assert_eq!(node.files(), [""; 0], "{why}");
     }
 }
+
+/// The time may pass, or the disk fill, at any byte of it.
+#[test]
+fn a_wrapped_runfile_that_was_not_unpacked_in_time_or_for_want_of_space_is_none_that_is_bad() {
+    let file = std::fs::File::open(Lab::new(V).wrapped(1).build().unwrap()).unwrap();
+    let start = runfile::outer::payload_of(&file).unwrap().unwrap();
+    let directory = Path::new("/var/cache/here");
+    let new = tempfile::tempfile().unwrap();
+    let over = Deadline::secs(0);
+    let late = inner::unwrap(&file, start, &new, 1 << 30, |_| Ok(()), &over).unwrap_err();
+    assert!(format!("{late:#}").contains("not unpacked within"), "{late:#}");
+    assert!(matches!(fault::unaccepted(late, directory, &over), Unaccepted::Local(_)));
+    let in_time = Deadline::secs(60);
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+        let room = |_| Err(io::Error::new(kind, "9 GB needed"));
+        let why = inner::unwrap(&file, start, &new, 1 << 30, room, &in_time).unwrap_err();
+        let Unaccepted::Local(why) = fault::unaccepted(why, directory, &in_time) else { panic!("{kind}") };
+        let text = crate::exit::one_line(&why);
+        assert!(text.starts_with("not enough space for the runfile in /var/cache/here: "), "{text}");
+        assert!(text.ends_with("9 GB needed"), "{text}");
+        assert!(crate::exit::remedy_of(&why).unwrap().starts_with("df -h /var/cache/here && "));
+    }
+    let bad = inner::unwrap(&file, start, &new, 1, |_| Ok(()), &in_time).unwrap_err();
+    assert!(matches!(fault::unaccepted(bad, directory, &in_time), Unaccepted::Bad(_)));
+}
