@@ -12,6 +12,7 @@ pub mod secrets;
 pub mod values;
 
 use crate::exit::{Code, Fault};
+use crate::pve::conf::PVE_CLUSTER;
 use crate::sys::file::in_its_place;
 use crate::sys::text;
 use crate::types::Ctid;
@@ -320,6 +321,8 @@ fn lines_of(file: &'static str, content: Content, problems: &mut Vec<Problem>) -
             origin: None,
             fix: Some(match in_its_place(&error) {
                 Some(_) => format!("mv {file} {file}.aside && touch {file}"),
+                // Whoever looks at it waits too.
+                None if error.kind() == io::ErrorKind::TimedOut => PVE_CLUSTER.to_owned(),
                 None => format!("ls -l {file}"),
             }),
         });

@@ -29,7 +29,6 @@ use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io;
 use std::time::Duration;
 
 /// Loading the modules on a host with eight cards takes half a minute; the
@@ -179,12 +178,7 @@ pub(super) fn read_confs(host: View<'_>) -> Read {
 }
 
 fn read_over(look: &mut Look<'_>) -> (Vec<(Ctid, Document)>, Content) {
-    let problems = look.problems.len();
-    let cluster = match (look.bytes(CLUSTER_FILE), look.problems.get(problems)) {
-        (Some(bytes), _) => Ok(bytes),
-        (None, Some(why)) => Err(io::Error::other(why.clone())),
-        (None, None) => Ok(Vec::new()),
-    };
+    let cluster = look.content(CLUSTER_FILE).map(Option::unwrap_or_default);
     let ctids = cluster::containers(look).unwrap_or_default();
     let mut conf =
         |ctid: Ctid| Some((ctid, Document::from(look.bytes(&format!("/etc/pve/lxc/{ctid}.conf"))?)));

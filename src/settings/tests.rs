@@ -188,5 +188,6 @@ fn a_file_that_cannot_be_read_has_a_command_and_not_the_manual() {
     };
     let directory = io::Error::other(crate::sys::file::NotRegular("a directory"));
     assert_eq!(fix(directory), format!("mv {CLUSTER_FILE} {CLUSTER_FILE}.aside && touch {CLUSTER_FILE}"));
+    assert_eq!(fix(io::Error::new(io::ErrorKind::TimedOut, "no answer")), "systemctl status pve-cluster");
     assert_eq!(fix(io::Error::from_raw_os_error(5)), format!("ls -l {CLUSTER_FILE}"));
 }

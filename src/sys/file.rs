@@ -24,6 +24,17 @@ impl std::fmt::Display for NotRegular {
 
 impl std::error::Error for NotRegular {}
 
+/// What may be there instead.
+const KINDS: [&str; 6] =
+    ["a directory", "a symlink", "a FIFO", "a socket", "a character device", "a block device"];
+
+impl NotRegular {
+    /// That of this name, as another process tells it.
+    pub fn named(name: &str) -> Option<NotRegular> {
+        KINDS.into_iter().find(|kind| *kind == name).map(NotRegular)
+    }
+}
+
 /// The [`NotRegular`] inside an error, if any.
 pub fn in_its_place(error: &io::Error) -> Option<NotRegular> {
     error.get_ref()?.downcast_ref().copied()
@@ -165,12 +176,12 @@ fn explained(error: io::Error, path: &Path) -> io::Error {
 fn kind(meta: &Metadata) -> Option<&'static str> {
     match meta.file_type() {
         kind if kind.is_file() => None,
-        kind if kind.is_dir() => Some("a directory"),
-        kind if kind.is_symlink() => Some("a symlink"),
-        kind if kind.is_fifo() => Some("a FIFO"),
-        kind if kind.is_socket() => Some("a socket"),
-        kind if kind.is_char_device() => Some("a character device"),
-        _ => Some("a block device"),
+        kind if kind.is_dir() => Some(KINDS[0]),
+        kind if kind.is_symlink() => Some(KINDS[1]),
+        kind if kind.is_fifo() => Some(KINDS[2]),
+        kind if kind.is_socket() => Some(KINDS[3]),
+        kind if kind.is_char_device() => Some(KINDS[4]),
+        _ => Some(KINDS[5]),
     }
 }
 

@@ -15,8 +15,8 @@
 //! `/proc/PID/stat`, `status`, `cgroup`, `mountinfo`, `comm` and `ns`,
 //! `/proc/devices`, `/proc/locks`, `/sys/module`, `/sys/bus/pci` (but
 //! `config`), `/sys/fs/cgroup`, `/dev` itself. So is `/etc/pve` in a
-//! start and by hand: while pmxcfs does not answer, Proxmox starts nothing. At boot and
-//! for apt's hook it is read apart.
+//! start and by hand: while pmxcfs does not answer, Proxmox starts nothing. At boot, for
+//! apt's hook, and before a download it is read apart.
 //!
 //! The other process is our own program, `phoenix-nvidia look` ([`serve`]). It
 //! makes the same [`Walk`] as the caller does afterwards over its answers, and so

@@ -118,6 +118,9 @@ fn what_is_there_instead_of_a_file_is_named() {
         let said = format!("cannot read {settings}: it is {what}, not a regular file");
         lab.run([PROGRAM, "101", "pre-start"]).ok().says(&said).says("WARNING");
         lab.run([PROGRAM, "101"]).code(2).says(&said);
+        let fetched =
+            lab.run([PROGRAM, "prefetch"]).code(2).says(&said).says_not(&format!("{settings}: cannot"));
+        fetched.says(&format!("fix: mv {settings} {settings}.aside && touch {settings}"));
     }
     lab.sh(&format!("rm -rf {settings}")).ok();
     lab.sh("mkdir -p /var/log/phoenix-nvidia && mkfifo /var/log/phoenix-nvidia/101.log").ok();

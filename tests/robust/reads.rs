@@ -75,7 +75,7 @@ fn prefetch_waits_no_longer_for_etc_pve_than_it_says() {
     in_time(lab.run([PROGRAM, "prefetch"]), 40, 2)
         .says("cannot read /etc/pve/phoenix-nvidia/default.env")
         .says("no answer within")
-        .says("fix: ");
+        .says("fix: systemctl status pve-cluster");
     nothing_is_left(&lab, file_system);
 }
 

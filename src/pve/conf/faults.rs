@@ -8,8 +8,8 @@ use nix::libc;
 use std::io;
 use std::path::Path;
 
-/// Shows whether /etc/pve is mounted.
-const PVE_CLUSTER: &str = "systemctl status pve-cluster";
+/// Shows whether /etc/pve is mounted and answers.
+pub const PVE_CLUSTER: &str = "systemctl status pve-cluster";
 
 impl Conf {
     /// Adds to an error about a missing container which node has it.

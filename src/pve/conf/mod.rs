@@ -20,5 +20,7 @@ pub mod rules;
 mod stamp;
 pub mod store;
 
+pub use faults::PVE_CLUSTER;
+
 #[cfg(test)]
 mod tests;

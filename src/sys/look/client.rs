@@ -4,6 +4,7 @@ use super::protocol::{self, Answer, Asked, MOST, Question, Request};
 use crate::sys::process::{Cmd, Failure};
 use crate::sys::time::{Deadline, human};
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ static SILENT: Mutex<Vec<(Question, u64, Instant)>> = Mutex::new(Vec::new());
 pub(super) struct Answers {
     known: BTreeMap<Question, Answer>,
     /// Why others are missing.
-    why: String,
+    why: (ErrorKind, String),
 }
 
 impl Answers {
@@ -37,13 +38,13 @@ impl Answers {
         self.known.get(question)
     }
 
-    pub(super) fn why_not(&self) -> String {
-        self.why.clone()
+    pub(super) fn why_not(&self) -> io::Error {
+        io::Error::new(self.why.0, self.why.1.clone())
     }
 
     #[cfg(test)]
     pub(super) fn of_test(answers: Vec<(Question, Answer)>) -> Answers {
-        Answers { known: answers.into_iter().collect(), why: "not read".to_owned() }
+        Answers { known: answers.into_iter().collect(), why: (ErrorKind::Other, "not read".to_owned()) }
     }
 }
 
@@ -60,21 +61,23 @@ pub(super) fn look(root: &Path, walks: &[Asked], deadline: &Deadline) -> Answers
     let (bytes, why) = match cmd.keep(MOST * 2).at_once().run(&Deadline::after(timeout + EXTRA)) {
         Ok(output) => {
             let why = format!("the reading process ended early ({})", output.ended);
-            (output.stdout, why)
+            (output.stdout, (ErrorKind::Other, why))
         }
         Err(Failure::TimedOut { stdout, .. }) => {
             // Nor did it come to say so itself: the same to whoever reads it.
-            (stdout, format!("no answer within {}", human(timeout)))
+            (stdout, (ErrorKind::TimedOut, format!("no answer within {}", human(timeout))))
         }
-        Err(failure) => (Vec::new(), failure.to_string()),
+        Err(failure) => (Vec::new(), (ErrorKind::Other, failure.to_string())),
     };
     let (answers, whole) = protocol::read(&bytes);
     remember(&answers);
     known.extend(answers);
     let first = known.iter().find(|(_, answer)| matches!(answer, Answer::Silent(_)));
     let why = match first {
-        Some((question, _)) => format!("not read, because {} does not answer", question.path),
-        None if whole => "not read".to_owned(),
+        Some((question, _)) => {
+            (ErrorKind::TimedOut, format!("not read, because {} does not answer", question.path))
+        }
+        None if whole => (ErrorKind::Other, "not read".to_owned()),
         None => why,
     };
     Answers { known, why }

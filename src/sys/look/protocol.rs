@@ -1,7 +1,7 @@
 //! Questions about files, answers, and their protocol: one line of JSON each,
 //! followed by the raw content of a file.
 
-use crate::sys::file;
+use crate::sys::file::{self, NotRegular};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs;
 use std::io;
@@ -133,6 +133,8 @@ pub(super) enum Answer {
     Stat(Stat),
     /// An errno.
     Failed(i32),
+    /// What is there instead of a regular file.
+    Instead(String),
     /// Another error.
     Refused(String),
     /// No answer within so many milliseconds.
@@ -242,9 +244,10 @@ pub(super) fn answer(root: &Path, question: &Question) -> Answer {
         Op::StatLink => fs::symlink_metadata(&path).map(|meta| Answer::Stat(Stat::of(&meta))),
         Op::Real => fs::canonicalize(&path).map(|real| Answer::Path(text(&real))),
     };
-    answer.unwrap_or_else(|error| match error.raw_os_error() {
-        Some(errno) => Answer::Failed(errno),
-        None => Answer::Refused(error.to_string()),
+    answer.unwrap_or_else(|error| match (error.raw_os_error(), file::in_its_place(&error)) {
+        (Some(errno), _) => Answer::Failed(errno),
+        (None, Some(NotRegular(what))) => Answer::Instead(what.to_owned()),
+        (None, None) => Answer::Refused(error.to_string()),
     })
 }
 

@@ -3,12 +3,13 @@
 use super::client::{self, Answers};
 use super::protocol::{self, Answer, Asked, Op, Question, Stat};
 use super::shared::Shared;
+use crate::sys::file::NotRegular;
 use crate::sys::time::{Deadline, human};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -140,10 +141,10 @@ pub(super) enum Source {
 
 /// Why there is no answer.
 enum Unanswered {
-    Error(std::io::Error),
-    Silent(String),
+    /// Of the file; [`ErrorKind::TimedOut`] without an answer.
+    Error(io::Error),
     /// Not asked, because others got no answer.
-    NotAsked(String),
+    NotAsked(io::Error),
 }
 
 impl Look<'static> {
@@ -200,6 +201,18 @@ impl<'a> Look<'a> {
             Answer::Bytes(bytes) => Some(bytes),
             _ => None,
         }
+    }
+
+    /// The same with the error, whose kind is that of the file: [`NotRegular`] inside, or
+    /// [`ErrorKind::TimedOut`] without an answer.
+    ///
+    /// # Errors
+    /// It is not readable; the problems say so too.
+    pub fn content(&mut self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(match self.answered(Op::Read, path)? {
+            Some(Answer::Bytes(bytes)) => Some(bytes),
+            _ => None,
+        })
     }
 
     /// The names in a directory, sorted; `None` if absent.
@@ -268,30 +281,30 @@ impl<'a> Look<'a> {
         match self.ask(op, path) {
             Ok(answer) => of(answer).map_or(Seen::Absent, Seen::Is),
             Err(Unanswered::Error(error)) if is_absent(&error) => Seen::Absent,
-            Err(Unanswered::Error(error)) => Seen::Unseen(error.to_string()),
-            Err(Unanswered::Silent(why) | Unanswered::NotAsked(why)) => Seen::Unseen(why),
+            Err(Unanswered::Error(error) | Unanswered::NotAsked(error)) => Seen::Unseen(error.to_string()),
         }
     }
 
     /// The answer; adds to the problems if not readable.
     fn noted(&mut self, op: Op, path: &str) -> Option<Answer> {
+        self.answered(op, path).ok().flatten()
+    }
+
+    /// The same with the error; none if absent.
+    fn answered(&mut self, op: Op, path: &str) -> io::Result<Option<Answer>> {
         let verb = op.verb();
         match self.ask(op, path) {
-            Ok(answer) => Some(answer),
-            Err(Unanswered::Error(error)) if is_absent(&error) => None,
+            Ok(answer) => Ok(Some(answer)),
+            Err(Unanswered::Error(error)) if is_absent(&error) => Ok(None),
             Err(Unanswered::Error(error)) => {
                 self.problems.push(format!("cannot {verb} {path}: {error}"));
-                None
+                Err(error)
             }
-            Err(Unanswered::Silent(why)) => {
-                self.problems.push(format!("cannot {verb} {path}: {why}"));
-                None
-            }
-            Err(Unanswered::NotAsked(why)) => {
+            Err(Unanswered::NotAsked(error)) => {
                 if !self.cut_short.replace(true) {
-                    self.problems.push(format!("cannot {verb} {path} and later files: {why}"));
+                    self.problems.push(format!("cannot {verb} {path} and later files: {error}"));
                 }
-                None
+                Err(error)
             }
         }
     }
@@ -307,11 +320,16 @@ impl<'a> Look<'a> {
             },
         };
         match answer {
-            Answer::Failed(errno) => Err(Unanswered::Error(std::io::Error::from_raw_os_error(errno))),
-            Answer::Refused(why) => Err(Unanswered::Error(std::io::Error::other(why))),
+            Answer::Failed(errno) => Err(Unanswered::Error(io::Error::from_raw_os_error(errno))),
+            Answer::Instead(what) => Err(Unanswered::Error(match NotRegular::named(&what) {
+                Some(what) => io::Error::other(what),
+                None => io::Error::other(what),
+            })),
+            Answer::Refused(why) => Err(Unanswered::Error(io::Error::other(why))),
             Answer::Silent(ms) => {
                 let span = human(std::time::Duration::from_millis(ms));
-                Err(Unanswered::Silent(format!("no answer within {span}")))
+                let why = format!("no answer within {span}");
+                Err(Unanswered::Error(io::Error::new(ErrorKind::TimedOut, why)))
             }
             answer => Ok(answer),
         }
@@ -319,7 +337,7 @@ impl<'a> Look<'a> {
 }
 
 /// Also for the files of a process that just ended, in /proc.
-fn is_absent(error: &std::io::Error) -> bool {
+fn is_absent(error: &io::Error) -> bool {
     let gone = error.raw_os_error() == Some(nix::libc::ESRCH);
     gone || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

@@ -97,3 +97,28 @@ fn what_is_there_is_told_by_its_kind() {
     assert_eq!(look.real("/null"), Seen::Is("/dev/null".to_owned()));
     assert_eq!(look.head("/cards"), Seen::Unseen("it is a directory, not a regular file".to_owned()));
 }
+
+/// The errors of a file are the same in either process.
+#[test]
+fn what_is_there_instead_of_a_file_and_that_it_does_not_answer_come_through() {
+    use crate::sys::file::{NotRegular, in_its_place};
+    let dir = host();
+    let question = |path: &str| Question::new(Op::Read, path);
+    let walk = Questions(vec![question("/cards"), question("/none")]);
+    let mut answers = server::answers_of(dir.path(), walk, Duration::from_secs(10));
+    answers.push((question("/silent"), Answer::Silent(2000)));
+    let there = Source::Answers(Box::new(client::Answers::of_test(answers)));
+    let mut there = Look::with(Path::new("/nowhere"), there);
+    for look in [&mut Look::new(dir.path()), &mut there] {
+        let error = look.content("/cards").unwrap_err();
+        assert_eq!(in_its_place(&error), Some(NotRegular("a directory")));
+        assert!(look.content("/none").unwrap().is_none());
+        assert_eq!(look.problems, ["cannot read /cards: it is a directory, not a regular file"]);
+    }
+    let error = there.content("/silent").unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (std::io::ErrorKind::TimedOut, "no answer within 2 s".into())
+    );
+    assert_eq!(there.problems.len(), 2);
+}
