@@ -19,6 +19,8 @@ const DIRECTORY: &str = "/var/cache/phoenix-nvidia";
 const LOCKS: &str = "/run/lock/phoenix-nvidia";
 /// How many versions stay, besides those in use.
 const KEEP: usize = 2;
+/// How long the proxy's file is waited for.
+const PROXY: Duration = Duration::from_secs(5);
 /// How long an interrupted download is kept to be resumed.
 const STALE: Duration = Duration::from_secs(86_400);
 
@@ -27,10 +29,11 @@ const STALE: Duration = Duration::from_secs(86_400);
 pub struct Cache {
     pub(super) directory: PathBuf,
     pub(super) locks: PathBuf,
-    pub(super) proxy: Option<Url>,
+    /// The proxy, read only where there is a download.
+    pub(super) proxy: fn(View<'_>) -> Option<Url>,
     /// The architecture of its runfiles.
     pub(super) arch: &'static str,
-    /// How directories of this host are read.
+    /// How directories and files of this host are read that may not answer.
     pub(super) view: fn(&Deadline) -> View<'static>,
 }
 
@@ -38,14 +41,13 @@ impl Cache {
     /// This node's, with the proxy of datacenter.cfg, since a hook's
     /// environment has none.
     pub fn system() -> Self {
-        let proxy = datacenter::proxy(Path::new(datacenter::FILE));
-        Cache { proxy, ..Cache::without_network() }
+        Cache { proxy: datacenter::proxy, ..Cache::without_network() }
     }
 
     /// The same for what is in it already.
     pub fn without_network() -> Self {
         let (directory, locks) = (DIRECTORY.into(), LOCKS.into());
-        Cache { directory, locks, proxy: None, arch: RUNFILE_ARCH, view: View::host_until }
+        Cache { directory, locks, proxy: |_| None, arch: RUNFILE_ARCH, view: View::host_until }
     }
 
     /// Its directory.
@@ -53,9 +55,16 @@ impl Cache {
         &self.directory
     }
 
-    /// How to reach servers.
-    pub fn client(&self, limits: &Limits) -> Client {
-        Client { connect: limits.connect, stall: limits.stall, proxy: self.proxy.clone() }
+    /// How to reach servers. /etc/pve has the proxy, and may not answer: nobody waits for
+    /// that longer than seconds.
+    pub fn client(&self, limits: &Limits, deadline: &Deadline) -> Client {
+        let proxy = (self.proxy)((self.view)(&deadline.at_most(PROXY)));
+        Client { connect: limits.connect, stall: limits.stall, proxy }
+    }
+
+    /// The same for a file of this host.
+    pub(super) fn local(limits: &Limits) -> Client {
+        Client { connect: limits.connect, stall: limits.stall, proxy: None }
     }
 
     /// The file of a version, whether it exists or not.

@@ -202,7 +202,11 @@ impl CacheEntry<'_> {
     }
 
     fn download(&self, url: &Url, deadline: &Deadline) -> anyhow::Result<Runfile> {
-        let client = self.cache.client(self.request.limits);
+        let limits = self.request.limits;
+        let client = match url.local() {
+            Some(_) => Cache::local(limits),
+            None => self.cache.client(limits, deadline),
+        };
         match self.attempt(url, &client, deadline, false)? {
             Some(runfile) => Ok(runfile),
             None => self

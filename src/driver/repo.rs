@@ -88,10 +88,8 @@ impl Repository {
         let url = desired.repo_url.fill(&facts).fault(fault)?;
         let (uri, auth) = for_apt(&url).fault(fault)?;
         let asked = url.directory();
-        let server = Server {
-            client: cache.client(&desired.limits),
-            deadline: Deadline::after(desired.limits.network.max(Duration::from_secs(1))),
-        };
+        let deadline = Deadline::after(desired.limits.network.max(Duration::from_secs(1)));
+        let server = Server { client: cache.client(&desired.limits, &deadline), deadline };
         let layout = server.layout(&asked, os).fault(fault)?;
         let keys: Vec<Url> = match &desired.repo_key_url {
             Some(template) => {

@@ -1,25 +1,22 @@
 //! `/etc/pve/datacenter.cfg`: the proxy.
 
 use crate::pve::conf::document::Document;
+use crate::sys::look::{Look, Op, Question, View};
+use crate::sys::text;
 use crate::sys::url::Url;
-use crate::sys::{file, text};
-use std::path::Path;
 
 /// Its path.
-pub const FILE: &str = "/etc/pve/datacenter.cfg";
+const FILE: &str = "/etc/pve/datacenter.cfg";
 
-/// The limit of a file in /etc/pve, in bytes.
-const MAX: u64 = 1 << 20;
-
-/// `http_proxy` in `datacenter.cfg`: a hook's environment has none.
-pub fn proxy(datacenter_cfg: &Path) -> Option<Url> {
-    let bytes = file::read(datacenter_cfg, MAX).ok()?;
-    let named = Document::from(bytes).get("http_proxy")?;
+/// `http_proxy` in `datacenter.cfg`: a hook's environment has none. One that cannot be
+/// read is a warning, since most hosts have none.
+pub fn proxy(host: View<'_>) -> Option<Url> {
+    let mut look = Look::at_files(host, vec![Question::new(Op::Read, FILE)]);
+    let bytes = look.bytes(FILE);
+    look.problems.iter().for_each(|problem| log::warn!("no http_proxy: {problem}"));
+    let named = Document::from(bytes?).get("http_proxy")?;
     let url = named.parse();
-    url.map_err(|why| {
-        log::warn!("ignoring http_proxy in {}: {}: {why}", datacenter_cfg.display(), text::hidden(&named))
-    })
-    .ok()
+    url.map_err(|why| log::warn!("ignoring http_proxy in {FILE}: {}: {why}", text::hidden(&named))).ok()
 }
 
 #[cfg(test)]
@@ -29,11 +26,12 @@ mod tests {
     #[test]
     fn the_proxy_is_found_in_datacenter_cfg() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("datacenter.cfg");
-        assert!(proxy(&path).is_none());
+        std::fs::create_dir_all(dir.path().join("etc/pve")).unwrap();
+        let path = dir.path().join("etc/pve/datacenter.cfg");
+        assert!(proxy(View::from(dir.path())).is_none());
         let proxy = |text: &str| {
             crate::sys::replace::replace_own(&path, text.as_bytes(), 0o640).unwrap();
-            proxy(&path).map(|url| url.to_string())
+            proxy(View::from(dir.path())).map(|url| url.to_string())
         };
         let text = "keyboard: de\nhttp_proxy: http://user:pw@proxy.example:3128\nmigration: secure\n";
         assert!(proxy(text).is_some_and(|url| url.contains("proxy.example:3128")));

@@ -79,6 +79,19 @@ fn prefetch_waits_no_longer_for_etc_pve_than_it_says() {
     nothing_is_left(&lab, file_system);
 }
 
+/// A download goes on without its proxy; what is in the cache asks nobody.
+#[test]
+fn prefetch_waits_seconds_for_the_proxy_and_only_for_a_download() {
+    let Some(lab) = lab() else { return };
+    lab.web().runfile(&Runfile::new(DRIVER));
+    lab.append("/etc/pve/datacenter.cfg", "keyboard: de\n");
+    let file_system = stuck(&lab, &["/etc/pve/datacenter.cfg"]);
+    let said = "no http_proxy: cannot read /etc/pve/datacenter.cfg: no answer within";
+    in_time(lab.run([PROGRAM, "prefetch", DRIVER]), 10, 0).says(said).says("fetched");
+    in_time(lab.run([PROGRAM, "prefetch", DRIVER]), 3, 0).says("already in the cache").says_not(said);
+    nothing_is_left(&lab, file_system);
+}
+
 #[test]
 fn a_node_in_a_container_that_never_answers_holds_nobody() {
     let Some(lab) = running(Rootfs::Busybox.privileged()) else { return };

@@ -24,7 +24,7 @@ fn view(_: &Deadline) -> View<'static> {
 }
 
 fn cache_in(directory: &Path) -> Cache {
-    Cache { directory: directory.into(), locks: directory.join("locks"), proxy: None, arch: ARCH, view }
+    Cache { directory: directory.into(), locks: directory.join("locks"), proxy: |_| None, arch: ARCH, view }
 }
 
 fn node() -> Node {
