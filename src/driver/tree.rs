@@ -182,8 +182,8 @@ impl Trees {
                 mount::make_private(&self.mount_point(version))?;
                 return Ok(Shown::Overlay);
             }
-            let kept = self.keep(version, source, deadline);
-            // A tree that could not be repaired has more than none.
+            let kept = source.and_then(|source| self.keep(version, source, deadline));
+            // A tree that could not be repaired has more than none, also for want of its runfile.
             let is_there = Manifest::read(&self.kept(version)).is_some_and(|list| list.version == *version);
             match kept {
                 Err(error) if !is_there || exit::interrupted(&error) => Err(error),
@@ -209,22 +209,23 @@ impl Trees {
     /// # Errors
     /// [`Code::Software`].
     pub fn make_ahead(&self, version: &Version, deadline: &Deadline) -> anyhow::Result<()> {
-        let done = self.under_lock(version, deadline, |source| self.keep(version, source, deadline));
+        let done = self.under_lock(version, deadline, |source| self.keep(version, source?, deadline));
         done.map_err(|error| failed(version, error))
     }
 
     /// Does it under the lock, with what is to be downloaded here before: nobody who waits
     /// for the lock waits for that. Who downloads nothing looks under the lock alone, since
-    /// another process may be making what it would look for.
+    /// another process may be making what it would look for. `work` gets what was found, or why
+    /// nothing was.
     fn under_lock<T>(
         &self,
         version: &Version,
         deadline: &Deadline,
-        work: impl FnOnce(Option<Source>) -> anyhow::Result<T>,
+        work: impl FnOnce(anyhow::Result<Option<Source>>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let source = match self.supply.download {
-            Ok(_) => self.source(version, deadline)?,
-            Err(_) => None,
+            Ok(_) => self.source(version, deadline),
+            Err(_) => Ok(None),
         };
         let _lock = self.lock(deadline)?;
         work(source)

@@ -295,3 +295,19 @@ fn prefetch_makes_no_tree_where_nobody_asks_for_it() {
     lab.run([PROGRAM, "prefetch"]).ok().says("already in the cache").says("ready for the containers");
     assert_eq!(trees(&lab), [OLD]);
 }
+
+/// What is there of the driver is more than nothing, also where a download could repair it.
+#[test]
+fn a_tree_whose_runfile_cannot_be_had_is_shown_as_it_is_and_that_is_told() {
+    let Some(lab) = host(true) else { return };
+    cached(&lab, &packed(OLD, 0).compressed(Compression::Zstd));
+    lab.run([PROGRAM, "prepare"]).ok().says("unpacked from");
+    // As after a boot.
+    lab.sh(&format!(
+        "umount {SHOWN}/{OLD}; rm -r /run/phoenix-nvidia {CACHE}; rm {KEPT}/{OLD}/libnvidia-ml.so.{OLD}"
+    ))
+    .ok();
+    node(&lab, "NVIDIA_RUNFILE_URL=/root/none.run");
+    lab.run([PROGRAM, "prepare"]).code(5).says("no such file: /root/none.run").says("fix: ");
+    lab.sh(&format!("test -e {SHOWN}/current/libcuda.so.{OLD}")).ok();
+}
