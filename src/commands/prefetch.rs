@@ -3,8 +3,10 @@
 
 use super::prepare;
 use crate::driver::cache::Cache;
+use crate::driver::desired::{Limits, Sha256};
 use crate::driver::obtain::{RunfileRequest, obtain};
 use crate::driver::supply::Supply;
+use crate::driver::template::Template;
 use crate::driver::tree::Trees;
 use crate::exit::{self, Code, Fault};
 use crate::host::kernel_driver;
@@ -48,25 +50,31 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
     // A checksum in the settings is that of one file.
     let sha256 = sha256.as_ref().filter(|_| versions.len() == 1);
     let cache = Cache::system();
-    let mut failed = None;
+    let (mut failed, mut missed) = (None, Vec::new());
     for version in &versions {
         match obtain(&cache, &RunfileRequest { version, url: &url, sha256, limits: &limits }) {
             Ok(runfile) => {
                 let how = if runfile.fresh { "fetched" } else { "already in the cache" };
                 log::info!("driver {version}: {how} ({}, {})", runfile.path.display(), size(runfile.size));
             }
-            Err(error) => note(&mut failed, error),
+            Err(error) => {
+                note(&mut failed, error);
+                missed.push(version);
+            }
         }
     }
     if let Some(next) = drivers.next.as_ref().filter(|_| injection) {
-        let supply = Supply {
-            sha256: Ok(sha256.cloned()),
-            download: Ok(Box::new((url, limits))),
-            ..Supply::default()
-        };
-        let made = Trees::host().with(supply).make_ahead(next, &Deadline::after(UNPACKING + limits.download));
-        match made {
+        // What failed a moment ago is not tried again; the host's own files will do.
+        let again = !missed.contains(&next);
+        let sha256 = sha256.filter(|_| versions.contains(next)).cloned();
+        let deadline = Deadline::after(UNPACKING + limits.download);
+        let trees = Trees::host().with(supply(sha256, again.then(|| Box::new((url, limits)))));
+        match trees.make_ahead(next, &deadline) {
             Ok(()) => log::info!("driver {next}: ready for the containers that have the host's"),
+            // Why there is no runfile is told already.
+            Err(error) if !again && trees.possible(next).is_err() => {
+                log::debug!("{}", exit::one_line(&error));
+            }
             Err(error) => note(&mut failed, error),
         }
     }
@@ -74,6 +82,12 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
         cache.prune(&versions.iter().collect::<Vec<_>>());
     }
     failed.map_or(Ok(Code::Success), Err)
+}
+
+/// How the tree gets its runfile: from the cache, or from there.
+fn supply(sha256: Option<Sha256>, from: Option<Box<(Template, Limits)>>) -> Supply {
+    let default = Supply::default();
+    Supply { sha256: Ok(sha256), download: from.map_or(default.download, Ok), next: default.next }
 }
 
 /// Keeps the last failure, and tells the ones before it.

@@ -311,3 +311,44 @@ fn a_tree_whose_runfile_cannot_be_had_is_shown_as_it_is_and_that_is_told() {
     lab.run([PROGRAM, "prepare"]).code(5).says("no such file: /root/none.run").says("fix: ");
     lab.sh(&format!("test -e {SHOWN}/current/libcuda.so.{OLD}")).ok();
 }
+
+/// A host whose next boot loads another driver, for which containers are to have a tree.
+fn upgraded() -> Option<Lab> {
+    let lab = host(true)?;
+    lab.kmod();
+    let kernel = lab.sh("uname -r").ok().stdout.trim().to_owned();
+    lab.module(
+        &format!("{kernel}/updates/dkms/nvidia.ko"),
+        &[&format!("version={NEW}"), "name=nvidia", "license=NVIDIA"],
+    );
+    Some(lab)
+}
+
+#[test]
+fn prefetch_asks_no_other_version_for_the_checksum_of_one() {
+    let Some(lab) = upgraded() else { return };
+    let runfile = packed(OLD, 0).compressed(Compression::Zstd);
+    let file = runfile.build().unwrap();
+    let sum = lab_sum(&file);
+    for runfile in [runfile, packed(NEW, 0).compressed(Compression::Zstd)] {
+        lab.web().runfile(&runfile);
+    }
+    node(&lab, &format!("NVIDIA_DRIVER_VERSION={OLD}\nNVIDIA_RUNFILE_SHA256={sum}"));
+    let fetched = lab.run([PROGRAM, "prefetch"]).ok().says(&format!("driver {OLD}: fetched"));
+    fetched.says(&format!("driver {NEW}: ready for the containers that have the host's"));
+    assert_eq!(trees(&lab), [NEW]);
+}
+
+fn lab_sum(file: &std::path::Path) -> String {
+    let line = phoenix_lab::nvidia::runfile::sha256sum(file).unwrap();
+    line.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn prefetch_tells_once_what_it_could_not_fetch_and_asks_for_it_once() {
+    let Some(lab) = upgraded() else { return };
+    lab.web().runfile(&packed(OLD, 0).compressed(Compression::Zstd));
+    let failed = lab.run([PROGRAM, "prefetch"]).code(5).says(&format!("driver {OLD}: fetched")).says("fix: ");
+    assert_eq!(failed.stderr.matches(&format!("cannot download driver {NEW}")).count(), 1, "{failed}");
+    assert!(!failed.stderr.contains("cannot give"), "{failed}");
+}
