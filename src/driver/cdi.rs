@@ -8,6 +8,7 @@
 //! 4.1 and 4.2 read the other one.
 
 use crate::device::DevicePath;
+use crate::driver::tree::HWCAPS;
 use crate::host::choose::Choice;
 use crate::host::gpus::{Gpu, Inventory};
 use crate::host::mig::MigInstance;
@@ -32,8 +33,6 @@ const OPTIONS: [&str; 5] = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
 const LIBRARIES: [&str; 2] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64"];
 #[cfg(not(target_arch = "x86_64"))]
 const LIBRARIES: [&str; 2] = ["/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
-/// Below them, where glibc looks by itself ([`super::injection`]).
-const SEARCHED: [&str; 2] = ["glibc-hwcaps/x86-64-v2", "x86_64"];
 /// NVIDIA's own images have this in their LD_LIBRARY_PATH.
 const OF_NVIDIA: &str = "/usr/local/nvidia/lib64";
 
@@ -162,7 +161,7 @@ fn mounts(found: &Found, graphics: bool) -> Vec<(String, String)> {
     };
     if let Some(directory) = &found.directory {
         for libraries in LIBRARIES {
-            SEARCHED.iter().for_each(|below| add(directory, format!("{libraries}/{below}")));
+            HWCAPS.iter().for_each(|below| add(directory, format!("{libraries}/{below}")));
         }
         add(directory, OF_NVIDIA.to_owned());
     }

@@ -1,13 +1,14 @@
 //! A tree out of NVIDIA's runfile, without running it: in one pass, since the list
 //! of its files comes last.
 
+use super::copy;
 use super::find::{self, Found, Item};
 use crate::driver::runfile::lists::{FILE_LIST, Kind, MANIFEST, Manifest};
 use crate::driver::runfile::{Header, lists::FileList, payload};
 use crate::exit;
 use crate::sys::text::{line, size};
 use crate::sys::time::{Deadline, human};
-use crate::sys::{file, private, signal};
+use crate::sys::{file, signal};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fs::{File, OpenOptions, Permissions};
@@ -140,11 +141,7 @@ impl Pass<'_> {
         }
         room(self.to, bytes)?;
         let path = self.to.join(&to);
-        if let Some(directory) = Path::new(&to).parent() {
-            for directory in directory.ancestors().collect::<Vec<_>>().into_iter().rev() {
-                private::directory(&self.to.join(directory), 0o755)?;
-            }
-        }
+        copy::directories(self.to, &to)?;
         let mode = if to.starts_with("bin/") { 0o755 } else { 0o644 };
         let new = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         let mut new = new.with_context(|| to.clone())?;
