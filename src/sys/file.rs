@@ -115,7 +115,7 @@ pub fn whole(file: File, meta: &Metadata, most: u64) -> io::Result<Vec<u8>> {
 
 /// Reads the first `most` bytes, for readers of many files of the kernel: with
 /// no system call beyond open, read and close. It checks what the path is only
-/// if there are no bytes.
+/// if there are no bytes, or as many as from a device without an end.
 ///
 /// # Errors
 /// As [`open`].
@@ -125,7 +125,7 @@ pub fn beginning(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // Without `take`, read_to_end asks for the size first, which is 0 in /proc.
     match (&file).take(most).read_to_end(&mut bytes) {
-        Ok(1..) => Ok(bytes),
+        Ok(got @ 1..) if (got as u64) < most => Ok(bytes),
         nothing => match kind(&file.metadata()?) {
             Some(kind) => Err(io::Error::other(NotRegular(kind))),
             None => nothing.map(|_| bytes),
@@ -242,6 +242,9 @@ mod tests {
         crate::sys::replace::replace_own(&path, &[b'x'; 2048], 0o600).unwrap();
         assert_eq!(read(&path, 2048).unwrap().len(), 2048);
         assert_eq!(read(&path, 1024).unwrap_err().to_string(), "larger than 1 KiB");
+        assert_eq!(beginning(&path, 1024).unwrap().len(), 1024);
+        let endless = beginning(Path::new("/dev/zero"), 1024).unwrap_err();
+        assert_eq!(in_its_place(&endless), Some(NotRegular("a character device")));
         assert_eq!(text(&path, 2047).unwrap_err().to_string(), "larger than 2047 bytes");
         // Those of /proc say that they are empty.
         assert!(text(Path::new("/proc/self/status"), 64 * 1024).unwrap().contains("Name:"));
