@@ -102,18 +102,10 @@ fn sync_directories(tree: &Path, manifest: &Manifest) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the directories of a name in a tree.
-pub(super) fn directories(tree: &Path, name: &str) -> anyhow::Result<()> {
-    for directory in Path::new(name).ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
-        private::directory(&tree.join(directory), 0o755)?;
-    }
-    Ok(())
-}
-
 /// Copies one file. Its owner is root, its mode none that anybody else chose.
 fn put(tree: &Path, item: &Item, deadline: &Deadline) -> anyhow::Result<()> {
     let name = || item.from.display().to_string();
-    directories(tree, &item.to)?;
+    unpack::directories(tree, &item.to)?;
     let mode = if item.to.starts_with("bin/") { 0o755 } else { 0o644 };
     let to = tree.join(&item.to);
     let (from, _) = file::open(&item.from).with_context(name)?;
@@ -193,7 +185,7 @@ pub(super) fn fetch(to: &Path, name: &str, found: &Found, deadline: &Deadline) -
     match (found.files.iter().find(|item| item.to == *name), found.links.get(name)) {
         (Some(item), _) => put(to, item, deadline),
         (None, Some(target)) => {
-            directories(to, name)?;
+            unpack::directories(to, name)?;
             symlink(target, to.join(name)).with_context(|| name.to_owned())
         }
         (None, None) => bail!("{name}: not among the host's driver files"),
@@ -232,7 +224,7 @@ pub(super) fn fill(
             fetch(new, name, found, deadline)?;
             continue;
         }
-        directories(new, name)?;
+        unpack::directories(new, name)?;
         let (from, to) = (tree.join(name), new.join(name));
         match all.entry(name) {
             Some((None, Some(target))) => symlink(target, &to),

@@ -1,14 +1,13 @@
 //! A tree out of NVIDIA's runfile, without running it: in one pass, since the list
 //! of its files comes last.
 
-use super::copy;
 use super::find::{self, Found, Item};
 use crate::driver::runfile::lists::{FILE_LIST, Kind, MANIFEST, Manifest};
 use crate::driver::runfile::{Header, lists::FileList, payload};
 use crate::exit;
 use crate::sys::text::{line, size};
 use crate::sys::time::{Deadline, human};
-use crate::sys::{file, signal};
+use crate::sys::{file, private, signal};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
 use std::fs::{File, OpenOptions, Permissions};
@@ -63,6 +62,14 @@ pub fn unpack(runfile: &Path, version: &Version, to: &Path, deadline: &Deadline)
     payload::read(&file, &header, deadline, |payload| pass.all(payload))
         .and_then(|()| pass.choose(deadline))
         .map_err(|error| if exit::interrupted(&error) { error } else { error.context(name()) })
+}
+
+/// Makes the directories of a name in a tree.
+pub(super) fn directories(tree: &Path, name: &str) -> anyhow::Result<()> {
+    for directory in Path::new(name).ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        private::directory(&tree.join(directory), 0o755)?;
+    }
+    Ok(())
 }
 
 /// Fails where there is no room for so many bytes more, in a directory of a new tree.
@@ -141,7 +148,7 @@ impl Pass<'_> {
         }
         room(self.to, bytes)?;
         let path = self.to.join(&to);
-        copy::directories(self.to, &to)?;
+        directories(self.to, &to)?;
         let mode = if to.starts_with("bin/") { 0o755 } else { 0o644 };
         let new = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         let mut new = new.with_context(|| to.clone())?;
