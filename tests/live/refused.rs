@@ -241,8 +241,10 @@ fn hook_phases_change_nothing_that_runs() {
     let Some(lab) = running(2, Rootfs::Busybox.privileged(), "0") else { return };
     assign(&lab, "0,1");
     setting(&lab, 101, "CHECK_TIMEOUT=5");
-    for phase in ["post-start", "pre-stop", "post-stop"] {
-        lab.run([PROGRAM, "101", phase]);
+    let before = lab.container(101).init_pid();
+    for phase in ["pre-start", "post-start", "pre-stop", "post-stop"] {
+        lab.run([PROGRAM, "101", phase]).ok();
+        assert_eq!(lab.container(101).open_node("/dev/nvidia1"), Err(Errno::ENOENT), "{phase}");
     }
-    assert_eq!(lab.container(101).open_node("/dev/nvidia1"), Err(Errno::ENOENT));
+    assert_eq!(lab.container(101).init_pid(), before);
 }

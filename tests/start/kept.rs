@@ -5,6 +5,7 @@ use crate::inject::{HWCAPS, KEPT, NEW, OLD, PROGRAM, SHOWN, create, finds, finds
 use crate::support::{lab, node};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use phoenix_lab::nvidia::userspace::packed;
 use phoenix_lab::{Lab, Output, Rootfs};
 use std::time::Duration;
 
@@ -363,6 +364,11 @@ fn what_cannot_be_added_or_repaired_takes_no_driver_from_a_start() {
 #[test]
 fn after_a_host_upgrade_many_starts_make_one_tree_and_move_current_once() {
     let Some(lab) = host() else { return };
+    // Whoever asks for a runfile gets it, and shows: NVIDIA_RUNFILE_URL leads there.
+    let web = lab.web();
+    for version in [OLD, NEW] {
+        web.runfile(&packed(version, 0));
+    }
     let ids = 101..=108;
     for id in ids.clone() {
         create(&lab, id, Rootfs::Busybox.unprivileged());
@@ -385,10 +391,15 @@ fn after_a_host_upgrade_many_starts_make_one_tree_and_move_current_once() {
         moved.extend(events.into_iter().filter_map(|event| event.name));
     }
     assert_eq!(moved, ["current"]);
-    assert!(lab.web().requests().ending(".run").is_empty(), "no runfile is downloaded");
     for id in ids {
         let version = lab.container(id).sh(&format!("ls {HWCAPS}")).ok().stdout;
         assert!(version.contains(&format!("libcuda.so.{NEW}")), "{version}");
     }
     lab.run([PROGRAM, "prepare"]).ok().says("driver 580.95.05: removed its copy");
+    assert_eq!(web.requests().ending(".run").len(), 0, "no runfile is downloaded");
+    // One that is not on the host's disk is, from there.
+    lab.nvidia().remove_user_space();
+    reboot(&lab, OLD);
+    lab.run([PROGRAM, "prepare"]).ok().says("download: ").says("unpacked from");
+    assert_eq!(web.requests().ending(".run").len(), 1);
 }

@@ -3,6 +3,7 @@
 use crate::support;
 
 use phoenix_lab::nvidia::runfile::Runfile;
+use phoenix_lab::nvidia::userspace::packed;
 use phoenix_lab::{Container, Lab, Rootfs, Spec};
 use serde_json::Value;
 use std::time::Duration;
@@ -147,7 +148,12 @@ fn the_description_is_that_of_the_containers_own_cards_and_changes_with_them() {
     lab.run([PROGRAM, "plan", "101"]).ok().says("Nothing to do");
     changes_nothing(&lab);
     // A reboot from inside runs no hookscript.
-    assert_eq!(description(&lab.container(101), 1), by_index);
+    ct.wait_ready();
+    let before = ct.init_pid();
+    ct.exec(["reboot"]);
+    ct.wait_rebooted(before);
+    ct.wait_ready();
+    assert_eq!((description(&ct, 1), description(&ct, 0)), (by_index, by_name));
 
     // Other cards, and another driver: both at their next start, and then nothing again.
     lab.run([PROGRAM, "attach", "101", "--gpus", "all"]).ok();
@@ -575,13 +581,22 @@ const PREPARE: &str = "set -e
     cp /usr/lib/lab/busybox $i/bin/busybox; for a in sh ls true echo; do ln -s busybox $i/bin/$a; done
     cp -L /lib64/ld-linux-x86-64.so.2 $i/lib64/; cp /root/driver-version $i/root/
     tar -C $i -c . >/srv/image.tar";
-/// What runs in the nested container: its nodes, an open, and the libraries.
-const NESTED: &str = "ls /dev/ | /bin/busybox grep nvidia; true <>/dev/nvidia0; true <>/dev/nvidiactl; /root/driver-version; nvidia-smi -L";
+/// What runs in the nested container: its nodes, an open, and the libraries; nvidia-smi only where they load.
+const NESTED: &str = "ls /dev/ | /bin/busybox grep nvidia; true <>/dev/nvidia0; true <>/dev/nvidiactl; /root/driver-version && nvidia-smi -L";
+
+/// Both libraries were loaded, and nvidia-smi was run: its message and exit code where no driver answers, for the
+/// engine's own /proc has nothing of what the lab mounts there.
+#[track_caller]
+fn has_libraries(out: phoenix_lab::Output, version: &str) -> phoenix_lab::Output {
+    let out =
+        out.code(9).says("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver");
+    out.says(&format!("\n{version}\n{version}\nNVIDIA-SMI"))
+}
 
 /// What a nested container shows that has the first of two cards.
 #[track_caller]
-fn shows(out: phoenix_lab::Output, lab: &Lab, version: &str) {
-    let out = out.says(&format!("{version}\n{version}\n")).says_not("nvidia1");
+fn shows(out: phoenix_lab::Output, version: &str) {
+    let out = has_libraries(out, version).says_not("nvidia1");
     let nodes: Vec<&str> = out.stdout.lines().filter(|line| line.starts_with("nvidia")).collect();
     assert_eq!(nodes, ["nvidia-uvm", "nvidia-uvm-tools", "nvidia0", "nvidiactl"], "{out}");
     // No driver is behind the nodes here: that they may be opened shows by that.
@@ -589,7 +604,12 @@ fn shows(out: phoenix_lab::Output, lab: &Lab, version: &str) {
         let denied = format!("{}{}", out.stdout, out.stderr);
         assert!(denied.contains(&format!("/dev/{node}: No such device or address")), "{out}");
     }
-    let _ = lab;
+}
+
+/// The same with both cards.
+#[track_caller]
+fn shows_both(out: phoenix_lab::Output, version: &str) {
+    has_libraries(out, version).says("nvidia0\nnvidia1\n");
 }
 
 fn podman(ct: &Container<'_>, device: &str) -> phoenix_lab::Output {
@@ -614,19 +634,19 @@ fn in_podman(spec: Spec) {
     ct.sh(PREPARE).ok();
     ct.sh("podman --storage-driver=vfs import /srv/image.tar lab/image").ok();
     let uuid = format!("nvidia.com/gpu={}", lab.nvidia().uuid(0));
-    shows(podman(&ct, "nvidia.com/gpu=0"), &lab, OLD);
-    shows(podman(&ct, &uuid), &lab, OLD);
-    podman(&ct, "nvidia.com/gpu=all").says("nvidia0\nnvidia1\n").says(OLD);
+    shows(podman(&ct, "nvidia.com/gpu=0"), OLD);
+    shows(podman(&ct, &uuid), OLD);
+    shows_both(podman(&ct, "nvidia.com/gpu=all"), OLD);
     podman(&ct, "nvidia.com/gpu=2").code(126).says("unresolvable CDI devices nvidia.com/gpu=2");
     // After an upgrade of the host and a start the same command has the new driver.
     lab.nvidia().user_space(NEW);
     lab.nvidia().set_driver(NEW);
     again(&lab).ok();
     ct.sh(PREPARE).ok();
-    shows(podman(&ct, "nvidia.com/gpu=0"), &lab, NEW);
+    shows(podman(&ct, "nvidia.com/gpu=0"), NEW);
     // Of two descriptions it uses neither, and that is why ours is not written beside another.
     ct.sh("cp /etc/cdi/phoenix-nvidia-index.json /etc/cdi/nvidia.json").ok();
-    podman(&ct, "nvidia.com/gpu=0").code(126).says("unresolvable CDI devices");
+    podman(&ct, "nvidia.com/gpu=0").code(126).says("unresolvable CDI devices nvidia.com/gpu=0");
 }
 
 #[test]
@@ -661,16 +681,16 @@ fn in_docker(spec: Spec) {
     start(&lab).ok().says("features.cdi set").says_not("WARNING");
     let ct = lab.container(101);
     ct.sh(PREPARE).ok();
-    shows(docker_run(&ct, "nvidia.com/gpu=0"), &lab, OLD);
-    docker_run(&ct, "nvidia.com/gpu=all").says("nvidia0\nnvidia1\n").says(OLD);
+    shows(docker_run(&ct, "nvidia.com/gpu=0"), OLD);
+    shows_both(docker_run(&ct, "nvidia.com/gpu=all"), OLD);
     lab.nvidia().user_space(NEW);
     lab.nvidia().set_driver(NEW);
     again(&lab).ok();
     ct.sh(PREPARE).ok();
-    shows(docker_run(&ct, "nvidia.com/gpu=0"), &lab, NEW);
+    shows(docker_run(&ct, "nvidia.com/gpu=0"), NEW);
     // The command that is printed for settings of somebody's own, and what Docker says without it.
     ct.write("/etc/docker/daemon.json", "{\n  \"log-driver\": \"local\"\n}\n");
-    docker_run(&ct, "nvidia.com/gpu=0").says("could not select device driver \"cdi\"");
+    docker_run(&ct, "nvidia.com/gpu=0").code(125).says("could not select device driver \"cdi\"");
     ct.files().program("/usr/bin/systemctl", "#!/bin/sh\n");
     let fix = lab.run([PROGRAM, "101"]).ok();
     let fix = fix
@@ -682,7 +702,7 @@ fn in_docker(spec: Spec) {
         .1
         .to_owned();
     lab.sh(&format!("pct exec 101 -- sh{fix}")).ok();
-    shows(docker_run(&ct, "nvidia.com/gpu=0"), &lab, NEW);
+    shows(docker_run(&ct, "nvidia.com/gpu=0"), NEW);
     assert!(ct.read("/etc/docker/daemon.json").contains("\"log-driver\": \"local\""));
     // Without content: what its own check refuses changes nothing, and the start writes the whole.
     for text in ["{}", ""] {
@@ -691,7 +711,7 @@ fn in_docker(spec: Spec) {
         assert_eq!(ct.read("/etc/docker/daemon.json"), text);
         lab.run([PROGRAM, "101"]).ok().says("features.cdi set");
     }
-    shows(docker_run(&ct, "nvidia.com/gpu=0"), &lab, NEW);
+    shows(docker_run(&ct, "nvidia.com/gpu=0"), NEW);
 }
 
 #[test]
@@ -709,7 +729,7 @@ fn docker_20_10_is_told_to_be_too_old() {
     start(&lab).ok().says("Docker in the container is older than 25");
     let ct = lab.container(101);
     ct.sh(PREPARE).ok();
-    docker_run(&ct, "nvidia.com/gpu=0").says("is not an absolute path");
+    docker_run(&ct, "nvidia.com/gpu=0").code(125).says("is not an absolute path");
 }
 
 /// An installed driver: file by file.
@@ -717,7 +737,7 @@ fn docker_20_10_is_told_to_be_too_old() {
 #[ignore = "make test-all: an image with engines"]
 fn podman_runs_containers_with_an_installed_driver() {
     let Some(lab) = lab(Lab::builder().gpus(2).driver(OLD)) else { return };
-    lab.web().runfile(&Runfile::new(OLD));
+    lab.web().runfile(&packed(OLD, 0));
     node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none");
     lab.create(101, Rootfs::Debian13Engines.unprivileged());
     lab.nvidia().printer(101);
@@ -728,11 +748,11 @@ fn podman_runs_containers_with_an_installed_driver() {
     ct.sh("podman --storage-driver=vfs import /srv/image.tar lab/image").ok();
     let words =
         ["--storage-driver=vfs", "run", "--rm", "--network", "none", "--cgroups=disabled", "--device"];
-    let line = "ls /usr/lib/x86_64-linux-gnu /usr/lib64; ls /dev; nvidia-smi -L";
+    let line = format!("ls /usr/lib/x86_64-linux-gnu /usr/lib64; {NESTED}");
     let run = ct
         .command("podman")
         .args(words)
-        .args(["nvidia.com/gpu=all", "lab/image", "/bin/sh", "-c", line])
+        .args(["nvidia.com/gpu=all", "lab/image", "/bin/sh", "-c", &line])
         .run();
-    run.says("libcuda.so.1\nlibcuda.so.580.95.05").says("nvidia0").says_not("nvidia1");
+    shows(run.says("libcuda.so.1\nlibcuda.so.580.95.05"), OLD);
 }

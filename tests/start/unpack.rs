@@ -74,7 +74,10 @@ fn whatever_the_compression_no_program_is_run_for_it() {
             format!("strace -f -qq -e trace=execve -o /root/trace {PROGRAM} prepare; cat /root/trace");
         let run = lab.sh(&trace).says("unpacked from");
         let odd = ["NVIDIA", "xz", "gzip", "zstd", "tar\"", "/sh\""];
-        let programs = run.stdout.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0"));
+        let programs: Vec<&str> =
+            run.stdout.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0")).collect();
+        let first = programs.first().unwrap_or_else(|| panic!("{compression:?}: nothing was traced: {run}"));
+        assert!(first.contains(&format!("execve(\"{PROGRAM}\", ")), "{compression:?}: {first}");
         for program in programs {
             assert!(!odd.iter().any(|odd| program.contains(odd)), "{compression:?}: {program}");
         }

@@ -78,7 +78,9 @@ pub fn first_start(subject: &Subject<'_>) {
     let attach = ["attach", &id, "--gpus", "0", "--inject", "--capabilities", "compute,utility,graphics"];
     subject.ours(&attach).ok();
     // As after a boot, from nothing, and with a umask that gives others nothing.
-    lab.sh(&format!("grep -c phoenix-nvidia /proc/mounts; rm -rf /run/phoenix-nvidia {KEPT}")).says("0\n");
+    let mounts =
+        lab.sh(&format!("grep -c phoenix-nvidia /proc/mounts; rm -rf /run/phoenix-nvidia {KEPT}")).ok();
+    assert_eq!(mounts.stdout, "0\n");
     lab.command("sh")
         .args(["-c", "umask 077; phoenix-nvidia prepare"])
         .timeout(Duration::from_secs(120))

@@ -3,6 +3,9 @@
 //! `lab-stuck TARGET [PID]` mounts it over TARGET, a file or a directory, in the mount namespace of process PID. Whoever
 //! looks at it waits in a system call that no signal ends, until this program does.
 //!
+//! `lab-stuck --lower TARGET PID` also answers what an overlay asks of a lower layer: how large it is, and attributes
+//! that it has none of.
+//!
 //! `lab-stuck --memory DIRECTORY` starts a process that maps a file of it, writes to it and maps something else over it:
 //! the kernel waits for the write with the lock on that process's memory held, and whoever reads its
 //! `/proc/PID/environ`, `cmdline` or `maps` waits for the lock. An ordinary user can do this.
@@ -30,13 +33,14 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["--memory", directory] => memory(Path::new(directory)),
         ["--map", target] => map(Path::new(target)),
-        [target] => stuck(Path::new(target), None),
-        [target, pid] => stuck(Path::new(target), Some(pid)),
-        _ => bail!("usage: lab-stuck TARGET [PID] | lab-stuck --memory DIRECTORY"),
+        ["--lower", target, pid] => stuck(Path::new(target), Some(pid), LOWER),
+        [target] => stuck(Path::new(target), None, &[]),
+        [target, pid] => stuck(Path::new(target), Some(pid), &[]),
+        _ => bail!("usage: lab-stuck [--lower] TARGET [PID] | lab-stuck --memory DIRECTORY"),
     }
 }
 
-fn stuck(target: &Path, pid: Option<&str>) -> Result<()> {
+fn stuck(target: &Path, pid: Option<&str>, answered: &[u32]) -> Result<()> {
     let mut fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse").context("/dev/fuse")?;
     if let Some(pid) = pid {
         let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
@@ -44,7 +48,7 @@ fn stuck(target: &Path, pid: Option<&str>) -> Result<()> {
     }
     lay(&fuse, target)?;
     say("stuck")?;
-    serve(&mut fuse, false)
+    serve(&mut fuse, answered)
 }
 
 fn lay(fuse: &File, target: &Path) -> Result<()> {
@@ -61,8 +65,13 @@ fn say(word: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Answers what it takes to be mounted, and, if so told, to be opened and read; nothing else.
-fn serve(fuse: &mut File, opened: bool) -> Result<()> {
+/// statfs and getxattr.
+const LOWER: &[u32] = &[17, 22];
+/// What it takes to be opened and read: getattr, open, read, write and statx.
+const OPENED: &[u32] = &[3, 14, 15, 16, 52];
+
+/// Answers what it takes to be mounted, and these; nothing else.
+fn serve(fuse: &mut File, answered: &[u32]) -> Result<()> {
     let mut request = vec![0; 2 << 20];
     loop {
         let length = fuse.read(&mut request).context("reading a request")?;
@@ -71,21 +80,28 @@ fn serve(fuse: &mut File, opened: bool) -> Result<()> {
         let (Some(opcode), Some(unique)) = (number(4), request.get(8..16)) else { bail!("{length} bytes") };
         let body = match opcode {
             26 => init(),
-            3 if opened => attributes(),
-            14 if opened => vec![0; 16],
+            // Closing it: release and flush.
+            18 | 25 => Vec::new(),
+            other if !answered.contains(&other) => continue,
+            3 => attributes(),
+            14 => vec![0; 16],
             // The write that a page is read for.
-            15 if opened => vec![0; number(56).map_or(PAGE, |size| size as usize)],
-            16 if opened => {
+            15 => vec![0; number(56).map_or(PAGE, |size| size as usize)],
+            // fuse_statfs_out: names of 255 bytes.
+            17 => [[0u32; 11].as_slice(), &[255], &[0; 8]]
+                .concat()
+                .iter()
+                .flat_map(|n| n.to_ne_bytes())
+                .collect(),
+            16 => {
                 say("stuck")?;
                 continue;
             }
-            // statx, for which there is getattr: ENOSYS.
-            52 if opened => {
+            // statx, for which there is getattr, and getxattr: ENOSYS.
+            52 | 22 => {
                 fuse.write_all(&[&16u32.to_ne_bytes()[..], &(-38i32).to_ne_bytes(), unique].concat())?;
                 continue;
             }
-            // Closing it: release and flush.
-            18 | 25 => Vec::new(),
             _ => continue,
         };
         let length = u32::try_from(16 + body.len())?;
@@ -118,7 +134,7 @@ fn memory(directory: &Path) -> Result<()> {
     let mut fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse").context("/dev/fuse")?;
     lay(&fuse, &target)?;
     std::process::Command::new(std::env::current_exe()?).arg("--map").arg(&target).spawn()?;
-    serve(&mut fuse, true)
+    serve(&mut fuse, OPENED)
 }
 
 /// And this one has the memory.
