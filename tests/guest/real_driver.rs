@@ -1,62 +1,13 @@
 //! Debian's real driver packages as the host's: what is taken of them is NVIDIA's, and the real nvidia-smi in a container
 //! loads the real library.
-// apt fetches the packages, within a time limit; helpers of a test may panic.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 use crate::support;
 
 use phoenix_lab::{Lab, Rootfs};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use support::real::driver;
 use support::{lab, node, setting};
 
-const PACKAGES: &str =
-    "nvidia-smi libnvidia-ml1 libcuda1 libnvidia-ptxjitcompiler1 libnvidia-cfg1 nvidia-opencl-icd";
-
-/// The packages of a Debian release, unpacked, and the driver's version; `None` where the archive cannot be reached (the
-/// reason has been printed).
-fn unpacked(suite: &str) -> Option<(String, PathBuf)> {
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("real-driver-{suite}"));
-    let script = r#"
-        set -e
-        mkdir -p "$1/lists/partial" "$1/root" && cd "$1"
-        [ -e done ] && exit 0
-        key=/usr/share/keyrings/debian-archive-keyring.gpg packages=$4
-        echo "deb [signed-by=$key] $3 $2 non-free" > source.list
-        set -- -o Dir::Etc::sourcelist="$1/source.list" -o Dir::Etc::sourceparts=- \
-            -o Dir::State::lists="$1/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-            -o APT::Sandbox::User=root -o APT::Architecture=amd64 -o Acquire::Retries=1 -o Acquire::http::Timeout=20
-        timeout 120 apt-get -qq "$@" update
-        timeout 200 apt-get -qq "$@" download $packages
-        for deb in *.deb; do dpkg -x "$deb" root; done
-        rm -f *.deb
-        touch done
-    "#;
-    let mirror = phoenix_lab::rootfs::mirror().unwrap();
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh"]).arg(&home).arg(suite).arg(mirror).arg(PACKAGES);
-    let output = command.output().unwrap();
-    let libraries = home.join("root/usr/lib/x86_64-linux-gnu");
-    let found = Command::new("find")
-        .arg(&libraries)
-        .args(["-name", "libcuda.so.*.*", "-type", "f"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&found.stdout).into_owned();
-    let Some(version) =
-        text.lines().next().and_then(|line| line.rsplit_once("libcuda.so.")).map(|(_, v)| v.to_owned())
-    else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        phoenix_lab::skipped(&format!(
-            "the driver of {suite} is not to be had from Debian's archive: {}",
-            said.trim()
-        ));
-        return None;
-    };
-    Some((version, home.join("root")))
-}
-
 fn as_the_hosts(suite: &str) {
-    let Some((version, root)) = unpacked(suite) else { return };
+    let Some((version, root)) = driver(suite) else { return };
     let Some(lab) = lab(Lab::builder().gpus(1).driver(&version)) else { return };
     node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nDRIVER_MODE=inject");
     // As dpkg and its alternatives leave them.

@@ -1,57 +1,18 @@
 //! NVIDIA's own runfiles, as Ubuntu's source packages carry them: what containers get of them is what NVIDIA's lists say,
 //! and works; the genuine installer in a container gives the same files.
-// apt fetches them and NVIDIA's script unpacks them for comparison, within a time limit; helpers of a test may panic.
+// NVIDIA's script unpacks them for comparison, within a time limit; helpers of a test may panic.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 use crate::support;
 
 use phoenix_lab::{Lab, Rootfs};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use support::{lab, node, setting};
+use support::real::runfile;
+use support::{lab, node, setting, unpacks_without_running};
 
 const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
-
-/// A file of NVIDIA's with its version; `None` where the archive does not have it (the reason has been printed).
-fn runfile(branch: &str) -> Option<(String, PathBuf)> {
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("real-runfile-{branch}"));
-    let script = r#"
-        set -e
-        mkdir -p "$1/lists/partial" && cd "$1"
-        [ -e done ] && exit 0
-        for suite in noble noble-updates noble-security; do
-            echo "deb-src [signed-by=$4] $3 $suite restricted"
-        done >source.list
-        package=nvidia-graphics-drivers-$2
-        set -- -o Dir::Etc::sourcelist="$1/source.list" -o Dir::Etc::sourceparts=- \
-            -o Dir::State::lists="$1/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-            -o APT::Sandbox::User=root -o Acquire::Retries=1 -o Acquire::http::Timeout=20
-        timeout 120 apt-get -qq "$@" update
-        file=$(apt-get -qq "$@" source --download-only --print-uris $package | grep orig-amd64)
-        uri=$(echo "$file" | cut -d "'" -f 2) sum=$(echo "$file" | cut -d ' ' -f 4)
-        timeout 400 /usr/lib/apt/apt-helper "$@" download-file "$uri" orig.tar.gz "$sum"
-        tar -xzf orig.tar.gz --strip-components 1 --wildcards '*.run'
-        rm orig.tar.gz
-        touch done
-    "#;
-    let (archive, key) = phoenix_lab::rootfs::ubuntu();
-    let mut command = Command::new("sh");
-    let output =
-        command.args(["-c", script, "sh"]).arg(&home).args([branch, archive]).arg(key).output().unwrap();
-    let names = std::fs::read_dir(&home).into_iter().flatten().flatten();
-    let file = names.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "run"));
-    let Some(file) = file.filter(|_| home.join("done").exists()) else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        phoenix_lab::skipped(&format!(
-            "driver {branch} is not to be had from Ubuntu's archive: {}",
-            said.trim()
-        ));
-        return None;
-    };
-    let name = file.file_stem().unwrap().to_str().unwrap();
-    Some((name.strip_prefix("NVIDIA-Linux-x86_64-").unwrap().to_owned(), file))
-}
 
 /// What its own script unpacks.
 fn unpacked(file: &Path) -> tempfile::TempDir {
@@ -140,10 +101,8 @@ fn files(lab: &Lab, tree: &str) -> BTreeMap<String, String> {
 fn unpacked_without_running_it(branch: &str, cuda: &str) {
     let Some((version, file)) = runfile(branch) else { return };
     let Some(lab) = host(&version, &file, "inject") else { return };
-    let slow = Duration::from_secs(300);
     // The window of its compression is 128 MiB.
-    let bounded = format!("ulimit -v 500000 && exec {PROGRAM} prepare");
-    let run = lab.command("sh").args(["-c", &bounded]).timeout(slow).run().ok();
+    let run = unpacks_without_running(&lab, 500_000);
     run.says(&format!("driver {version}: unpacked from")).says_not("WARNING");
     let reference = unpacked(&file);
     let (all, tree) = (reference.path().join("all"), format!("/var/lib/phoenix-nvidia/driver/{version}"));
@@ -170,7 +129,7 @@ fn unpacked_without_running_it(branch: &str, cuda: &str) {
     lab.sh("gcc -o /root/cuda /root/cuda.c -ldl").ok();
     assert_eq!(lab.sh(&format!("LD_LIBRARY_PATH={tree} /root/cuda")).ok().stdout.trim(), cuda);
     // In a container: 12 is "library not found", 9 "no kernel driver".
-    let start = lab.command("pct").args(["start", "101"]).timeout(slow).run().ok();
+    let start = lab.command("pct").args(["start", "101"]).timeout(Duration::from_secs(300)).run().ok();
     start.says("the host's, mounted").says_not("unpacked").says_not("WARNING");
     let ct = lab.container(101);
     ct.exec(["nvidia-smi"]).code(9);

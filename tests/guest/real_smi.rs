@@ -1,55 +1,18 @@
 //! The real nvidia-smi, from Debian's archive, in a container without a GPU:
 //! what it says is understood, and the reason named.
-// apt fetches the package, within a time limit; helpers of a test may panic and print.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout)]
+// A helper of the tests may panic.
+#![allow(clippy::unwrap_used)]
 use crate::support;
 
 use phoenix_lab::{Lab, Rootfs};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+use support::real::driver;
 use support::{lab, node, setting};
 
-/// nvidia-smi and its library of a Debian release, unpacked; `None` where the
-/// archive cannot be reached (the reason has been printed).
-fn unpacked(suite: &str) -> Option<(String, PathBuf, PathBuf)> {
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("real-smi-{suite}"));
-    let script = r#"
-        set -e
-        mkdir -p "$1/lists/partial" "$1/root" && cd "$1"
-        [ -e done ] && exit 0
-        key=/usr/share/keyrings/debian-archive-keyring.gpg
-        echo "deb [signed-by=$key] $3 $2 non-free" > source.list
-        set -- -o Dir::Etc::sourcelist="$1/source.list" -o Dir::Etc::sourceparts=- \
-            -o Dir::State::lists="$1/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-            -o APT::Sandbox::User=root -o APT::Architecture=amd64 -o Acquire::Retries=1 -o Acquire::http::Timeout=20
-        timeout 120 apt-get -qq "$@" update
-        timeout 120 apt-get -qq "$@" download nvidia-smi libnvidia-ml1
-        for deb in *.deb; do dpkg -x "$deb" root; done
-        touch done
-    "#;
-    let mirror = phoenix_lab::rootfs::mirror().unwrap();
-    let output =
-        Command::new("sh").args(["-c", script, "sh"]).arg(&home).arg(suite).arg(mirror).output().unwrap();
-    let find = |name: &str| {
-        let found =
-            Command::new("find").arg(home.join("root/usr/lib")).args(["-name", name, "-type", "f"]).output();
-        let text = String::from_utf8(found.ok()?.stdout).ok()?;
-        text.lines().next().map(PathBuf::from)
-    };
-    let (Some(smi), Some(library)) = (find("nvidia-smi"), find("libnvidia-ml.so.*.*")) else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        phoenix_lab::skipped(&format!(
-            "nvidia-smi of {suite} is not to be had from Debian's archive: {}",
-            said.trim()
-        ));
-        return None;
-    };
-    let name = library.file_name()?.to_str()?.to_owned();
-    Some((name.trim_start_matches("libnvidia-ml.so.").to_owned(), smi, library))
-}
-
 fn without_a_gpu(suite: &str) {
-    let Some((version, smi, library)) = unpacked(suite) else { return };
+    let Some((version, root)) = driver(suite) else { return };
+    let smi = root.join("usr/lib/nvidia/current/nvidia-smi");
+    let library = root.join(format!("usr/lib/x86_64-linux-gnu/nvidia/current/libnvidia-ml.so.{version}"));
     let Some(lab) = lab(Lab::builder().gpus(1).driver(&version)) else { return };
     node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none\nINSTALL=off");
     let ct = lab.create(101, Rootfs::Debian12.privileged());

@@ -1,6 +1,8 @@
 //! What the end-to-end tests of the program share.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod real;
+
 use phoenix_lab::{Builder, Lab, Output, Spec};
 use std::time::Duration;
 
@@ -49,4 +51,24 @@ pub fn node(lab: &Lab, lines: &str) {
 /// A setting in a container's conf.
 pub fn setting(lab: &Lab, ctid: u32, line: &str) {
     lab.append(format!("/etc/pve/lxc/{ctid}.conf"), format!("lxc.environment: {line}\n"));
+}
+
+/// Has `phoenix-nvidia prepare` unpack a runfile, within so much address space (KiB): no program of it is run, and none
+/// of the host's that unpacks.
+#[track_caller]
+pub fn unpacks_without_running(lab: &Lab, space: u32) -> Output {
+    let trace = format!(
+        "ulimit -v {space}; strace -f -qq -e trace=execve -o /root/trace /usr/sbin/phoenix-nvidia prepare"
+    );
+    let run = lab.command("sh").args(["-c", &trace]).timeout(Duration::from_secs(300)).run().ok();
+    let trace = lab.read("/root/trace");
+    let programs: Vec<&str> =
+        trace.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0")).collect();
+    let first = programs.first().unwrap_or_else(|| panic!("nothing was traced: {trace}\n{run}"));
+    assert!(first.contains("execve(\"/usr/sbin/phoenix-nvidia\", "), "{first}");
+    let odd = ["NVIDIA", "nvidia-installer", "xz", "gzip", "zstd", "tar\"", "/sh\""];
+    for program in &programs {
+        assert!(!odd.iter().any(|odd| program.contains(odd)), "{program}");
+    }
+    run
 }
