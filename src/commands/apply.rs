@@ -1,7 +1,7 @@
 //! `apply`: a running container gets what its settings say, without a restart.
 
 use crate::driver::injection::{Injection, is_driver};
-use crate::exit::{self, Code};
+use crate::exit::{self, Code, Fault};
 use crate::guest::exec::Guest;
 use crate::host::choose::Choice;
 use crate::host::provide::Provided;
@@ -22,6 +22,7 @@ use crate::pve::conf::store::{Caller, Conf};
 use crate::pve::{net, pct};
 use crate::settings::keys;
 use crate::state::{Outcome, Record};
+use crate::sys::lock::Lock;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::time::Instant;
@@ -47,12 +48,8 @@ pub fn run(ctid: Ctid, force: bool) -> anyhow::Result<Code> {
         return Ok(Code::Success);
     }
     Record::of(ctid).take_over(&net::identity(&document));
-    let deadline = Deadline::after(hand.settings.value(keys::PRE_START_TIMEOUT));
-    // Of two that start at once, one would not see the other's claim.
-    let exclusive = hand.settings.value(keys::GPU_EXCLUSIVE);
-    let cards = exclusive.then(|| locks::cards(&deadline)).transpose()?;
-    let mut apply = Apply::prepare(&hand, intent, document, &deadline)?;
-    let done = apply.carry_out(force, cards);
+    let mut apply = Apply::prepare(&hand, intent, document)?;
+    let done = apply.carry_out(force);
     if apply.conclude(done, begun)? {
         apply.link(&software);
         apply.describe();
@@ -74,13 +71,8 @@ pub struct Apply<'a> {
 
 impl<'a> Apply<'a> {
     /// Makes what is missing on the host: nodes, and the driver tree.
-    fn prepare(
-        hand: &'a ByHand,
-        intent: Intent,
-        document: Document,
-        deadline: &Deadline,
-    ) -> anyhow::Result<Apply<'a>> {
-        let ctid = hand.ctid;
+    fn prepare(hand: &'a ByHand, intent: Intent, document: Document) -> anyhow::Result<Apply<'a>> {
+        let (ctid, deadline) = (hand.ctid, &limit(hand));
         let provided = devices::give(ctid, &intent, &hand.settings, &document, deadline)?;
         if let Some(fault) = plan::fault(&provided.choice) {
             return Err(fault.into());
@@ -101,8 +93,8 @@ impl<'a> Apply<'a> {
         Wanted::of(inventory, choice.devices.clone(), self.mounts.clone())
     }
 
-    /// All steps, or none; `cards` is held until the conf tells which it has.
-    fn carry_out(&mut self, force: bool, cards: Option<crate::sys::lock::Lock>) -> anyhow::Result<Live> {
+    /// All steps, or none.
+    fn carry_out(&mut self, force: bool) -> anyhow::Result<Live> {
         let (ctid, conf) = (self.hand.ctid, &self.hand.conf);
         let Some(mut live) = Live::of(ctid, conf, self.document.clone(), self.wanted())? else {
             return Err(Gone(ctid).into());
@@ -115,11 +107,8 @@ impl<'a> Apply<'a> {
         if !plan::is_right(&self.document, &self.provided.choice.devices, &self.mounts) {
             self.hand.must_be_editable(&self.document)?;
         }
-        self.began = true;
         let mut undo = Undo::default();
-        let done = self.steps(&live, &mut undo);
-        drop(cards);
-        match done {
+        match self.steps(&live, &mut undo) {
             Ok(()) => Ok(live),
             Err(error) if is_gone(&error, &live) => Err(Gone(ctid).into()),
             Err(error) => {
@@ -130,15 +119,49 @@ impl<'a> Apply<'a> {
     }
 
     /// Add: conf, node, rule. Take away: rule, node, conf.
-    fn steps(&self, live: &Live, undo: &mut Undo) -> anyhow::Result<()> {
-        if live.adds() {
-            let (devices, mounts) = live.both();
-            let choice = Choice { devices, ..self.provided.choice.clone() };
-            self.write(&choice, &mounts, undo)?;
-            live.carry_out(true, undo)?;
-        }
+    fn steps(&mut self, live: &Live, undo: &mut Undo) -> anyhow::Result<()> {
+        self.claim(live, undo)?;
+        live.carry_out(true, undo)?;
         live.carry_out(false, undo)?;
+        // What it has no more is anybody's: that needs no lock.
         self.write(&self.provided.choice, &self.mounts, undo)
+    }
+
+    /// Has the conf name what comes, beside what is there: by it others see whose the cards
+    /// are.
+    fn claim(&mut self, live: &Live, undo: &mut Undo) -> anyhow::Result<()> {
+        let _cards = self.cards()?;
+        self.began = true;
+        let (devices, mounts) = live.both();
+        self.write(&Choice { devices, ..self.provided.choice.clone() }, &mounts, undo)
+    }
+
+    /// With `GPU_EXCLUSIVE` the lock for a claim. It is not held before, since nobody is to
+    /// wait for what is done in the container: so one may have taken a card meanwhile.
+    fn cards(&self) -> anyhow::Result<Option<Lock>> {
+        let ByHand { ctid, settings, .. } = self.hand;
+        if !settings.value(keys::GPU_EXCLUSIVE) {
+            return Ok(None);
+        }
+        let deadline = limit(self.hand);
+        let lock = locks::cards(&deadline)?;
+        let (_, now) = devices::look(*ctid, &self.intent, settings, &self.document, &deadline);
+        self.must_be(&now)?;
+        Ok(Some(lock))
+    }
+
+    /// Fails where the host would give something else now.
+    fn must_be(&self, now: &Choice) -> anyhow::Result<()> {
+        if let Some(fault) = plan::fault(now) {
+            return Err(fault.into());
+        }
+        if now.devices != self.provided.choice.devices {
+            let ctid = self.hand.ctid;
+            let what = format!("the devices for container {ctid} have changed meanwhile");
+            let remedy = format!("phoenix-nvidia apply {ctid}");
+            return Err(Fault::new(Code::Passthrough, what).remedy(remedy).into());
+        }
+        Ok(())
     }
 
     /// Edits the conf, and notes how to restore it.
@@ -196,6 +219,7 @@ impl<'a> Apply<'a> {
     /// The conf as wanted stays; nothing else is touched.
     fn without_container(&self) -> anyhow::Result<()> {
         let (ctid, conf) = (self.hand.ctid, &self.hand.conf);
+        let _cards = self.cards()?;
         devices::write(conf, Caller::ByHand, &self.intent, &self.provided.choice, &self.mounts)?;
         log::warn!("container {ctid} has stopped meanwhile: its next start has what its settings say");
         if pct::init(ctid)?.is_some() {
@@ -237,9 +261,14 @@ impl<'a> Apply<'a> {
     }
 }
 
+/// Until when the devices are chosen.
+fn limit(hand: &ByHand) -> Deadline {
+    Deadline::after(hand.settings.value(keys::PRE_START_TIMEOUT))
+}
+
 /// The error again, for the record.
 fn error_of(error: &anyhow::Error) -> anyhow::Error {
-    let fault = exit::Fault::new(exit::code_of(error), exit::one_line(error));
+    let fault = Fault::new(exit::code_of(error), exit::one_line(error));
     match exit::remedy_of(error) {
         Some(remedy) => fault.remedy(remedy).into(),
         None => fault.into(),

@@ -121,11 +121,6 @@ impl Live {
         self.difference = Difference::of(&self.document, &self.has, &self.wanted);
     }
 
-    /// Whether any step adds something.
-    pub fn adds(&self) -> bool {
-        self.difference.live.iter().any(Step::adds)
-    }
-
     /// Where the step of the driver tree stands.
     fn tree_step(&self) -> Option<usize> {
         self.difference.live.iter().position(|step| matches!(step, Step::Tree(_)))

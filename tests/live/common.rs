@@ -3,6 +3,7 @@ use crate::support::{lab, node};
 
 use phoenix_lab::{Container, Errno, Lab, Spec};
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 pub const PROGRAM: &str = "/usr/sbin/phoenix-nvidia";
 
@@ -113,6 +114,16 @@ pub fn bad(lab: &Lab) -> Vec<String> {
     bad.retain(|line| !line.ends_with(UNSEEN));
     assert_eq!(out.exit(), Some(i32::from(!of(&["failure"]).is_empty())), "{out}");
     bad
+}
+
+/// Until something is so, 20 s at most.
+#[track_caller]
+pub fn wait(mut is: impl FnMut() -> bool, told: impl Fn() -> String) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < deadline, "{}", told());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 pub fn reboot_from_inside(ct: &Container<'_>) {

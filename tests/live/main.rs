@@ -5,6 +5,7 @@ mod support;
 
 mod cards;
 mod common;
+mod exclusive;
 mod hostile;
 mod refused;
 mod tree;

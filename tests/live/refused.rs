@@ -1,5 +1,5 @@
 //! What is in use, locked, or being installed.
-use crate::common::{PROGRAM, agrees, apply, assign, running};
+use crate::common::{PROGRAM, agrees, apply, assign, running, wait};
 use crate::support::setting;
 
 use phoenix_lab::{Errno, Lab, Rootfs, Running, Spec};
@@ -15,15 +15,6 @@ fn holder(lab: &Lab, node: &str) -> Running {
     let running = lab.container(101).command("perl").args(["-e", &script]).spawn();
     wait(|| running.so_far().contains("held"), || running.so_far());
     running
-}
-
-#[track_caller]
-fn wait(mut is: impl FnMut() -> bool, told: impl Fn() -> String) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is() {
-        assert!(Instant::now() < deadline, "{}", told());
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn a_card_in_use(spec: Spec) {
