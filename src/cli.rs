@@ -125,8 +125,8 @@ pub enum Command {
     /// Fetch drivers ahead, so that starts need no network
     ///
     /// Without a version: NVIDIA_DRIVER_VERSION, and for `host` the loaded
-    /// driver and the one that the next boot loads. Of the latter the driver files
-    /// for containers are made ready too, where one has DRIVER_MODE=inject.
+    /// driver and the one that the next boot loads. Of both the driver files for
+    /// containers are made ready too, where one has DRIVER_MODE=inject.
     Prefetch {
         /// The driver versions
         #[arg(value_name = "VERSION")]

@@ -1,5 +1,5 @@
-//! `prefetch`: fetches the runfiles that the next starts need, and makes the tree of
-//! the next boot's driver, so that those starts need no network.
+//! `prefetch`: fetches the runfiles that the next starts need, and makes the trees of
+//! the loaded and the next boot's driver, so that those starts need no network.
 
 use super::prepare;
 use crate::driver::cache::Cache;
@@ -63,16 +63,17 @@ pub fn run(versions: &[Version]) -> anyhow::Result<Code> {
             }
         }
     }
-    if let Some(next) = drivers.next.as_ref().filter(|_| injection) {
+    for version in drivers.all().iter().filter(|_| injection) {
         // What failed a moment ago is not tried again; the host's own files will do.
-        let again = !missed.contains(&next);
-        let sha256 = sha256.filter(|_| versions.contains(next)).cloned();
+        let again = !missed.contains(&version);
+        let sha256 = sha256.filter(|_| versions.contains(version)).cloned();
         let deadline = Deadline::after(UNPACKING + limits.download);
-        let trees = Trees::host().with(supply(sha256, again.then(|| Box::new((url, limits)))));
-        match trees.make_ahead(next, &deadline) {
-            Ok(()) => log::info!("driver {next}: ready for the containers that have the host's"),
+        let from = again.then(|| Box::new((url.clone(), limits)));
+        let trees = Trees::host().with(supply(sha256, from));
+        match trees.make_ahead(version, &deadline) {
+            Ok(()) => log::info!("driver {version}: ready for the containers that have the host's"),
             // Why there is no runfile is told already.
-            Err(error) if !again && trees.possible(next).is_err() => {
+            Err(error) if !again && trees.possible(version).is_err() => {
                 log::debug!("{}", exit::one_line(&error));
             }
             Err(error) => note(&mut failed, error),
@@ -130,13 +131,18 @@ impl Drivers {
         Drivers { next: of_next_boot(loaded.is_some()), loaded }
     }
 
+    /// Both.
+    fn all(&self) -> Vec<Version> {
+        both(self.loaded.clone(), self.next.clone())
+    }
+
     /// The version that is set; for `host` the loaded one, and the one that is
     /// installed and not loaded yet.
     fn versions(&self, settings: &Settings) -> anyhow::Result<Vec<Version>> {
         match settings.get(keys::NVIDIA_DRIVER_VERSION).map_err(input)? {
             DriverVersion::Exact(version) => Ok(vec![version]),
             DriverVersion::Host => {
-                let versions = both(self.loaded.clone(), self.next.clone());
+                let versions = self.all();
                 if versions.is_empty() {
                     let what = "NVIDIA_DRIVER_VERSION=host, but this host has no driver";
                     return Err(Fault::new(Code::Software, what)

@@ -10,16 +10,17 @@ use crate::driver::progress::DownloadProgress;
 use crate::driver::runfile;
 use crate::driver::source;
 use crate::driver::template::Template;
-use crate::exit::{self, Code, Context as _, Fault};
+use crate::exit::{self, Code, Fault};
 use crate::sys::fetch::{self, Client, FetchError, Transport, Watch};
 use crate::sys::file;
-use crate::sys::sums::{self, Sums};
+use crate::sys::sums::Sums;
 use crate::sys::text::size;
-use crate::sys::time::{Deadline, human};
+use crate::sys::time::{Deadline, human, is_late};
 use crate::sys::url::Url;
 use crate::types::Version;
 use anyhow::Context as _;
 use fault::Unaccepted;
+pub use fault::lacked_time;
 use known::Known;
 use std::fs::File;
 use std::io;
@@ -65,19 +66,25 @@ pub struct Runfile {
 /// [`Code::Software`]: the download failed, or the file is not what was asked
 /// for.
 pub fn obtain(cache: &Cache, request: &RunfileRequest<'_>) -> anyhow::Result<Runfile> {
-    let here = request.url.is_local();
-    let what = if here { "no runfile of driver" } else { "cannot download driver" };
-    let fault = || Fault::new(Code::Software, format!("{what} {}", request.version));
+    had(cache, request).map_err(|error| {
+        let what = if request.url.is_local() { "no runfile of driver" } else { "cannot download driver" };
+        let fault = Fault::new(Code::Software, format!("{what} {}", request.version));
+        if lacked_time(&error) && exit::remedy_of(&error).is_none() {
+            return fault.remedy(fault::longer(request.version, request.limits.download)).caused_by(error);
+        }
+        fault.caused_by(error)
+    })
+}
+
+fn had(cache: &Cache, request: &RunfileRequest<'_>) -> anyhow::Result<Runfile> {
     let deadline = Deadline::after(request.limits.download);
-    std::fs::create_dir_all(cache.directory())
-        .with_context(|| cache.directory().display().to_string())
-        .fault(fault)?;
+    std::fs::create_dir_all(cache.directory()).with_context(|| cache.directory().display().to_string())?;
     let path = cache.file(request.version);
-    let _lock = cache.lock(request.version, &deadline).fault(fault)?;
+    let _lock = cache.lock(request.version, &deadline)?;
     let entry = CacheEntry { path, cache, request };
-    match entry.cached(&deadline).fault(fault)? {
+    match entry.cached(&deadline)? {
         Some(runfile) => Ok(runfile),
-        None => entry.fetch(&deadline).fault(fault),
+        None => entry.fetch(&deadline),
     }
 }
 
@@ -135,7 +142,7 @@ impl CacheEntry<'_> {
                 log::debug!("cache: using {}", self.path.display());
                 accept(&self.path, &file, sum, false).map(Some)
             }
-            Err(why) if exit::interrupted(&why) || sums::is_late(&why) => Err(why),
+            Err(why) if exit::interrupted(&why) || is_late(&why) => Err(why),
             Err(why) => {
                 log::warn!("cache: removing {}: {why:#}", self.path.display());
                 let _ = std::fs::remove_file(record(&self.path));

@@ -29,8 +29,16 @@ impl Default for Supply {
     }
 }
 
-/// What downloads a runfile and unpacks it.
+/// What downloads a runfile, unpacks it and mounts that.
 const PREPARE: &str = "phoenix-nvidia prepare";
+/// What does the same but the mount, and takes the time that it needs: guests wait for the
+/// other one.
+const PREFETCH: &str = "phoenix-nvidia prefetch";
+
+/// What makes a tree, after an error that has no remedy of its own.
+pub fn remedy(error: &anyhow::Error) -> &'static str {
+    if obtain::lacked_time(error) { PREFETCH } else { PREPARE }
+}
 
 /// Where the runfile of a version is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +73,9 @@ impl Supply {
                     }
                     Err(error) => {
                         let fault = Fault::new(Code::Software, "no verified runfile");
-                        Err(fault.remedy(instead.as_str()).caused_by(error))
+                        let late = obtain::lacked_time(&error);
+                        let remedy = if late { PREFETCH } else { instead.as_str() };
+                        Err(fault.remedy(remedy).caused_by(error))
                     }
                 }
             }

@@ -24,7 +24,7 @@ pub use elf::Glibc;
 pub use gap::{Gap, Looked, Possible, Shown, source};
 pub use manifest::{Manifest, NAME as MARK};
 
-use crate::driver::supply::Supply;
+use crate::driver::supply::{self, Supply};
 use crate::exit::{self, Code, Fault};
 use crate::pve::conf::mounts::RUN;
 use crate::sys::lock::{self, Lock};
@@ -357,7 +357,7 @@ fn failed(version: &Version, error: anyhow::Error) -> anyhow::Error {
     let fault = cannot(version);
     match exit::remedy_of(&error) {
         Some(_) => fault.caused_by(error),
-        None => fault.remedy("phoenix-nvidia prepare").caused_by(error),
+        None => fault.remedy(supply::remedy(&error)).caused_by(error),
     }
 }
 

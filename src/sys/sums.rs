@@ -2,34 +2,15 @@
 //! its header.
 
 use super::signal;
-use super::time::{Deadline, human};
+use super::time::Deadline;
 use md5::Md5;
 use sha2::{Digest, Sha256};
-use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd as _;
-use std::time::Duration;
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 1 << 20;
-
-/// The time was over before the whole file was read: that says nothing of the file.
-#[derive(Debug)]
-pub struct Late(Duration);
-
-impl fmt::Display for Late {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not read within {}", human(self.0))
-    }
-}
-
-impl std::error::Error for Late {}
-
-/// Whether an error says so.
-pub fn is_late(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<Late>())
-}
 
 /// A file's checksums.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +26,7 @@ impl Sums {
     /// takes as long as SHA-256.
     ///
     /// # Errors
-    /// The file cannot be read, a signal came, or [`Late`].
+    /// The file cannot be read, a signal came, or [`Late`](super::time::Late).
     pub fn of(file: &File, from: u64, deadline: &Deadline) -> anyhow::Result<Sums> {
         let again = || File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let (first, second) = (again()?, again()?);
@@ -68,9 +49,7 @@ fn digest<D: Digest>(
     let (mut sum, mut buffer) = (D::new(), vec![0; CHUNK]);
     loop {
         signal::check()?;
-        if deadline.passed() {
-            return Err(Late(deadline.span()).into());
-        }
+        deadline.allows("read")?;
         match file.read(&mut buffer)? {
             0 => return Ok(sum.finalize()),
             n => sum.update(&buffer[..n]),
@@ -81,6 +60,7 @@ fn digest<D: Digest>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::time::is_late;
     use std::io::Write as _;
 
     #[test]

@@ -1,6 +1,32 @@
 //! Deadlines of waits and children.
 
+use std::fmt;
 use std::time::{Duration, Instant};
+
+/// The time was over before something was done: that says nothing of what it was done
+/// with.
+#[derive(Debug)]
+pub struct Late {
+    done: &'static str,
+    within: Duration,
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not {} within {}", self.done, human(self.within))
+    }
+}
+
+impl std::error::Error for Late {}
+
+/// Whether an error says so, also through a reader.
+pub fn is_late(error: &anyhow::Error) -> bool {
+    let through = |cause: &(dyn std::error::Error + 'static)| {
+        let reader = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        reader.is_some_and(|inner| inner.is::<Late>())
+    };
+    error.chain().any(|cause| cause.is::<Late>() || through(cause))
+}
 
 /// A point in time, and the timeout that led to it.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +54,14 @@ impl Deadline {
     /// Whether it has passed.
     pub fn passed(&self) -> bool {
         self.remaining().is_zero()
+    }
+
+    /// Fails once it has passed; `done` says what was to be done until then: `read`.
+    ///
+    /// # Errors
+    /// [`Late`].
+    pub fn allows(&self, done: &'static str) -> Result<(), Late> {
+        if self.passed() { Err(Late { done, within: self.span }) } else { Ok(()) }
     }
 
     /// The nearer of this one and `span` from now.
@@ -62,6 +96,18 @@ mod tests {
         let far = Deadline::secs(100);
         assert!(far.at_most(Duration::from_secs(1)).remaining() <= Duration::from_secs(1));
         assert!(Deadline::secs(0).at_most(Duration::from_secs(9)).passed());
+    }
+
+    #[test]
+    fn what_was_late_is_known_through_readers() {
+        let late = || Deadline::secs(0).allows("read").unwrap_err();
+        assert!(Deadline::secs(60).allows("read").is_ok());
+        let read = std::io::Error::other(late());
+        let around = anyhow::Error::new(std::io::Error::other(late())).context("x");
+        assert!([late().into(), read.into(), around].iter().all(is_late));
+        let other = anyhow::Error::new(std::io::Error::other("damaged"));
+        assert!(!is_late(&other) && other.to_string() != late().to_string());
+        assert_eq!(late().to_string(), "not read within 0 ms");
     }
 
     #[test]

@@ -3,18 +3,41 @@
 use crate::driver::source;
 use crate::exit::{self, Code, Fault};
 use crate::sys::fetch::FetchError;
-use crate::sys::time::Deadline;
+use crate::sys::lock::LockError;
+use crate::sys::signal;
+use crate::sys::time::{Deadline, is_late};
 use crate::sys::url::Url;
-use crate::sys::{signal, sums};
+use crate::types::Version;
 use std::fmt::Display;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// What helps where a server does not answer as it should.
 const ELSEWHERE: &str = "download the file elsewhere and set NVIDIA_RUNFILE_URL to it, or set http_proxy in /etc/pve/datacenter.cfg";
 
 /// What helps where http is not trusted.
 const UNTRUSTED: &str = "set NVIDIA_RUNFILE_URL to an https URL, or set NVIDIA_RUNFILE_SHA256";
+
+/// The time that the command after a timeout gives a download, in seconds: the least, and the
+/// most that the setting takes.
+const LONGER: (u64, u64) = (7200, 604_800);
+
+/// Whether time is what lacked: for a download, for the work on its file, or for another
+/// process that does that.
+pub fn lacked_time(error: &anyhow::Error) -> bool {
+    let of = |cause: &(dyn std::error::Error + 'static)| {
+        let fetch = matches!(cause.downcast_ref(), Some(FetchError::TooSlow { .. }));
+        fetch || matches!(cause.downcast_ref(), Some(LockError::Busy { .. }))
+    };
+    is_late(error) || error.chain().any(of)
+}
+
+/// The command that gives it more than this: it goes on with what is there of a download.
+pub(super) fn longer(version: &Version, limit: Duration) -> String {
+    let seconds = limit.as_secs().saturating_mul(4).clamp(LONGER.0, LONGER.1);
+    format!("DOWNLOAD_TIMEOUT={seconds} phoenix-nvidia prefetch {version}")
+}
 
 /// A failed download, with its remedy. `directory` is where the file would go, `max` the limit of its size, in bytes.
 pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> anyhow::Error {
@@ -54,7 +77,6 @@ pub(super) fn of(error: FetchError, url: &Url, directory: &Path, max: u64) -> an
         FetchError::Unreachable(..)
         | FetchError::Stalled { .. }
         | FetchError::Cut { .. }
-        | FetchError::TooSlow { .. }
         | FetchError::Status(..) => Fault::new(Code::Software, error.to_string()).remedy(ELSEWHERE).into(),
         _ => error.into(),
     }
@@ -76,7 +98,7 @@ pub(super) fn unaccepted(why: anyhow::Error, directory: &Path, deadline: &Deadli
         _ if exit::interrupted(&why) => Unaccepted::Local(why),
         Err(signal) => Unaccepted::Local(anyhow::Error::new(signal)),
         Ok(()) if is_full => Unaccepted::Local(full(format!("{why:#}"), directory)),
-        Ok(()) if sums::is_late(&why) || deadline.passed() => Unaccepted::Local(why),
+        Ok(()) if is_late(&why) || deadline.passed() => Unaccepted::Local(why),
         Ok(()) => Unaccepted::Bad(why),
     }
 }

@@ -4,7 +4,7 @@
 use super::Header;
 use crate::sys::signal;
 use crate::sys::text::size;
-use crate::sys::time::{Deadline, human};
+use crate::sys::time::Deadline;
 use anyhow::{Context as _, bail};
 use lzma_rust2::XzReader;
 use md5::{Digest as _, Md5};
@@ -128,10 +128,7 @@ fn decoder<'a>(input: &'a mut BufReader<&mut Source<'_>>) -> anyhow::Result<Box<
 /// Whoever reads for too long, or after a signal, gets an error.
 fn in_time(deadline: &Deadline) -> io::Result<()> {
     signal::check().map_err(io::Error::other)?;
-    if deadline.passed() {
-        return Err(io::Error::other(format!("not unpacked within {}", human(deadline.span()))));
-    }
-    Ok(())
+    deadline.allows("unpacked").map_err(io::Error::other)
 }
 
 /// The file, with the MD5 of what was read of it.

@@ -3,7 +3,7 @@
 use super::find::{self, Found, Item};
 use super::manifest::{self, Manifest, Origin};
 use super::{prune, unpack};
-use crate::sys::time::{Deadline, human};
+use crate::sys::time::Deadline;
 use crate::sys::{file, private, replace, signal};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
@@ -119,9 +119,7 @@ fn put(tree: &Path, item: &Item, deadline: &Deadline) -> anyhow::Result<()> {
 fn copy(from: File, mut to: &File, deadline: &Deadline) -> anyhow::Result<()> {
     loop {
         signal::check()?;
-        if deadline.passed() {
-            bail!("not copied within {}", human(deadline.span()));
-        }
+        deadline.allows("copied")?;
         if std::io::copy(&mut (&from).take(PIECE), &mut to)? == 0 {
             return Ok(to.flush()?);
         }

@@ -95,8 +95,9 @@ fn a_host_without_the_files_and_a_time_that_is_over_leave_nothing() {
     assert!(format!("{error:#}").contains("its driver files are 580.95.05"), "{error:#}");
     assert!(format!("{error:#}").contains("not in the cache"), "{error:#}");
     assert_eq!(crate::exit::remedy_of(&error), Some("phoenix-nvidia prepare"));
-    let error = trees.keep(&version(), None, &Deadline::secs(0)).unwrap_err();
+    let error = trees.make(&version(), &Deadline::secs(0)).unwrap_err();
     assert!(format!("{error:#}").contains("not copied within"), "{error:#}");
+    assert_eq!(crate::exit::remedy_of(&error), Some("phoenix-nvidia prefetch"));
     assert_eq!(names(&trees.root.join(KEPT)), [""; 0]);
 }
 

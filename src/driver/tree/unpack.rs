@@ -6,7 +6,7 @@ use crate::driver::runfile::lists::{FILE_LIST, Kind, MANIFEST, Manifest};
 use crate::driver::runfile::{Header, lists::FileList, payload};
 use crate::exit;
 use crate::sys::text::{line, size};
-use crate::sys::time::{Deadline, human};
+use crate::sys::time::Deadline;
 use crate::sys::{file, private, signal};
 use crate::types::Version;
 use anyhow::{Context as _, bail};
@@ -197,9 +197,7 @@ impl Pass<'_> {
                 continue;
             }
             signal::check()?;
-            if deadline.passed() {
-                bail!("not on the disk within {}", human(deadline.span()));
-            }
+            deadline.allows("on the disk")?;
             File::open(&item.from)?.sync_all()?;
             if item.to.contains('/') {
                 found.files.push(item);

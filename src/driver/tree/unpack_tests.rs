@@ -158,9 +158,12 @@ fn a_file_that_changed_since_it_was_verified_or_is_of_another_version_is_refused
 
 #[test]
 fn a_time_that_is_over_leaves_nothing() {
-    let file = Runfile::new(VERSION).compressed(Compression::Zstd).build().unwrap();
-    let error = format!("{:#}", made(&file, &Deadline::secs(0)).1.unwrap_err());
-    assert!(error.contains("not unpacked within"), "{error}");
+    for compression in [Compression::Gzip, Compression::Xz, Compression::Zstd, Compression::None] {
+        let file = Runfile::new(VERSION).compressed(compression).build().unwrap();
+        let error = made(&file, &Deadline::secs(0)).1.unwrap_err();
+        assert!(format!("{error:#}").contains("not unpacked within"), "{error:#}");
+        assert!(crate::sys::time::is_late(&error), "{error:?}");
+    }
 }
 
 #[test]

@@ -202,7 +202,7 @@ fn a_wrapped_runfile_that_was_not_unpacked_in_time_or_for_want_of_space_is_none_
     let new = tempfile::tempfile().unwrap();
     let over = Deadline::secs(0);
     let late = inner::unwrap(&file, start, &new, 1 << 30, |_| Ok(()), &over).unwrap_err();
-    assert!(format!("{late:#}").contains("not unpacked within"), "{late:#}");
+    assert!(format!("{late:#}").contains("not unpacked within") && lacked_time(&late), "{late:#}");
     assert!(matches!(fault::unaccepted(late, directory, &over), Unaccepted::Local(_)));
     let in_time = Deadline::secs(60);
     for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
@@ -216,4 +216,31 @@ fn a_wrapped_runfile_that_was_not_unpacked_in_time_or_for_want_of_space_is_none_
     }
     let bad = inner::unwrap(&file, start, &new, 1, |_| Ok(()), &in_time).unwrap_err();
     assert!(matches!(fault::unaccepted(bad, directory, &in_time), Unaccepted::Bad(_)));
+}
+
+/// A download, and the check of a file that is there already.
+#[test]
+fn what_lacked_time_has_the_command_with_more_of_it() {
+    let mut node = node();
+    let path = Lab::new(V).publish(&node.site).unwrap();
+    let more = |error: &anyhow::Error| crate::exit::remedy_of(error).unwrap_or_default().to_owned();
+    node.limits.download = Duration::from_millis(200);
+    node.site.faults().set(&path, Ill::Stall(1000)).unwrap();
+    let slow = node.obtain(V).unwrap_err();
+    assert!(format!("{slow:#}").contains("timed out after 200 ms (1000 bytes received)"), "{slow:#}");
+    assert_eq!(more(&slow), format!("DOWNLOAD_TIMEOUT=7200 phoenix-nvidia prefetch {V}"));
+    node.site.faults().clear().unwrap();
+    node.limits.download = Duration::from_secs(20);
+    let file = node.obtain(V).unwrap().path;
+    std::fs::remove_file(crate::driver::cache::record(&file)).unwrap();
+    node.limits.download = Duration::ZERO;
+    let late = node.obtain(V).unwrap_err();
+    assert!(format!("{late:#}").contains("not read within 0 ms"), "{late:#}");
+    assert_eq!(more(&late), format!("DOWNLOAD_TIMEOUT=7200 phoenix-nvidia prefetch {V}"));
+    // More than what was too little, and no more than the setting takes.
+    let version = V.parse().unwrap();
+    for (limit, seconds) in [(1800, 7200), (3600, 14_400), (604_800, 604_800)] {
+        let says = format!("DOWNLOAD_TIMEOUT={seconds} phoenix-nvidia prefetch {V}");
+        assert_eq!(fault::longer(&version, Duration::from_secs(limit)), says);
+    }
 }
