@@ -66,7 +66,7 @@ pub fn gpus(c: &Container) -> Vec<Finding> {
     }
     let findings = c.choice.missing.iter().map(|missing| {
         let other =
-            || format!("phoenix-nvidia attach {} --gpus LIST, of those that nvidia-smi -L lists", c.ctid);
+            || format!("phoenix-nvidia attach {} --gpus LIST, of the GPUs that this host has", c.ctid);
         Finding::failure("gpus", missing.to_string()).fix(missing.remedy.clone().unwrap_or_else(other))
     });
     few(findings.chain(undriven).collect())
@@ -101,7 +101,7 @@ pub fn modes(c: &Container) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if !nodes.is_empty() {
-        let why = "nodes need 0666; for good, `options nvidia NVreg_DeviceFileMode=0666` in /etc/modprobe.d/nvidia.conf";
+        let why = "nodes need 0666; for good, `options nvidia NVreg_DeviceFileMode=0666` in /etc/modprobe.d/nvidia.conf, then update-initramfs -u and a reboot of this host";
         findings.push(finding(&nodes, "", "666", why));
     }
     if !caps.is_empty() {

@@ -319,7 +319,10 @@ fn refuse_claimed(inventory: &Inventory, resolved: &mut Resolved) {
         let by = line.map(|line| format!(", whose line {line} allows every NVIDIA card"));
         let by = by.unwrap_or_default();
         let why = format!("in use by running container {ctid}{by}, and GPU_EXCLUSIVE=yes");
-        let remedy = Some(format!("pct shutdown {ctid}"));
+        // That one is somebody's too: it is stopped by whoever knows what it does.
+        let remedy = Some(format!(
+            "other GPUs for this container (attach --gpus), GPU_EXCLUSIVE=no for both to have it, or: pct shutdown {ctid}"
+        ));
         resolved.missing.push(Missing { remedy, ..Missing::new(format!("GPU {minor}"), why) });
     }
 }

@@ -187,7 +187,7 @@ pub fn mend(ctid: Ctid, settings: &Settings) -> String {
     }
     match settings.value(keys::INSTALL) {
         true => format!("phoenix-nvidia {ctid}"),
-        false => format!("INSTALL=on phoenix-nvidia {ctid}"),
+        false => format!("INSTALL=on phoenix-nvidia attach {ctid} && phoenix-nvidia {ctid}"),
     }
 }
 
@@ -330,7 +330,10 @@ impl Work<'_> {
             for other in text::few(others, MOST_LINES) {
                 log::warn!("engines in the container: {other}");
             }
-            log::warn!("{}", exit::fix(&format!("phoenix-nvidia attach {ctid} --nested-replace")));
+            log::warn!(
+                "{}",
+                exit::fix(&format!("phoenix-nvidia attach {ctid} --nested-replace && phoenix-nvidia {ctid}"))
+            );
         } else if devices.named.is_empty() {
             log::info!("engines in the container: no GPU to describe");
             // Nor is anything asked of the engines.

@@ -92,7 +92,7 @@ pub fn lacking(node: &Node, place: &Place, storages: &[Storage], answer: Readine
                 }
                 (false, false) => (
                     format!("the package phoenix-nvidia and the hookscript {path}: starts fail there"),
-                    install,
+                    format!("{install} && {put}"),
                 ),
                 _ => (format!("the hookscript {path}: starts fail there"), put),
             };
@@ -211,7 +211,11 @@ mod tests {
         assert_eq!(says(&local, true, true), "");
         assert_eq!(says(&share, true, false), "");
         assert!(says(&local, true, false).contains(" | ssh beta install -D -m 755"));
-        assert!(says(&local, false, false).contains("lacks the package phoenix-nvidia and the hookscript"));
+        let neither = says(&local, false, false);
+        assert!(neither.contains("lacks the package phoenix-nvidia and the hookscript"), "{neither}");
+        // The package alone puts none into a storage.
+        assert!(neither.contains(" && ssh beta apt-get install -y "), "{neither}");
+        assert!(neither.contains(" && ssh beta install -D -m 755 "), "{neither}");
         assert!(says(&share, false, false).contains("lacks the package phoenix-nvidia: "));
         let unknown = lacking(&node, &local, &storages, Readiness::Unknown("offline".into())).unwrap();
         assert!(unknown.what.starts_with("cannot ask node beta") && unknown.what.ends_with(": offline"));

@@ -272,15 +272,23 @@ impl Obstacle {
                 format!("pct set {ctid} --delete {key}")
             }
             Obstacle::MountPoint { key, source } => {
-                format!("mount or create {}, or: pct set {ctid} --delete {key}", word(source))
+                format!("mount or create {}{}", word(source), without(ctid, key))
             }
             Obstacle::Silent { source, .. } => format!("findmnt -T {}", word(source)),
             Obstacle::Storage { key, storage } => {
-                format!("define storage {}, or: pct set {ctid} --delete {key}", word(storage))
+                format!("define storage {}{}", word(storage), without(ctid, key))
             }
             Obstacle::Chain { fix, .. } => fix.clone(),
             Obstacle::Policy { .. } => format!("phoenix-nvidia doctor {ctid}"),
         }
+    }
+}
+
+/// The other way than a volume that is there again: no container is without its root file system.
+fn without(ctid: Ctid, key: &str) -> String {
+    match key {
+        "rootfs" => String::new(),
+        _ => format!(", or, to start without what is on it: pct set {ctid} --delete {key}"),
     }
 }
 

@@ -34,7 +34,9 @@ fn exposed_by(name: &str, origin: &Origin, ctid: Ctid) -> Option<Exposed> {
     let at = format!("{} line {line}", path.display());
     if path.starts_with("/etc/pve") && path != Path::new(CLUSTER_FILE) {
         return Some(Exposed {
-            what: format!("{at}: the container can read the password or token in {name}"),
+            what: format!(
+                "{at}: the container can read the password or token in {name} (the fix makes it the setting of all containers of the cluster)"
+            ),
             remedy: moved(name, path, ctid),
         });
     }
@@ -52,7 +54,7 @@ fn moved(name: &str, conf: &Path, ctid: Ctid) -> String {
     let line = format!("^lxc\\.environment *[:=] *{name}=");
     format!(
         "mkdir -p {CLUSTER_DIRECTORY} && sed -n '/^\\[/q; s/{line}/{name}=/p' {conf} >>{CLUSTER_FILE} && \
-         sed -i '1,/^\\[/{{/{line}/d}}' {conf} && pct reboot {ctid}"
+         sed -i '1,/^\\[/{{/{line}/d}}' {conf} && {{ pct status {ctid} | grep -q stopped || pct reboot {ctid}; }}"
     )
 }
 

@@ -362,6 +362,10 @@ fn an_exclusive_card_is_refused_while_another_running_container_has_it() {
     assert_eq!(paths(&given)[..3], ["/dev/nvidia0", "/dev/nvidia2", "/dev/nvidiactl"]);
     let said = given.choice.missing[0].to_string();
     assert_eq!(said, "GPU 1: in use by running container 102, and GPU_EXCLUSIVE=yes");
+    // It is not this container's to stop that one: what else there is comes first.
+    let remedy = given.choice.missing[0].remedy.clone().unwrap();
+    assert!(remedy.starts_with("other GPUs for this container (attach --gpus)"), "{remedy}");
+    assert!(remedy.ends_with("pct shutdown 102"), "{remedy}");
 }
 
 #[test]

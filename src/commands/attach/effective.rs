@@ -102,7 +102,7 @@ pub fn check_again(ctid: Ctid, conf: &Conf, checked: &Settings) -> anyhow::Resul
         None => Ok(()),
         Some(key) => {
             let message = format!("somebody else changed {} of container {ctid} meanwhile", key.name);
-            Err(Fault::new(Code::Passthrough, message).remedy(format!("phoenix-nvidia attach {ctid}")).into())
+            Err(Fault::new(Code::Passthrough, message).remedy(conf.again()).into())
         }
     }
 }

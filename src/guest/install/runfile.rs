@@ -102,16 +102,18 @@ struct Placement {
 
 impl Placement {
     fn look(guest: &Guest, desired: &Desired, runfile: u64) -> anyhow::Result<Placement> {
-        let what = || fault(format!("cannot copy the runfile into container {}", guest.ctid()))();
+        let ctid = guest.ctid();
+        let what = || fault(format!("cannot copy the runfile into container {ctid}"))();
         let output = guest.pct_sh(PLACES, []).must(&short(desired)).fault(what)?;
         let placement = Placement::choose(&output.stdout, runfile);
-        placement.map_err(|why| NoPlace(format!("{why:#}"))).fault(what)
+        placement.map_err(|none| what().remedy(none.remedy(ctid)).caused_by(none))
     }
 
     /// From the script's answer, for a runfile of this size.
-    fn choose(answer: &[u8], runfile: u64) -> anyhow::Result<Placement> {
+    fn choose(answer: &[u8], runfile: u64) -> Result<Placement, NoPlace> {
+        let none = |full: bool, why: String| NoPlace { why, full };
         let need = runfile + UNPACKED.min(runfile.saturating_mul(8));
-        let (mut placement, mut refused) = (Placement::default(), Vec::new());
+        let (mut placement, mut refused, mut full) = (Placement::default(), Vec::new(), false);
         // Free space unknown: the second choice, and the installer finds out.
         let mut unknown = None;
         for (key, value) in fields(answer) {
@@ -120,7 +122,10 @@ impl Placement {
                 ("place", [directory @ ("/tmp" | "/var/tmp"), kind, free, runs]) => {
                     let free = bytes(free);
                     match unusable(kind, runs, free, need) {
-                        Some(why) => refused.push(format!("{directory} {why}")),
+                        Some((why, is_full)) => {
+                            refused.push(format!("{directory} {why}"));
+                            full |= is_full;
+                        }
                         None if free.is_none() => drop(unknown.get_or_insert((*directory).to_owned())),
                         None if placement.directory.is_empty() => {
                             placement.directory = (*directory).to_owned()
@@ -131,10 +136,11 @@ impl Placement {
                 ("usr", [free]) => {
                     let need = INSTALLED.min(runfile.saturating_mul(3));
                     if let Some(free) = bytes(free).filter(|free| *free < need) {
-                        anyhow::bail!("/usr has {} free, the driver needs {}", size(free), size(need));
+                        let why = format!("/usr has {} free, the driver needs {}", size(free), size(need));
+                        return Err(none(true, why));
                     }
                 }
-                ("readonly", _) => anyhow::bail!("/usr/bin is read-only"),
+                ("readonly", _) => return Err(none(false, "/usr/bin is read-only".into())),
                 ("modprobe", _) => placement.modprobe = true,
                 _ => {}
             }
@@ -145,21 +151,24 @@ impl Placement {
                 log::warn!("driver: free space of {directory} in the container unknown");
                 placement.directory = directory;
             }
-            None if refused.is_empty() => anyhow::bail!("no /tmp and no /var/tmp"),
-            None => anyhow::bail!("unpacking needs {} on a disk: {}", size(need), refused.join("; ")),
+            None if refused.is_empty() => return Err(none(false, "no /tmp and no /var/tmp".into())),
+            None => {
+                let why = format!("unpacking needs {} on a disk: {}", size(need), refused.join("; "));
+                return Err(none(full, why));
+            }
         }
         Ok(placement)
     }
 }
 
-/// Why the runfile cannot be unpacked in a directory. A tmpfs uses the
-/// container's memory, and may have less free than it says.
-fn unusable(kind: &str, runs: &str, free: Option<u64>, need: u64) -> Option<String> {
+/// Why the runfile cannot be unpacked in a directory, and whether that is for want of
+/// room. A tmpfs uses the container's memory, and may have less free than it says.
+fn unusable(kind: &str, runs: &str, free: Option<u64>, need: u64) -> Option<(String, bool)> {
     match (kind, runs, free) {
-        ("tmpfs" | "ramfs", ..) => Some("is in memory".into()),
-        (_, "noexec", _) => Some("is mounted noexec".into()),
-        (_, "readonly", _) => Some("is read-only".into()),
-        (_, _, Some(free)) if free < need => Some(format!("has {} free", size(free))),
+        ("tmpfs" | "ramfs", ..) => Some(("is in memory".into(), false)),
+        (_, "noexec", _) => Some(("is mounted noexec".into(), false)),
+        (_, "readonly", _) => Some(("is read-only".into(), false)),
+        (_, _, Some(free)) if free < need => Some((format!("has {} free", size(free)), true)),
         _ => None,
     }
 }
@@ -283,6 +292,10 @@ mod tests {
         Placement::choose(text.as_bytes(), 400_000_000).map_err(|e| e.to_string())
     }
 
+    fn remedy(text: &str) -> String {
+        Placement::choose(text.as_bytes(), 400_000_000).unwrap_err().remedy("101".parse().unwrap())
+    }
+
     #[test]
     fn a_tmpfs_or_noexec_tmp_is_passed_over_for_var_tmp() {
         let usr = format!("usr {}\nmodprobe yes\n", 5 * GB);
@@ -305,6 +318,11 @@ mod tests {
         assert_eq!(error, "unpacking needs 2900 MB on a disk: /tmp is in memory; /var/tmp has 1024 MB free");
         let text = format!("place /tmp zfs {} exec\nusr 1000\n", 9 * GB);
         assert!(choose(&text).unwrap_err().contains("/usr has 1024 kB free"));
+        let larger = "pct resize 101 rootfs +4G, or without an install: phoenix-nvidia attach 101 --inject";
+        assert!(remedy(&text).starts_with(larger), "{}", remedy(&text));
+        let none = format!("place /var/tmp zfs {GB} exec\nplace /tmp tmpfs 9 exec\nusr {}\n", 5 * GB);
+        assert!(remedy(&none).starts_with(larger), "{}", remedy(&none));
+        assert!(remedy("readonly /usr/bin\n").starts_with("phoenix-nvidia attach 101 --inject"));
         assert!(choose("readonly /usr/bin\n").unwrap_err().contains("/usr/bin"));
         assert!(choose("").unwrap_err().contains("no /tmp"));
     }

@@ -210,11 +210,27 @@ impl std::error::Error for Unfit {}
 
 /// The installer has no place in a container: no room, or no directory to run in.
 #[derive(Debug)]
-pub struct NoPlace(pub String);
+pub struct NoPlace {
+    /// What keeps it from one.
+    pub why: String,
+    /// It is that there is not room enough.
+    pub full: bool,
+}
+
+impl NoPlace {
+    /// What gives the container its driver all the same.
+    pub fn remedy(&self, ctid: Ctid) -> String {
+        let inject = format!("phoenix-nvidia attach {ctid} --inject && phoenix-nvidia {ctid}");
+        match self.full {
+            true => format!("pct resize {ctid} rootfs +4G, or without an install: {inject}"),
+            false => inject,
+        }
+    }
+}
 
 impl fmt::Display for NoPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 

@@ -49,6 +49,11 @@ impl Conf {
         self
     }
 
+    /// The command of this call.
+    pub fn again(&self) -> String {
+        format!("phoenix-nvidia {}", self.call.clone().unwrap_or_else(|| self.ctid.to_string()))
+    }
+
     /// Waits for no lock beyond this deadline.
     #[must_use]
     pub fn until(mut self, deadline: &Deadline) -> Conf {
@@ -85,6 +90,6 @@ impl Conf {
 
     /// The command for the same call on another node.
     pub(super) fn call_on(&self, node: &str) -> String {
-        format!("ssh {node} phoenix-nvidia {}", self.call.clone().unwrap_or_else(|| self.ctid.to_string()))
+        format!("ssh {node} {}", self.again())
     }
 }

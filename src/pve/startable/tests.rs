@@ -131,3 +131,19 @@ fn a_field_tells_what_it_is() {
     assert_eq!(text, r#"{"kind":"lock","owner":"backup"}"#);
     assert_eq!(serde_json::to_string(&Obstacle::NoQuorum).unwrap(), r#"{"kind":"no-quorum"}"#);
 }
+
+#[test]
+fn no_container_is_told_to_do_without_its_root_file_system() {
+    let ctid = "101".parse().unwrap();
+    let remedy = |key: &str| {
+        let (key, source) = (key.to_owned(), "/srv/x".to_owned());
+        let storage = Obstacle::Storage { key: key.clone(), storage: "gone".into() };
+        (Obstacle::MountPoint { key, source }.remedy(ctid), storage.remedy(ctid))
+    };
+    assert_eq!(remedy("rootfs"), ("mount or create /srv/x".to_owned(), "define storage gone".to_owned()));
+    let without = ", or, to start without what is on it: pct set 101 --delete mp0";
+    assert_eq!(
+        remedy("mp0"),
+        (format!("mount or create /srv/x{without}"), format!("define storage gone{without}"))
+    );
+}
