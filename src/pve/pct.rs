@@ -23,7 +23,7 @@ const PCT: &str = "/usr/sbin/pct";
 const LXC_INFO: &str = "/usr/bin/lxc-info";
 /// `pct` takes half a second, or ten if it waits for a lock.
 const PCT_TIME: Duration = Duration::from_secs(30);
-/// Between two checks while waiting; `lxc-info` takes 4 ms.
+/// The shortest pause between two checks while waiting; `lxc-info` takes 4 ms.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The status of a container.
@@ -256,7 +256,7 @@ fn stop(
 /// # Errors
 /// [`Code::Restart`] after the timeout; a failed check counts as not yet.
 pub fn wait(ctid: Ctid, wanted: Status, timeouts: &RestartTimeouts) -> anyhow::Result<()> {
-    let deadline = Deadline::after(timeouts.timeout);
+    let (deadline, began) = (Deadline::after(timeouts.timeout), Instant::now());
     loop {
         let now = status(ctid);
         if matches!(now, Ok(s) if s == wanted) {
@@ -267,8 +267,14 @@ pub fn wait(ctid: Ctid, wanted: Status, timeouts: &RestartTimeouts) -> anyhow::R
             let message = format!("container {ctid} not {wanted} after {}: {now}", human(timeouts.timeout));
             return Err(Fault::new(Code::Restart, message).remedy(format!("pct status {ctid}")).into());
         }
-        signal::sleep(LOOK.min(timeouts.interval).min(deadline.remaining()))?;
+        signal::sleep(pause(began.elapsed(), timeouts.interval).min(deadline.remaining()))?;
     }
+}
+
+/// Until the next look, after so much waiting: a tenth of it, so that what took long is
+/// seen a tenth later at most.
+fn pause(waited: Duration, longest: Duration) -> Duration {
+    (waited / 10).clamp(LOOK, longest.max(LOOK))
 }
 
 /// `pct set`, for `attach` and `detach`.
@@ -276,7 +282,7 @@ pub fn wait(ctid: Ctid, wanted: Status, timeouts: &RestartTimeouts) -> anyhow::R
 /// # Errors
 /// [`Code::Passthrough`], with what `pct` said.
 pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
-    let words = args.join(" ");
+    let words = args.iter().map(|arg| text::word(arg)).collect::<Vec<_>>().join(" ");
     let fault = || {
         Fault::new(Code::Passthrough, format!("pct set {ctid} {words} failed"))
             .remedy(format!("pct set {ctid} {words}"))
@@ -326,4 +332,18 @@ impl std::error::Error for Locked {}
 /// Whether nothing was done since somebody held Proxmox's lock on the conf.
 pub fn is_locked(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<Locked>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_further_apart_the_longer_it_takes() {
+        let after = |seconds| pause(Duration::from_secs(seconds), Duration::from_secs(3));
+        assert_eq!(after(0), LOOK);
+        assert_eq!(after(10), Duration::from_secs(1));
+        assert_eq!(after(100), Duration::from_secs(3));
+        assert_eq!(pause(Duration::from_secs(100), Duration::ZERO), LOOK);
+    }
 }

@@ -164,7 +164,7 @@ settings! {
     NVIDIA_REPO_KEY_URL: Option<Template> { read: optional, default: "none", unit: "URL", example: "" }
 
     /// CUDA packages that apt installs after the driver; none: no packages and no repository, as by default
-    /// where the container has no apt. The driver does not depend on them: packages of the default that
+    /// where the container has no apt. Names are separated by commas or blanks. The driver does not depend on them: packages of the default that
     /// cannot be installed are a warning, packages that somebody named are exit code 5 by hand. An installed
     /// CUDA toolkit of any version satisfies this setting. Packages that would install kernel modules or
     /// another driver version are refused.
@@ -172,7 +172,8 @@ settings! {
         read: parsed, default: "cuda-toolkit-{cuda}", unit: "list", example: "cuda-toolkit-13-0"
     }
 
-    /// More packages that apt installs, or none; a package that cannot be installed is a warning.
+    /// More packages that apt installs with the driver or the CUDA packages (alone they start no install), or
+    /// none; a package that cannot be installed is a warning.
     UTILITY_PACKAGES: Vec<PackageTemplate> { read: list, default: "nvtop", unit: "list", example: "nvtop" }
 
     /// What the container uses its GPUs for: compute, utility, graphics, display, or all. graphics and
@@ -194,7 +195,8 @@ settings! {
     INSTALL: bool { read: switch, default: "on", unit: "on or off", example: "off" }
 
     /// How long post-start follows an install before the install continues in the background. While a hook
-    /// runs, Proxmox refuses to stop, back up or change the container.
+    /// runs, Proxmox refuses to stop, back up or change the container. It counts as 0 where an interface is
+    /// host-managed: Proxmox starts its DHCP after this hook.
     INSTALL_WAIT: Duration { read: seconds, default: "60", unit: "seconds", example: "0" }
 
     /// What follows an install that changed the driver: reboot (the container, once, since running services
@@ -214,10 +216,12 @@ settings! {
         read: script, default: "none", unit: "path", example: "/var/lib/vz/snippets/mine.sh"
     }
 
-    /// How many installs run at once on the node; further installs wait.
+    /// How many installs run at once on the node; further installs wait, 2 hours at most, or INSTALL_TIMEOUT
+    /// where that is longer.
     MAX_INSTALLS: u32 { read: count, default: "2", unit: "number", example: "4" }
 
-    /// Time limit of pre-start. Loading the kernel modules takes long with many GPUs.
+    /// Time limit of pre-start, without HOOK_CHAIN, which has none. Loading the kernel modules takes long with
+    /// many GPUs.
     PRE_START_TIMEOUT: Duration { read: seconds, default: "90", unit: "seconds", example: "90" }
 
     /// Time limit of the driver check in post-start.
@@ -238,10 +242,12 @@ settings! {
     /// Time limit of the driver installer, and of all apt steps together.
     INSTALL_TIMEOUT: Duration { read: seconds, default: "1800", unit: "seconds", example: "1800" }
 
-    /// How long a restart waits for the container to stop, and to run again.
+    /// How long a restart waits for the container to shut down; then it is stopped by force. Its start may take
+    /// PRE_START_TIMEOUT and INSTALL_WAIT longer.
     RESTART_TIMEOUT: Duration { read: seconds, default: "60", unit: "seconds", example: "60" }
 
-    /// Longest pause between two checks of the container's status during a restart.
+    /// Longest pause between two checks of the container's status during a restart; the first are 0.2 seconds
+    /// apart.
     RESTART_INTERVAL: Duration { read: seconds, default: "3", unit: "seconds", example: "3" }
 }
 

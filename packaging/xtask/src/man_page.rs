@@ -108,7 +108,8 @@ fn json(page: &mut Page) {
          name, running, template, assignment (GPU_ASSIGNMENT as written, or null), gpus (each with minor, model, uuid, \
          pci), kernel_driver, driver_mode (install or inject), container_driver (as last seen, or null), hookscript (yes, no, other, broken or unknown), \
          last (null, or what, outcome, exit_code, message, at, took_ms), last_success (or null), verdict (a \
-         level) and reasons (sentences, the worst first).",
+         level), reasons (sentences, the worst first), restart_due (true or false) and obstacles (what its next \
+         start would be refused for, each with kind). An outcome is running, ok, warning or failed.",
     );
     page.item(
         "doctor",
