@@ -249,15 +249,17 @@ fn tell_late(ctid: Ctid, found: &str, settings: &Settings) {
 }
 
 /// The command that removes a driver that is installed beside the host's, which its
-/// own uninstaller did not, if it has one.
+/// own uninstaller did not, if it has one. What it had at the places of our links is
+/// gone then, nvidia-smi for one: they are made after it.
 pub fn remove_beside(ctid: Ctid, beside: &DriverState, check: &Check) -> String {
     let command = match (beside, &check.runfile) {
         (DriverState::Packaged { packages, .. }, _) => packages.remove(ctid),
-        (DriverState::HostFiles { .. }, _) => Some(format!("nano /etc/pve/lxc/{ctid}.conf")),
+        (DriverState::HostFiles { .. }, _) => return format!("nano /etc/pve/lxc/{ctid}.conf"),
         (_, Some(noted)) => Some(uninstall::without_uninstaller(ctid, noted, check)),
         (_, None) => check.versions.first().map(|found| uninstall::without_uninstaller(ctid, found, check)),
     };
-    command.unwrap_or_else(|| uninstall::command(ctid, None))
+    let command = command.unwrap_or_else(|| uninstall::command(ctid, None));
+    format!("{command} && phoenix-nvidia {ctid}")
 }
 
 /// The fault of a container that cannot have the host's driver. In one that runs its

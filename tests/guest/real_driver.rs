@@ -3,20 +3,14 @@
 use crate::support;
 
 use phoenix_lab::{Lab, Rootfs};
-use support::real::driver;
+use support::real::{driver, give};
 use support::{lab, node, setting};
 
 fn as_the_hosts(suite: &str) {
     let Some((version, root)) = driver(suite) else { return };
     let Some(lab) = lab(Lab::builder().gpus(1).driver(&version)) else { return };
     node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nDRIVER_MODE=inject");
-    // As dpkg and its alternatives leave them.
-    lab.sh(&format!(
-        "cp -a {}/usr/lib/. /usr/lib/ && cp -a {}/etc/. /etc/; ln -sf ../lib/nvidia/current/nvidia-smi /usr/bin/nvidia-smi",
-        root.display(),
-        root.display()
-    ))
-    .ok();
+    give(&lab, &root);
     let ct = lab.create(101, Rootfs::Debian12.unprivileged());
     setting(&lab, 101, "GPU_ASSIGNMENT=0");
     lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();

@@ -155,13 +155,32 @@ fn a_driver_of_packages_is_named_with_the_command_and_stays() {
     // As after a rollback to a time at which they were there: it is looked for again.
     lab.run(["pct", "set", "101", "--memory", "600"]).ok();
     let names = "libnvidia-ml1 nvidia-installer-cleanup nvidia-smi libcuda1";
-    let purge = format!("fix: pct exec 101 -- apt-get purge {names}");
-    again(&lab).ok().says("a driver is installed in the container too").says(&purge);
-    ct.sh("dpkg -s libcuda1 | grep 'Status: install ok installed'").ok();
-    lab.run([PROGRAM, "doctor", "101"]).says(&purge);
-    lab.sh(&format!("pct exec 101 -- apt-get -y purge {names}")).ok();
-    lab.run([PROGRAM, "101"]).ok();
+    let purge = format!("pct exec 101 -- apt-get purge {names} && phoenix-nvidia 101");
+    let fix = format!("fix: {purge}");
+    for _ in 0..2 {
+        again(&lab).ok().says("a driver is installed in the container too").says(&fix);
+        ct.sh("dpkg -s libcuda1 | grep 'Status: install ok installed'").ok();
+    }
+    lab.run([PROGRAM, "doctor", "101"]).says(&fix);
+    lab.run(["pct", "snapshot", "101", "before"]).ok();
+    // The command as it is printed, answered: what it took away of nvidia-smi is there again.
+    lab.sh(&purge.replace("purge", "purge -y")).ok();
     finds(&ct, OLD);
+    ct.exec(["nvidia-smi", "-L"]).ok().says(&lab.nvidia().uuid(0));
+
+    // Removed by somebody inside, which changes no conf: the next start makes the links, and none after it looks.
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "rollback", "101", "before"]).ok();
+    start(&lab).ok().says(&fix);
+    ct.sh(&format!("apt-get purge -y {names}")).ok();
+    ct.exec(["nvidia-smi", "-L"]).code(127);
+    again(&lab).ok().says("the host's, mounted").says_not("fix:");
+    ct.exec(["nvidia-smi", "-L"]).ok().says(&lab.nvidia().uuid(0));
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.sh("mv /usr/bin/lxc-attach /root/lxc-attach").ok();
+    lab.replace_program("/usr/bin/lxc-attach", "#!/bin/sh\n: >/root/attached\n");
+    start(&lab).ok().says("the host's, mounted");
+    assert!(!lab.exists("/root/attached"));
 }
 
 /// Conf and record have forgotten it; the running container has it.

@@ -6,6 +6,7 @@ mod support;
 mod by_hand;
 mod changing;
 mod changing_faults;
+mod changing_real;
 mod devices;
 mod drm;
 mod genuine;

@@ -2,6 +2,7 @@
 // apt fetches them, within a time limit; helpers of a test may panic.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+use phoenix_lab::{Lab, Rootfs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,7 +29,7 @@ CONF
 fn fetched(name: &str, source: &str, lines: &str, arguments: &[&str]) -> Result<PathBuf, String> {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("{BEGIN}{lines}touch done"), "sh"]);
+    command.args(["-c", &format!("{BEGIN}{lines}rm -r lists; touch done"), "sh"]);
     let output = command.arg(&home).arg(source).args(arguments).output().unwrap();
     if output.status.success() {
         return Ok(home);
@@ -88,6 +89,44 @@ pub fn driver(suite: &str) -> Option<(String, PathBuf)> {
     let version = names
         .find_map(|name| name.strip_prefix("libcuda.so.").filter(|end| end.contains('.')).map(str::to_owned));
     Some((version.unwrap(), root))
+}
+
+/// A directory with these packages of a Debian release and all that they need in a container with this root, as an apt
+/// source has them; `None` where the archive cannot be reached (the reason has been printed).
+pub fn packages(suite: &str, root: Rootfs, names: &[&str]) -> Option<PathBuf> {
+    let lines = r#"
+        status=$1; shift
+        mkdir -p debs/partial
+        timeout 400 apt-get -o Dir::State::status="$status" -o Dir::Cache::archives="$home/debs" \
+            install --yes --download-only --no-install-recommends "$@"
+        cd debs
+        # An epoch in a name is escaped there.
+        for deb in *%*.deb; do mv "$deb" "$(echo "$deb" | tr % -)"; done
+        for deb in *.deb; do
+            dpkg-deb --field "$deb"
+            printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" $(stat -c %s "$deb") $(sha256sum <"$deb" | cut -d ' ' -f 1)
+        done >Packages
+        cd ..
+    "#;
+    let [image, _] = phoenix_lab::rootfs::make(root).unwrap();
+    let status = phoenix_lab::rootfs::cache().unwrap().join(image).join("var/lib/dpkg/status");
+    let arguments = [&[status.to_str().unwrap()], names].concat();
+    let home = fetched(
+        &format!("real-packages-{suite}"),
+        &debian(suite, "main contrib non-free"),
+        lines,
+        &arguments,
+    );
+    home.inspect_err(|why| not_debians(suite, why)).ok().map(|home| home.join("debs"))
+}
+
+/// Gives the lab's host an unpacked [`driver`], as dpkg and its alternatives leave it.
+pub fn give(lab: &Lab, root: &Path) {
+    let root = root.display();
+    lab.sh(&format!(
+        "cp -a {root}/usr/lib/. /usr/lib/ && cp -a {root}/etc/. /etc/; ln -sf ../lib/nvidia/current/nvidia-smi /usr/bin/nvidia-smi"
+    ))
+    .ok();
 }
 
 fn debian(suite: &str, areas: &str) -> String {

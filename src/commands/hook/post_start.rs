@@ -195,7 +195,9 @@ impl Start<'_> {
         let restart = desired.injected && injection::restart_is_due(self.ctid, self.settings);
         if let Some(Right { cuda }) = nothing_to_do(self.ctid, desired, &check).filter(|_| !restart) {
             let removal = check.packages.as_ref().and_then(|packages| packages.remove(self.ctid));
-            self.record_right(desired, cuda, removal, stamp.as_deref().filter(|_| !removable));
+            // Once that is gone there are links to make, and a removal inside changes no conf.
+            let settled = !removable && check.beside.is_none();
+            self.record_right(desired, cuda, removal, stamp.as_deref().filter(|_| settled));
             return Ok(());
         }
         self.tell_why_not_waiting();
