@@ -50,9 +50,12 @@ pub fn run(ctid: Ctid, force: bool) -> anyhow::Result<Code> {
     Record::of(ctid).take_over(&net::identity(&document));
     let mut apply = Apply::prepare(&hand, intent, document)?;
     let done = apply.carry_out(force);
-    if apply.conclude(done, begun)? {
-        apply.link(&software);
-        apply.describe();
+    if let Some(live) = apply.conclude(done, begun)? {
+        // They are of the driver that it is to have.
+        if live.tree_waits.is_none() {
+            apply.link(&software);
+        }
+        apply.describe(&live);
     }
     Ok(Code::Success)
 }
@@ -185,14 +188,12 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// What comes after all steps, and can only be told; false if the container
-    /// has stopped, or has an older driver until its next start: links and description
-    /// are of the one that it is to have.
-    fn conclude(&self, done: anyhow::Result<Live>, begun: Instant) -> anyhow::Result<bool> {
+    /// What comes after all steps, and can only be told; none if the container has stopped.
+    fn conclude(&self, done: anyhow::Result<Live>, begun: Instant) -> anyhow::Result<Option<Live>> {
         let ctid = self.hand.ctid;
         let live = match done {
             Ok(live) => live,
-            Err(error) if error.is::<Gone>() => return self.without_container().map(|()| false),
+            Err(error) if error.is::<Gone>() => return self.without_container().map(|()| None),
             Err(error) => {
                 if self.began {
                     self.record(&Err(error_of(&error)), begun);
@@ -213,7 +214,7 @@ impl<'a> Apply<'a> {
         if !told.is_empty() {
             self.record(&Ok(()), begun);
         }
-        Ok(live.tree_waits.is_none())
+        Ok(Some(live))
     }
 
     /// The conf as wanted stays; nothing else is touched.
@@ -251,13 +252,20 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// For engines in the container: their description names its cards.
-    fn describe(&self) {
+    /// For engines in the container: their description names its cards, and the driver that
+    /// it has.
+    fn describe(&self, live: &Live) {
         let Ok(conf) = self.hand.conf.read() else { return };
         let (ctid, settings) = (self.hand.ctid, &self.hand.settings);
         nested::note(ctid, settings, &conf, &self.provided);
-        let version = self.provided.inventory.driver.as_ref().map(|driver| &driver.version);
-        nested::bring(&Guest::new(ctid), settings, &conf, version, When::Changed);
+        let loaded = self.provided.inventory.driver.as_ref().map(|driver| driver.version.clone());
+        let version = match (&live.tree_waits, &self.injection) {
+            (None, _) => loaded,
+            (Some(_), Injection::On(_)) => live.mounted(),
+            // It is not to have that any more.
+            (Some(_), _) => None,
+        };
+        nested::bring(&Guest::new(ctid), settings, &conf, version.as_ref(), When::Changed);
     }
 }
 

@@ -12,7 +12,7 @@ pub mod steps;
 pub mod users;
 
 use crate::device::{Device, DevicePath, Number};
-use crate::driver::tree::Trees;
+use crate::driver::tree::{self, Trees};
 use crate::exit::{self, Code, Fault};
 use crate::guest::attached;
 use crate::guest::exec::Guest;
@@ -33,7 +33,7 @@ use crate::sys::lock::Lock;
 use crate::sys::look::View;
 use crate::sys::mountinfo;
 use crate::sys::time::{Deadline, human};
-use crate::types::Ctid;
+use crate::types::{Ctid, Version};
 use difference::{Difference, Running, Step, Wanted, file_system};
 use std::time::{Duration, Instant};
 use steps::{Before, Place};
@@ -211,6 +211,11 @@ impl Live {
             let step = self.difference.live.remove(at);
             self.tree_waits = Some(format!("{step}: {why}"));
         }
+    }
+
+    /// The version of the driver tree that it had before.
+    pub fn mounted(&self) -> Option<Version> {
+        tree::mounted(&self.has.table)
     }
 
     /// Adds those that nvidia-smi of the host lists.

@@ -128,6 +128,37 @@ fn a_driver_that_a_process_maps_stays_until_the_next_start() {
     finds(&ct, NEW);
 }
 
+/// The description for engines names what the container has: the new card, and the old driver until the next start.
+#[test]
+fn engines_get_a_card_that_comes_while_the_driver_waits() {
+    let Some(lab) = host(Rootfs::Debian12.unprivileged(), "inject") else { return };
+    let ct = lab.container(101);
+    lab.run([PROGRAM, "attach", "101", "--nested"]).ok();
+    apply(&lab, &[]).ok().says("engines in the container: nvidia.com/gpu = 0, all");
+    let described =
+        |what: &str| ct.sh(&format!("grep -q '{what}' /etc/cdi/phoenix-nvidia-index.json")).exit() == Some(0);
+    assert!(described("/dev/nvidia0") && described(HWCAPS) && !described("/dev/nvidia1"));
+    let process = mapping(&lab);
+    upgrade(&lab, NEW);
+    let conf = lab.conf(101);
+    lab.write("/etc/pve/lxc/101.conf", conf.replace("GPU_ASSIGNMENT=0\n", "GPU_ASSIGNMENT=0,1\n"));
+    let out = apply(&lab, &[]).ok().says("add /dev/nvidia1").says("at its next start: exchange driver");
+    out.says("engines in the container: nvidia.com/gpu = 0, 1, all").says_not("no description");
+    assert!(described("/dev/nvidia0") && described("/dev/nvidia1") && described(HWCAPS));
+    // And one that goes.
+    lab.write("/etc/pve/lxc/101.conf", lab.conf(101).replace("GPU_ASSIGNMENT=0,1\n", "GPU_ASSIGNMENT=1\n"));
+    apply(&lab, &[]).ok().says("take away /dev/nvidia0").says("nvidia.com/gpu = 0, all");
+    assert!(!described("/dev/nvidia0") && described("/dev/nvidia1") && described(HWCAPS));
+    apply(&lab, &[]).ok().says_not("nvidia.com/gpu");
+    finds(&ct, OLD);
+    drop(process);
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["pct", "start", "101"]).ok().says_not("WARNING");
+    finds(&ct, NEW);
+    assert!(!described("/dev/nvidia0") && described("/dev/nvidia1") && described(HWCAPS));
+    assert_eq!(bad(&lab), Vec::<String>::new(), "{}", lab.run([PROGRAM, "doctor", "101"]));
+}
+
 /// It comes and goes with the setting.
 #[test]
 fn the_driver_comes_and_goes_with_the_setting() {
