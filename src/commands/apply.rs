@@ -111,7 +111,7 @@ impl<'a> Apply<'a> {
             self.hand.must_be_editable(&self.document)?;
         }
         let mut undo = Undo::default();
-        match self.steps(&live, &mut undo) {
+        match self.steps(&mut live, &mut undo) {
             Ok(()) => Ok(live),
             Err(error) if is_gone(&error, &live) => Err(Gone(ctid).into()),
             Err(error) => {
@@ -122,7 +122,7 @@ impl<'a> Apply<'a> {
     }
 
     /// Add: conf, node, rule. Take away: rule, node, conf.
-    fn steps(&mut self, live: &Live, undo: &mut Undo) -> anyhow::Result<()> {
+    fn steps(&mut self, live: &mut Live, undo: &mut Undo) -> anyhow::Result<()> {
         self.claim(live, undo)?;
         live.carry_out(true, undo)?;
         live.carry_out(false, undo)?;

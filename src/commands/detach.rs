@@ -103,10 +103,10 @@ pub fn run(options: &Detach) -> anyhow::Result<Code> {
         true => live::look(it.ctid, &it.conf, &it.before, &it.majors, options.force),
         false => Ok(None),
     };
-    let running: Vec<Option<Taken>> = detachments.iter().map(look).collect::<anyhow::Result<_>>()?;
+    let mut running: Vec<Option<Taken>> = detachments.iter().map(look).collect::<anyhow::Result<_>>()?;
     let mut undo = Undo::default();
-    for (detachment, live) in detachments.iter().zip(&running) {
-        let taken = live.as_ref().map_or(Ok(()), |live| live.take(&mut undo));
+    for (detachment, live) in detachments.iter().zip(&mut running) {
+        let taken = live.as_mut().map_or(Ok(()), |live| live.take(&mut undo));
         if let Err(error) = taken.and_then(|()| detachment.act(&mut undo)) {
             undo.roll_back();
             return Err(error);

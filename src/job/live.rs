@@ -36,7 +36,7 @@ use crate::sys::time::{Deadline, human};
 use crate::types::{Ctid, Version};
 use difference::{Difference, Running, Step, Wanted, file_system};
 use std::time::{Duration, Instant};
-use steps::{Before, Place};
+use steps::{Before, Gone, Place};
 use users::{Found, Tree, User, named};
 
 /// How long another call by hand, or an install, is waited for.
@@ -275,17 +275,22 @@ impl Live {
     ///
     /// # Errors
     /// [`steps::Gone`]; [`Code::Passthrough`].
-    pub fn carry_out(&self, adds: bool, undo: &mut Undo) -> anyhow::Result<()> {
+    pub fn carry_out(&mut self, adds: bool, undo: &mut Undo) -> anyhow::Result<()> {
         let before = Before { conf: &self.document, has: &self.has };
+        let steps = self.difference.live.clone();
         if !adds {
-            for step in &self.difference.live {
+            for step in &steps {
                 self.place.shut(step, before, undo)?;
             }
             self.must_still_be_unused()?;
         }
-        for step in &self.difference.live {
-            if step.adds() == adds {
-                self.place.step(step, before, undo)?;
+        for step in steps.iter().filter(|step| step.adds() == adds) {
+            match self.place.step(step, before, undo) {
+                Err(error) if step.can_wait() && !error.is::<Gone>() => {
+                    log::info!("{}", exit::one_line(&error));
+                    self.difference.put_off(step);
+                }
+                done => done?,
             }
         }
         Ok(())

@@ -21,6 +21,8 @@ pub struct Detached(OwnedFd);
 pub enum Holds {
     /// A device node: as the host has it.
     Node,
+    /// A directory of them: as the host has it.
+    Nodes,
     /// Text: read-only, without programs.
     Data,
     /// Programs and libraries: read-only.
@@ -32,7 +34,7 @@ impl Holds {
         use nix::libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
         let plain = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
         match self {
-            Holds::Node => MOUNT_ATTR_NOSUID,
+            Holds::Node | Holds::Nodes => MOUNT_ATTR_NOSUID,
             Holds::Data => plain | MOUNT_ATTR_NOEXEC,
             Holds::Programs => plain,
         }
@@ -77,6 +79,15 @@ impl Detached {
         let meta = File::from(self.0.try_clone()?).metadata()?;
         Ok(meta.file_type().is_char_device().then(|| file::numbers(meta.rdev())))
     }
+}
+
+/// Which file or directory an open one is, by the device of its file system and its inode.
+///
+/// # Errors
+/// The kernel's.
+pub fn identity(file: &impl AsFd) -> nix::Result<(u64, u64)> {
+    let stat = nix::sys::stat::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 impl AsFd for Detached {

@@ -77,6 +77,40 @@ fn a_read_only_file_system_is_told() {
     refuses(Rootfs::Busybox.unprivileged(), hostile, said, back);
 }
 
+/// What the container has in the place of the directory of MIG's nodes keeps no card, and stays.
+#[test]
+fn what_is_in_the_place_of_the_directory_of_migs_nodes_stays() {
+    let away = "umount /dev/nvidia-caps && rmdir /dev/nvidia-caps";
+    let (go, come) = ("at its next start: /dev/nvidia-caps go", "at its next start: /dev/nvidia-caps come");
+    let (at, away) = ("/dev/nvidia-caps/own", &format!("{away} && mkdir /elsewhere && touch /elsewhere/own"));
+    for (hostile, there, waits) in [
+        // One that is mounted is taken for ours on the way back: its rule is what counts.
+        (&format!("mount -t tmpfs -o mode=755 own /dev/nvidia-caps && touch {at}"), at, [go, ""]),
+        (&format!("{away} && ln -s /elsewhere /dev/nvidia-caps"), "/elsewhere/own", [go, come]),
+        (&format!("{away} && mkdir /dev/nvidia-caps && touch {at}"), at, ["", come]),
+        (&format!("{away} && touch /dev/nvidia-caps"), "/dev/nvidia-caps", [go, come]),
+    ] {
+        for spec in [Rootfs::Busybox.privileged(), Rootfs::Busybox.unprivileged()] {
+            let Some(lab) = running(1, spec, "0") else { return };
+            let ct = lab.container(101);
+            ct.sh(hostile).ok();
+            let host = || lab.sh("ls -l /dev/nvidia-caps").ok().stdout;
+            let before = host();
+            let says = |words: &[&str], said: &str, waits: &str| {
+                let out = lab.run([&[PROGRAM], words].concat()).ok().says(said).says(waits);
+                assert_eq!(out.stderr.contains("next start"), !waits.is_empty(), "{hostile}: {out}");
+                assert_eq!(out.stderr.contains("fix: pct reboot 101"), !waits.is_empty(), "{hostile}: {out}");
+                ct.sh(&format!("[ -e {there} ]")).ok();
+                assert_eq!(host(), before);
+            };
+            says(&["detach", "101", "--live"], "take away /dev/nvidia0", waits[0]);
+            assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENOENT));
+            says(&["attach", "101", "--gpus", "0", "--live"], "add /dev/nvidia0", waits[1]);
+            assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::ENXIO));
+        }
+    }
+}
+
 /// A file system that never answers is not touched, and holds nobody.
 #[test]
 fn a_fuse_file_system_is_not_touched() {

@@ -187,17 +187,16 @@ fn attached_and_detached(spec: Spec) {
     drop(process);
     wait(|| ct.sh("readlink /proc/[0-9]*/fd/* 2>/dev/null | grep -q nvidia").exit() != Some(0), String::new);
     let out = lab.run([PROGRAM, "detach", "101", "--live"]).ok();
-    out.says("take away /dev/nvidia0, take away /dev/nvidia1").says_not("until it is restarted");
+    let out = out.says("take away /dev/nvidia0, take away /dev/nvidia1").says_not("until it is restarted");
+    out.says("take away /dev/nvidia-caps").says_not("next start").says_not("WARNING");
     assert!(!lab.conf(101).contains("nvidia") && !lab.conf(101).contains("GPU_"), "{}", lab.conf(101));
-    for node in ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"] {
+    for node in ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-caps"] {
         assert_eq!(ct.open_node(&format!("/dev/{node}")), Err(Errno::ENOENT), "{node}");
     }
-    // Of the directory of MIG's nodes alone.
-    assert_eq!(
-        lab.generated(101).matches("lxc.mount.entry = /dev/nvidia").count(),
-        1,
-        "{}",
-        lab.generated(101)
+    let config = lab.generated(101);
+    assert!(
+        !config.contains("lxc.mount.entry = /dev/nvidia") && !config.contains("allow = c 510:"),
+        "{config}"
     );
     let table = crate::common::table(&lab, &ct);
     assert!(!table.contains("/proc/driver/nvidia/") && !table.contains("nvidiactl"), "{table}");
@@ -206,8 +205,11 @@ fn attached_and_detached(spec: Spec) {
     assert_eq!(ct.init_pid(), before);
     lab.run([PROGRAM, "detach", "101", "--live"]).ok().says("nothing to remove");
     // And again.
-    lab.run([PROGRAM, "attach", "101", "--gpus", "1", "--live"]).ok().says("add /dev/nvidia1");
+    let again = lab.run([PROGRAM, "attach", "101", "--gpus", "1", "--live"]).ok().says("add /dev/nvidia1");
+    again.says("add /dev/nvidia-caps").says_not("next start");
     agrees(&lab, &[1], 2);
+    assert_eq!(ct.sh("ls /dev/nvidia-caps").ok().stdout, lab.sh("ls /dev/nvidia-caps").ok().stdout);
+    assert!(lab.generated(101).contains("allow = c 510:2 rwm"), "{}", lab.generated(101));
     assert_eq!(ct.init_pid(), before);
 }
 

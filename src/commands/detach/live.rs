@@ -55,7 +55,7 @@ impl Taken {
     ///
     /// # Errors
     /// [`exit::Code::Passthrough`].
-    pub(super) fn take(&self, undo: &mut Undo) -> anyhow::Result<()> {
+    pub(super) fn take(&mut self, undo: &mut Undo) -> anyhow::Result<()> {
         let taken = self.live.carry_out(true, undo).and_then(|()| self.live.carry_out(false, undo));
         match taken {
             // Its conf is all that there is to do then.

@@ -1,7 +1,7 @@
 //! How a running container differs from what it is to have, as steps: each is
 //! done while it runs, or waits for its next start. Pure.
 
-use crate::device::{Device, DevicePath, Number, joined};
+use crate::device::{CAPS_DIR, Device, DevicePath, Number, joined};
 use crate::driver::injection::is_driver;
 use crate::driver::tree;
 use crate::host::gpus::Inventory;
@@ -112,6 +112,16 @@ impl Step {
             Step::Tree(exchange) => !exchange.places.is_empty(),
         }
     }
+
+    /// Whether it may as well be done by the next start: no card needs the directory of MIG's
+    /// nodes, and the container may have something else in its place.
+    pub fn can_wait(&self) -> bool {
+        match self {
+            Step::Add { device, .. } => device.path == DevicePath::Caps,
+            Step::Take(path, _) => *path == DevicePath::Caps,
+            Step::Allow(_) | Step::Tree(_) => false,
+        }
+    }
 }
 
 /// A change of the driver tree.
@@ -161,17 +171,18 @@ impl Difference {
     pub fn of(conf: &Document, has: &Running, wanted: &Wanted) -> Difference {
         let mut difference = Difference::default();
         let devices = without_passed(conf, &wanted.devices);
+        let later = Later::of(has, wanted);
         for device in &devices {
             let there = has.nodes.get(&device.path);
             let right = |number: &Option<Number>| number.is_none_or(|number| number == device.number());
             match there {
                 Some(number) if right(number) => {
-                    if !is_later(device.path, wanted) && !has.opens(*device) {
+                    if !later.has(device.path) && !has.opens(*device) {
                         difference.live.push(Step::Allow(*device));
                     }
                 }
                 None if has.unseen.contains(&device.path) => {}
-                _ if is_later(device.path, wanted) => difference.later.push((device.path, true)),
+                _ if later.has(device.path) => difference.later.push((device.path, true)),
                 there => {
                     // Only what was mounted with its rule is replaced.
                     let ours = |number: &Number| has.has_rule(device.path, *number);
@@ -180,20 +191,20 @@ impl Difference {
                 }
             }
         }
-        difference.take(conf, has, wanted, &devices);
+        difference.take(conf, has, &later, &devices);
         difference.live.extend(exchange(has, wanted).map(Step::Tree));
         difference
     }
 
     /// What the container has and is not to have: what it has mounted, and what
     /// the config that it runs with allows.
-    fn take(&mut self, conf: &Document, has: &Running, wanted: &Wanted, devices: &[Device]) {
+    fn take(&mut self, conf: &Document, has: &Running, later: &Later<'_>, devices: &[Device]) {
         let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
         let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
         let is_wanted = |path| devices.iter().any(|device| device.path == path);
         let all: BTreeSet<DevicePath> = has.mounted().chain(has.pairs.iter().map(|pair| pair.path)).collect();
         for path in all.into_iter().filter(|path| !is_wanted(*path) && !is_passed(*path)) {
-            if is_later(path, wanted) {
+            if later.has(path) {
                 self.later.push((path, false));
                 continue;
             }
@@ -204,6 +215,12 @@ impl Difference {
             let number = rule.or_else(|| path.static_number()).or_else(node);
             self.live.push(Step::Take(path, number));
         }
+    }
+
+    /// Leaves a step that [can wait](Step::can_wait) to the next start.
+    pub fn put_off(&mut self, step: &Step) {
+        self.live.retain(|other| other != step);
+        self.later.push((DevicePath::Caps, step.adds()));
     }
 
     /// What is done now, in one line each.
@@ -233,13 +250,31 @@ impl Difference {
     }
 }
 
-/// Whether a device comes and goes with a start alone: MIG instances, with their
-/// cards, and DRM nodes.
-fn is_later(path: DevicePath, wanted: &Wanted) -> bool {
-    match path {
-        DevicePath::Caps | DevicePath::CapFile(_) | DevicePath::Card(_) | DevicePath::Render(_) => true,
-        DevicePath::Gpu(minor) => wanted.mig.contains(&minor),
-        DevicePath::Control | DevicePath::Modeset | DevicePath::Uvm | DevicePath::UvmTools => false,
+/// Which devices come and go with a start alone: MIG instances, with their cards, and
+/// DRM nodes.
+struct Later<'a> {
+    mig: &'a BTreeSet<u32>,
+    /// The directory of MIG's nodes too: something is in it, or it is not to be touched.
+    caps: bool,
+}
+
+impl Later<'_> {
+    fn of<'a>(has: &Running, wanted: &'a Wanted) -> Later<'a> {
+        let paths = has.nodes.keys().copied().chain(has.pairs.iter().map(|pair| pair.path));
+        let mut paths = paths.chain(wanted.devices.iter().map(|device| device.path));
+        let instances = paths.any(|path| matches!(path, DevicePath::CapFile(_)));
+        let is_fuse = |kind: &str| kind.starts_with("fuse");
+        let fuse = file_system(&has.table, CAPS_DIR).is_some_and(is_fuse);
+        Later { mig: &wanted.mig, caps: instances || fuse || has.unseen.contains(&DevicePath::Caps) }
+    }
+
+    fn has(&self, path: DevicePath) -> bool {
+        match path {
+            DevicePath::CapFile(_) | DevicePath::Card(_) | DevicePath::Render(_) => true,
+            DevicePath::Caps => self.caps,
+            DevicePath::Gpu(minor) => self.mig.contains(&minor),
+            DevicePath::Control | DevicePath::Modeset | DevicePath::Uvm | DevicePath::UvmTools => false,
+        }
     }
 }
 

@@ -104,6 +104,26 @@ fn mig_with_its_cards_and_drm_wait_for_the_next_start() {
 }
 
 #[test]
+fn the_directory_of_migs_nodes_comes_and_goes_where_nothing_is_in_it() {
+    let (caps, file) = (device("/dev/nvidia-caps", 510, 2), device("/dev/nvidia-caps/nvidia-cap30", 510, 30));
+    let of = |has: &Running, wanted: &Wanted| Difference::of(&Document::parse(b""), has, wanted);
+    let mut has = running(&[caps], "");
+    has.nodes.insert(caps.path, None);
+    assert_eq!(of(&has, &wanted(&[])).live, [Step::Take(caps.path, Some(caps.number()))]);
+    let none = running(&[], "");
+    assert_eq!(of(&none, &wanted(&[caps])).live, [Step::Add { device: caps, over: None }]);
+    assert_eq!(of(&has, &wanted(&[caps])), Difference::default());
+    // An instance's node would go with it, or be under it.
+    assert!(of(&running(&[caps, file], ""), &wanted(&[])).live.is_empty());
+    assert!(of(&running(&[file], ""), &wanted(&[caps])).live.is_empty());
+    assert!(of(&has, &wanted(&[file])).live.is_empty());
+    has.table = "42 30 0:52 / /dev/nvidia-caps rw - fuse.x x rw\n".to_owned();
+    assert!(of(&has, &wanted(&[])).live.is_empty(), "it need not answer");
+    let unseen = Running { unseen: [caps.path].into(), ..running(&[caps], "") };
+    assert_eq!(of(&unseen, &wanted(&[])).later, [(caps.path, false)]);
+}
+
+#[test]
 fn what_dev_lines_pass_is_the_users() {
     let has = running(&[card(0), card(1)], "");
     let conf = "dev0: /dev/nvidia1\n";

@@ -3,9 +3,9 @@
 //! nothing else, and it may be left behind where the container has something
 //! that never answers.
 
-use crate::device::Number;
+use crate::device::{DevicePath, Number};
 use crate::pve::pct::{Init, start_time};
-use crate::sys::detached::{Detached, Holds};
+use crate::sys::detached::{Detached, Holds, identity};
 use crate::sys::inside::{self, Spot, There};
 use crate::sys::process::Cmd;
 use crate::sys::time::Deadline;
@@ -48,6 +48,13 @@ pub enum Act {
         /// The device number of the node that goes; any mount without.
         number: Option<(u32, u32)>,
     },
+    /// Takes a directory of nodes away, and the empty one below it.
+    TakeNodes {
+        /// The path on this host: nothing else is taken away.
+        source: PathBuf,
+        /// The path inside, relative to the root.
+        target: PathBuf,
+    },
 }
 
 /// How a step ended.
@@ -71,20 +78,21 @@ pub struct Step {
 }
 
 impl Act {
-    /// A device node of this host, at its own place.
-    pub fn node(source: String, target: &str, number: Number, over: bool) -> Act {
-        Act::Put {
-            source: source.into(),
-            target: below_root(target),
-            holds: Holds::Node,
-            number: Some((number.major, number.minor)),
-            over,
-        }
+    /// A device of this host, at its own place; the directory of MIG's nodes is one.
+    pub fn device(path: DevicePath, number: Number, over: bool) -> Act {
+        let (holds, number) = match path {
+            DevicePath::Caps => (Holds::Nodes, None),
+            _ => (Holds::Node, Some((number.major, number.minor))),
+        };
+        Act::Put { source: path.on_host().into(), target: below_root(path), holds, number, over }
     }
 
-    /// Takes a node away.
-    pub fn take_node(target: &str, number: Option<Number>) -> Act {
-        Act::Take { target: below_root(target), number: number.map(|n| (n.major, n.minor)) }
+    /// Takes it away.
+    pub fn take_device(path: DevicePath, number: Option<Number>) -> Act {
+        match path {
+            DevicePath::Caps => Act::TakeNodes { source: path.on_host().into(), target: below_root(path) },
+            _ => Act::Take { target: below_root(path), number: number.map(|n| (n.major, n.minor)) },
+        }
     }
 
     /// Does it in the container of this first process.
@@ -136,6 +144,7 @@ impl Step {
                 self.put(source, target, *holds, *number, *over)
             }
             Act::Take { target, number } => self.take(target, *number),
+            Act::TakeNodes { source, target } => self.take_nodes(source, target),
         };
         done.unwrap_or_else(|error| Done::Refused(format!("{error:#}")))
     }
@@ -171,6 +180,17 @@ impl Step {
         }
     }
 
+    fn take_nodes(&self, source: &Path, target: &Path) -> anyhow::Result<Done> {
+        let ours = Detached::of(source, Holds::Nodes)
+            .with_context(|| format!("cannot bind {}", source.display()))?;
+        let Some(inside) = self.enter()? else { return Ok(Done::Gone) };
+        let spot = match inside.spot(target, false) {
+            Err(refused) if refused.error == Errno::ENOENT => return Ok(Done::Is(false)),
+            spot => spot?,
+        };
+        nodes_taken(&spot, &ours).map(Done::Is).map_err(|error| spot.refused(target)(error).into())
+    }
+
     fn take(&self, target: &Path, number: Option<(u32, u32)>) -> anyhow::Result<Done> {
         let Some(inside) = self.enter()? else { return Ok(Done::Gone) };
         let spot = match inside.spot(target, false) {
@@ -181,26 +201,48 @@ impl Step {
     }
 }
 
+/// Takes the directory away that is this one; something else is EBUSY.
+fn nodes_taken(spot: &Spot, ours: &Detached) -> nix::Result<bool> {
+    match spot.look()? {
+        There::Nothing => return Ok(false),
+        There::Directory(_) if !spot.is_mount()? => return Ok(false),
+        There::Directory(there) if identity(&there)? == identity(ours)? => {}
+        _ => return Err(Errno::EBUSY),
+    }
+    let done = spot.unmount()?;
+    // What lies below and has files is the container's own.
+    match spot.remove_directory() {
+        Err(Errno::ENOTEMPTY | Errno::ENOENT | Errno::ENOTDIR | Errno::EBUSY) => Ok(done),
+        removed => removed.map(|()| true),
+    }
+}
+
 /// On what is there and is no mount, or on a new file or directory.
 fn place(spot: &Spot, copy: &Detached, holds: Holds) -> nix::Result<()> {
     let on = |there: &There| match (there, holds) {
         (There::Device(file, _) | There::File(file, _), Holds::Node | Holds::Data) => copy.place(file),
-        (There::Directory(_), Holds::Programs) if !spot.is_empty()? => Err(Errno::ENOTEMPTY.into()),
-        (There::Directory(file), Holds::Data | Holds::Programs) => copy.place(file),
+        (There::Directory(_), Holds::Programs | Holds::Nodes) if !spot.is_empty()? => {
+            Err(Errno::ENOTEMPTY.into())
+        }
+        (There::Directory(file), Holds::Data | Holds::Programs | Holds::Nodes) => copy.place(file),
         _ => Err(std::io::Error::from(Errno::EEXIST)),
     };
     let there = spot.look()?;
     if !matches!(there, There::Nothing) {
         if spot.is_mount()? {
             // Our own, where it is not known whether it was taken away.
-            let same = matches!(there, There::Device(_, is) if copy.number().map_err(errno)? == Some(is));
+            let same = match &there {
+                There::Device(_, is) => copy.number().map_err(errno)? == Some(*is),
+                There::Directory(there) if holds == Holds::Nodes => identity(there)? == identity(copy)?,
+                _ => false,
+            };
             return if same { Ok(()) } else { Err(Errno::EBUSY) };
         }
         return on(&there).map_err(errno);
     }
     match holds {
         Holds::Node => spot.make_file()?,
-        Holds::Programs => spot.make_directory()?,
+        Holds::Programs | Holds::Nodes => spot.make_directory()?,
         // The kernel's own, or nothing to be covered.
         Holds::Data => return Err(Errno::ENOENT),
     }
@@ -257,6 +299,6 @@ fn errno(error: std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-fn below_root(path: &str) -> PathBuf {
-    path.trim_start_matches('/').into()
+fn below_root(path: DevicePath) -> PathBuf {
+    path.to_string().trim_start_matches('/').into()
 }

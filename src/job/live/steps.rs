@@ -125,9 +125,8 @@ impl Place {
         undo: &mut Undo,
     ) -> anyhow::Result<()> {
         let (path, number) = (device.path, device.number());
-        let inside = path.to_string();
-        let act = Act::node(path.on_host(), &inside, number, over.is_some());
-        let back = Act::take_node(&inside, Some(number));
+        let act = Act::device(path, number, over.is_some());
+        let back = Act::take_device(path, Some(number));
         self.act(&format!("mount {path}"), act, Some(back), undo)?;
         if let Some(old) = over.filter(|old| before.line(*old).is_none()) {
             self.rule(path, old, Rule::Deny, before, undo)?;
@@ -160,14 +159,27 @@ impl Place {
         cgroup::change(self.ctid, rule, number).or_else(|error| self.lives().and(Err(error)))
     }
 
-    /// Takes the rule away of what goes, and leaves its node.
+    /// Takes the rule away of what goes, and leaves its node. That of the directory of MIG's
+    /// nodes goes after it, if that can go.
     ///
     /// # Errors
     /// As [`Place::step`].
     pub fn shut(&self, step: &Step, before: Before<'_>, undo: &mut Undo) -> anyhow::Result<()> {
-        let Step::Take(path, number) = step else { return Ok(()) };
+        match step {
+            Step::Take(path, number) if *path != DevicePath::Caps => self.close(*path, *number, before, undo),
+            _ => Ok(()),
+        }
+    }
+
+    fn close(
+        &self,
+        path: DevicePath,
+        number: Option<Number>,
+        before: Before<'_>,
+        undo: &mut Undo,
+    ) -> anyhow::Result<()> {
         match number.map(|number| (number, before.line(number))) {
-            Some((number, None)) => return self.rule(*path, number, Rule::Deny, before, undo),
+            Some((number, None)) => return self.rule(path, number, Rule::Deny, before, undo),
             Some((_, Some(line))) => log::warn!(
                 "line {line} of the conf of container {} allows {path} all the same; only its node is taken away",
                 self.ctid
@@ -184,11 +196,11 @@ impl Place {
         before: Before<'_>,
         undo: &mut Undo,
     ) -> anyhow::Result<()> {
-        let inside = path.to_string();
         // A node without a rule of ours did not come from us.
         let ours = number.filter(|number| before.opens(*number));
-        let back = ours.map(|number| Act::node(path.on_host(), &inside, number, false));
-        self.act(&format!("take away {path}"), Act::take_node(&inside, number), back, undo)
+        let back = ours.map(|number| Act::device(path, number, false));
+        self.act(&format!("take away {path}"), Act::take_device(path, number), back, undo)?;
+        if path == DevicePath::Caps { self.close(path, number, before, undo) } else { Ok(()) }
     }
 
     fn exchange(&self, exchange: &Exchange, undo: &mut Undo) -> anyhow::Result<()> {
