@@ -106,7 +106,7 @@ fn prepare_driver(
         });
         // Where the next driver is not known, any tree may be made for it.
         let keep = next.as_ref().map(|next| [kernel, &next.version]);
-        trees.sweep(keep.as_ref().map(|keep| keep.as_slice()));
+        trees.sweep(keep.as_ref().map(|keep| keep.as_slice()), deadline);
     }
     made
 }

@@ -275,7 +275,7 @@ impl Trees {
         }
         // Without its list nobody knows what it is.
         if kept.symlink_metadata().is_ok() {
-            prune::make_way(&kept, &at)?;
+            prune::make_way(&kept, &at, deadline)?;
         }
         // An overlay of a copy that is gone shows what the kernel remembers of it.
         mount::unmount(&at)?;
@@ -284,7 +284,7 @@ impl Trees {
             let current = std::fs::read_link(self.current()).ok();
             let current = current.and_then(|target| target.to_str()?.parse::<Version>().ok());
             let keep: Vec<&Version> = [Some(version), current.as_ref()].into_iter().flatten().collect();
-            match self.prune(&keep) {
+            match self.prune(&keep, deadline) {
                 0 => Err(error),
                 _ => copy::make(&source, version, &kept, deadline),
             }
@@ -324,10 +324,10 @@ impl Trees {
         Ok(if is_overlay()? { Shown::Overlay } else { Shown::Bind })
     }
 
-    /// Removes the trees that no mount namespace uses, except those of `keep`;
+    /// Removes the trees that no process has mounted, except those of `keep`;
     /// returns how many went. One of which nobody knows whether it is used stays.
-    pub fn prune(&self, keep: &[&Version]) -> usize {
-        prune::prune(&self.root.join(KEPT), &self.run(), keep)
+    pub fn prune(&self, keep: &[&Version], deadline: &Deadline) -> usize {
+        prune::prune(&self.root.join(KEPT), &self.run(), keep, deadline)
     }
 
     /// Whether there is any tree.
@@ -337,13 +337,13 @@ impl Trees {
 
     /// The same under the lock, unless another process makes a tree now. Where it is not
     /// known which trees to `keep`, only what was put aside goes.
-    pub fn sweep(&self, keep: Option<&[&Version]>) {
+    pub fn sweep(&self, keep: Option<&[&Version]>, deadline: &Deadline) {
         let path = self.root.join("run/lock/phoenix-nvidia/driver.lock");
         if let Ok(Some(_lock)) = lock::try_take(&path) {
             prune::leftovers(&self.root.join(KEPT));
             self.unbridge();
             let all = prune::versions(&self.root.join(KEPT));
-            self.prune(keep.unwrap_or(&all.iter().collect::<Vec<_>>()));
+            self.prune(keep.unwrap_or(&all.iter().collect::<Vec<_>>()), deadline);
         }
     }
 }

@@ -4,12 +4,11 @@
 use crate::device::{DevicePath, Number};
 use crate::pve::pct::Init;
 use crate::sys::look::{Look, Op, Question, Seen, View};
+use crate::sys::mountinfo;
 use crate::sys::time::Deadline;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The limit of a mount table, which the container can grow, in bytes.
-const MAX: u64 = 4 << 20;
 /// The limit of our paths in it.
 const MOST: usize = 512;
 
@@ -37,15 +36,9 @@ impl Attached {
 /// the nodes; the container may have mounted something there that never answers.
 ///
 /// # Errors
-/// The process is gone, or /proc cannot be read.
+/// The process is gone, /proc cannot be read, or the container has grown its table too long.
 pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
-    use std::io::Read as _;
-    let process = Path::new("/proc").join(init.pid.to_string());
-    let mut table = Vec::new();
-    std::fs::File::open(process.join("mountinfo"))?.take(MAX).read_to_end(&mut table)?;
-    // Any bytes: the container can choose the names of its mounts.
-    let table = String::from_utf8_lossy(&table);
-    let points = points(&table);
+    let points = points(&mountinfo::of(init.pid)?);
     // Never follow: the container can put a link anywhere.
     let question = |path: &DevicePath| Question::new(Op::StatLink, format!("/proc/{}/root{path}", init.pid));
     let questions: Vec<Question> = points.iter().map(question).collect();

@@ -33,6 +33,8 @@ const OPTIONS: &str = "bind,ro,nosuid,nodev,noexec,optional";
 
 /// The timeout of the lock: others write a few small files under it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest look at the mounts of all processes.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The masks of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -196,28 +198,35 @@ pub fn sweep<'a>(host: impl Into<View<'a>>) {
 /// nowhere any more.
 pub fn forget_unused<'a>(host: impl Into<View<'a>>, ctid: Ctid) {
     let root = host.into().root();
-    let Ok(Some(_lock)) = lock::try_take(&lock_file(root)) else { return };
+    let at = mount_point(root, ctid);
+    let locked = || lock::try_take(&lock_file(root)).ok().flatten();
+    // Copies are mounted under the lock, and never a second time: what is replaced now stays so.
+    let mut unused = locked().map(|_lock| replaced(root, ctid)).unwrap_or_default();
+    if unused.is_empty() {
+        return;
+    }
+    // Without the lock: a start does not wait for this.
+    let looked = mountinfo::all(&Deadline::after(LOOK), |mount| {
+        unused.retain(|own| !mount.is_over(&own.to_string_lossy()));
+    });
+    let Some(_lock) = locked().filter(|_| looked.is_ok()) else {
+        // Could not look: the stop of the container makes them leftovers.
+        return;
+    };
+    for own in unused.iter().filter(|own| !lies_below(own, &at)) {
+        if let Err(error) = unless_absent(fs::remove_dir_all(own)) {
+            log::debug!("cannot remove {}: {error}", own.display());
+        }
+    }
+}
+
+/// A container's copies that are not those mounted on the host.
+fn replaced(root: &Path, ctid: Ctid) -> Vec<PathBuf> {
     let at = mount_point(root, ctid);
     let own =
         |name: &String| name.strip_prefix(&format!("{ctid}.")).is_some_and(|n| n.parse::<u32>().is_ok());
     let all = names(&sources(root)).unwrap_or_default().into_iter().filter(own);
-    let replaced: Vec<PathBuf> =
-        all.map(|name| sources(root).join(name)).filter(|own| !lies_below(own, &at)).collect();
-    if replaced.is_empty() {
-        return;
-    }
-    // Could not look: the stop of the container makes them leftovers.
-    let Ok(tables) = mountinfo::all() else { return };
-    for own in replaced {
-        let path = own.to_string_lossy();
-        let used = tables.iter().any(|table| mountinfo::mounts(table).any(|mount| mount.is_over(&path)));
-        if used {
-            continue;
-        }
-        if let Err(error) = unless_absent(fs::remove_dir_all(&own)) {
-            log::debug!("cannot remove {}: {error}", own.display());
-        }
-    }
+    all.map(|name| sources(root).join(name)).filter(|own| !lies_below(own, &at)).collect()
 }
 
 /// Whether a lower layer of an overlay has masks.

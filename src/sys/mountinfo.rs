@@ -1,16 +1,20 @@
 //! Mount tables: `/proc/PID/mountinfo` (proc(5)).
 //!
-//! The kernel answers from memory, but a container can grow its table and
-//! choose names in it.
+//! The kernel answers from memory, but a container can grow its table, choose names
+//! in it, and have as many of them as it has processes.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use super::time::{Deadline, human};
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
-/// So much of a table is read, in bytes.
+/// A table that is kept is not longer, in bytes.
 const MOST: u64 = 4 << 20;
+/// Nor is one line of any, in bytes: an overlay's names its layers, up to 500 of them.
+const LINE: u64 = 1 << 20;
+/// What is read at once, in bytes. The kernel gives a page.
+const PIECE: usize = 16 << 10;
 
 /// One mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,49 +64,90 @@ pub fn device(number: u64) -> String {
 /// The table of a process.
 ///
 /// # Errors
-/// It is gone, or /proc cannot be read.
+/// It is gone, /proc cannot be read, or the table is longer than 4 MiB.
 pub fn of(pid: i32) -> io::Result<String> {
     let mut table = Vec::new();
     File::open(format!("/proc/{pid}/mountinfo"))?.take(MOST).read_to_end(&mut table)?;
+    if table.len() as u64 == MOST {
+        return Err(too_long(pid, "its mount table", MOST));
+    }
     Ok(String::from_utf8_lossy(&table).into_owned())
 }
 
-/// The tables of all mount namespaces that a process is in, each once.
+fn too_long(pid: i32, what: &str, most: u64) -> io::Error {
+    let why = format!("process {pid}: {what} is longer than {} MiB", most >> 20);
+    io::Error::new(io::ErrorKind::FileTooLarge, why)
+}
+
+/// Shows all mounts that any process sees. A table leaves out what lies outside the root of
+/// its process: one of a chroot says nothing about the others of its mount namespace, so
+/// that of each process is read. A mount is shown once for each that sees it.
 ///
 /// # Errors
-/// One that could not be read, although its process is there.
-pub fn all() -> io::Result<Vec<String>> {
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
-    tables(pids, of)
-}
-
-/// The tables of the namespaces of these processes, as `read` reads them.
-fn tables(pids: Vec<i32>, read: impl Fn(i32) -> io::Result<String>) -> io::Result<Vec<String>> {
-    let mut tables = BTreeMap::new();
-    for pid in pids {
-        let one = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).and_then(|namespace| {
-            // One counts as seen when its table is read: a process may end in between, and leave another in it.
-            if let Entry::Vacant(new) = tables.entry(namespace) {
-                new.insert(read(pid)?);
-            }
-            Ok(())
-        });
-        match one {
-            Ok(()) => {}
-            // It has ended, or ends now and has no namespace any more.
-            Err(error) if ended(&error, pid) => {}
-            Err(error) => return Err(error),
+/// A table that could not be read to its end within the deadline, although its process is
+/// there: nobody knows then what else is mounted.
+pub fn all(deadline: &Deadline, mut show: impl FnMut(&Mounted<'_>)) -> io::Result<()> {
+    let mut seen = BTreeSet::new();
+    // A second time for those that the first ones started, and left their mounts to, meanwhile.
+    for _ in 0..2 {
+        for pid in numbers("/proc")?.into_iter().filter(|pid| seen.insert(*pid)).collect::<Vec<_>>() {
+            of_process(pid, deadline, &mut show)?;
         }
     }
-    Ok(tables.into_values().collect())
+    Ok(())
 }
 
-fn ended(error: &io::Error, pid: i32) -> bool {
+/// The entries of a directory that are numbers of processes or threads.
+fn numbers(directory: &str) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(found)
+}
+
+/// Shows what a process sees; nothing if it has ended.
+fn of_process(pid: i32, deadline: &Deadline, show: &mut dyn FnMut(&Mounted<'_>)) -> io::Result<()> {
+    let own = format!("/proc/{pid}");
+    let read = stream(pid, &own, deadline, show);
+    let Err(error) = read else { return Ok(()) };
+    if !ended(&error, &own) {
+        return Err(error);
+    }
+    // Its first thread may have, and others go on.
+    for thread in numbers(&format!("{own}/task")).unwrap_or_default().into_iter().filter(|id| *id != pid) {
+        let own = format!("{own}/task/{thread}");
+        match stream(pid, &own, deadline, show) {
+            Err(error) if !ended(&error, &own) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Shows the table below a directory of /proc, line by line.
+fn stream(pid: i32, own: &str, deadline: &Deadline, show: &mut dyn FnMut(&Mounted<'_>)) -> io::Result<()> {
+    let mut table = BufReader::with_capacity(PIECE, File::open(format!("{own}/mountinfo"))?);
+    let mut line = Vec::new();
+    while (&mut table).take(LINE).read_until(b'\n', &mut line)? > 0 {
+        if line.len() as u64 == LINE {
+            return Err(too_long(pid, "a line of its mount table", LINE));
+        }
+        if deadline.passed() {
+            let why = format!("mount tables not read within {}", human(deadline.span()));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        mounts(&String::from_utf8_lossy(&line)).for_each(|mount| show(&mount));
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Whether an error says that the process or thread whose directory that is has ended: it has
+/// no mount namespace any more then.
+fn ended(error: &io::Error, own: &str) -> bool {
     let gone = [Some(nix::libc::ENOENT), Some(nix::libc::ESRCH), Some(nix::libc::EINVAL)];
-    gone.contains(&error.raw_os_error()) || !Path::new(&format!("/proc/{pid}")).exists()
+    gone.contains(&error.raw_os_error()) || !Path::new(own).exists()
 }
 
 /// What a process says that has other mounts than process 1.
@@ -156,28 +201,39 @@ broken line\n";
         assert!(!is_own_namespace(root.path()));
     }
 
-    /// The first process in it ends when it was found, and before its table was read.
     #[test]
-    fn a_process_that_ends_hides_no_namespace_that_another_is_in() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let reads = std::cell::Cell::new(0);
-        let read = |pid| {
-            reads.set(reads.get() + 1);
-            if reads.get() == 1 { Err(io::Error::from_raw_os_error(nix::libc::EINVAL)) } else { of(pid) }
-        };
-        assert_eq!(tables(vec![own, own, own], read).unwrap().len(), 1);
-        assert_eq!(reads.get(), 2);
-    }
-
-    #[test]
-    fn each_namespace_is_read_once_and_our_own_is_among_them() {
+    fn the_mounts_of_all_processes_are_shown_and_our_own_are_among_them() {
         let own = of(i32::try_from(std::process::id()).unwrap()).unwrap();
         let proc = device(std::os::unix::fs::MetadataExt::dev(&std::fs::metadata("/proc").unwrap()));
         assert!(mounts(&own).any(|mount| mount.at == "/proc" && mount.device == proc), "{own}");
-        match all() {
-            Ok(all) => assert!(all.len() < 200 && all.contains(&own)),
+        let mut shown = BTreeSet::new();
+        let read = all(&Deadline::secs(60), |mount| {
+            shown.insert(format!("{mount:?}"));
+        });
+        match read {
+            Ok(()) => assert!(mounts(&own).all(|mount| shown.contains(&format!("{mount:?}")))),
             // In a sandbox that keeps us away from another process.
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
         }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_shows_nothing_and_one_that_is_not_read_in_time_is_an_error() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let count = |deadline: &Deadline| {
+            let mut count = 0;
+            of_process(pid, deadline, &mut |_| count += 1).map(|()| count)
+        };
+        let (there, late) = (count(&Deadline::secs(60)), count(&Deadline::secs(0)));
+        child.kill().unwrap();
+        // Killed and not waited for: it has a number, and no mounts.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let zombie = count(&Deadline::secs(60));
+        child.wait().unwrap();
+        let gone = count(&Deadline::secs(60));
+        assert!(there.unwrap() > 0);
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!((zombie.unwrap(), gone.unwrap()), (0, 0));
     }
 }

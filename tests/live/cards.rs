@@ -1,6 +1,6 @@
 //! Cards come and go.
 use crate::common::{PROGRAM, agrees, apply, assign, bad, reboot_from_inside, running, table};
-use crate::support::setting;
+use crate::support::{chrooted, setting};
 
 use phoenix_lab::{Errno, Rootfs, Spec, thorough};
 
@@ -117,6 +117,32 @@ fn nodes_that_somebody_unmounted_or_made_inside_are_brought_right() {
     lab.run(["lxc-cgroup", "-n", "101", "devices.deny", "c 195:0 rwm"]).ok();
     assert_eq!(ct.open_node("/dev/nvidia0"), Err(Errno::EPERM));
     apply(&lab, &[]).ok().says("add the device rule of /dev/nvidia0");
+    agrees(&lab, &[0], 2);
+}
+
+/// A service inside with mounts of its own, and one in a chroot of that.
+#[test]
+fn masks_that_a_process_inside_has_mounted_stay_until_it_ends() {
+    let Some(lab) = running(2, Rootfs::Debian12.privileged(), "0") else { return };
+    let ct = lab.container(101);
+    lab.sh(&format!(
+        "setsid nsenter -t {} -m unshare -m --propagation private sh -c 'echo $$ >/holder; exec sleep 100000' \
+         >/dev/null 2>&1 </dev/null &
+         for i in $(seq 100); do [ ! -s /proc/{0}/root/holder ] || exit 0; sleep 0.05; done; exit 1",
+        ct.init_pid().unwrap()
+    ))
+    .ok();
+    let holder: i32 = ct.read("/holder").trim().parse().unwrap();
+    chrooted(&lab, holder);
+    assign(&lab, "0,1");
+    apply(&lab, &[]).ok();
+    assert_eq!(lab.files().list("/run/phoenix-nvidia/masks"), ["101.0", "101.1", "empty"]);
+    let shown = format!("nsenter -t {holder} -m sh -c 'ls /proc/driver/nvidia/gpus/ | wc -l'");
+    assert_eq!(lab.sh(&shown).ok().stdout.trim(), "1");
+    lab.sh(&format!("kill -9 {holder}; while kill -0 {holder} 2>/dev/null; do sleep 0.05; done")).ok();
+    assign(&lab, "0");
+    apply(&lab, &[]).ok();
+    assert_eq!(lab.files().list("/run/phoenix-nvidia/masks").len(), 2, "one copy, and the empty layer");
     agrees(&lab, &[0], 2);
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::package::{APT, CURRENT, OLDER, install, kmod, put, sh};
+use crate::support::chrooted;
 use phoenix_lab::{Lab, Rootfs};
 
 const DRIVER: &str = "580.95.05";
@@ -67,6 +68,8 @@ fn upgrade_removal_and_purge_leave_what_a_running_container_has() {
     assert_eq!(all_of_it(&lab), before, "an upgrade");
     has_the_driver(&lab, 101);
 
+    // One of its processes sees none of its mounts.
+    chrooted(&lab, lab.container(101).init_pid().unwrap());
     let removed = sh(&lab, &format!("{APT} remove phoenix-nvidia"));
     removed.says("running containers keep the driver of this host that they have mounted: 101;").says(
         "mount entries stay in the confs of these containers, which start with them as without: 101 102",

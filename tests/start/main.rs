@@ -24,3 +24,4 @@ mod nested;
 mod nested_unfit;
 mod passthrough;
 mod unpack;
+mod used;

@@ -72,3 +72,18 @@ pub fn unpacks_without_running(lab: &Lab, space: u32) -> Output {
     }
     run
 }
+
+/// A process in the mount namespace of another one that has its root where nothing is mounted, and a lower number than
+/// all others there, as after the numbers began anew.
+pub fn chrooted(lab: &Lab, of: i32) {
+    lab.sh(&format!(
+        "mkdir -p /proc/{of}/root/srv/empty && echo 20 >/proc/sys/kernel/ns_last_pid
+         setsid nsenter -t {of} -m perl -e 'chroot \"/srv/empty\" or die; chdir \"/\"; sleep 100000' \
+         >/dev/null 2>&1 </dev/null &
+         first() {{ for p in $(ls /proc | grep '^[0-9]' | sort -n); do
+             [ \"$(readlink /proc/$p/ns/mnt)\" != \"$(readlink /proc/{of}/ns/mnt)\" ] || {{ readlink /proc/$p/root; return; }}
+         done; }}
+         for i in $(seq 100); do [ \"$(first)\" != /srv/empty ] || exit 0; sleep 0.05; done; exit 1"
+    ))
+    .ok();
+}

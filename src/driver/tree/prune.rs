@@ -1,11 +1,17 @@
 //! Trees that nobody needs any more.
 
 use super::manifest::Manifest;
-use crate::sys::{mount, mountinfo};
+use crate::sys::mount;
+use crate::sys::mountinfo::{self, Mounted};
+use crate::sys::time::Deadline;
 use crate::types::Version;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest look at the mounts of all processes: 20 000 of them take 4 s.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Removes what a killed run left; under the lock.
 pub fn leftovers(kept: &Path) {
@@ -37,10 +43,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// # Errors
 /// The file system's.
 #[allow(clippy::disallowed_methods)] // nothing is at the new name
-pub fn make_way(tree: &Path, at: &Path) -> io::Result<()> {
-    let why = match unused(tree, at) {
-        Ok(true) => return remove(tree),
-        Ok(false) => "a container uses it".to_owned(),
+pub fn make_way(tree: &Path, at: &Path, deadline: &Deadline) -> io::Result<()> {
+    let why = match unused(vec![Tree::shown(tree, at)], deadline) {
+        Ok(unused) if !unused.is_empty() => return remove(tree),
+        Ok(_) => "a container uses it".to_owned(),
         Err(error) => format!("cannot see who uses it: {error}"),
     };
     let aside = aside_of(tree)?;
@@ -78,45 +84,89 @@ pub fn versions(kept: &Path) -> Vec<Version> {
     found.filter(|(_, aside)| !aside).map(|(version, _)| version).collect()
 }
 
-/// Removes the trees below `kept` that are mounted in no namespace, but for
-/// those of `keep`; returns how many. `shown` is where the host has them mounted.
-pub fn prune(kept: &Path, shown: &Path, keep: &[&Version]) -> usize {
+/// Removes the trees below `kept` that no process has mounted, but for those of
+/// `keep`; returns how many. `shown` is where the host has them mounted.
+pub fn prune(kept: &Path, shown: &Path, keep: &[&Version], deadline: &Deadline) -> usize {
     let entries = std::fs::read_dir(kept).into_iter().flatten().flatten();
     let trees = entries.filter_map(|entry| {
         let (version, aside) = version_of(entry.file_name().to_str()?)?;
-        Some((entry.path(), version, aside))
-    });
-    let mut removed = 0;
-    for (tree, version, aside) in trees.filter(|(_, version, aside)| *aside || !keep.contains(&version)) {
-        let at = shown.join(version.as_str());
-        let free = match aside {
-            true => forgotten(&tree, &kept.join(version.as_str()), &at),
-            false => unused(&tree, &at),
-        };
-        match free {
-            Ok(true) => {}
-            Ok(false) => {
-                log::debug!("{}: used by a container", tree.display());
-                continue;
-            }
-            Err(error) => {
-                log::debug!("{}: cannot see who uses it: {error}", tree.display());
-                continue;
-            }
+        let (tree, at) = (entry.path(), shown.join(version.as_str()));
+        match aside {
+            true => Some(Tree::aside(&tree, &kept.join(version.as_str()), &at)),
+            false => (!keep.contains(&&version)).then(|| Tree::shown(&tree, &at)),
         }
-        match remove(&tree) {
-            Ok(()) => {
-                if !aside {
-                    let _ = std::fs::remove_dir(&at);
-                }
-                let earlier = if aside { "earlier " } else { "" };
-                log::info!("driver {version}: removed its {earlier}copy, which no container uses");
-                removed += 1;
-            }
-            Err(error) => log::warn!("cannot remove {}: {error}", tree.display()),
+    });
+    let trees: Vec<Tree> = trees.collect();
+    if trees.is_empty() {
+        return 0;
+    }
+    let unused = unused(trees, deadline).unwrap_or_else(|error| {
+        log::info!("copies of drivers in {} stay: cannot see who uses them: {error}", kept.display());
+        Vec::new()
+    });
+    unused.iter().filter(|tree| tree.remove()).count()
+}
+
+/// A tree that goes when nobody has it mounted.
+struct Tree {
+    path: PathBuf,
+    /// The name by which overlays of it are told.
+    lower: String,
+    /// Where the host shows it; `None` for one that was put aside.
+    at: Option<PathBuf>,
+    /// The device of an overlay of that name which is another's.
+    other: String,
+    /// Somebody has it mounted.
+    used: bool,
+    /// It is mounted where the host shows it, in whatever namespace.
+    here: bool,
+}
+
+impl Tree {
+    fn shown(path: &Path, at: &Path) -> Tree {
+        let lower = path.to_string_lossy().into_owned();
+        let other = String::new();
+        Tree { path: path.to_owned(), lower, at: Some(at.to_owned()), other, used: false, here: false }
+    }
+
+    /// One that was put aside. Overlays of it are told with the name that it had, which is
+    /// that of the overlay at `at` too.
+    fn aside(path: &Path, tree: &Path, at: &Path) -> Tree {
+        let list = |tree: &Path| Manifest::read(tree);
+        // What the host has mounted may still be the one that was put aside.
+        let is_other = list(at).is_some() && list(at) == list(tree) && list(at) != list(path);
+        let device = std::fs::symlink_metadata(at).ok().filter(|_| is_other);
+        let other = device.map(|meta| mountinfo::device(meta.dev())).unwrap_or_default();
+        let lower = tree.to_string_lossy().into_owned();
+        Tree { path: path.to_owned(), lower, at: None, other, used: false, here: false }
+    }
+
+    /// Notes who has it by a mount of somebody's.
+    fn note(&mut self, mount: &Mounted<'_>) {
+        let over = mount.is_over(&self.lower) && mount.device != self.other;
+        if !over && !mount.root.ends_with(bound(&self.path.to_string_lossy())) {
+            return;
+        }
+        match self.at.as_ref().is_some_and(|at| Path::new(mount.at) == at) {
+            true => self.here = true,
+            false => self.used = true,
         }
     }
-    removed
+
+    /// Removes it; false if that failed.
+    fn remove(&self) -> bool {
+        if let Err(error) = remove(&self.path) {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+            return false;
+        }
+        if let Some(at) = &self.at {
+            let _ = std::fs::remove_dir(at);
+        }
+        let earlier = if self.at.is_none() { "earlier " } else { "" };
+        let version = Path::new(&self.lower).file_name().unwrap_or_default().to_string_lossy();
+        log::info!("driver {version}: removed its {earlier}copy, which no container uses");
+        true
+    }
 }
 
 /// The end of the path by which a mount table tells a tree that is bound itself,
@@ -125,36 +175,34 @@ fn bound(tree: &str) -> &str {
     &tree[tree.rfind('/').unwrap_or_default()..]
 }
 
-/// Whether no process sees a tree that was put aside. Overlays of it are told
-/// with the name that it had, which is that of the overlay at `at` too.
-fn forgotten(aside: &Path, tree: &Path, at: &Path) -> io::Result<bool> {
-    let list = |tree: &Path| Manifest::read(tree);
-    // What the host has mounted may still be the one that was put aside.
-    let is_other = list(at).is_some() && list(at) == list(tree) && list(at) != list(aside);
-    let device = std::fs::symlink_metadata(at).ok().filter(|_| is_other);
-    let shown = device.map(|meta| mountinfo::device(meta.dev())).unwrap_or_default();
-    let (aside, tree) = (aside.to_string_lossy(), tree.to_string_lossy());
-    let is_it = |mount: mountinfo::Mounted<'_>| {
-        (mount.is_over(&tree) && mount.device != shown) || mount.root.ends_with(bound(&aside))
-    };
-    let tables = mountinfo::all()?;
-    Ok(!tables.iter().flat_map(|table| mountinfo::mounts(table)).any(is_it))
+/// Those among the trees that no process has, once the host's own mounts of them are gone.
+/// Such a mount is removed only if it is the last: its removal reaches the namespaces that
+/// have a copy of it at the same place.
+fn unused(trees: Vec<Tree>, deadline: &Deadline) -> io::Result<Vec<Tree>> {
+    let trees = look(trees, deadline)?;
+    let (mut shown, mut free): (Vec<Tree>, Vec<Tree>) = trees.into_iter().partition(|tree| tree.here);
+    shown.retain(|tree| match tree.at.as_deref().map_or(Ok(()), mount::unmount) {
+        Ok(()) => true,
+        Err(error) => {
+            log::info!("{} stays: cannot unmount it: {error}", tree.path.display());
+            false
+        }
+    });
+    if !shown.is_empty() {
+        let shown = shown.into_iter().map(|tree| Tree { here: false, ..tree }).collect();
+        free.extend(look(shown, deadline)?.into_iter().filter(|tree| !tree.here));
+    }
+    Ok(free)
 }
 
-/// Whether no process sees the tree, once the host's own mount is gone. That is
-/// removed only if it is the last: its removal reaches the namespaces that have
-/// a copy of it at the same place.
-fn unused(tree: &Path, at: &Path) -> io::Result<bool> {
-    let tree = tree.to_string_lossy();
-    let is_it = |mount: &mountinfo::Mounted<'_>| mount.is_over(&tree) || mount.root.ends_with(bound(&tree));
-    let places = |tables: &[String]| -> Vec<String> {
-        let mounts = tables.iter().flat_map(|table| mountinfo::mounts(table));
-        mounts.filter(is_it).map(|mount| mount.at.to_owned()).collect()
-    };
-    let here = at.to_string_lossy();
-    if places(&mountinfo::all()?).iter().any(|place| *place != here) {
-        return Ok(false);
-    }
-    mount::unmount(at)?;
-    Ok(places(&mountinfo::all()?).is_empty())
+/// Those that nobody has but where the host shows them.
+fn look(mut trees: Vec<Tree>, deadline: &Deadline) -> io::Result<Vec<Tree>> {
+    mountinfo::all(&deadline.at_most(LOOK), |mount| trees.iter_mut().for_each(|tree| tree.note(mount)))?;
+    trees.retain(|tree| {
+        if tree.used {
+            log::debug!("{}: used by a container", tree.path.display());
+        }
+        !tree.used
+    });
+    Ok(trees)
 }
