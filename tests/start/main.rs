@@ -23,5 +23,6 @@ mod masks;
 mod nested;
 mod nested_unfit;
 mod passthrough;
+mod readme;
 mod unpack;
 mod used;

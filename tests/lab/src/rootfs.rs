@@ -31,6 +31,8 @@ pub enum Rootfs {
     Debian13Systemd,
     /// Debian 13 with its podman (5.4) and docker.io (26.1), otherwise like `Debian13`.
     Debian13Engines,
+    /// The same that boots systemd, which starts Docker.
+    Debian13EnginesSystemd,
     /// Ubuntu 24.04, otherwise like `Debian12`. Its archive is another one: see [`Rootfs::obtainable`].
     Ubuntu2404,
     /// The root of this machine itself, copied, with a trivial process 1: for a machine without network whose root is
@@ -52,7 +54,7 @@ const SHIFT: u32 = 100_000;
 
 impl Rootfs {
     /// Those that are made, and not copied from this machine.
-    pub const ALL: [Rootfs; 9] = [
+    pub const ALL: [Rootfs; 10] = [
         Rootfs::Busybox,
         Rootfs::Debian11,
         Rootfs::Debian12,
@@ -61,6 +63,7 @@ impl Rootfs {
         Rootfs::Debian13,
         Rootfs::Debian13Systemd,
         Rootfs::Debian13Engines,
+        Rootfs::Debian13EnginesSystemd,
         Rootfs::Ubuntu2404,
     ];
 
@@ -91,6 +94,7 @@ impl Rootfs {
             Rootfs::Debian13 => "debian-13",
             Rootfs::Debian13Systemd => "debian-13-systemd",
             Rootfs::Debian13Engines => "debian-13-engines",
+            Rootfs::Debian13EnginesSystemd => "debian-13-engines-systemd",
             Rootfs::Ubuntu2404 => "ubuntu-24.04",
             Rootfs::Own => "own",
         }
@@ -101,7 +105,10 @@ impl Rootfs {
             Rootfs::Busybox | Rootfs::Own => None,
             Rootfs::Debian11 => Some("bullseye"),
             Rootfs::Debian12 | Rootfs::Debian12Systemd | Rootfs::Debian12Engines => Some("bookworm"),
-            Rootfs::Debian13 | Rootfs::Debian13Systemd | Rootfs::Debian13Engines => Some("trixie"),
+            Rootfs::Debian13
+            | Rootfs::Debian13Systemd
+            | Rootfs::Debian13Engines
+            | Rootfs::Debian13EnginesSystemd => Some("trixie"),
             Rootfs::Ubuntu2404 => Some("noble"),
         }
     }
@@ -117,6 +124,9 @@ impl Rootfs {
             }
             Rootfs::Debian12Engines => "ca-certificates,docker.io,kmod,netavark,podman,wget,xz-utils",
             Rootfs::Debian13Engines => "ca-certificates,docker-cli,docker.io,kmod,podman,wget,xz-utils",
+            Rootfs::Debian13EnginesSystemd => {
+                "ca-certificates,dbus,docker-cli,docker.io,kmod,podman,systemd,systemd-sysv,wget,xz-utils"
+            }
         }
     }
 
@@ -276,7 +286,7 @@ fn fill(rootfs: Rootfs, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir.join(below))?;
     }
     fs::copy("/bin/busybox", dir.join("usr/lib/lab/busybox"))?;
-    if !matches!(rootfs, Rootfs::Debian12Systemd | Rootfs::Debian13Systemd) {
+    if !rootfs.packages().contains("systemd-sysv") {
         let init = dir.join("usr/sbin/init");
         fs::write(&init, INIT)?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;

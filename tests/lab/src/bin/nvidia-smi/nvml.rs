@@ -127,7 +127,7 @@ impl Nvml {
     pub(crate) fn gpus(&self) -> Result<Vec<Gpu>, Failure> {
         let mut found = Vec::new();
         let mut refused = None;
-        for directory in children(&self.root.join("proc/driver/nvidia/gpus")) {
+        for directory in children(&driver(&self.root).join("gpus")) {
             let Some(mut gpu) = information(&directory) else {
                 continue;
             };
@@ -217,7 +217,7 @@ fn device(minor: u64) -> u64 {
 /// privileged container too, also for a card that the container was not given. An unprivileged one may make none.
 fn make_node(root: &Path, path: &Path, minor: u64) {
     let is_root = fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0);
-    let params = fs::read_to_string(root.join("proc/driver/nvidia/params")).unwrap_or_default();
+    let params = fs::read_to_string(driver(root).join("params")).unwrap_or_default();
     let forbidden = params.lines().any(|line| line.trim() == "ModifyDeviceFiles: 0");
     if root != Path::new("/") || !is_root || forbidden {
         return;
@@ -233,9 +233,16 @@ fn made_inside(node: &Path) -> bool {
     node.parent().is_some_and(|directory| device(node) == device(directory))
 }
 
+/// What the driver shows. An engine in a container mounts a /proc of its own, where a real driver is again and the lab's
+/// is not: the image of a test has a copy of that.
+fn driver(root: &Path) -> PathBuf {
+    let (shown, copy) = (root.join("proc/driver/nvidia"), root.join("usr/lib/lab/driver/nvidia"));
+    if !shown.exists() && copy.exists() { copy } else { shown }
+}
+
 /// The version of the kernel driver. Where it stands in the line depends on the kind of module.
 fn kernel(root: &Path) -> Option<String> {
-    let text = fs::read_to_string(root.join("proc/driver/nvidia/version")).ok()?;
+    let text = fs::read_to_string(driver(root).join("version")).ok()?;
     let line = text.lines().find(|line| line.starts_with("NVRM version:"))?;
     line.split_whitespace().find(|word| looks_like_version(word)).map(str::to_owned)
 }
