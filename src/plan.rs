@@ -9,7 +9,7 @@ use crate::device::{Device, DevicePath, Number};
 use crate::driver::injection::Injection;
 use crate::exit::{Code, Fault};
 use crate::guest::attached::Attached;
-use crate::host::choose::{Capabilities, Choice, ToMake, choose, keep};
+use crate::host::choose::{Capabilities, Choice, PREPARE, ToMake, choose, keep};
 use crate::host::device_node::DeviceNode;
 use crate::host::gpus::Inventory;
 use crate::host::masks::{self, Masks};
@@ -88,7 +88,7 @@ impl Intent {
     pub fn on(&self, inventory: &Inventory, conf: &Document) -> Choice {
         match self {
             Intent::Assigned(assignment, capabilities) => choose(inventory, assignment, capabilities),
-            Intent::Keep => keep(inventory, &named(conf)).settled(),
+            Intent::Keep => keep(inventory, &named(conf)).settled(PREPARE),
         }
     }
 

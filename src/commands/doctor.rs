@@ -15,6 +15,7 @@ const HOST: &[fn(&Host) -> Vec<Finding>] = &[
     host::driver,
     host::undriven,
     host::next_boot,
+    host::dev,
     host::nodes,
     host::boot_unit,
     host::quorum,

@@ -7,6 +7,7 @@ use crate::host::cards;
 use crate::host::choose::{Capabilities, choose};
 use crate::host::diagnose::{NOT_LOADED, nouveau};
 use crate::host::gpus::Gpu;
+use crate::host::provide::DEV_WRITABLE;
 use crate::host::resolve::{held_by, is_unnumbered};
 use crate::pve::readiness;
 
@@ -109,6 +110,17 @@ pub fn nodes(host: &Host) -> Vec<Finding> {
         return vec![Finding::ok("nodes", what)];
     }
     findings
+}
+
+/// Whether nodes can be made at all: also those of other drivers, and udev's links.
+pub fn dev(host: &Host) -> Vec<Finding> {
+    if !host.dev_is_read_only {
+        return Vec::new();
+    }
+    let finding = Finding::failure("dev", "/dev of this host is read-only: no device node can be made there")
+        .why("root of a privileged container can do that, through any node of the host's /dev that is mounted into it")
+        .fix(DEV_WRITABLE);
+    vec![finding]
 }
 
 /// Whether the nodes are made at boot, before the first guest.

@@ -50,6 +50,7 @@ use crate::settings::secrets::{self, Exposed};
 use crate::settings::{Problem, Settings, keys, load};
 use crate::state::{Record, State};
 use crate::sys::look::{Look, Questions, View, Walk as _};
+use crate::sys::mount;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 
@@ -83,6 +84,8 @@ pub struct Host {
     pub gained: Vec<String>,
     /// Whether the nodes are made at boot; none where systemd does not run.
     pub boot_unit: Option<bool>,
+    /// Whether nothing can be made in /dev.
+    pub dev_is_read_only: bool,
     /// Other nodes with another version of this program, and that.
     pub other_versions: Vec<(String, String)>,
     /// What could not be looked at.
@@ -103,6 +106,7 @@ impl Host {
                 .is_none()
                 .then(|| diagnose::no_driver(View::host(), &Deadline::secs(10))),
             boot_unit: look.at("/run/systemd/system").is_dir().then(|| look.at(BOOT_UNIT).is_symlink()),
+            dev_is_read_only: mount::is_read_only(&look.at("/dev")),
             inventory,
             ..Host::default()
         }

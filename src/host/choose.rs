@@ -106,16 +106,17 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Once no more nodes are made: those still to make are missing.
+    /// Once no more nodes are made: those still to make are missing, with what makes
+    /// them.
     #[must_use]
-    pub fn settled(mut self) -> Choice {
+    pub fn settled(mut self, remedy: &str) -> Choice {
         for node in std::mem::take(&mut self.to_make) {
             if node.path == DevicePath::Caps {
                 // Optional: nvidia-smi works without the MIG monitor.
                 self.notes.push(format!("{} {}: left out", node.node, node.why));
                 continue;
             }
-            let remedy = Some(PREPARE.into());
+            let remedy = Some(remedy.into());
             self.missing.push(Missing { remedy, ..Missing::new(node.path.on_host(), node.why) });
         }
         self
@@ -123,7 +124,7 @@ impl Choice {
 }
 
 /// The command that makes the nodes.
-const PREPARE: &str = "phoenix-nvidia prepare";
+pub const PREPARE: &str = "phoenix-nvidia prepare";
 
 /// Chooses the devices for an assignment.
 pub fn choose(inventory: &Inventory, assignment: &Assignment, capabilities: &Capabilities) -> Choice {

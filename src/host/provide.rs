@@ -1,7 +1,7 @@
 //! Gives a container its devices: reads the host, chooses, makes missing nodes,
 //! chooses again.
 
-use super::choose::{Capabilities, Choice, choose, keep, only};
+use super::choose::{Capabilities, Choice, PREPARE, choose, keep, only};
 use super::diagnose;
 use super::gpus::{Gpu, Inventory};
 use super::nodes::prepare;
@@ -9,9 +9,13 @@ use super::resolve::Missing;
 use crate::device::DevicePath;
 use crate::device::assignment::{Assignment, GpuName};
 use crate::sys::look::View;
+use crate::sys::mount;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::collections::BTreeSet;
+
+/// The command that lets nodes be made in /dev, where that is read-only.
+pub const DEV_WRITABLE: &str = "mount -o remount,rw /dev";
 
 /// What a container asks of this host.
 #[derive(Clone, Debug)]
@@ -151,10 +155,20 @@ impl Provider<'_> {
                 .notes
                 .extend(provided.choice.gpus.iter().filter_map(|gpu| claimed_by_vm(inventory, gpu)));
         }
-        provided.choice = std::mem::take(&mut provided.choice).settled();
+        let remedy = self.remedy(&provided.choice);
+        provided.choice = std::mem::take(&mut provided.choice).settled(&remedy);
         provided.warnings.extend(provided.inventory.problems.iter().cloned());
         let mut seen = BTreeSet::new();
         provided.warnings.retain(|warning| seen.insert(warning.clone()));
+    }
+
+    /// What makes the nodes that this call could not make.
+    fn remedy(&self, choice: &Choice) -> String {
+        let in_dev = choice.to_make.iter().any(|node| !node.node.is_drm());
+        if in_dev && mount::is_read_only(&self.view.root().join("dev")) {
+            return format!("{DEV_WRITABLE} && {PREPARE}");
+        }
+        PREPARE.to_owned()
     }
 }
 

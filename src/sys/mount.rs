@@ -93,6 +93,11 @@ pub fn takes_devices(at: &Path) -> bool {
     statvfs(at).is_ok_and(|fs| !fs.flags().intersects(FsFlags::ST_NODEV | FsFlags::ST_RDONLY))
 }
 
+/// Whether the file system at a path is read-only.
+pub fn is_read_only(at: &Path) -> bool {
+    statvfs(at).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY))
+}
+
 /// Unmounts everything at a directory. Bind mounts of it remain.
 ///
 /// # Errors

@@ -237,6 +237,26 @@ fn nodes_that_are_missing_or_stale() {
     });
 }
 
+/// As root of a privileged container can leave it (tests/vm).
+#[test]
+fn a_dev_that_is_read_only() {
+    let Some(lab) = healthy(busybox()) else { return };
+    lab.sh("mount -o remount,ro /dev").ok();
+    assert_eq!(bad(&lab), ["dev failure"]);
+    let remedy = fix(&lab, "dev");
+    lab.sh(&remedy).ok();
+    lab.nvidia().remove_node("/dev/nvidia1");
+    lab.sh("mount -o remount,ro /dev").ok();
+    assert_eq!(bad(&lab), ["dev failure", "nodes warning"]);
+    let remedy = format!("{remedy} && phoenix-nvidia prepare");
+    lab.run(["phoenix-nvidia", "prepare"])
+        .code(4)
+        .says("cannot make /dev/nvidia1 (c 195:1): EROFS: Read-only file system")
+        .says(&format!("fix: {remedy}"));
+    lab.sh(&remedy).ok();
+    assert_eq!(bad(&lab), Vec::<String>::new());
+}
+
 #[test]
 fn modes_that_keep_an_unprivileged_container_out() {
     finds(Rootfs::Busybox.unprivileged(), &["modes failure", "rules failure"], |lab| {
