@@ -1,17 +1,16 @@
 //! The steps of a container that has the host's driver mounted, in place of one that is installed in it.
 
+use crate::BUILT;
 use crate::steps::{HOSTILE, Subject, calm, note};
 use phoenix_lab::{Errno, Output};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What was compiled on the machine that started this one.
-const BUILT: &str = "/kit/user-space";
 /// The host's copies, and where they are shown.
 const KEPT: &str = "/var/lib/phoenix-nvidia/driver";
 const SHOWN: &str = "/run/phoenix-nvidia/driver";
 /// Both places in the container.
-const PLACES: [&str; 2] =
+pub const PLACES: [&str; 2] =
     ["/usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2", "/usr/lib/x86_64-linux-gnu/x86_64"];
 /// Our DRM nodes.
 const NODES: &str = "/run/phoenix-nvidia/dev";
@@ -94,7 +93,7 @@ pub fn first_start(subject: &Subject<'_>) {
 }
 
 /// The hostile program on some paths: nothing was written, and each way was tried.
-fn attack(subject: &Subject<'_>, paths: &[String]) -> Output {
+pub fn attack(subject: &Subject<'_>, paths: &[String]) -> Output {
     let tried = subject.ct.command(HOSTILE).args(paths).timeout(Duration::from_secs(120)).run();
     note(&tried.to_string());
     let tried = tried.code(0);

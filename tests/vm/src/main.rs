@@ -1,7 +1,7 @@
 //! phoenix-nvidia under AppArmor: `vm-tests [WORDS…]` takes a container of each kind through the steps of its life, and
 //! prints a line for each. It runs in the virtual machine that `tests/vm/run` starts, in the lab over that
-//! machine's own nodes, /proc and AppArmor. `vm-tests --images` prints the directories of the lab's cache that it needs, and
-//! `vm-tests --user-space DIRECTORY` makes the driver's libraries there, with a program that uses them.
+//! machine's own nodes, /proc and AppArmor. `vm-tests --images` prints the directories of the lab's cache that it needs, and `vm-tests --user-space DIRECTORY` makes
+//! the driver's libraries there, with a program that uses them.
 //!
 //! What is real there: Debian's kernel and its AppArmor, LXC and its profiles, device nodes that open, /proc/driver/nvidia,
 //! /proc/devices and /sys/module/nvidia of a loaded module. What stands in: the module (`module/nvidia.c`: no card is behind
@@ -12,6 +12,7 @@
 mod denials;
 mod injected;
 mod kinds;
+mod live;
 mod steps;
 
 use phoenix_lab::cases::Run;
@@ -24,6 +25,11 @@ use std::time::Duration;
 
 /// No step begins after this time; the machine is given more by `run`.
 const LIMIT: Duration = Duration::from_secs(1300);
+
+/// What was compiled on the machine that started this one.
+const BUILT: &str = "/kit/user-space";
+/// A version of the driver that the host gets while containers run.
+const NEWER: &str = "580.105.08";
 
 /// The root of every container.
 const ROOTFS: Rootfs = Rootfs::Debian12;
@@ -55,7 +61,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["--user-space", directory] => {
-            userspace::build(Path::new(directory), version()).expect("the driver's libraries");
+            for version in [version(), NEWER] {
+                userspace::build(Path::new(directory), version).expect("the driver's libraries");
+            }
             return ExitCode::SUCCESS;
         }
         _ => {}

@@ -1,9 +1,10 @@
 //! The steps of a container's life, each with the property that it shows. A container of every kind goes through all of
-//! them in this order; a further one (live changes, nested engines) is a line of [`STEPS`] and its function.
+//! them in this order; a further one is a line of [`STEPS`] or [`LIVE`] and its function.
 
 use crate::denials::Denials;
 use crate::injected;
 use crate::kinds::{Kind, Profile};
+use crate::live;
 use crate::old_processor;
 use phoenix_lab::cases::{Outcome, Run};
 use phoenix_lab::nvidia::runfile::Runfile;
@@ -26,6 +27,14 @@ const STEPS: &[(&str, Step)] = &[
     ("root inside keeps nobody else from the DRM nodes", injected::drm_nodes),
 ];
 
+/// Those that a container goes through then, but for LXC's ready-made profile, which is the generated one's base.
+const LIVE: &[(&str, Step)] = &[
+    ("cards come and go while it runs, and engines in it are told", live::cards),
+    ("the host's newer driver comes while it runs", live::driver),
+    ("root inside makes the host's /dev read-only if it is privileged, and that is undone", live::host_dev),
+    ("what a mount hides is seen, and all of it goes while it runs", live::gone),
+];
+
 /// Those of a processor that is older than x86-64-v2.
 const OLD: &[(&str, Step)] = &[
     ("old-processor: the first start says what is needed, and does it", injected::first_start_by_drop_in),
@@ -40,7 +49,7 @@ const PROGRAM: &str = "/kit/phoenix-nvidia";
 const WRITE_THROUGH: &str = "/kit/write-through";
 /// Where it is in a container.
 pub const HOSTILE: &str = "/root/write-through";
-const GPUS: &str = "/proc/driver/nvidia/gpus";
+pub const GPUS: &str = "/proc/driver/nvidia/gpus";
 /// A directory of the host that is bound read-only and by nothing else protected.
 const CONTROL: &str = "/srv/control";
 
@@ -57,7 +66,13 @@ pub struct Subject<'lab> {
 /// Takes a container of a kind through its life.
 pub fn all(run: &Run, kind: &Kind) {
     let name = |step: &str| format!("{kind}: {step}");
-    let steps = if old_processor() { OLD } else { STEPS };
+    let steps = if old_processor() {
+        OLD.to_vec()
+    } else if matches!(kind.profile, Profile::Named("lxc-container-default-cgns")) {
+        STEPS.to_vec()
+    } else {
+        [STEPS, LIVE].concat()
+    };
     if !steps.iter().any(|(step, _)| run.wants(&name(step))) {
         return;
     }
