@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What a host shows of a loaded NVIDIA driver with two cards: /proc/driver/nvidia, /proc/devices, /sys/module/nvidia/version,
- * and device nodes that open. Like NVIDIA's own module it makes no node in /dev. There is nothing behind it.
+ * a driver of the PCI bus, and device nodes that open. Like NVIDIA's own module it makes no node in /dev. There is nothing
+ * behind it.
  */
 #include <linux/cdev.h>
 #include <linux/fs.h>
 #include <linux/module.h>
+#include <linux/pci.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 
@@ -103,7 +105,7 @@ static int make_device(int at)
 	return failed;
 }
 
-static void nvidia_exit(void)
+static void clear(void)
 {
 	int at;
 
@@ -116,6 +118,16 @@ static void nvidia_exit(void)
 	proc_remove(proc);
 }
 
+/* No card is its: what udev gets is that the bus has the driver, and that comes last. */
+static const struct pci_device_id cards[] = { { } };
+static struct pci_driver driver = { .name = "nvidia", .id_table = cards };
+
+static void __exit nvidia_exit(void)
+{
+	pci_unregister_driver(&driver);
+	clear();
+}
+
 static int __init nvidia_init(void)
 {
 	int failed = make_proc();
@@ -123,8 +135,10 @@ static int __init nvidia_init(void)
 
 	for (at = 0; !failed && at < ARRAY_SIZE(devices); at++)
 		failed = make_device(at);
+	if (!failed)
+		failed = pci_register_driver(&driver);
 	if (failed)
-		nvidia_exit();
+		clear();
 	return failed;
 }
 

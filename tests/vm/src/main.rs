@@ -1,6 +1,7 @@
 //! phoenix-nvidia under AppArmor: `vm-tests [WORDS…]` takes a container of each kind through the steps of its life, and
 //! prints a line for each. It runs in the virtual machine that `tests/vm/run` starts, in the lab over that
-//! machine's own nodes, /proc and AppArmor. `vm-tests --images` prints the directories of the lab's cache that it needs, and `vm-tests --user-space DIRECTORY` makes
+//! machine's own nodes, /proc and AppArmor. Where systemd is process 1 there are no containers, and other cases (`events`).
+//! `vm-tests --images` prints the directories of the lab's cache that it needs, and `vm-tests --user-space DIRECTORY` makes
 //! the driver's libraries there, with a program that uses them.
 //!
 //! What is real there: Debian's kernel and its AppArmor, LXC and its profiles, device nodes that open, /proc/driver/nvidia,
@@ -10,6 +11,7 @@
 #![allow(clippy::print_stdout, clippy::expect_used, clippy::unwrap_used)] // printing is what it is for; a helper that fails, fails its case
 
 mod denials;
+mod events;
 mod injected;
 mod kinds;
 mod live;
@@ -69,6 +71,10 @@ fn main() -> ExitCode {
         _ => {}
     }
     let run = Run::begin(LIMIT);
+    if events::here() {
+        events::all(&run);
+        return run.end();
+    }
     let next = AtomicUsize::new(0);
     // Each takes the next kind that nobody has taken.
     let work = || {
