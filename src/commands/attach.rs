@@ -64,6 +64,8 @@ struct Attachment {
     hookscript: Option<String>,
     /// What `features:` becomes, where it lacks what engines need.
     features: Option<String>,
+    /// What of `--nested` stays, where that goes.
+    stays: Option<String>,
 }
 
 /// Attaches, once every container is checked. Returns the containers to start,
@@ -204,7 +206,8 @@ fn attachment(
     let settings = effective::check(ctid, &conf, after.as_ref().unwrap_or(&before), host)?;
     let hookscript = before.get("hookscript");
     let features = nested::lacking(&before).filter(|_| options.nested || options.nested_replace);
-    Ok(Attachment { ctid, conf, before, settings, changes, place, hookscript, features })
+    let stays = nested::staying(&before).filter(|_| options.no_nested);
+    Ok(Attachment { ctid, conf, before, settings, changes, place, hookscript, features, stays })
 }
 
 /// Whether the device entries of a conf may be ours already.
@@ -282,7 +285,7 @@ impl Attachment {
         }
         let changes = self.changes.clone();
         if self.conf.edit(Caller::ByHand, |conf| changes.apply(conf))?.is_some() {
-            for line in self.changes.lines() {
+            for line in self.changes.lines().into_iter().chain(self.stays.clone()) {
                 log::info!("container {ctid}: {line}");
             }
         }

@@ -38,6 +38,22 @@ fn with(conf: &Document, fuse: bool) -> Option<String> {
     Some(kept.chain(missing.iter().map(|key| format!("{key}=1"))).collect::<Vec<_>>().join(","))
 }
 
+/// What of `attach --nested` stays in a conf that had its setting: the features that engines
+/// need. Whether they were there before, nobody remembers.
+pub fn staying(conf: &Document) -> Option<String> {
+    let line = conf.environment().into_iter().rfind(|line| line.key == keys::NESTED.name)?;
+    if !matches!((keys::NESTED.read)(&line.value), Ok(Nested::Cdi | Nested::Replace)) {
+        return None;
+    }
+    let has = pending::get(conf, "features")?;
+    let parts = property::parse(&has, "").ok()?;
+    let needed = |(key, value): &&(&str, &str)| {
+        matches!(*key, "nesting" | "keyctl") && property::boolean(value) == Some(true)
+    };
+    let on: Vec<String> = parts.iter().filter(needed).map(|(key, value)| format!("{key}={value}")).collect();
+    (!on.is_empty()).then(|| format!("features {} stay", on.join(",")))
+}
+
 /// The command that sets them: a value may hold what a shell would read (`mount=nfs;cifs`).
 fn set_features(ctid: Ctid, features: &str) -> String {
     format!("pct set {ctid} --features {}", text::word(features))
@@ -188,6 +204,22 @@ pub fn storage(c: &Container) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_features_that_stay_are_those_that_engines_need_where_that_was_asked_for() {
+        let of = |text: &str| staying(&Document::parse(text.as_bytes()));
+        let asked = "lxc.environment: NESTED=cdi\n";
+        let both = format!("features: fuse=1,nesting=1,keyctl=1\n{asked}");
+        assert_eq!(of(&both).as_deref(), Some("features nesting=1,keyctl=1 stay"));
+        let waiting = format!("{asked}[pve:pending]\nfeatures: nesting=1\n");
+        assert_eq!(of(&waiting).as_deref(), Some("features nesting=1 stay"));
+        for none in ["features: nesting=0,fuse=1", "features: fuse=1", "memory: 512"] {
+            assert_eq!(of(&format!("{none}\n{asked}")), None, "{none}");
+        }
+        for setting in ["", "lxc.environment: NESTED=none\n", "lxc.environment: NESTED=cid\n"] {
+            assert_eq!(of(&format!("features: nesting=1\n{setting}")), None, "{setting}");
+        }
+    }
 
     #[test]
     fn features_keep_what_is_there_and_get_what_engines_need() {

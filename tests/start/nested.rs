@@ -183,7 +183,9 @@ fn the_description_is_that_of_the_containers_own_cards_and_changes_with_them() {
     lab.run([PROGRAM, "attach", "101", "--gpus", "0"]).ok();
     again(&lab).ok();
     description(&ct, 1);
-    lab.run([PROGRAM, "attach", "101", "--no-nested"]).ok();
+    let stays = "container 101: features nesting=1,keyctl=1 stay";
+    lab.run([PROGRAM, "attach", "101", "--no-nested"]).ok().says(stays);
+    lab.run([PROGRAM, "attach", "101", "--no-nested"]).ok().says_not(" stay");
     again(&lab).ok().says("removed /etc/cdi/phoenix-nvidia.json");
     assert!(!ct.exists("/etc/cdi"), "it was made for these");
     changes_nothing(&lab);
@@ -205,7 +207,7 @@ fn detach_leaves_nothing_for_engines_behind() {
     assert_eq!(ct.read("/etc/docker/daemon.json"), "{\"features\":{\"cdi\":true}}\n");
     description(&ct, 0);
     changes_nothing(&lab);
-    lab.run([PROGRAM, "detach", "101"]).ok();
+    lab.run([PROGRAM, "detach", "101"]).ok().says("container 101: features nesting=1 stay\n");
     assert_eq!(ct.sh("ls /etc/cdi").ok().stdout, "nvidia.yaml\n");
     assert!(!ct.exists("/etc/docker/daemon.json") && !ct.exists("/var/lib/phoenix-nvidia"));
     assert_eq!(ct.read("/etc/cdi/nvidia.yaml"), of_toolkit("570.86.15"));

@@ -1,6 +1,7 @@
 //! A conf without anything of ours, and the way back. Pure.
 
 use crate::device::{Device, Number, joined};
+use crate::findings::nested;
 use crate::host::facts::Majors;
 use crate::pve::conf::before;
 use crate::pve::conf::devices::{Present, present};
@@ -41,7 +42,7 @@ fn with(
     edit.map(|edit| edit.document).or(set)
 }
 
-/// What [`bare`] removes, for messages.
+/// What [`bare`] removes, and what of the settings' doing it does not, for messages.
 pub(super) fn removed(conf: &Document) -> Vec<String> {
     let settings = conf.environment().into_iter().filter(|line| keys::by_name(&line.key).is_some());
     let mut lines: Vec<String> =
@@ -56,7 +57,9 @@ pub(super) fn removed(conf: &Document) -> Vec<String> {
     if !back.is_empty() {
         lines.push(format!("restored the entries from before attach: {}", joined(&back, ", ")));
     }
-    text::few(lines, MOST_LINES)
+    let mut lines = text::few(lines, MOST_LINES);
+    lines.extend(nested::staying(conf));
+    lines
 }
 
 /// The conf with the settings, pairs and mounts that `before` had.
