@@ -1,8 +1,12 @@
 //! The state of the driver's user space in a container.
 
 use super::packaged::Packages;
+use crate::sys::text::few;
 use crate::types::Version;
 use std::fmt;
+
+/// So many mount points are named in a message: the container chooses how many there are.
+const NAMED: usize = 3;
 
 /// The state of the driver's user space.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,9 +91,21 @@ impl fmt::Display for DriverState {
                 write!(f, "driver files of the host, mounted by {lines} of its conf")
             }
             DriverState::HostFiles { points, lines: None } => {
-                write!(f, "driver files of the host, mounted at {}", points.join(", "))
+                write!(f, "driver files of the host, mounted at {}", few(points.clone(), NAMED).join(", "))
             }
             DriverState::Unsupported { why } => f.write_str(why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_mount_points_few_are_named() {
+        let points = (0..40).map(|n| format!("/usr/lib/x{n}")).collect();
+        let said = DriverState::HostFiles { points, lines: None }.to_string();
+        assert!(said.ends_with("mounted at /usr/lib/x0, /usr/lib/x1, /usr/lib/x2, and 37 more"), "{said}");
     }
 }

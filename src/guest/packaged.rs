@@ -4,6 +4,7 @@
 use super::exec::{Guest, fields};
 use super::install::apt::simulate::Simulation;
 use crate::driver::packages::PackageName;
+use crate::sys::text::few;
 use crate::sys::time::Deadline;
 use crate::types::{Ctid, Version};
 
@@ -20,6 +21,9 @@ pub enum Manager {
     Pacman,
 }
 
+/// So many are named in a message: the container chooses how many there are.
+const NAMED: usize = 10;
+
 /// The packages that hold a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packages {
@@ -32,8 +36,8 @@ pub struct Packages {
 impl Packages {
     /// Their names, for messages.
     pub fn shown(&self) -> String {
-        let names: Vec<&str> = self.names.iter().map(PackageName::as_str).collect();
-        if names.is_empty() { "(invalid names)".to_owned() } else { names.join(", ") }
+        let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+        if names.is_empty() { "(invalid names)".to_owned() } else { few(names, NAMED).join(", ") }
     }
 
     /// The names for a command line.
@@ -142,6 +146,13 @@ impl NextUpgrade {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_packages_few_are_named() {
+        let names = (0..40).map(|n| format!("libnvidia-x{n}").parse().unwrap()).collect();
+        let shown = Packages { names, manager: Manager::Dpkg }.shown();
+        assert!(shown.ends_with("libnvidia-x9, and 30 more"), "{shown}");
+    }
 
     #[test]
     fn apt_may_upgrade_what_a_simulation_shows_and_nothing_of_which_a_part_is_missing() {

@@ -7,7 +7,7 @@ use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
 use crate::job::devices::{self, Compared};
 use crate::job::{chain, injection, startable};
-use crate::plan::Intent;
+use crate::plan::{self, Intent};
 use crate::pve::cluster;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::{Caller, Conf};
@@ -16,6 +16,7 @@ use crate::settings::idle::{self, Idle};
 use crate::settings::{self, Call, Settings, keys, load};
 use crate::state::Record;
 use crate::sys::look::{Look, View};
+use crate::sys::text;
 use crate::types::Ctid;
 use std::fmt;
 
@@ -52,7 +53,12 @@ impl Restart {
 
 impl fmt::Display for Restart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "restart container {}: {}", self.ctid, self.why.join("; "))
+        write!(
+            f,
+            "restart container {}: {}",
+            self.ctid,
+            text::few(self.why.clone(), plan::MOST_LINES).join("; ")
+        )
     }
 }
 
@@ -139,5 +145,17 @@ impl ByHand {
     /// The conf could not be read.
     pub fn startable(&self, choice: &Choice) -> anyhow::Result<Result<Startable, Vec<Obstacle>>> {
         startable::look(&self.conf, self.ctid, &self.settings, Some(choice))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_reasons_for_a_restart_few_are_named() {
+        let why = (0..200).map(|n| format!("the running container still has /dev/nvidia{n}")).collect();
+        let said = Restart::of("101".parse().unwrap(), why).to_string();
+        assert!(said.ends_with("/dev/nvidia19; and 180 more"), "{said}");
     }
 }

@@ -32,6 +32,7 @@ use crate::pve::pct;
 use crate::sys::lock::Lock;
 use crate::sys::look::View;
 use crate::sys::mountinfo;
+use crate::sys::text;
 use crate::sys::time::{Deadline, human};
 use crate::types::{Ctid, Version};
 use difference::{Difference, Running, Step, Wanted, file_system};
@@ -336,7 +337,8 @@ impl Live {
         let (ctid, told) = (self.place.ctid, self.difference.told());
         if !told.is_empty() {
             let took = human(begun.elapsed());
-            log::info!("container {ctid}: {}, without a restart ({took})", told.join(", "));
+            let told = text::few(told, plan::MOST_LINES).join(", ");
+            log::info!("container {ctid}: {told}, without a restart ({took})");
         }
         for waits in self.waiting() {
             log::warn!("container {ctid}: at its next start: {waits}");

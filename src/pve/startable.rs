@@ -20,7 +20,7 @@ use crate::pve::storage;
 use crate::pve::storage::FILE as STORAGES;
 use crate::pve::storage::Storage;
 use crate::sys::look::{Look, Op, Question, Seen, Stat};
-use crate::sys::text::word;
+use crate::sys::text::{few, word};
 use crate::types::Ctid;
 use serde::Serialize;
 use std::fmt;
@@ -312,9 +312,12 @@ impl fmt::Display for Obstacle {
     }
 }
 
+/// So many are named in one line: a dead server may have the sources of many mount points.
+const NAMED: usize = 3;
+
 /// Several, in one line.
 pub fn list(obstacles: &[Obstacle]) -> String {
-    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    few(obstacles.iter().map(ToString::to_string).collect(), NAMED).join("; ")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::host::gpus::Inventory;
 use crate::job::live::Live;
 use crate::job::live::difference::Wanted;
 use crate::plan::{self, Intent};
+use crate::sys::text;
 
 impl Steps {
     /// Notes it for a running container, where that differs.
@@ -23,8 +24,10 @@ impl Steps {
             live.must_be_plain().and_then(|()| live.must_be_unused(inventory, Some("apply --force")));
         let told = live.difference.told();
         if !told.is_empty() {
-            self.notes
-                .push(format!("without a restart, by phoenix-nvidia apply {ctid}: {}", told.join(", ")));
+            self.notes.push(format!(
+                "without a restart, by phoenix-nvidia apply {ctid}: {}",
+                text::few(told, plan::MOST_LINES).join(", ")
+            ));
         }
         if let Err(error) = refused {
             self.notes.push(format!("apply would refuse: {}", exit::one_line(&error)));

@@ -1,16 +1,17 @@
 //! How a running container differs from what it is to have, as steps: each is
 //! done while it runs, or waits for its next start. Pure.
 
-use crate::device::{CAPS_DIR, Device, DevicePath, Number, joined};
+use crate::device::{CAPS_DIR, Device, DevicePath, Number};
 use crate::driver::injection::is_driver;
 use crate::driver::tree;
 use crate::host::gpus::Inventory;
+use crate::plan::MOST_LINES;
 use crate::pve::conf::devices::Present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::Mount;
 use crate::pve::conf::reconcile::without_passed;
 use crate::pve::passthrough;
-use crate::sys::mountinfo;
+use crate::sys::{mountinfo, text};
 use crate::types::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -230,16 +231,17 @@ impl Difference {
 
     /// What waits for the next start, in one line.
     pub fn waiting(&self) -> Option<String> {
-        let of = |comes: bool| -> Vec<DevicePath> {
-            self.later.iter().filter(|(_, is)| *is == comes).map(|(path, _)| *path).collect()
+        let of = |comes: bool| -> Vec<String> {
+            let paths = self.later.iter().filter(|(_, is)| *is == comes).map(|(path, _)| path.to_string());
+            text::few(paths.collect(), MOST_LINES)
         };
         let (come, go) = (of(true), of(false));
         let mut parts = Vec::new();
         if !come.is_empty() {
-            parts.push(format!("{} come", joined(&come, ", ")));
+            parts.push(format!("{} come", come.join(", ")));
         }
         if !go.is_empty() {
-            parts.push(format!("{} go", joined(&go, ", ")));
+            parts.push(format!("{} go", go.join(", ")));
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }

@@ -101,6 +101,11 @@ fn mig_with_its_cards_and_drm_wait_for_the_next_start() {
     assert_eq!(goes.told(), ["take away /dev/nvidia0"]);
     assert!(goes.waiting().unwrap().ends_with(" go"), "{goes:?}");
     assert_eq!(of(&running(&[card(0), cap], ""), &mig(&[card(0), cap])), Difference::default());
+    // The container may mount as many as it likes.
+    let mut made = running(&[], "");
+    made.nodes = (0..200).map(|n| (DevicePath::CapFile(n), Some(Number { major: 510, minor: n }))).collect();
+    let waiting = of(&made, &wanted(&[])).waiting().unwrap();
+    assert!(waiting.ends_with(", and 180 more go"), "{waiting}");
 }
 
 #[test]

@@ -57,6 +57,18 @@ fn each_thing_that_is_missing_is_named() {
     assert_eq!(said("[pve:pending]\ndev0: /dev/gone\n"), "dev0 passes /dev/gone, which does not exist");
 }
 
+/// A server that is dead has the sources of many.
+#[test]
+fn of_many_mount_points_few_are_named() {
+    let dir = host();
+    let conf = |count: usize| (0..count).map(|n| format!("mp{n}: /srv/gone,mp=/x{n}\n")).collect::<String>();
+    let said = |count: usize| list(&of(dir.path(), &conf(count)));
+    assert_eq!(said(3).matches("does not exist").count(), 3);
+    assert!(!said(3).contains("more"), "{}", said(3));
+    let many = said(40);
+    assert!(many.matches("does not exist").count() == 3 && many.ends_with("; and 37 more"), "{many}");
+}
+
 /// The parent of a mount point's source is a file: nothing is there. What
 /// gives another error is not said to be missing.
 #[test]
