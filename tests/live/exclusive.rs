@@ -97,7 +97,7 @@ fn a_card_that_another_container_got_meanwhile_is_refused_and_nothing_changes() 
     assert!(has(&lab, 102, 1));
     lab.write("/run/go", "");
     let out = applied.wait().code(4).says("GPU 1: in use by running container 102, and GPU_EXCLUSIVE=yes");
-    out.says("fix: pct shutdown 102").says_not("rolled back");
+    out.says("pct shutdown 102").says_not("rolled back");
     assert_eq!((lab.conf(101), lab.inode("/etc/pve/lxc/101.conf")), before);
     assign(&lab, "0");
     agrees(&lab, &[0], 3);
