@@ -183,6 +183,33 @@ fn a_container_that_stops_in_the_middle_is_left_alone_and_the_conf_is_as_wanted(
     }
 }
 
+/// The first process of a container, whose first thread ends once it is asked to.
+const THREADS: &str = "#include <pthread.h>\n#include <signal.h>\n#include <unistd.h>\n\
+    static void *other(void *x) { for (;;) pause(); }\n\
+    int main(void) { sigset_t s; int n; pthread_t t; sigemptyset(&s); sigaddset(&s, SIGUSR1);\n\
+      pthread_sigmask(SIG_BLOCK, &s, 0); pthread_create(&t, 0, other, 0); sigwait(&s, &n); pthread_exit(0); }\n";
+
+/// It lives, and nothing can be done in it.
+#[test]
+fn a_container_whose_first_thread_has_ended_has_not_stopped() {
+    let Some(lab) = running(3, Rootfs::Busybox.privileged(), "0") else { return };
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.write("/root/threads.c", THREADS);
+    lab.sh("gcc -static -pthread -o /root/threads /root/threads.c").ok();
+    lab.container(101).files().program("/threads", lab.files().bytes("/root/threads"));
+    lab.append("/etc/pve/lxc/101.conf", "lxc.init.cmd: /threads\n");
+    lab.run(["pct", "start", "101"]).ok();
+    let init = lab.container(101).init_pid().unwrap();
+    lab.sh("mv /usr/bin/lxc-cgroup /root/lxc-cgroup").ok();
+    let script = format!("#!/bin/sh\n/root/lxc-cgroup \"$@\" && kill -USR1 {init} && sleep 0.3\n");
+    lab.replace_program("/usr/bin/lxc-cgroup", script);
+    assign(&lab, "0,1,2");
+    let conf = lab.conf(101);
+    let out = lab.run([PROGRAM, "apply", "101"]).code(4).says("its first process cannot be entered");
+    out.says("fix: phoenix-nvidia 101").says_not("has stopped meanwhile");
+    assert_eq!(lab.conf(101), conf);
+}
+
 /// A step that fails undoes those before it, the last one first.
 #[test]
 fn a_failed_step_undoes_all() {

@@ -107,7 +107,11 @@ impl Place {
                 }
                 Ok(())
             }
-            Ok(Done::Gone) => Err(Gone(self.ctid).into()),
+            // One whose first thread has ended lives on, and has no namespaces to enter.
+            Ok(Done::Gone) => {
+                self.lives()?;
+                Err(anyhow::anyhow!("its first process cannot be entered").context(fault()))
+            }
             Ok(Done::Refused(why)) => Err(anyhow::anyhow!(why).context(fault())),
             Err(_) if !self.init.lives() => Err(Gone(self.ctid).into()),
             Err(error) => {
