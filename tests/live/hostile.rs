@@ -206,7 +206,8 @@ fn a_container_whose_first_thread_has_ended_has_not_stopped() {
     assign(&lab, "0,1,2");
     let conf = lab.conf(101);
     let out = lab.run([PROGRAM, "apply", "101"]).code(4).says("its first process cannot be entered");
-    out.says("fix: phoenix-nvidia 101").says_not("has stopped meanwhile");
+    let out = out.says("fix: phoenix-nvidia 101").says_not("has stopped meanwhile");
+    out.says("not rolled back: mount /dev/nvidia1").says("rolled back: the device rule of /dev/nvidia1");
     assert_eq!(lab.conf(101), conf);
 }
 

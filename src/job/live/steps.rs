@@ -14,6 +14,10 @@ use crate::sys::detached::Holds;
 use crate::types::Ctid;
 use std::path::PathBuf;
 
+/// Why nothing can be done in one that lives: its first thread has ended, and with that its
+/// way to the namespaces.
+const NO_ENTRY: &str = "its first process cannot be entered";
+
 /// The container's first process ended: nothing more is to be done in it.
 #[derive(Debug)]
 pub struct Gone(pub Ctid);
@@ -95,6 +99,7 @@ impl Place {
             let Some(back) = back else { return };
             undo.push(what, move || match back.run(&place.init)? {
                 Done::Is(done) => Ok(done),
+                Done::Gone if place.init.lives() => Err(anyhow::anyhow!(NO_ENTRY)),
                 Done::Gone => Ok(false),
                 Done::Refused(why) => Err(anyhow::anyhow!(why)),
             });
@@ -107,10 +112,9 @@ impl Place {
                 }
                 Ok(())
             }
-            // One whose first thread has ended lives on, and has no namespaces to enter.
             Ok(Done::Gone) => {
                 self.lives()?;
-                Err(anyhow::anyhow!("its first process cannot be entered").context(fault()))
+                Err(anyhow::anyhow!(NO_ENTRY).context(fault()))
             }
             Ok(Done::Refused(why)) => Err(anyhow::anyhow!(why).context(fault())),
             Err(_) if !self.init.lives() => Err(Gone(self.ctid).into()),
