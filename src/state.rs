@@ -9,6 +9,7 @@
 //! still runs leaves its result there, so it is read there too, and the
 //! file goes with the next change.
 
+pub mod beside;
 mod detached;
 mod ended;
 pub mod injected;
@@ -112,6 +113,8 @@ const RUN: &str = "/run/phoenix-nvidia";
 /// The directory of what outlives a boot.
 const LIB: &str = "/var/lib/phoenix-nvidia";
 const OWN: &str = "state";
+/// The suffix of what is handed over to the install process.
+pub const HANDED_OVER: &str = "job";
 /// Where the locks between runs of ours are.
 pub const LOCKS: &str = "/run/lock/phoenix-nvidia";
 
@@ -291,16 +294,15 @@ impl Record {
         let _lock = self.lock();
         for directory in [&self.run, &self.lib] {
             let states = [self.file(directory), self.old_file(directory)];
-            // What a hook left for an install, with the settings of its environment.
-            let handed_over = states.clone().map(|path| path.with_extension("job"));
-            for path in states.iter().chain(&handed_over) {
+            for path in &states {
                 match std::fs::remove_file(path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
             }
         }
-        Ok(())
+        // What a hook left for an install, with the settings of its environment.
+        self.remove_beside(HANDED_OVER)
     }
 
     /// The lock around reading, changing and writing. If it is not free in time,
@@ -362,22 +364,6 @@ impl Record {
                 false
             }
         }
-    }
-
-    /// The path of a further file of this boot about the container, root's alone.
-    ///
-    /// # Errors
-    /// The directory is not ours, or cannot be made.
-    pub fn beside(&self, suffix: &str) -> anyhow::Result<PathBuf> {
-        own_directory(&self.run)?;
-        Ok(self.run.join(OWN).join(format!("{}.{suffix}", self.ctid)))
-    }
-
-    /// The same file where it may be read: here, or where 0.1.0 had it.
-    pub fn read_beside(&self, suffix: &str) -> Option<Vec<u8>> {
-        let name = format!("{}.{suffix}", self.ctid);
-        let own = private::read(&self.run.join(OWN).join(&name), MAX);
-        own.or_else(|| private::read(&self.run.join(name), MAX))
     }
 }
 

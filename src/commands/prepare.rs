@@ -17,7 +17,7 @@ use crate::host::masks;
 use crate::host::modules::Modules;
 use crate::host::nodes;
 use crate::host::provide::{Provided, Request, provide, provide_nodes};
-use crate::job::{desired, injection};
+use crate::job::{desired, handover, injection};
 use crate::plan;
 use crate::pve::cluster;
 use crate::pve::conf::devices::named_nodes;
@@ -49,6 +49,7 @@ pub fn run() -> anyhow::Result<Code> {
     let deadline = Deadline::secs(LIMIT);
     let host = View::host_until(&deadline);
     masks::sweep(host);
+    handover::sweep();
     if let Some(why) = nothing_to_prepare(host, &deadline) {
         log::info!("nothing to prepare: {why}");
         return Ok(Code::Success);

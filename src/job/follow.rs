@@ -50,7 +50,7 @@ pub fn start(ctid: Ctid, identity: &str, deadline: &Deadline) -> anyhow::Result<
             Err(why) => log::warn!("{why}; starting the install without systemd"),
         }
     }
-    detach(ctid).map(|()| false)
+    detach(ctid).map(|()| false).inspect_err(|_| handover::forget(ctid))
 }
 
 /// Starts it as a process of its own.

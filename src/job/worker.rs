@@ -64,12 +64,14 @@ fn log_file(ctid: Ctid) -> std::io::Result<File> {
 /// [`Code::Software`].
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     // Alone: a second one finds the first running, and has nothing to add.
-    let Some(alive) = locks::worker(ctid)? else {
+    let Some(alive) = locks::worker(ctid).inspect_err(|_| handover::forget(ctid))? else {
         log::info!("another install process is running");
         return Ok(Code::Success);
     };
     let begun = Instant::now();
     let done = install_for_whoever(ctid);
+    // Of a hook that found this process at work, or that it refused before it read it.
+    handover::forget(ctid);
     let Done { progress, settings, identity, result } = &done;
     if let Some(changed) = result.as_ref().err().and_then(exec::changed) {
         done.leave(ctid, changed);
@@ -201,7 +203,7 @@ fn install_once(ctid: Ctid) -> Done {
         state.message = String::new();
         state.job = Some(format!("{}@{}", std::process::id(), crate::state::now()));
     });
-    let environment = handover::load(ctid, &identity);
+    let environment = handover::take(ctid, &identity);
     let settings = load::with(ctid, Call::Hook, &conf, &document, environment.clone());
     let (settings, _) = injection::settled(ctid, &document, settings);
     let (intent, _) = Intent::of(&settings, &document);

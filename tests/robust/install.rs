@@ -268,6 +268,57 @@ fn a_password_in_a_url_is_written_nowhere() {
     assert_eq!(readable.trim(), "", "the environment that is passed on is root's alone");
 }
 
+/// In the environment of whoever starts the container; the install is another process.
+#[test]
+fn a_password_in_the_environment_of_a_start_is_kept_nowhere() {
+    let Some(lab) = lab() else { return };
+    lab.web().runfile(&Runfile::new(DRIVER));
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none");
+    attached(&lab, 101, Rootfs::Debian12.privileged());
+    let url =
+        "http://me:kennwort-7f3a@127.0.0.1/XFree86/Linux-x86_64/{version}/NVIDIA-Linux-x86_64-{version}.run";
+    let start = || lab.command("pct").args(["start", "101"]).env("NVIDIA_RUNFILE_URL", url).run();
+    let kept = || {
+        lab.sh("grep -rls kennwort-7f3a /run /var/cache /var/log /var/tmp /var/lib/phoenix-nvidia --exclude-dir=lab").stdout
+    };
+    start().ok().says("driver: installed").says_not("kennwort-7f3a");
+    wait_for_the_end(&lab);
+    is_well(&lab, 101);
+    assert_eq!(kept(), "");
+    // The install process is refused its lock, ends before it reads, and cannot be started.
+    let own = "/run/phoenix-nvidia/state/101.job";
+    let left = |at: &str, age: &str| {
+        lab.write(at, format!("{{\"environment\":[[\"NVIDIA_RUNFILE_URL\",\"{url}\"]]}}"));
+        lab.sh(&format!("touch -d '{age} ago' {at}")).ok();
+    };
+    lab.run(["pct", "stop", "101"]).ok();
+    left(own, "1 second");
+    lab.sh("mv /etc/pve/lxc/101.conf /root; phoenix-nvidia install 101; mv /root/101.conf /etc/pve/lxc/")
+        .ok();
+    assert_eq!(kept(), "");
+    left(own, "1 second");
+    lab.sh("chmod 777 /run/lock/phoenix-nvidia; ! phoenix-nvidia install 101 && chmod 700 /run/lock/phoenix-nvidia")
+        .ok();
+    assert_eq!(kept(), "");
+    // It never ran: the next start removes what was left for it, and so does the next boot's preparation.
+    for at in [own, "/run/phoenix-nvidia/101.job", "/run/phoenix-nvidia/state/101.job.77.tmp"] {
+        left(at, "2 minutes");
+        lab.run(["phoenix-nvidia", "prepare"]).ok();
+        assert_eq!(kept(), "", "{at}");
+    }
+    left(own, "2 minutes");
+    lab.sh(&format!(
+        "flock -x /run/lock/phoenix-nvidia/101.worker.lock sh -c 'phoenix-nvidia prepare; test -e {own}'"
+    ))
+    .ok();
+    start().ok().says("installed and right");
+    assert_eq!(kept(), "");
+    left(own, "1 second");
+    lab.run(["pct", "stop", "101"]).ok();
+    lab.run(["phoenix-nvidia", "detach", "101"]).ok();
+    assert_eq!(kept(), "");
+}
+
 #[test]
 fn a_stopped_install_process_ends_at_once_with_all_that_it_started() {
     let Some(lab) = slow(30) else { return };

@@ -218,7 +218,11 @@ impl Start<'_> {
         // It may have begun in another container of this number.
         handover::leave(self.ctid, &self.identity);
         let mut earlier = Follow::new(self.ctid, follow::log_length(self.ctid)).started();
-        Ok(earlier.until(until)? == Followed::Continues)
+        let continues = earlier.until(until)? == Followed::Continues;
+        if !continues {
+            handover::forget(self.ctid);
+        }
+        Ok(continues)
     }
 
     /// The host's driver: it is mounted, or that is the error. Where nothing is

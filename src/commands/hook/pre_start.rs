@@ -6,7 +6,7 @@ use crate::driver::injection::Injection;
 use crate::exit::{self, Code};
 use crate::host::choose::Choice;
 use crate::host::provide::Provided;
-use crate::job::{chain, desired, devices, injection, locks, nested};
+use crate::job::{chain, desired, devices, handover, injection, locks, nested};
 use crate::plan::{self, Intent};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::Mount;
@@ -25,6 +25,7 @@ use std::time::Instant;
 /// # Errors
 /// A chained hookscript's failure; with `fail`, the first fault.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
+    handover::forget_old(ctid);
     let conf = Conf::of(ctid);
     let document = match conf.read() {
         Ok(document) => document,
