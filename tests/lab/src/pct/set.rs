@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::args::Args;
 use super::conf::{Conf, Section};
-use super::{die, die_with, hook, lock, lxc, schema, warn};
+use super::{die, die_with, generate, hook, lock, lxc, schema, warn};
 
 /// `pct set N --key value … --delete key,key --revert key,key`
 pub(super) fn set(args: &Args) -> Result<u8> {
@@ -43,6 +43,11 @@ pub(super) fn set(args: &Args) -> Result<u8> {
     conf.store(args.id)?;
     for warning in warnings {
         warn(&format!("vm {} - {warning}", args.id));
+    }
+    // Of a running container too: PVE::API2::LXC::Config::update_vm ends with update_lxc_config. What the config
+    // said of that start is lost. A template has none.
+    if !conf.current.flag("template") {
+        generate::write(args.id, &conf.current)?;
     }
     Ok(0)
 }
