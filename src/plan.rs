@@ -182,16 +182,22 @@ pub fn differences(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<St
             said.push(format!("the running container does not have {} yet", device.path));
         }
     }
+    said.extend(kept(conf, has, wanted).iter().map(|path| format!("the running container still has {path}")));
+    said
+}
+
+/// The devices that a running container has and is not to have: by its mounts, and by
+/// the note of its rules, since root inside can hide a node.
+pub fn kept(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<DevicePath> {
     // The devices of devN lines are the user's, also of pending lines.
     let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
     let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
-    for path in has.nodes.keys().copied() {
-        // DRM nodes may be the user's.
-        if !path.is_drm() && !is_passed(path) && !wanted.iter().any(|device| device.path == path) {
-            said.push(format!("the running container still has {path}"));
-        }
-    }
-    said
+    let is_wanted = |path| wanted.iter().any(|device| device.path == path);
+    // DRM nodes may be the user's, unless their rules are ours.
+    let nodes = has.nodes.keys().copied().filter(|path| !path.is_drm());
+    let noted = has.noted.iter().flat_map(|noted| &noted.devices).map(|device| device.path);
+    let there: BTreeSet<DevicePath> = nodes.chain(noted).collect();
+    there.into_iter().filter(|path| !is_passed(*path) && !is_wanted(*path)).collect()
 }
 
 /// The wanted devices that only a `devN:` line pending deletion passes, one
@@ -249,6 +255,7 @@ pub fn describe(choice: &Choice) -> String {
 mod tests {
     use super::*;
     use crate::guest::attached::points;
+    use crate::pve::in_force::InForce;
 
     fn conf(text: &str) -> Document {
         Document::parse(text.as_bytes())
@@ -277,6 +284,22 @@ mod tests {
         assert!(differences(&conf(""), &has(&theirs), &[]).is_empty());
         let said = differences(&conf(""), &has(&["/dev/nvidia1"]), &[]);
         assert_eq!(said, ["the running container still has /dev/nvidia1"]);
+    }
+
+    #[test]
+    fn a_card_whose_node_is_hidden_is_known_by_its_rule() {
+        let drm = Device { path: "/dev/dri/card1".parse().unwrap(), major: 226, minor: 1 };
+        let init = "7@42".parse().unwrap();
+        let noted = Some(InForce { init, devices: vec![gpu(0), gpu(1), drm], all: true });
+        let has = Attached { noted, ..has(&["/dev/nvidia0"]) };
+        let said = differences(&conf(""), &has, &[gpu(0)]);
+        let still = |path: &str| format!("the running container still has {path}");
+        assert_eq!(said, [still("/dev/nvidia1"), still("/dev/dri/card1")]);
+        assert_eq!(
+            differences(&conf("dev0: /dev/nvidia1\n"), &has, &[gpu(0), drm]).len(),
+            1,
+            "its node is gone"
+        );
     }
 
     #[test]

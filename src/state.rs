@@ -15,6 +15,7 @@ mod ended;
 pub mod injected;
 pub mod nested;
 pub mod recorded;
+mod rules;
 
 use self::injected::Injected;
 use self::nested::Nested;

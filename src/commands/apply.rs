@@ -115,7 +115,9 @@ impl<'a> Apply<'a> {
             Ok(()) => Ok(live),
             Err(error) if is_gone(&error, &live) => Err(Gone(ctid).into()),
             Err(error) => {
-                undo.roll_back();
+                if undo.roll_back() {
+                    live.note_as_before();
+                }
                 Err(error)
             }
         }
@@ -201,7 +203,7 @@ impl<'a> Apply<'a> {
                 return Err(error);
             }
         };
-        live.note_in_config(&self.hand.conf);
+        live.note_done(&self.hand.conf);
         let masks = plan::masks(&self.document, &self.provided.inventory, &self.provided.choice);
         let masked = !self.mounts.is_empty() && live.follow_masks(&masks);
         let told = live.difference.told();

@@ -1,5 +1,6 @@
 //! `detach`: removes the hookscript, the settings and the device entries.
 
+mod attached;
 mod bare;
 mod live;
 
@@ -15,10 +16,10 @@ use crate::guest::{link, own, uninstall};
 use crate::host::drm;
 use crate::host::facts::Majors;
 use crate::host::masks;
-use crate::job::nested;
 use crate::job::undo::Undo;
+use crate::job::{in_force, nested};
 use crate::pve::cluster;
-use crate::pve::conf::devices::{Present, present};
+use crate::pve::conf::devices::present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::mounts;
 use crate::pve::conf::store::{Caller, Conf};
@@ -35,7 +36,8 @@ use crate::sys::look::{Look, View};
 use crate::sys::out::Out;
 use crate::sys::time::Deadline;
 use crate::types::Ctid;
-use bare::{bare, is_ours, removed, restored};
+use attached::is_attached;
+use bare::{bare, removed, restored};
 use live::Taken;
 
 /// What may be installed of CUDA and the utilities; by name alone apt fails for what
@@ -156,17 +158,6 @@ fn detachment(ctid: Ctid, options: &Detach, storages: &[Storage]) -> anyhow::Res
     Ok(Detachment { ctid, conf, before, ours, chained, attached, has_login, has_cuda, majors })
 }
 
-/// Whether a conf without our hookscript is one of ours all the same. What an
-/// earlier `detach` put back is not.
-fn is_attached(conf: &Document, ctid: Ctid) -> bool {
-    let pairs = present(conf);
-    let as_written = |pair: &Present| pair.flaw.is_none() && pair.rule.is_some();
-    conf.environment().iter().any(|line| is_ours(&line.key))
-        || !mounts(conf).is_empty()
-        || pairs.iter().any(|pair| pair.path.is_drm())
-        || (pairs.iter().all(as_written) && Record::of(ctid).was_attached(&net::identity(conf)))
-}
-
 /// How many links to the host's driver were removed; an error where some may be left.
 type Unlinked = anyhow::Result<usize>;
 
@@ -206,6 +197,7 @@ impl Detachment {
         for line in removed(&self.before) {
             log::info!("container {ctid}: {line}");
         }
+        in_force::note_before_edit(&self.conf);
         self.conf.edit(Caller::ByHand, |conf| bare(conf, &self.majors))?;
         Ok(())
     }
@@ -363,7 +355,9 @@ impl Detachment {
         }
         drm::sweep(View::host());
         let running = sharing::is_running(&mut Look::host(), ctid);
-        if running && !live {
+        if !running {
+            record.forget_rules();
+        } else if !live {
             log::info!("container {ctid} keeps its GPUs until it is restarted: pct reboot {ctid}");
         }
         let unlinked = self.remove_links(running);

@@ -33,6 +33,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     record::last_run,
     record::version,
     assigned::pending,
+    assigned::kept,
     conf::without_driver,
 ];
 

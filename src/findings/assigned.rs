@@ -4,6 +4,7 @@ use super::finding::Finding;
 use super::read::{Container, of_masks};
 use crate::device::{DevicePath, joined};
 use crate::exit::{one_line, remedy_of};
+use crate::guest::attached::Attached;
 use crate::host::cards::Unfit;
 use crate::host::gpus::Gpu;
 use crate::plan;
@@ -149,6 +150,17 @@ pub fn pending(c: &Container) -> Vec<Finding> {
         false => Finding::ok("pending", what),
     };
     vec![finding]
+}
+
+/// Devices that it may open and should not have, as far as that is noted.
+pub fn kept(c: &Container) -> Vec<Finding> {
+    let has = Attached { noted: c.noted.clone(), ..Attached::default() };
+    let kept = plan::kept(&c.conf, &has, &plan::wanted_once_made(&c.choice));
+    if kept.is_empty() || c.kernel.is_none() {
+        return Vec::new();
+    }
+    let what = format!("the running container still has {}", joined(&kept, ", "));
+    vec![Finding::warning("devices", what).fix(format!("phoenix-nvidia {}", c.ctid))]
 }
 
 /// What the container's own environment takes away of its assignment.

@@ -36,6 +36,7 @@ impl Container {
             obstacles: Vec::new(),
             chained: None,
             running: true,
+            noted: None,
             ha: false,
             state: State::default(),
             elsewhere: Vec::new(),

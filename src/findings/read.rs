@@ -39,6 +39,7 @@ use crate::pve::conf::mounts::{Mount, mounts};
 use crate::pve::conf::reconcile::pairs_are_right;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
+use crate::pve::in_force::{self, InForce};
 use crate::pve::net;
 use crate::pve::pct;
 use crate::pve::readiness::{self, Lack};
@@ -187,6 +188,8 @@ pub struct Container {
     pub chained: Option<Obstacle>,
     /// It runs.
     pub running: bool,
+    /// What is noted of its device rules.
+    pub noted: Option<InForce>,
     /// HA manages it.
     pub ha: bool,
     /// What is recorded of it.
@@ -275,6 +278,7 @@ impl Reader {
             obstacles: startable::obstacles(&mut self.look, &self.files, &conf, &settings, Some(&choice)),
             chained: chain::obstacle(&self.files, &settings),
             running,
+            noted: in_force::seen(&mut self.look, ctid).filter(|_| running),
             ha: host.cluster.ha.contains(&ctid),
             state,
             elsewhere: Vec::new(),
@@ -347,7 +351,9 @@ impl Container {
         let deadline = Deadline::after(limit);
         let guest = Guest::new(self.ctid);
         let has = pct::init(self.ctid).map_err(|e| one_line(&e)).and_then(|init| match init {
-            Some(init) => attached::read(&init, &deadline.at_most(limit / 3)).map_err(|e| e.to_string()),
+            Some(init) => {
+                attached::read(self.ctid, &init, &deadline.at_most(limit / 3)).map_err(|e| e.to_string())
+            }
             None => Err("it has just stopped".to_owned()),
         });
         let nodes = plan::nodes(&self.choice.devices);

@@ -1,11 +1,13 @@
-//! The NVIDIA devices that a running container has, from its mount table: its
-//! conf may have changed since its start.
+//! The NVIDIA devices that a running container has, from its mount table, and from
+//! the note of its rules: its conf may have changed since its start.
 
 use crate::device::{DevicePath, Number};
+use crate::pve::in_force::{self, InForce};
 use crate::pve::pct::Init;
 use crate::sys::look::{Look, Op, Question, Seen, View};
 use crate::sys::mountinfo;
 use crate::sys::time::Deadline;
+use crate::types::Ctid;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,6 +22,9 @@ pub struct Attached {
     pub nodes: BTreeMap<DevicePath, Option<Number>>,
     /// Nodes that could not be checked, and why.
     pub unseen: BTreeMap<DevicePath, String>,
+    /// The rules that are in force, if this start was noted: root inside can hide a
+    /// node.
+    pub noted: Option<InForce>,
 }
 
 impl Attached {
@@ -37,13 +42,13 @@ impl Attached {
 ///
 /// # Errors
 /// The process is gone, /proc cannot be read, or the container has grown its table too long.
-pub fn read(init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
+pub fn read(ctid: Ctid, init: &Init, deadline: &Deadline) -> std::io::Result<Attached> {
     let points = points(&mountinfo::of(init.pid)?);
     // Never follow: the container can put a link anywhere.
     let question = |path: &DevicePath| Question::new(Op::StatLink, format!("/proc/{}/root{path}", init.pid));
     let questions: Vec<Question> = points.iter().map(question).collect();
     let look = Look::at_files(View::apart(Path::new("/"), deadline), questions.clone());
-    let mut attached = Attached::default();
+    let mut attached = Attached { noted: in_force::of(ctid, init), ..Attached::default() };
     for (path, question) in points.into_iter().zip(questions) {
         match look.stat_link(&question.path) {
             Seen::Is(stat) if stat.is_dir() => drop(attached.nodes.insert(path, None)),

@@ -7,9 +7,6 @@ use crate::sys::{file, mountinfo};
 use crate::types::{Ctid, Version};
 use std::path::Path;
 
-/// Below the control group of a container: where its first process is, as LXC
-/// starts it, and where systemd moves itself.
-const FIRST: [&str; 2] = ["ns/cgroup.procs", "ns/init.scope/cgroup.procs"];
 /// So many processes are listed at most, in bytes.
 const MOST: u64 = 64 * 1024;
 
@@ -32,5 +29,5 @@ fn first_process(ctid: Ctid) -> Option<i32> {
         // 0 is a process of another PID namespace.
         String::from_utf8_lossy(&list).lines().next()?.parse().ok().filter(|pid| *pid > 0)
     };
-    FIRST.iter().find_map(pid)
+    pct::GROUPS.iter().find_map(pid)
 }

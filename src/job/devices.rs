@@ -11,6 +11,7 @@ use crate::host::choose::Choice;
 use crate::host::gpus::Inventory;
 use crate::host::masks;
 use crate::host::provide::{Provided, inspect, provide, provide_named};
+use crate::job::in_force;
 use crate::plan::narrow::Narrowing;
 use crate::plan::{self, Intent, dropped};
 use crate::pve::conf::document::{Document, Form};
@@ -129,6 +130,9 @@ pub fn write(
     choice: &Choice,
     mounts: &[Mount],
 ) -> anyhow::Result<bool> {
+    if who == Caller::ByHand {
+        in_force::note_before_edit(conf);
+    }
     let Some(edit) = conf.edit(who, |document| reconcile(document, &choice.devices, mounts, Form::Pve))?
     else {
         return Ok(false);
@@ -166,7 +170,7 @@ pub struct Compared {
 /// Whether it runs could not be asked.
 pub fn compare(ctid: Ctid, conf: &Document, wanted: &[Device], limit: Duration) -> anyhow::Result<Compared> {
     let Some(init) = pct::init(ctid)? else { return Ok(Compared::default()) };
-    let has = match attached::read(&init, &Deadline::after(limit / 2)) {
+    let has = match attached::read(ctid, &init, &Deadline::after(limit / 2)) {
         Ok(has) => has,
         Err(error) => {
             let unknown = format!("cannot read which devices container {ctid} has: {error}");

@@ -8,6 +8,7 @@
 pub mod difference;
 pub mod enter;
 pub mod masks;
+mod rules;
 pub mod steps;
 pub mod users;
 
@@ -20,14 +21,14 @@ use crate::guest::leftovers;
 use crate::guest::verify::{Opened, open_nodes};
 use crate::host::gpus::Inventory;
 use crate::host::nvidia_smi;
+use crate::job::in_force::devices_of;
 use crate::job::locks;
 use crate::job::undo::Undo;
 use crate::plan;
-use crate::pve::conf::devices::{Present, present_in};
 use crate::pve::conf::document::{Document, Form};
 use crate::pve::conf::mounts::{Mount, mounts};
-use crate::pve::conf::reconcile::{reconcile, without_passed};
 use crate::pve::conf::store::Conf;
+use crate::pve::in_force::InForce;
 use crate::pve::pct;
 use crate::sys::lock::Lock;
 use crate::sys::look::View;
@@ -78,6 +79,8 @@ pub struct Live {
     pub tree_waits: Option<String>,
     /// The remedy for a card in use; none where that is no reason to stop.
     refuse: Option<String>,
+    /// What was noted of its rules.
+    noted: Option<InForce>,
 }
 
 impl Live {
@@ -92,7 +95,7 @@ impl Live {
             fault.remedy(format!("phoenix-nvidia doctor {ctid}")).caused_by(error)
         };
         let read = || {
-            let has = attached::read(&init, &Deadline::after(LOOK))?;
+            let has = attached::read(ctid, &init, &Deadline::after(LOOK))?;
             Ok((has, mountinfo::of(init.pid)?))
         };
         let (has, table) = match read() {
@@ -101,18 +104,22 @@ impl Live {
             read => read.map_err(fault)?,
         };
         has.unseen().iter().for_each(|unseen| log::warn!("{unseen}"));
-        let pairs = conf.read_generated()?.map(|config| present_in(&config, Form::Lxc)).unwrap_or_default();
-        let unseen = has.unseen.keys().copied().collect();
-        let has = Running { nodes: has.nodes, unseen, pairs, shut: Default::default(), table };
+        let rules = match &has.noted {
+            Some(noted) => noted.devices.clone(),
+            None => conf.read_generated()?.map(|it| devices_of(&it, Form::Lxc)).unwrap_or_default(),
+        };
+        let (unseen, noted) = (has.unseen.keys().copied().collect(), has.noted);
+        let has = Running { nodes: has.nodes, unseen, rules, shut: Default::default(), table };
         let difference = Difference::of(&document, &has, &wanted);
         let place = Place { ctid, init };
-        Ok(Some(Live { place, document, has, wanted, difference, tree_waits: None, refuse: None }))
+        let (tree_waits, refuse) = (None, None);
+        Ok(Some(Live { place, document, has, wanted, difference, tree_waits, refuse, noted }))
     }
 
-    /// Where nothing seems to differ: tries whether its nodes open, since
-    /// somebody may have changed its rules.
+    /// Where nothing seems to differ, or nobody knows its rules: tries whether its
+    /// nodes open, since somebody may have changed them.
     pub fn try_nodes(&mut self, limit: Duration) {
-        if !self.difference.is_none() {
+        if !self.difference.is_none() && self.knows_rules() {
             return;
         }
         let nodes = plan::nodes(&self.wanted.devices);
@@ -279,10 +286,13 @@ impl Live {
     pub fn carry_out(&mut self, adds: bool, undo: &mut Undo) -> anyhow::Result<()> {
         let before = Before { conf: &self.document, has: &self.has };
         let steps = self.difference.live.clone();
-        if !adds {
+        if adds {
+            self.note_coming();
+        } else {
             for step in &steps {
                 self.place.shut(step, before, undo)?;
             }
+            self.shut_others()?;
             self.must_still_be_unused()?;
         }
         for step in steps.iter().filter(|step| step.adds() == adds) {
@@ -297,6 +307,10 @@ impl Live {
         Ok(())
     }
 
+    fn before(&self) -> Before<'_> {
+        Before { conf: &self.document, has: &self.has }
+    }
+
     /// The devices and mounts of the conf while both are there: what comes and
     /// what goes.
     pub fn both(&self) -> (Vec<Device>, Vec<Mount>) {
@@ -307,29 +321,6 @@ impl Live {
         let placed = |target: &str| self.wanted.mounts.iter().any(|mount| mount.target == target);
         all.extend(mounted.into_iter().filter(|mount| !placed(&mount.target)));
         (devices, all)
-    }
-
-    /// Brings the config that the container runs with up to date: it tells which
-    /// rules are in force. The next start writes it anew.
-    pub fn note_in_config(&self, conf: &Conf) {
-        let devices = self.running_after();
-        let keeps_tree = self.tree_waits.is_some();
-        let edit = |config: &Document| {
-            let wanted = if keeps_tree { mounts(config) } else { self.wanted.mounts.clone() };
-            reconcile(config, &devices, &wanted, Form::Lxc)
-        };
-        if let Err(error) = conf.edit_generated(edit) {
-            exit::tell(log::Level::Warn, &error);
-        }
-    }
-
-    /// The devices that it has once the steps are done.
-    fn running_after(&self) -> Vec<Device> {
-        let waits = |path: DevicePath| self.difference.later.iter().any(|(later, _)| *later == path);
-        let mut all = without_passed(&self.document, &self.wanted.devices);
-        all.retain(|device| !waits(device.path));
-        all.extend(self.has.pairs.iter().filter(|pair| waits(pair.path)).filter_map(device_of));
-        all
     }
 
     /// Tells what was done, and what waits for the next start.
@@ -361,12 +352,7 @@ impl Live {
 
 /// The devices and mounts of ours that a conf has.
 pub fn of_conf(conf: &Document) -> (Vec<Device>, Vec<Mount>) {
-    (present_in(conf, Form::Pve).iter().filter_map(device_of).collect(), mounts(conf))
-}
-
-fn device_of(pair: &Present) -> Option<Device> {
-    let Number { major, minor } = pair.rule?;
-    Some(Device { path: pair.path, major, minor })
+    (devices_of(conf, Form::Pve), mounts(conf))
 }
 
 /// How the mappings of the tree that goes are known.

@@ -9,6 +9,7 @@ pub mod devices;
 pub mod follow;
 pub mod handover;
 pub mod identity;
+pub mod in_force;
 pub mod injection;
 pub mod install;
 pub mod live;

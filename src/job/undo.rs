@@ -27,14 +27,16 @@ impl Undo {
     }
 
     /// Rolls all back, also after a signal. One that fails does not keep the
-    /// others from it, and is told with its remedy.
-    pub fn roll_back(self) {
+    /// others from it, and is told with its remedy. True if none failed.
+    pub fn roll_back(self) -> bool {
+        let mut all = true;
         let _calm = signal::put_off(TIME);
         for (what, step) in self.steps.into_iter().rev() {
             match step() {
                 Ok(true) => log::info!("rolled back: {what}"),
                 Ok(false) => {}
                 Err(error) => {
+                    all = false;
                     log::warn!("not rolled back: {what}: {}", exit::one_line(&error));
                     if let Some(remedy) = exit::remedy_of(&error) {
                         log::warn!("{}", exit::fix(remedy));
@@ -42,6 +44,7 @@ impl Undo {
                 }
             }
         }
+        all
     }
 }
 
@@ -63,7 +66,7 @@ mod tests {
                 Ok(n == 1)
             });
         }
-        undo.roll_back();
+        assert!(!undo.roll_back());
         assert_eq!(*seen.borrow(), [3, 2, 1]);
     }
 }

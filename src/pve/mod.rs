@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod conf;
 pub mod datacenter;
 pub mod hookscript;
+pub mod in_force;
 pub mod net;
 pub mod passthrough;
 pub mod pct;

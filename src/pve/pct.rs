@@ -8,7 +8,7 @@
 
 mod init;
 
-pub use init::{Init, start_time};
+pub use init::{GROUPS, Init, start_time};
 
 use crate::exit::{self, Code, Context as _, Fault};
 use crate::pve::startable::Startable;

@@ -6,6 +6,7 @@ mod support;
 mod cards;
 mod common;
 mod exclusive;
+mod hidden;
 mod hostile;
 mod refused;
 mod tree;

@@ -145,6 +145,10 @@ fn files(page: &mut Page) {
             "A small tmpfs with the DRM nodes that containers get, since devices on /run itself cannot be opened.",
         ),
         ("/run/phoenix-nvidia/state/CTID.json", "Result of the last run, for status. Only root can read it."),
+        (
+            "/run/phoenix-nvidia/state/CTID.rules",
+            "The device rules that a running container was given. Without it, apply shuts every card that is not the container's.",
+        ),
     ] {
         page.item(file, text);
     }

@@ -70,7 +70,7 @@ impl Taken {
     /// What comes after the conf, and can only be told.
     pub(super) fn conclude(&self, conf: &Conf) {
         let ctid = self.live.place.ctid;
-        self.live.note_in_config(conf);
+        self.live.note_done(conf);
         self.live.take_masks();
         if let Err(error) = masks::remove(View::host(), ctid) {
             log::debug!("container {ctid}: its masks stay until the next boot: {error}");

@@ -6,7 +6,6 @@ use crate::driver::injection::is_driver;
 use crate::driver::tree;
 use crate::host::gpus::Inventory;
 use crate::plan::MOST_LINES;
-use crate::pve::conf::devices::Present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::Mount;
 use crate::pve::conf::reconcile::without_passed;
@@ -23,8 +22,8 @@ pub struct Running {
     pub nodes: BTreeMap<DevicePath, Option<Number>>,
     /// Those that could not be looked at.
     pub unseen: BTreeSet<DevicePath>,
-    /// The pairs of the config that it runs with: their rules are in force.
-    pub pairs: Vec<Present>,
+    /// The devices of our pairs whose rules are in force.
+    pub rules: Vec<Device>,
     /// The nodes that it has and may not open.
     pub shut: BTreeSet<DevicePath>,
     /// Its mount table.
@@ -37,16 +36,16 @@ impl Running {
         self.has_rule(device.path, device.number()) && !self.shut.contains(&device.path)
     }
 
-    /// Whether this rule of the device is in force: by the host's config, since the
-    /// container chooses what it mounts at a path.
+    /// Whether this rule of the device is in force: by what is noted on the host, since
+    /// the container chooses what it mounts at a path.
     fn has_rule(&self, path: DevicePath, number: Number) -> bool {
-        self.pairs.iter().any(|pair| pair.path == path && pair.rule == Some(number))
+        self.rules.iter().any(|device| device.path == path && device.number() == number)
     }
 
     /// Whether a rule of a pair opens this number now.
     pub fn opens_number(&self, number: Number) -> bool {
-        let opens = |pair: &Present| pair.rule == Some(number) && !self.shut.contains(&pair.path);
-        self.pairs.iter().any(opens)
+        let opens = |device: &Device| device.number() == number && !self.shut.contains(&device.path);
+        self.rules.iter().any(opens)
     }
 
     /// The nodes that may be NVIDIA's. Anything else that is mounted at a path of
@@ -72,6 +71,8 @@ pub struct Wanted {
     pub kernel: Option<Version>,
     /// The cards with MIG instances.
     pub mig: BTreeSet<u32>,
+    /// All cards of this host.
+    pub cards: BTreeSet<u32>,
 }
 
 impl Wanted {
@@ -82,6 +83,7 @@ impl Wanted {
             mounts,
             kernel: inventory.driver.as_ref().map(|driver| driver.version.clone()),
             mig: inventory.mig.iter().map(|instance| instance.gpu).collect(),
+            cards: inventory.gpus.iter().filter_map(|gpu| gpu.minor).collect(),
         }
     }
 }
@@ -197,13 +199,14 @@ impl Difference {
         difference
     }
 
-    /// What the container has and is not to have: what it has mounted, and what
-    /// the config that it runs with allows.
+    /// What the container has and is not to have: what it has mounted, and what its
+    /// rules allow.
     fn take(&mut self, conf: &Document, has: &Running, later: &Later<'_>, devices: &[Device]) {
-        let lines: Vec<_> = passthrough::now(conf).into_iter().chain(passthrough::next(conf)).collect();
-        let is_passed = |path| lines.iter().any(|line| line.device() == Some(path));
+        let passed = passed(conf);
+        let is_passed = |path| passed.contains(&path);
         let is_wanted = |path| devices.iter().any(|device| device.path == path);
-        let all: BTreeSet<DevicePath> = has.mounted().chain(has.pairs.iter().map(|pair| pair.path)).collect();
+        let all: BTreeSet<DevicePath> =
+            has.mounted().chain(has.rules.iter().map(|device| device.path)).collect();
         for path in all.into_iter().filter(|path| !is_wanted(*path) && !is_passed(*path)) {
             if later.has(path) {
                 self.later.push((path, false));
@@ -211,7 +214,7 @@ impl Difference {
             }
             // Never what the container shows at the path, if that can be known: it
             // would keep the card by mounting another device there.
-            let rule = has.pairs.iter().find(|pair| pair.path == path).and_then(|pair| pair.rule);
+            let rule = has.rules.iter().find(|device| device.path == path).map(|device| device.number());
             let node = || has.nodes.get(&path).copied().flatten().filter(|number| path.may_have(*number));
             let number = rule.or_else(|| path.static_number()).or_else(node);
             self.live.push(Step::Take(path, number));
@@ -222,6 +225,37 @@ impl Difference {
     pub fn put_off(&mut self, step: &Step) {
         self.live.retain(|other| other != step);
         self.later.push((DevicePath::Caps, step.adds()));
+    }
+
+    /// The cards of this host that are none of the container's: where nobody knows all
+    /// rules that are in force, it may have any of them.
+    pub fn others(&self, conf: &Document, wanted: &Wanted) -> Vec<Device> {
+        let mut known = passed(conf);
+        known.extend(wanted.devices.iter().map(|device| device.path));
+        known.extend(self.later.iter().map(|(path, _)| *path));
+        let device = |minor: &u32| {
+            let path = DevicePath::Gpu(*minor);
+            let Number { major, minor } = path.static_number()?;
+            Some(Device { path, major, minor }).filter(|_| !known.contains(&path))
+        };
+        wanted.cards.iter().filter_map(device).collect()
+    }
+
+    /// The devices whose rules are in force once the steps are done.
+    pub fn rules_after(&self, has: &Running) -> Vec<Device> {
+        let mut rules = has.rules.clone();
+        for step in &self.live {
+            match step {
+                Step::Add { device, .. } | Step::Allow(device) => {
+                    rules.retain(|rule| rule.path != device.path);
+                    rules.push(*device);
+                }
+                Step::Take(path, _) => rules.retain(|rule| rule.path != *path),
+                Step::Tree(_) => {}
+            }
+        }
+        rules.sort_by_key(|rule| rule.path);
+        rules
     }
 
     /// What is done now, in one line each.
@@ -252,6 +286,12 @@ impl Difference {
     }
 }
 
+/// The devices of the user's `devN:` lines, also of pending ones.
+fn passed(conf: &Document) -> BTreeSet<DevicePath> {
+    let lines = passthrough::now(conf).into_iter().chain(passthrough::next(conf));
+    lines.filter_map(|line| line.device()).collect()
+}
+
 /// Which devices come and go with a start alone: MIG instances, with their cards, and
 /// DRM nodes.
 struct Later<'a> {
@@ -262,7 +302,7 @@ struct Later<'a> {
 
 impl Later<'_> {
     fn of<'a>(has: &Running, wanted: &'a Wanted) -> Later<'a> {
-        let paths = has.nodes.keys().copied().chain(has.pairs.iter().map(|pair| pair.path));
+        let paths = has.nodes.keys().copied().chain(has.rules.iter().map(|device| device.path));
         let mut paths = paths.chain(wanted.devices.iter().map(|device| device.path));
         let instances = paths.any(|path| matches!(path, DevicePath::CapFile(_)));
         let is_fuse = |kind: &str| kind.starts_with("fuse");

@@ -1,7 +1,5 @@
 use super::*;
 use crate::driver::injection::{Injection, Place};
-use crate::pve::conf::devices::present_in;
-use crate::pve::conf::document::Form;
 
 const DRIVER: &str = "usr/lib64/glibc-hwcaps/x86-64-v2";
 
@@ -13,20 +11,11 @@ fn card(minor: u32) -> Device {
     device(&format!("/dev/nvidia{minor}"), 195, minor)
 }
 
-/// A container with these nodes, and the pairs of the config that it runs with.
+/// A container with these nodes, and their rules.
 fn running(nodes: &[Device], table: &str) -> Running {
-    let pair = |device: &Device| {
-        format!(
-            "lxc.mount.entry = {0} {1} none bind,optional,create=file 0 0\nlxc.cgroup2.devices.allow = {2} rwm\n",
-            device.path.on_host(),
-            device.path.to_string().trim_start_matches('/'),
-            device.number()
-        )
-    };
-    let config: String = nodes.iter().map(pair).collect();
     Running {
         nodes: nodes.iter().map(|device| (device.path, Some(device.number()))).collect(),
-        pairs: present_in(&Document::parse(config.as_bytes()), Form::Lxc),
+        rules: nodes.to_vec(),
         table: table.to_owned(),
         ..Running::default()
     }
@@ -55,7 +44,7 @@ fn a_rule_without_its_node_goes_and_a_node_without_its_rule_gets_it() {
     let take = Step::Take(card(1).path, Some(card(1).number()));
     let difference = Difference::of(&Document::parse(b""), &has, &wanted(&[card(0)]));
     assert_eq!(difference.live, [take]);
-    has.pairs.clear();
+    has.rules.clear();
     assert_eq!(told("", &has, &wanted(&[card(0)])), ["add the device rule of /dev/nvidia0"]);
     let mut shut = running(&[card(0)], "");
     shut.shut = [card(0).path].into();
@@ -86,6 +75,36 @@ fn what_a_container_mounts_at_a_path_chooses_no_rule() {
     let made = Running { nodes: nodes.into(), ..Running::default() };
     assert_eq!(of(&made, &[]), [Step::Take(card(0).path, Some(card(0).number()))]);
     assert!(has.opens_number(card(0).number()) && !made.opens_number(card(0).number()));
+}
+
+#[test]
+fn where_the_rules_are_unknown_every_card_of_nobodys_may_be_open() {
+    let others = |conf: &str, has: &Running, devices: &[Device], mig: &[u32]| -> Vec<u32> {
+        let cards = (0..4).collect();
+        let wanted = Wanted { cards, mig: mig.iter().copied().collect(), ..wanted(devices) };
+        let conf = Document::parse(conf.as_bytes());
+        let others = Difference::of(&conf, has, &wanted).others(&conf, &wanted);
+        assert!(others.iter().all(|device| device.path.may_have(device.number())));
+        others.iter().map(|device| device.minor).collect()
+    };
+    assert_eq!(others("", &running(&[], ""), &[card(0)], &[]), [1, 2, 3]);
+    assert_eq!(others("dev0: /dev/nvidia2\n", &running(&[], ""), &[card(0)], &[]), [1, 3]);
+    // A card with MIG instances goes with a start alone.
+    assert_eq!(others("", &running(&[card(3)], ""), &[], &[3]), [0, 1, 2]);
+}
+
+#[test]
+fn the_rules_after_all_steps_are_those_of_before_with_what_came_and_went() {
+    let after =
+        |has: &Running, wanted: &Wanted| Difference::of(&Document::parse(b""), has, wanted).rules_after(has);
+    let has = running(&[card(0), card(1)], "");
+    assert_eq!(after(&has, &wanted(&[card(1), card(2)])), [card(1), card(2)]);
+    let (old, new) = (device("/dev/nvidia-uvm", 511, 0), device("/dev/nvidia-uvm", 510, 0));
+    assert_eq!(after(&running(&[old], ""), &wanted(&[new])), [new]);
+    // What waits is in force until then, and what comes then is not.
+    let mig = |devices: &[Device]| Wanted { mig: [1].into(), ..wanted(devices) };
+    assert_eq!(after(&has, &mig(&[card(0)])), [card(0), card(1)]);
+    assert_eq!(after(&running(&[card(0)], ""), &mig(&[card(0), card(1)])), [card(0)]);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub struct Before<'a> {
 
 impl Before<'_> {
     /// The line of the conf with a rule of the user's that opens the device.
-    fn line(self, number: Number) -> Option<usize> {
+    pub(super) fn line(self, number: Number) -> Option<usize> {
         let opens = |opens: Opens| match opens {
             Opens::Everything => true,
             Opens::Major(major) => major == number.major,
@@ -136,7 +136,8 @@ impl Place {
         let act = Act::device(path, number, over.is_some());
         let back = Act::take_device(path, Some(number));
         self.act(&format!("mount {path}"), act, Some(back), undo)?;
-        if let Some(old) = over.filter(|old| before.line(*old).is_none()) {
+        let rules = before.has.rules.iter().filter(|rule| rule.path == path && rule.number() != number);
+        for old in rules.map(|rule| rule.number()).filter(|old| before.line(*old).is_none()) {
             self.rule(path, old, Rule::Deny, before, undo)?;
         }
         self.rule(path, number, Rule::Allow, before, undo)
@@ -152,7 +153,6 @@ impl Place {
         before: Before<'_>,
         undo: &mut Undo,
     ) -> anyhow::Result<()> {
-        self.lives()?;
         let had = if before.opens(number) { Rule::Allow } else { Rule::Deny };
         if had != rule {
             let place = self.clone();
@@ -164,6 +164,12 @@ impl Place {
                 }
             });
         }
+        self.change(rule, number)
+    }
+
+    /// The same without a way back.
+    pub(super) fn change(&self, rule: Rule, number: Number) -> anyhow::Result<()> {
+        self.lives()?;
         cgroup::change(self.ctid, rule, number).or_else(|error| self.lives().and(Err(error)))
     }
 

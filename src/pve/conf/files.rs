@@ -66,6 +66,11 @@ impl Conf {
         self.until.map_or_else(|| Deadline::after(LOCK_WAIT), |until| until.at_most(LOCK_WAIT))
     }
 
+    /// The container.
+    pub fn ctid(&self) -> Ctid {
+        self.ctid
+    }
+
     /// The path of the conf.
     pub fn path(&self) -> &Path {
         &self.conf

@@ -1,6 +1,9 @@
 //! The first process of a running container, known again by when it started.
 
+use crate::sys::file;
+use crate::types::Ctid;
 use anyhow::Context as _;
+use std::path::Path;
 
 /// The first process of a running container; identifies one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,13 +29,47 @@ impl std::str::FromStr for Init {
     }
 }
 
+/// Below the control group of a container: where its first process is, as LXC
+/// starts it, and where systemd moves itself.
+pub const GROUPS: [&str; 2] = ["ns/cgroup.procs", "ns/init.scope/cgroup.procs"];
+/// So much of a list of processes is read, in bytes.
+const MOST: u64 = 4096;
+
 impl Init {
+    /// That of a container, by its control group: a start that has nothing to do runs
+    /// no program. `None` where that does not show it.
+    pub fn of(ctid: Ctid) -> Option<Init> {
+        let group = Path::new("/sys/fs/cgroup/lxc").join(ctid.to_string());
+        let lists = GROUPS.iter().filter_map(|list| file::beginning(&group.join(list), MOST).ok());
+        let pids: Vec<i32> = lists.flat_map(|list| pids(&String::from_utf8_lossy(&list))).collect();
+        pids.into_iter().find_map(|pid| {
+            let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+            let started = start_time(&read("stat")?)?;
+            is_first(&read("status")?).then_some(Init { pid, started })
+        })
+    }
+
     /// Whether this process lives, so the container has run since then. Runs no
     /// program.
     pub fn lives(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         start_time(&stat) == Some(self.started) && !has_ended(&stat)
     }
+}
+
+/// The processes of a list; the last line may be cut, and 0 is one of another PID
+/// namespace.
+fn pids(list: &str) -> Vec<i32> {
+    let whole = list.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+}
+
+/// Whether a process is the first one of a PID namespace directly below ours, by
+/// `NSpid` in its /proc/PID/status: one of a namespace that the container made is
+/// deeper.
+fn is_first(status: &str) -> bool {
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    ids.split_ascii_whitespace().skip(1).eq(["1"])
 }
 
 /// Field 22 of /proc/PID/stat; the name in field 2 may contain blanks.
@@ -59,6 +96,16 @@ mod tests {
         let stat = "7 (a ) (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
         assert_eq!(start_time(stat), Some(4242));
         assert_eq!(start_time(""), None);
+    }
+
+    #[test]
+    fn the_first_process_is_that_of_the_namespace_below_ours() {
+        for (ids, first) in
+            [("77\t1", true), ("77", false), ("1", false), ("77\t2", false), ("77\t9\t1", false)]
+        {
+            assert_eq!(is_first(&format!("Name:\tinit\nNSpid:\t{ids}\nNSpgid:\t1\n")), first, "{ids}");
+        }
+        assert_eq!(pids("0\n77\n78\n7"), [77, 78]);
     }
 
     #[test]
