@@ -48,12 +48,12 @@ pub fn run(ctid: Ctid, force: bool) -> anyhow::Result<Code> {
         return Ok(Code::Success);
     }
     Record::of(ctid).take_over(&net::identity(&document));
-    let mut apply = Apply::prepare(&hand, intent, document)?;
+    let mut apply = Apply::prepare(&hand, intent, &software, document)?;
     let done = apply.carry_out(force);
     if let Some(live) = apply.conclude(done, begun)? {
         // They are of the driver that it is to have.
         if live.tree_waits.is_none() {
-            apply.link(&software);
+            apply.link();
         }
         apply.describe(&live);
     }
@@ -64,6 +64,7 @@ pub fn run(ctid: Ctid, force: bool) -> anyhow::Result<Code> {
 pub struct Apply<'a> {
     hand: &'a ByHand,
     intent: Intent,
+    software: &'a Software,
     document: Document,
     provided: Provided,
     injection: Injection,
@@ -74,7 +75,12 @@ pub struct Apply<'a> {
 
 impl<'a> Apply<'a> {
     /// Makes what is missing on the host: nodes, and the driver tree.
-    fn prepare(hand: &'a ByHand, intent: Intent, document: Document) -> anyhow::Result<Apply<'a>> {
+    fn prepare(
+        hand: &'a ByHand,
+        intent: Intent,
+        software: &'a Software,
+        document: Document,
+    ) -> anyhow::Result<Apply<'a>> {
         let (ctid, deadline) = (hand.ctid, &limit(hand));
         let provided = devices::give(ctid, &intent, &hand.settings, &document, deadline)?;
         if let Some(fault) = plan::fault(&provided.choice) {
@@ -88,7 +94,7 @@ impl<'a> Apply<'a> {
             injection::give(ctid, &intent, &hand.settings, &document, kernel, supply, deadline);
         fault.map_or(Ok(()), Err)?;
         let mounts = plan::mounts(ctid, &intent, &document, &injection);
-        Ok(Apply { hand, intent, document, provided, injection, mounts, began: false })
+        Ok(Apply { hand, intent, software, document, provided, injection, mounts, began: false })
     }
 
     fn wanted(&self) -> Wanted {
@@ -103,6 +109,7 @@ impl<'a> Apply<'a> {
             return Err(Gone(ctid).into());
         };
         live.try_nodes(self.hand.settings.value(keys::CHECK_TIMEOUT));
+        live.keep_tree_for(self.software);
         live.must_be_plain()?;
         let remedy =
             format!("end what uses them, or go on all the same: phoenix-nvidia apply {ctid} --force");
@@ -243,8 +250,8 @@ impl<'a> Apply<'a> {
 
     /// Links to the driver that is mounted: after it was, and after each change of
     /// the conf.
-    fn link(&self, software: &Software) {
-        let (Injection::On(place), Ok(desired)) = (&self.injection, software.desired()) else { return };
+    fn link(&self) {
+        let (Injection::On(place), Ok(desired)) = (&self.injection, self.software.desired()) else { return };
         if !self.mounts.iter().any(is_driver) || injection::is_linked(self.hand.ctid, desired) {
             return;
         }

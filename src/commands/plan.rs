@@ -61,7 +61,7 @@ pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
         steps.notes.push(format!("container {ctid} {TEMPLATE}"));
     } else if sharing::is_running(&mut Look::host(), ctid) {
         steps.install_and_restart(&software)?;
-        steps.live(&intent, &inventory);
+        steps.live(&intent, &software, &inventory);
         steps.nested(true);
     } else {
         steps.start(&software);

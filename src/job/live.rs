@@ -21,6 +21,7 @@ use crate::guest::leftovers;
 use crate::guest::verify::{Opened, open_nodes};
 use crate::host::gpus::Inventory;
 use crate::host::nvidia_smi;
+use crate::job::desired::Software;
 use crate::job::in_force::devices_of;
 use crate::job::locks;
 use crate::job::undo::Undo;
@@ -36,7 +37,7 @@ use crate::sys::mountinfo;
 use crate::sys::text;
 use crate::sys::time::{Deadline, human};
 use crate::types::{Ctid, Version};
-use difference::{Difference, Running, Step, Wanted, file_system};
+use difference::{Difference, Exchange, Running, Step, Wanted, file_system};
 use std::time::{Duration, Instant};
 use steps::{Before, Gone, Place};
 use users::{Found, Tree, User, named};
@@ -205,6 +206,19 @@ impl Live {
             _ => None,
         };
         self.difference.live.iter().filter_map(card).collect()
+    }
+
+    /// Has a mounted tree stay that goes, until an installed driver takes its place at
+    /// the next start: without both, nothing in it would find a driver.
+    pub fn keep_tree_for(&mut self, software: &Software) {
+        let Some(desired) = software.desired().ok().filter(|desired| !desired.injected) else { return };
+        let Some(at) = self.tree_step() else { return };
+        if let Step::Tree(Exchange { old: Some(old), new: None, .. }) = &self.difference.live[at] {
+            let driver = &desired.driver;
+            self.tree_waits =
+                Some(format!("the mounted driver {old} goes, and driver {driver} is installed"));
+            self.difference.live.remove(at);
+        }
     }
 
     /// A tree that is mapped, or of which nobody knows, is left.

@@ -217,3 +217,40 @@ fn an_exchange_that_fails_half_way_is_undone() {
     apply(&lab, &[]).ok().says("mount driver 580.95.05");
     finds(&ct, OLD);
 }
+
+/// An install is due then, and takes the time of one: until it is there the container keeps what it has.
+#[test]
+fn a_driver_that_is_to_be_installed_takes_the_place_of_the_hosts_at_the_next_start() {
+    let Some(lab) = host(Rootfs::Debian12.unprivileged(), "inject") else { return };
+    let ct = lab.container(101);
+    node(&lab, "CUDA_PACKAGES=none\nUTILITY_PACKAGES=none\nAFTER_INSTALL=none\nNETWORK_TIMEOUT=5");
+    lab.web().standard(&[OLD]);
+    lab.web().use_distribution(&ct);
+    finds(&ct, OLD);
+    let later = "the mounted driver 580.95.05 goes, and driver 580.95.05 is installed";
+    let out = lab.run([PROGRAM, "attach", "101", "--install", "--live"]).ok();
+    out.says(&format!("at its next start: {later}"))
+        .says("fix: pct reboot 101")
+        .says_not("without a restart");
+    finds(&ct, OLD);
+    assert_eq!(driver_mounts(&lab), 2);
+    assert!(!lab.conf(101).contains("driver/current"), "{}", lab.conf(101));
+    let plan = lab.run([PROGRAM, "plan", "101"]).code(10);
+    plan.says(&format!("only with a start: {later}")).says_not("without a restart");
+    // A card does not wait for it, nor does one for the other.
+    let conf = lab.conf(101).replace("GPU_ASSIGNMENT=0\n", "GPU_ASSIGNMENT=0,1\n");
+    lab.write("/etc/pve/lxc/101.conf", conf);
+    apply(&lab, &[]).ok().says("add /dev/nvidia1").says(&format!("at its next start: {later}"));
+    finds(&ct, OLD);
+    lab.command("pct").args(["reboot", "101"]).timeout(Duration::from_secs(150)).run().ok();
+    assert_eq!(driver_mounts(&lab), 0);
+    ct.exec(["nvidia-smi", "-L"]).ok().says("GPU 1");
+    apply(&lab, &[]).ok().says("nothing to change");
+    // Without an install it goes at once.
+    lab.run([PROGRAM, "attach", "101", "--inject"]).ok();
+    lab.command("pct").args(["reboot", "101"]).timeout(Duration::from_secs(150)).run().ok();
+    assert_eq!(driver_mounts(&lab), 2);
+    setting(&lab, 101, "INSTALL=off");
+    apply(&lab, &[]).ok().says("take away driver 580.95.05").says("without a restart");
+    assert_eq!(driver_mounts(&lab), 0);
+}

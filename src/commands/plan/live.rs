@@ -3,6 +3,7 @@
 use super::Steps;
 use crate::exit;
 use crate::host::gpus::Inventory;
+use crate::job::desired::Software;
 use crate::job::live::Live;
 use crate::job::live::difference::Wanted;
 use crate::plan::{self, Intent};
@@ -10,7 +11,7 @@ use crate::sys::text;
 
 impl Steps {
     /// Notes it for a running container, where that differs.
-    pub(super) fn live(&mut self, intent: &Intent, inventory: &Inventory) {
+    pub(super) fn live(&mut self, intent: &Intent, software: &Software, inventory: &Inventory) {
         let (ctid, conf) = (self.hand.ctid, &self.hand.document);
         let mounts = plan::mounts(ctid, intent, conf, &self.injection);
         let wanted = Wanted::of(inventory, plan::wanted_once_made(&self.choice), mounts);
@@ -20,6 +21,7 @@ impl Steps {
             Ok(None) => return,
             Err(error) => return self.notes.push(exit::one_line(&error)),
         };
+        live.keep_tree_for(software);
         let refused =
             live.must_be_plain().and_then(|()| live.must_be_unused(inventory, Some("apply --force")));
         let told = live.difference.told();
