@@ -19,17 +19,22 @@ pub fn here() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// All of its cases.
+/// All of its cases, each after what the one before did.
 pub fn all(run: &Run) {
-    let case = |name: &str, act: fn()| {
-        run.case(&format!("systemd: {name}"), || {
+    let cases: [(&str, fn()); 3] = [
+        ("before the module is loaded nothing is made", before),
+        ("udev's event of the loaded module has nodes made and the driver copied", loaded),
+        ("a reload does it again", reloaded),
+    ];
+    for (name, act) in cases {
+        let held = run.case(&format!("systemd: {name}"), || {
             act();
             Outcome::Passed
         });
-    };
-    case("before the module is loaded nothing is made", before);
-    case("udev's event of the loaded module has nodes made and the driver copied", loaded);
-    case("a reload does it again", reloaded);
+        if !held {
+            return;
+        }
+    }
 }
 
 /// What a line of shell prints.
