@@ -115,7 +115,7 @@ test-gpu: gpu-kit ## the tests on this machine's NVIDIA cards
 	tests/gpu/run $(TARGET)/gpu-kit.tar.xz
 
 # Containers under AppArmor's profiles, in a virtual machine, which is emulated
-# where there is no KVM: then 10 minutes on two cores. The first run makes its
+# where there is no KVM: then 12 minutes on two cores. The first run makes its
 # image. CASES="101 102" are the containers of these numbers (tests/vm/src).
 test-vm: vm-packages ## containers under AppArmor, in a virtual machine (part of test-all)
 	$(CARGO) build --release --locked -p phoenix-nvidia -p phoenix-lab -p phoenix-vm
