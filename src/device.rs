@@ -45,7 +45,8 @@ pub enum DevicePath {
     /// `/dev/nvidia-uvm-tools`
     UvmTools,
     /// `/dev/nvidia-caps`, the directory; its device rule is that of the MIG
-    /// monitor capability.
+    /// monitor capability. In confs of guides and of versions up to 0.2.0, and given
+    /// to no container: its root could make nodes for the host there.
     Caps,
     /// `/dev/nvidia-caps/nvidia-capN`
     CapFile(u32),

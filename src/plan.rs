@@ -18,7 +18,7 @@ use crate::pve::conf::devices::present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::document::Form;
 use crate::pve::conf::mounts::{self, Mount};
-use crate::pve::conf::reconcile::{reconcile, without_passed};
+use crate::pve::conf::reconcile::{pairs_are_right, reconcile, without_passed};
 use crate::pve::passthrough::{self, DevLine};
 use crate::settings::{Problem, Settings, keys};
 use crate::sys::text;
@@ -116,10 +116,21 @@ pub fn wanted_once_made(choice: &Choice) -> Vec<Device> {
     choice.devices.iter().copied().chain(choice.to_make.iter().filter_map(made)).collect()
 }
 
-/// The nodes among the devices, without the directory: those that a container
-/// can open.
-pub fn nodes(devices: &[Device]) -> Vec<DevicePath> {
-    devices.iter().map(|device| device.path).filter(|path| *path != DevicePath::Caps).collect()
+/// The nodes among the devices that a container must be able to open: without the
+/// monitor's, whose mode may be root's alone.
+pub fn nodes(devices: &[Device], monitor: Option<DevicePath>) -> Vec<DevicePath> {
+    devices.iter().map(|device| device.path).filter(|path| Some(*path) != monitor).collect()
+}
+
+/// Whether the pairs of a conf are those of the devices, or differ in no more than
+/// that they still have the capabilities' directory in the place of the monitor's node.
+pub fn pairs_will_do(conf: &Document, devices: &[Device], monitor: Option<DevicePath>) -> bool {
+    let as_directory = |device: &Device| match Some(device.path) == monitor {
+        true => Device { path: DevicePath::Caps, ..*device },
+        false => *device,
+    };
+    let older: Vec<Device> = devices.iter().map(as_directory).collect();
+    pairs_are_right(conf, devices, Form::Pve) || pairs_are_right(conf, &older, Form::Pve)
 }
 
 /// What the container sees of `/proc/driver/nvidia`: the cards of its settings
@@ -161,6 +172,8 @@ pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<De
             DevicePath::Gpu(_) | DevicePath::Control | DevicePath::Uvm | DevicePath::UvmTools => 0o006,
             // Ours, with the mode of the driver's parameter.
             DevicePath::Card(_) | DevicePath::Render(_) => 0o006,
+            // Nobody's GPU: the driver may keep it to root.
+            path if Some(*path) == choice.monitor => 0,
             // A process holds a capability by opening its node for reading.
             DevicePath::CapFile(_) => 0o004,
             DevicePath::Modeset | DevicePath::Caps => 0,
@@ -172,10 +185,16 @@ pub fn closed(conf: &Document, inventory: &Inventory, choice: &Choice) -> Vec<De
 
 /// How the devices of a running container differ from `wanted`, one sentence
 /// each; none if they need no restart. A node that could not be checked does not
-/// count.
-pub fn differences(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<String> {
+/// count, nor the `monitor`'s: a container that was started with the directory of the
+/// capabilities in its place, or without either, lacks nothing.
+pub fn differences(
+    conf: &Document,
+    has: &Attached,
+    wanted: &[Device],
+    monitor: Option<DevicePath>,
+) -> Vec<String> {
     let mut said = Vec::new();
-    for device in without_passed(conf, wanted) {
+    for device in without_passed(conf, wanted).into_iter().filter(|device| Some(device.path) != monitor) {
         let is_right = |number: &Option<Number>| number.is_none_or(|number| number == device.number());
         let seen = !has.unseen.contains_key(&device.path);
         if seen && !has.nodes.get(&device.path).is_some_and(is_right) {
@@ -196,7 +215,8 @@ pub fn kept(conf: &Document, has: &Attached, wanted: &[Device]) -> Vec<DevicePat
     // DRM nodes may be the user's, unless their rules are ours.
     let nodes = has.nodes.keys().copied().filter(|path| !path.is_drm());
     let noted = has.noted.iter().flat_map(|noted| &noted.devices).map(|device| device.path);
-    let there: BTreeSet<DevicePath> = nodes.chain(noted).collect();
+    // Another finding tells the capabilities' directory of an older start.
+    let there: BTreeSet<DevicePath> = nodes.chain(noted).filter(|path| *path != DevicePath::Caps).collect();
     there.into_iter().filter(|path| !is_passed(*path) && !is_wanted(*path)).collect()
 }
 
@@ -281,8 +301,8 @@ mod tests {
             "/dev/nvidia-caps-imex-channels/channel0",
             "/dev/dri/card0",
         ];
-        assert!(differences(&conf(""), &has(&theirs), &[]).is_empty());
-        let said = differences(&conf(""), &has(&["/dev/nvidia1"]), &[]);
+        assert!(differences(&conf(""), &has(&theirs), &[], None).is_empty());
+        let said = differences(&conf(""), &has(&["/dev/nvidia1"]), &[], None);
         assert_eq!(said, ["the running container still has /dev/nvidia1"]);
     }
 
@@ -292,14 +312,43 @@ mod tests {
         let init = "7@42".parse().unwrap();
         let noted = Some(InForce { init, devices: vec![gpu(0), gpu(1), drm], all: true });
         let has = Attached { noted, ..has(&["/dev/nvidia0"]) };
-        let said = differences(&conf(""), &has, &[gpu(0)]);
+        let said = differences(&conf(""), &has, &[gpu(0)], None);
         let still = |path: &str| format!("the running container still has {path}");
         assert_eq!(said, [still("/dev/nvidia1"), still("/dev/dri/card1")]);
         assert_eq!(
-            differences(&conf("dev0: /dev/nvidia1\n"), &has, &[gpu(0), drm]).len(),
+            differences(&conf("dev0: /dev/nvidia1\n"), &has, &[gpu(0), drm], None).len(),
             1,
             "its node is gone"
         );
+    }
+
+    #[test]
+    fn a_running_container_with_the_capabilities_directory_lacks_nothing() {
+        let monitor = Device { path: DevicePath::CapFile(2), major: 510, minor: 2 };
+        let said =
+            |has: &Attached, wanted: &[Device]| differences(&conf(""), has, wanted, Some(monitor.path));
+        let old = has(&["/dev/nvidia0", "/dev/nvidia-caps"]);
+        let wanted = [Device { minor: 0, ..gpu(0) }, monitor];
+        assert_eq!(said(&old, &wanted), [""; 0]);
+        assert_eq!(said(&has(&["/dev/nvidia0"]), &wanted), [""; 0], "the monitor is nobody's GPU");
+        // An instance's node is needed, and lies in no directory of ours.
+        let mig = Device { path: DevicePath::CapFile(12), major: 195, minor: 0 };
+        let lacks = ["the running container does not have /dev/nvidia-caps/nvidia-cap12 yet"];
+        assert_eq!(said(&old, &[gpu(0), mig]), lacks);
+        assert_eq!(nodes(&[gpu(0), monitor, mig], Some(monitor.path)), [DevicePath::Gpu(0), mig.path]);
+    }
+
+    #[test]
+    fn pairs_with_the_directory_in_the_nodes_place_will_do_until_the_next_start() {
+        let monitor = Device { path: DevicePath::CapFile(2), major: 510, minor: 2 };
+        let does = |text: &str| pairs_will_do(&conf(text), &[gpu(0), monitor], Some(monitor.path));
+        let gpu = "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file 0 0\n\
+            lxc.cgroup2.devices.allow: c 195:0 rwm\n";
+        let old = "lxc.mount.entry: /dev/nvidia-caps dev/nvidia-caps none bind,optional,create=dir 0 0\n\
+            lxc.cgroup2.devices.allow: c 510:2 rwm\n";
+        let new = old.replace("create=dir", "create=file").replace("caps ", "caps/nvidia-cap2 ");
+        assert!(does(&format!("{gpu}{old}")) && does(&format!("{gpu}{new}")));
+        assert!(!does(gpu) && !does(old) && !does(&format!("{gpu}{}", old.replace("510", "509"))));
     }
 
     #[test]
@@ -309,7 +358,7 @@ mod tests {
             "dev0: /dev/nvidia1\n[pve:pending]\ndelete: dev0\n",
             "[pve:pending]\ndev0: /dev/nvidia1\n",
         ] {
-            assert!(differences(&conf(text), &has(&["/dev/nvidia1"]), &[]).is_empty(), "{text}");
+            assert!(differences(&conf(text), &has(&["/dev/nvidia1"]), &[], None).is_empty(), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::exit::Code;
 use crate::findings::finding::{Finding, Level};
 use crate::findings::read::{Container, Host, Reader};
-use crate::findings::{assigned, conf, elsewhere, host, injected, inside, nested, record, start};
+use crate::findings::{assigned, caps, conf, elsewhere, host, injected, inside, nested, record, start};
 use crate::sys::out::{Out, Style};
 use crate::sys::{signal, text};
 use crate::types::Ctid;
@@ -17,6 +17,7 @@ const HOST: &[fn(&Host) -> Vec<Finding>] = &[
     host::next_boot,
     host::dev,
     host::nodes,
+    caps::planted,
     host::boot_unit,
     host::quorum,
     host::versions,
@@ -48,6 +49,7 @@ const CONTAINER: &[fn(&Container) -> Vec<Finding>] = &[
     injected::mounted,
     injected::links,
     injected::beside,
+    caps::mounted,
     inside::devices,
     inside::rules,
     inside::software,

@@ -91,7 +91,7 @@ impl Steps {
     /// The device nodes and the conf.
     fn configure(&mut self, intent: &Intent) {
         for node in self.choice.to_make.clone() {
-            self.add(format!("make device node {}: it {}", node.node.on_host(), node.why));
+            self.add(format!("make device node {}: it {}", node.path.on_host(), node.why));
         }
         let document = &self.hand.document;
         let wanted = plan::wanted_once_made(&self.choice);
@@ -139,7 +139,7 @@ impl Steps {
 
     /// What an install in the running container would do, and its restart.
     fn install_and_restart(&mut self, software: &Software) -> anyhow::Result<()> {
-        let mut compared = self.hand.compare(&plan::wanted_once_made(&self.choice))?;
+        let mut compared = self.hand.compare(&self.choice)?;
         self.notes.extend(compared.unseen);
         let kernel = kernel_driver::version(View::host());
         if let Some(difference) = injection::difference(self.hand.ctid, &self.injection, kernel.as_ref()) {
@@ -202,7 +202,7 @@ impl Steps {
             self.without_cuda(refused, desired.cuda_named);
         }
         if self.all.is_empty() {
-            let nodes = plan::nodes(&self.choice.devices).len();
+            let nodes = plan::nodes(&self.choice.devices, self.choice.monitor).len();
             self.notes.push(format!("{}; a run verifies it with {nodes} nodes", desired.right()));
         }
         Ok(steps.driver())
@@ -257,7 +257,7 @@ impl Steps {
     /// The same look that the run takes before it stops or starts anything;
     /// nodes that it makes first are not missing then.
     fn refused_by(&mut self, with: fn(Ctid, &[Obstacle]) -> anyhow::Error, counts: fn(&Obstacle) -> bool) {
-        let made = |path: &str| self.choice.to_make.iter().any(|node| node.node.to_string() == path);
+        let made = |path: &str| self.choice.to_make.iter().any(|node| node.path.to_string() == path);
         let ByHand { ctid, document, settings, .. } = &self.hand;
         let mut found = startable::obstacles_of(document, settings, Some(&self.choice));
         found.retain(|obstacle| {

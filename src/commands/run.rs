@@ -101,7 +101,7 @@ fn carry_out(hand: &ByHand, intent: &Intent, software: &Software, seen: &mut See
     if pct::status(ctid)? != Status::Running {
         run.start()?;
     }
-    let compared = hand.compare(&run.choice.devices)?;
+    let compared = hand.compare(&run.choice)?;
     compared.unseen.iter().for_each(|unseen| log::warn!("{unseen}"));
     let mut differences = compared.differences;
     // An install below the host's driver could not be verified, and one that is
@@ -257,7 +257,7 @@ impl Run<'_> {
         desired.gpus = Some(self.choice.gpus.len());
         let document = self.hand.conf.read()?;
         let identity = Identity::of(ctid, &document, Call::ByHand, load::environment(), &desired.driver);
-        let nodes = plan::nodes(&self.choice.devices);
+        let nodes = plan::nodes(&self.choice.devices, self.choice.monitor);
         // Until the restart nvidia-smi would not find what is new.
         let there = differences.is_empty().then(|| nodes.clone());
         let mut install =

@@ -143,6 +143,7 @@ fn a_guides_drm_nodes_over_ours_are_told_with_their_line() {
 fn closed(container: Container) -> (Option<String>, String) {
     let inside = Inside {
         differences: Ok(Vec::new()),
+        host_directory: false,
         unseen: Vec::new(),
         installing: false,
         opened: vec![("/dev/dri/renderD128".parse().unwrap(), Opened::Mode)],

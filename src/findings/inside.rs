@@ -348,6 +348,7 @@ mod tests {
     fn with(services: &str, opened: Option<Opened>) -> Container {
         let inside = Inside {
             differences: Ok(Vec::new()),
+            host_directory: false,
             unseen: Vec::new(),
             installing: false,
             opened: opened.into_iter().map(|opened| (DevicePath::Gpu(0), opened)).collect(),

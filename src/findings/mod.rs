@@ -20,6 +20,7 @@
 
 mod answers;
 pub mod assigned;
+pub mod caps;
 pub mod conf;
 #[cfg(test)]
 mod conf_tests;

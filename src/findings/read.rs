@@ -16,6 +16,7 @@ use crate::guest::attached::{self, Attached};
 use crate::guest::exec::Guest;
 use crate::guest::probe::{self, Ask, Check};
 use crate::guest::verify::{self, open_nodes};
+use crate::host::caps_dir::Strange;
 use crate::host::choose::Choice;
 use crate::host::diagnose::{self, Diagnosis};
 use crate::host::facts::Majors;
@@ -34,9 +35,8 @@ use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::cluster::{self, Cluster};
 use crate::pve::conf::devices::present;
-use crate::pve::conf::document::{Document, Form};
+use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::{Mount, mounts};
-use crate::pve::conf::reconcile::pairs_are_right;
 use crate::pve::conf::store::Conf;
 use crate::pve::hookscript::Hookscript;
 use crate::pve::in_force::{self, InForce};
@@ -83,6 +83,9 @@ pub struct Host {
     pub tree: Option<Looked>,
     /// The driver files that this host has and its tree has not.
     pub gained: Vec<String>,
+    /// What lies in the capabilities' directory and is none of the driver's nodes; read
+    /// for `doctor`.
+    pub strange_caps: Strange,
     /// Whether the nodes are made at boot; none where systemd does not run.
     pub boot_unit: Option<bool>,
     /// Whether nothing can be made in /dev.
@@ -122,6 +125,7 @@ impl Host {
     /// modinfo says, and the kernel's log if a card is not as it should be.
     pub fn look_closer(&mut self) {
         self.inventory.add_vms(View::host());
+        self.strange_caps = Strange::read(View::host().root(), &self.inventory);
         self.gained = self.driver().map(|version| Trees::host().gained(version)).unwrap_or_default();
         let deadline = Deadline::secs(10);
         let modules = Modules::read(&mut Look::host());
@@ -264,7 +268,8 @@ impl Reader {
             idle,
             secrets: secrets::exposed(&settings, ctid),
             closed: plan::closed(&conf, &host.inventory, &choice),
-            pending: assigned && !pairs_are_right(&conf, &plan::wanted_once_made(&choice), Form::Pve),
+            pending: assigned
+                && !plan::pairs_will_do(&conf, &plan::wanted_once_made(&choice), choice.monitor),
             new_mounts: assigned && shown && of_masks(&conf) != mounts,
             host_driver: Facts::read(ctid, &settings, &conf, &state, running),
             tree: host.tree.clone(),
@@ -356,14 +361,17 @@ impl Container {
             }
             None => Err("it has just stopped".to_owned()),
         });
-        let nodes = plan::nodes(&self.choice.devices);
+        let nodes = plan::nodes(&self.choice.devices, self.choice.monitor);
         // Before and after: what it makes and removes is seen in between.
         let installing = locks::work_runs(self.ctid);
         let mut inside = Inside {
             installing,
             unseen: has.as_ref().map(Attached::unseen).unwrap_or_default(),
-            differences: has
-                .map(|has| plan::differences(&self.conf, &has, &plan::wanted_once_made(&self.choice))),
+            host_directory: has.as_ref().is_ok_and(|has| has.host_directory),
+            differences: has.map(|has| {
+                let wanted = plan::wanted_once_made(&self.choice);
+                plan::differences(&self.conf, &has, &wanted, self.choice.monitor)
+            }),
             opened: open_nodes(&guest, &nodes, &deadline.at_most(limit / 3)),
             services: Services::look(self.ctid),
             software: self.desired().map(|desired| {

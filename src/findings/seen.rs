@@ -16,6 +16,9 @@ pub struct Inside {
     pub differences: Result<Vec<String>, String>,
     /// Which of its devices could not be looked at.
     pub unseen: Vec<String>,
+    /// It has the host's own directory of the capabilities mounted, as up to version
+    /// 0.2.0.
+    pub host_directory: bool,
     /// What opening its nodes came to.
     pub opened: Vec<(DevicePath, Opened)>,
     /// An install runs in it.

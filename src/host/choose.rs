@@ -76,10 +76,8 @@ impl FromStr for Capabilities {
 /// A chosen device whose node is missing or wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToMake {
-    /// The device for the container.
+    /// The device.
     pub path: DevicePath,
-    /// Its node: the same path, but the monitor capability's for the caps directory.
-    pub node: DevicePath,
     /// Its right number; `None` while its module is not loaded.
     pub number: Option<Number>,
     /// What is wrong, for messages: `is missing`.
@@ -103,6 +101,9 @@ pub struct Choice {
     pub notes: Vec<String>,
     /// The list that was to narrow the assignment names none of its cards.
     pub unmatched: bool,
+    /// The node of the MIG monitor capability, where it is chosen: nvidia-smi works
+    /// without it, and it is nobody's GPU. It need not be there, nor open.
+    pub monitor: Option<DevicePath>,
 }
 
 impl Choice {
@@ -111,9 +112,8 @@ impl Choice {
     #[must_use]
     pub fn settled(mut self, remedy: &str) -> Choice {
         for node in std::mem::take(&mut self.to_make) {
-            if node.path == DevicePath::Caps {
-                // Optional: nvidia-smi works without the MIG monitor.
-                self.notes.push(format!("{} {}: left out", node.node, node.why));
+            if self.monitor == Some(node.path) {
+                self.notes.push(left_out(node.path, &node.why));
                 continue;
             }
             let remedy = Some(remedy.into());
@@ -121,6 +121,10 @@ impl Choice {
         }
         self
     }
+}
+
+fn left_out(path: DevicePath, why: &str) -> String {
+    format!("{path} {why}: left out")
 }
 
 /// The command that makes the nodes.
@@ -178,9 +182,8 @@ pub fn only(inventory: &Inventory, paths: &[DevicePath]) -> Choice {
         };
         match (absent, path, inventory.monitor) {
             (Some(why), ..) => choice.missing.push(Missing::new(path, why)),
-            (None, DevicePath::Caps, Some(monitor)) => {
-                choice.want_by(inventory, path, DevicePath::CapFile(monitor));
-            }
+            // A directory of the host is never given: the one node in it is.
+            (None, DevicePath::Caps, Some(monitor)) => choice.want_monitor(inventory, monitor),
             (None, DevicePath::Caps, None) => {}
             (None, ..) => choice.want(inventory, path),
         }
@@ -189,17 +192,20 @@ pub fn only(inventory: &Inventory, paths: &[DevicePath]) -> Choice {
 }
 
 /// Chooses the named devices and no other: for a conf with unreadable settings,
-/// whose right entries stay.
+/// whose right entries stay. In the place of the capabilities' directory stands
+/// the monitor's node.
 pub fn keep(inventory: &Inventory, named: &[DevicePath]) -> Choice {
     let display = named.iter().any(|path| path.is_display());
     let wanted = Capabilities { graphics: display, ..Capabilities::default() };
     let mut choice = choose(inventory, &Assignment::All, &wanted);
     if !inventory.mig.is_empty() {
-        // The directory may be named too, and is not chosen beside instances.
+        // The monitor may be named too, and is not chosen beside instances.
         choice.want_capabilities(inventory, &Resolved::default());
     }
-    choice.devices.retain(|device| named.contains(&device.path));
-    choice.to_make.retain(|node| named.contains(&node.path));
+    let of_directory = choice.monitor.filter(|_| named.contains(&DevicePath::Caps));
+    let is_named = |path: DevicePath| named.contains(&path) || of_directory == Some(path);
+    choice.devices.retain(|device| is_named(device.path));
+    choice.to_make.retain(|node| is_named(node.path));
     choice.gpus.retain(|gpu| gpu.path().is_some_and(|path| named.contains(&path)));
     choice.missing.clear();
     choice.left_out.clear();
@@ -211,13 +217,8 @@ impl Choice {
     /// Adds a device: to the devices if its node is right, else to those to
     /// make, or to the missing if making it does not help.
     fn want(&mut self, inventory: &Inventory, path: DevicePath) {
-        self.want_by(inventory, path, path);
-    }
-
-    /// The same for a device whose node has another path.
-    fn want_by(&mut self, inventory: &Inventory, path: DevicePath, node: DevicePath) {
-        let right = inventory.majors.number_of(node);
-        let why = match (inventory.node(node), right) {
+        let right = inventory.majors.number_of(path);
+        let why = match (inventory.node(path), right) {
             (DeviceNode::Device { number, .. }, Some(right)) if *number != right => {
                 format!("is {number} instead of {right}")
             }
@@ -238,19 +239,30 @@ impl Choice {
             (DeviceNode::Absent, Some(_)) => "is missing".to_owned(),
             (DeviceNode::Absent, None) => "is missing, its module is not loaded".to_owned(),
             (DeviceNode::Other(what), _) => {
-                let remedy = Some(format!("rm -r {node} && {PREPARE}"));
+                let remedy = Some(format!("rm -r {path} && {PREPARE}"));
                 let why = format!("is {what}, not a device");
-                return self.missing.push(Missing { remedy, ..Missing::new(node, why) });
+                return self.missing.push(Missing { remedy, ..Missing::new(path, why) });
             }
             (DeviceNode::Unknown, _) => {
-                return self.missing.push(Missing::new(node, "is not readable"));
+                return self.missing.push(Missing::new(path, "is not readable"));
             }
         };
-        self.to_make.push(ToMake { path, node, number: right, why });
+        self.to_make.push(ToMake { path, number: right, why });
     }
 
-    /// Adds the capability nodes of the chosen MIG instances; without any, the
-    /// directory, with the monitor capability.
+    /// Adds the monitor's node; what is in its place is no fault of a start.
+    fn want_monitor(&mut self, inventory: &Inventory, minor: u32) {
+        let path = DevicePath::CapFile(minor);
+        self.monitor = Some(path);
+        match inventory.node(path) {
+            DeviceNode::Other(what) => self.notes.push(left_out(path, &format!("is {what}, not a device"))),
+            DeviceNode::Unknown => self.notes.push(left_out(path, "is not readable")),
+            _ => self.want(inventory, path),
+        }
+    }
+
+    /// Adds the capability nodes of the chosen MIG instances; without any, that of
+    /// the monitor.
     fn want_capabilities(&mut self, inventory: &Inventory, resolved: &Resolved) {
         let chosen = resolved.mig.iter().filter_map(|i| inventory.mig.get(*i));
         let minors: BTreeSet<u32> = chosen.flat_map(|m| [m.gi_minor, m.ci_minor]).collect();
@@ -258,7 +270,7 @@ impl Choice {
             self.want(inventory, DevicePath::CapFile(*minor));
         }
         if let (true, Some(monitor)) = (minors.is_empty(), inventory.monitor) {
-            self.want_by(inventory, DevicePath::Caps, DevicePath::CapFile(monitor));
+            self.want_monitor(inventory, monitor);
         }
     }
 
@@ -292,7 +304,7 @@ impl Choice {
             DeviceNode::Other(what) => format!("is {what}, not a device"),
             DeviceNode::Absent | DeviceNode::Unknown => "is missing".to_owned(),
         };
-        self.to_make.push(ToMake { path, node: path, number, why });
+        self.to_make.push(ToMake { path, number, why });
     }
 }
 

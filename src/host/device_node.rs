@@ -27,9 +27,15 @@ pub enum DeviceNode {
 }
 
 impl DeviceNode {
-    /// Reads the node at `path`. Follows a symlink: udev rules may make one.
+    /// Reads the node at `path`. Follows a symlink, since udev rules may make one; but
+    /// none in the capabilities' directory: up to version 0.2.0 containers had it, and
+    /// root of a privileged one could put a link to anything there.
     pub fn at(look: &mut Look<'_>, path: DevicePath) -> DeviceNode {
-        match look.stat(&path.on_host()) {
+        let seen = match path {
+            DevicePath::CapFile(_) => look.stat_link(&path.on_host()),
+            _ => look.stat(&path.on_host()),
+        };
+        match seen {
             Seen::Absent => DeviceNode::Absent,
             Seen::Is(_) if path.is_drm() && !drm::is_mounted(look) => DeviceNode::Absent,
             Seen::Is(stat) => DeviceNode::of(&stat),
@@ -50,6 +56,7 @@ impl DeviceNode {
             s if s.is_dir() => "a directory",
             s if s.is_file() => "a regular file",
             s if s.is_block_device() => "a block device",
+            s if s.is_link() => "a symlink",
             _ => "another type of file",
         })
     }

@@ -1,5 +1,6 @@
 //! The machine: its GPUs, its driver, its device nodes.
 
+pub mod caps_dir;
 pub mod cards;
 pub mod choose;
 pub mod device_node;
@@ -12,6 +13,7 @@ pub mod kernel_log;
 pub mod masks;
 pub mod mig;
 pub mod modules;
+mod new_node;
 pub mod nodes;
 pub mod nvidia_smi;
 pub mod provide;

@@ -6,17 +6,15 @@ use super::device_node::DeviceNode;
 use super::drm;
 use super::facts::{self, Majors, Params};
 use super::gpus::Inventory;
+use super::new_node::{Directory, Wanted};
 use crate::device::{CAPS_DIR, DevicePath, Number};
 use crate::sys::look::{Look, Op, Question, View};
 use crate::sys::process::{self, Cmd, Failure};
 use crate::sys::time::Deadline;
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{Gid, Uid, chown};
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// NVIDIA's program that loads modules and makes nodes.
@@ -66,7 +64,7 @@ pub fn prepare<'a>(
     let absent: Vec<&ToMake> = wanted
         .iter()
         .copied()
-        .filter(|n| n.number.is_none() || *inventory.node(n.node) == DeviceNode::Absent)
+        .filter(|n| n.number.is_none() || *inventory.node(n.path) == DeviceNode::Absent)
         .collect();
     if !absent.is_empty() {
         maker.nvidia_modprobe(&absent);
@@ -100,22 +98,22 @@ struct Maker<'a> {
 impl Maker<'_> {
     /// Whether the path is free, or has a node of the NVIDIA driver.
     fn may_be_made(&mut self, node: &ToMake) -> bool {
-        if node.node.is_drm() {
+        if node.path.is_drm() {
             // Nobody else has anything where they are.
             return true;
         }
-        let at = self.look.at(&node.node.to_string());
+        let at = self.look.at(&node.path.to_string());
         if fs::symlink_metadata(&at).is_ok_and(|m| m.file_type().is_symlink()) {
-            self.problem(format!("{} is a symlink: not replaced", node.node));
+            self.problem(format!("{} is a symlink: not replaced", node.path));
             return false;
         }
-        let DeviceNode::Device { number, .. } = self.inventory.node(node.node) else { return true };
+        let DeviceNode::Device { number, .. } = self.inventory.node(node.path) else { return true };
         let owner = match self.majors.owner(number.major) {
             Some(owner) if !owner.starts_with("nvidia") => format!("driver {owner}"),
             None if self.majors.is_empty() => "an unknown driver, /proc/devices is not readable".to_owned(),
             _ => return true,
         };
-        let path = node.node;
+        let path = node.path;
         self.problem(format!("{path} is {number} of {owner}: not replaced; if unused: rm {path}"));
         false
     }
@@ -127,8 +125,8 @@ impl Maker<'_> {
         let wanted = |path: DevicePath| nodes.iter().any(|node| node.path == path);
         let mut args: Vec<String> = Vec::new();
         // nvidiactl has a minor of its own: those of the cards do not include it.
-        for node in nodes.iter().filter(|n| matches!(n.node, DevicePath::Gpu(_) | DevicePath::Control)) {
-            let minor = node.node.static_number().map(|number| number.minor);
+        for node in nodes.iter().filter(|n| matches!(n.path, DevicePath::Gpu(_) | DevicePath::Control)) {
+            let minor = node.path.static_number().map(|number| number.minor);
             args.extend(minor.into_iter().flat_map(|minor| ["-c".to_owned(), minor.to_string()]));
         }
         if wanted(DevicePath::Modeset) {
@@ -186,12 +184,12 @@ impl Maker<'_> {
     fn finish(&mut self, node: &ToMake) {
         let Some(number) = self.number(node) else { return };
         // One of ours may have the right number and a wrong mode.
-        if node.node.is_drm() || !DeviceNode::at(&mut self.look, node.node).is(number) {
+        if node.path.is_drm() || !DeviceNode::at(&mut self.look, node.path).is(number) {
             if let Err(error) = self.make(node, number) {
-                return self.problem(format!("cannot make {} ({number}): {error}", node.node.on_host()));
+                return self.problem(format!("cannot make {} ({number}): {error}", node.path.on_host()));
             }
         }
-        self.prepared.made.push(node.node);
+        self.prepared.made.push(node.path);
     }
 
     /// The node's number by the current majors: its module may be loaded by now.
@@ -204,36 +202,26 @@ impl Maker<'_> {
         }
     }
 
-    /// Makes one node with its mode and owner under a temporary name, then
-    /// renames it.
+    /// Makes one node with its mode and owner.
     fn make(&mut self, node: &ToMake, number: Number) -> anyhow::Result<()> {
         let params = self.params(node);
-        if node.node.is_drm() {
+        if node.path.is_drm() {
             drm::mount(self.root, self.deadline)?;
         } else if !params.modify {
             anyhow::bail!("forbidden by the driver's parameter ModifyDeviceFiles: 0");
         }
-        if matches!(node.node, DevicePath::CapFile(_)) {
+        if matches!(node.path, DevicePath::CapFile(_)) {
             let dir = self.look.at(CAPS_DIR);
-            if !dir.is_dir() {
+            if fs::symlink_metadata(&dir).is_err() {
                 fs::create_dir(&dir)?;
                 fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
             }
         }
-        let path = self.look.at(&node.node.on_host());
-        if node.node.is_drm() && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+        let path = self.look.at(&node.path.on_host());
+        if node.path.is_drm() && fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
             fs::remove_dir_all(&path)?;
         }
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique =
-            format!("phoenix-nvidia.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let temp = path.with_extension(unique);
-        let placed = place(&temp, &path, number, params);
-        if placed.is_err() {
-            // Nothing of ours stays in /dev.
-            let _ = fs::remove_file(&temp);
-        }
-        placed
+        Directory::of(&path)?.place(&Wanted { number, mode: params.mode, uid: params.uid, gid: params.gid })
     }
 
     fn params(&mut self, node: &ToMake) -> Params {
@@ -248,7 +236,7 @@ impl Maker<'_> {
 
     /// The driver's file for a capability.
     fn capability_file(&self, node: &ToMake) -> Option<String> {
-        match node.node {
+        match node.path {
             DevicePath::CapFile(minor) => self.inventory.capability_file(minor),
             _ => None,
         }
@@ -286,15 +274,4 @@ impl Maker<'_> {
     fn problem(&mut self, text: String) {
         self.prepared.problems.push(text);
     }
-}
-
-fn place(temp: &Path, path: &Path, number: Number, params: Params) -> anyhow::Result<()> {
-    let mode = Mode::from_bits_truncate(params.mode);
-    mknod(temp, SFlag::S_IFCHR, mode, makedev(number.major.into(), number.minor.into()))?;
-    // Our umask reduced mknod's mode.
-    fs::set_permissions(temp, Permissions::from_mode(params.mode))?;
-    chown(temp, Some(Uid::from_raw(params.uid)), Some(Gid::from_raw(params.gid)))?;
-    #[allow(clippy::disallowed_methods)] // a device node, no file that has to survive a crash
-    fs::rename(temp, path)?;
-    Ok(())
 }

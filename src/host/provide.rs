@@ -164,7 +164,7 @@ impl Provider<'_> {
 
     /// What makes the nodes that this call could not make.
     fn remedy(&self, choice: &Choice) -> String {
-        let in_dev = choice.to_make.iter().any(|node| !node.node.is_drm());
+        let in_dev = choice.to_make.iter().any(|node| !node.path.is_drm());
         if in_dev && mount::is_read_only(&self.view.root().join("dev")) {
             return format!("{DEV_WRITABLE} && {PREPARE}");
         }

@@ -1,7 +1,6 @@
 //! A call by hand: what it checks before it changes anything, and what it
 //! finds due. `plan` asks the same.
 
-use crate::device::Device;
 use crate::host::choose::Choice;
 use crate::host::kernel_driver;
 use crate::job::desired::{self, Software};
@@ -120,7 +119,7 @@ impl ByHand {
     ///
     /// # Errors
     /// The conf could not be read, or whether it runs not be asked.
-    pub fn compare(&self, wanted: &[Device]) -> anyhow::Result<Compared> {
+    pub fn compare(&self, wanted: &Choice) -> anyhow::Result<Compared> {
         let document = self.conf.read()?;
         devices::compare(self.ctid, &document, wanted, self.settings.value(keys::CHECK_TIMEOUT))
     }

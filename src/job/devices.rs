@@ -1,7 +1,7 @@
 //! The devices of a container, as a start and a call by hand give them: nodes
 //! on the host, entries in the conf, and what it runs with now.
 
-use crate::device::{self, Device};
+use crate::device::{self, DevicePath};
 use crate::driver::injection::Injection;
 use crate::exit;
 use crate::guest::attached;
@@ -168,7 +168,7 @@ pub struct Compared {
 ///
 /// # Errors
 /// Whether it runs could not be asked.
-pub fn compare(ctid: Ctid, conf: &Document, wanted: &[Device], limit: Duration) -> anyhow::Result<Compared> {
+pub fn compare(ctid: Ctid, conf: &Document, wanted: &Choice, limit: Duration) -> anyhow::Result<Compared> {
     let Some(init) = pct::init(ctid)? else { return Ok(Compared::default()) };
     let has = match attached::read(ctid, &init, &Deadline::after(limit / 2)) {
         Ok(has) => has,
@@ -177,9 +177,10 @@ pub fn compare(ctid: Ctid, conf: &Document, wanted: &[Device], limit: Duration) 
             return Ok(Compared { differences: vec![unknown], unseen: Vec::new() });
         }
     };
-    let mut differences = plan::differences(conf, &has, wanted);
+    let devices = plan::wanted_once_made(wanted);
+    let mut differences = plan::differences(conf, &has, &devices, wanted.monitor);
     if differences.is_empty() {
-        differences = refused(ctid, wanted, limit);
+        differences = refused(ctid, &plan::nodes(&devices, wanted.monitor), limit);
     }
     Ok(Compared { differences, unseen: has.unseen() })
 }
@@ -187,12 +188,11 @@ pub fn compare(ctid: Ctid, conf: &Document, wanted: &[Device], limit: Duration) 
 /// The nodes that the running container has and may not open: its device rules
 /// are those of its start, and the conf's may be right only since. A sentence
 /// each; none where they could not be tried.
-fn refused(ctid: Ctid, wanted: &[Device], limit: Duration) -> Vec<String> {
-    let nodes = plan::nodes(wanted);
+fn refused(ctid: Ctid, nodes: &[DevicePath], limit: Duration) -> Vec<String> {
     if nodes.is_empty() {
         return Vec::new();
     }
-    let opened = open_nodes(&Guest::new(ctid), &nodes, &Deadline::after(limit));
+    let opened = open_nodes(&Guest::new(ctid), nodes, &Deadline::after(limit));
     let shut = opened.into_iter().filter(|(_, opened)| *opened == Opened::NoRule);
     shut.map(|(node, _)| format!("the running container has no device rule for {node}")).collect()
 }

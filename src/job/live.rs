@@ -123,7 +123,7 @@ impl Live {
         if !self.difference.is_none() && self.knows_rules() {
             return;
         }
-        let nodes = plan::nodes(&self.wanted.devices);
+        let nodes = plan::nodes(&self.wanted.devices, self.wanted.monitor);
         let opened = open_nodes(&Guest::new(self.place.ctid), &nodes, &Deadline::after(limit));
         let shut = opened.into_iter().filter(|(_, opened)| *opened == Opened::NoRule);
         self.has.shut = shut.map(|(node, _)| node).collect();
@@ -331,7 +331,9 @@ impl Live {
         let (there, mounted) = of_conf(&self.document);
         let (mut devices, mut all) = (self.wanted.devices.clone(), self.wanted.mounts.clone());
         let comes = |path| self.wanted.devices.iter().any(|device| device.path == path);
-        devices.extend(there.into_iter().filter(|device| !comes(device.path)));
+        // The capabilities' directory would cover the node that comes in its place.
+        let stays = |path| !comes(path) && path != DevicePath::Caps;
+        devices.extend(there.into_iter().filter(|device| stays(device.path)));
         let placed = |target: &str| self.wanted.mounts.iter().any(|mount| mount.target == target);
         all.extend(mounted.into_iter().filter(|mount| !placed(&mount.target)));
         (devices, all)

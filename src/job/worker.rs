@@ -214,7 +214,7 @@ fn install_once(ctid: Ctid) -> Done {
         Ok(Software::Off | Software::NoDriver) => return Done::early(Some(settings), Ok(())),
         Err(problems) => return Done::early(Some(settings), Err(desired::fault(&problems))),
     };
-    let nodes = Some(plan::nodes(&choice.devices));
+    let nodes = Some(plan::nodes(&choice.devices, choice.monitor));
     let identity = Identity::of(ctid, &document, Call::Hook, environment, &desired.driver);
     let install =
         Install { ctid, settings: &settings, desired: &desired, nodes, insist: false, identity: &identity };

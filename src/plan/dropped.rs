@@ -25,6 +25,11 @@ pub fn why(path: DevicePath, intent: &Intent, choice: &Choice, conf: &Document) 
     if let Some(line) = passthrough::next(conf).iter().find(|line| line.device() == Some(path)) {
         return Some(format!("{} passes it", line.key));
     }
+    if path == DevicePath::Caps {
+        return Some(
+            "the host's own directory, which root in a privileged container can write to".to_owned(),
+        );
+    }
     let Intent::Assigned(assignment, capabilities) = intent else { return None };
     match path {
         path if path.is_display() && !capabilities.wants_display() => {

@@ -33,7 +33,7 @@ fn minors_need_not_be_in_pci_order() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 510:0
         /dev/nvidia-uvm-tools 510:1
-        /dev/nvidia-caps 237:2
+        /dev/nvidia-caps/nvidia-cap2 237:2
     "#]],
     );
     gives(
@@ -46,7 +46,7 @@ fn minors_need_not_be_in_pci_order() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 510:0
         /dev/nvidia-uvm-tools 510:1
-        /dev/nvidia-caps 237:2
+        /dev/nvidia-caps/nvidia-cap2 237:2
     "#]],
     );
     gives(
@@ -60,7 +60,7 @@ fn minors_need_not_be_in_pci_order() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 510:0
         /dev/nvidia-uvm-tools 510:1
-        /dev/nvidia-caps 237:2
+        /dev/nvidia-caps/nvidia-cap2 237:2
     "#]],
     );
 }
@@ -215,7 +215,7 @@ fn nodes_that_are_missing_or_stale_are_to_be_made() {
         expect![[r#"
         /dev/nvidia0 195:0
         /dev/nvidiactl 195:255
-        /dev/nvidia-caps 236:2
+        /dev/nvidia-caps/nvidia-cap2 236:2
         make /dev/nvidia-uvm 509:0: is c 511:0 instead of c 509:0
         make /dev/nvidia-uvm-tools 509:1: is c 511:1 instead of c 509:1
     "#]],
@@ -225,7 +225,7 @@ fn nodes_that_are_missing_or_stale_are_to_be_made() {
         "0",
         expect![[r#"
             /dev/nvidia-uvm-tools 511:1
-            /dev/nvidia-caps 236:2
+            /dev/nvidia-caps/nvidia-cap2 236:2
             make /dev/nvidiactl 195:255: is c 195:254 instead of c 195:255
             missing /dev/nvidia0: is a regular file, not a device
             missing /dev/nvidia-uvm: is a directory, not a device
@@ -244,7 +244,7 @@ fn graphics_brings_mode_setting_and_the_cards_own_drm_nodes() {
             /dev/nvidia-modeset 195:254
             /dev/nvidia-uvm 510:0
             /dev/nvidia-uvm-tools 510:1
-            /dev/nvidia-caps 237:2
+            /dev/nvidia-caps/nvidia-cap2 237:2
             make /dev/dri/card2 226:2: is missing
             make /dev/dri/renderD130 226:130: is missing
         "#]]
@@ -254,7 +254,7 @@ fn graphics_brings_mode_setting_and_the_cards_own_drm_nodes() {
             /dev/nvidiactl 195:255
             /dev/nvidia-uvm 498:0
             /dev/nvidia-uvm-tools 498:1
-            /dev/nvidia-caps 500:2
+            /dev/nvidia-caps/nvidia-cap2 500:2
             make /dev/nvidia-modeset 195:254: is missing
             missing DRM nodes of /dev/nvidia0: nvidia-drm is not loaded
         "#]]
@@ -275,7 +275,8 @@ fn a_narrowed_assignment_is_what_both_name_and_never_more() {
             "what only the environment names is not missing: {:?}",
             choice.missing
         );
-        let paths = choice.devices.iter().map(|device| device.path);
+        let paths =
+            choice.devices.iter().map(|device| device.path).filter(|path| Some(*path) != choice.monitor);
         let own = paths.filter(|path| matches!(path, DevicePath::Gpu(_) | DevicePath::CapFile(_)));
         own.map(|path| path.to_string().replace("/dev/", "")).collect::<Vec<_>>().join(" ")
     };

@@ -85,7 +85,7 @@ fn its_devices_are_chosen_by_the_majors_it_had() {
             "/dev/nvidiactl 195:255",
             "/dev/nvidia-uvm 238:0",
             "/dev/nvidia-uvm-tools 238:1",
-            "/dev/nvidia-caps 241:2",
+            "/dev/nvidia-caps/nvidia-cap2 241:2",
         ]
     );
     assert!(choice.to_make.is_empty() && choice.missing.is_empty() && choice.notes.is_empty());

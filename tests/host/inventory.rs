@@ -29,7 +29,7 @@ fn one_gpu() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 511:0
         /dev/nvidia-uvm-tools 511:1
-        /dev/nvidia-caps 236:2
+        /dev/nvidia-caps/nvidia-cap2 236:2
     "#]],
     );
     gives(
@@ -39,7 +39,7 @@ fn one_gpu() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 511:0
         /dev/nvidia-uvm-tools 511:1
-        /dev/nvidia-caps 236:2
+        /dev/nvidia-caps/nvidia-cap2 236:2
     "#]],
     );
 }
@@ -86,7 +86,7 @@ fn branches_from_470_to_615_and_both_kinds() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 508:0
         /dev/nvidia-uvm-tools 508:1
-        /dev/nvidia-caps 509:2
+        /dev/nvidia-caps/nvidia-cap2 509:2
     "#]],
     );
     gives(
@@ -97,7 +97,7 @@ fn branches_from_470_to_615_and_both_kinds() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 234:0
         /dev/nvidia-uvm-tools 234:1
-        /dev/nvidia-caps 235:2
+        /dev/nvidia-caps/nvidia-cap2 235:2
     "#]],
     );
     gives(
@@ -108,7 +108,7 @@ fn branches_from_470_to_615_and_both_kinds() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 498:0
         /dev/nvidia-uvm-tools 498:1
-        /dev/nvidia-caps 500:2
+        /dev/nvidia-caps/nvidia-cap2 500:2
     "#]],
     );
     gives(
@@ -119,7 +119,7 @@ fn branches_from_470_to_615_and_both_kinds() {
         /dev/nvidiactl 195:255
         /dev/nvidia-uvm 505:0
         /dev/nvidia-uvm-tools 505:1
-        /dev/nvidia-caps 507:2
+        /dev/nvidia-caps/nvidia-cap2 507:2
     "#]],
     );
 }

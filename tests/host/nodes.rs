@@ -92,8 +92,13 @@ fn paths(provided: &Provided) -> Vec<String> {
     provided.choice.devices.iter().map(|d| d.path.to_string()).collect()
 }
 
-const ALL_OF_ONE: [&str; 5] =
-    ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-caps"];
+const ALL_OF_ONE: [&str; 5] = [
+    "/dev/nvidia0",
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/nvidia-uvm-tools",
+    "/dev/nvidia-caps/nvidia-cap2",
+];
 /// What loading nvidia-uvm does to /proc/devices.
 const LOAD_UVM: &str = "echo '511 nvidia-uvm' > $R/t; sed -i \"/nvidiactl/r $R/t\" $R/proc/devices; rm $R/t";
 
@@ -215,7 +220,7 @@ fn a_node_that_is_another_drivers_device_now_is_left_alone() {
     let given = host.give("0");
     assert!(host.calls().is_empty(), "{:?}", host.calls());
     assert_eq!(host.node("/dev/nvidia-uvm"), "511:0 666 0:0");
-    assert_eq!(paths(&given), ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-caps"]);
+    assert_eq!(paths(&given), ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-caps/nvidia-cap2"]);
     let missing: Vec<String> = given.choice.missing.iter().map(ToString::to_string).collect();
     assert_eq!(missing[0], "/dev/nvidia-uvm: is c 511:0 instead of c 509:0");
     assert!(given.warnings[0].contains("is c 511:0 of driver dax"), "{:?}", given.warnings);
@@ -254,7 +259,7 @@ fn a_link_and_a_file_in_a_nodes_place_are_left_alone() {
     let given = host.give("0");
     assert!(fs::symlink_metadata(&ctl).unwrap().file_type().is_symlink());
     assert!(fs::metadata(host.0.at("/dev/nvidia0")).unwrap().is_file());
-    assert_eq!(paths(&given), ["/dev/nvidia-uvm-tools", "/dev/nvidia-caps"]);
+    assert_eq!(paths(&given), ["/dev/nvidia-uvm-tools", "/dev/nvidia-caps/nvidia-cap2"]);
     assert!(given.warnings.iter().any(|w| w.contains("symlink")), "{:?}", given.warnings);
 }
 
@@ -404,14 +409,23 @@ fn what_a_conf_names_is_kept_with_its_nodes_and_nothing_is_added() {
     host.program("/usr/sbin/modprobe", LOAD_UVM);
     let named = [DevicePath::Gpu(0), DevicePath::Gpu(7), DevicePath::Uvm, DevicePath::Caps];
     let given = provide_named(host.0.root(), &named, &Deadline::secs(30));
-    assert_eq!(paths(&given), ["/dev/nvidia0", "/dev/nvidia-uvm", "/dev/nvidia-caps"], "{given:?}");
+    assert_eq!(
+        paths(&given),
+        ["/dev/nvidia0", "/dev/nvidia-uvm", "/dev/nvidia-caps/nvidia-cap2"],
+        "{given:?}"
+    );
     assert!(given.choice.missing.is_empty());
     assert_eq!(host.node("/dev/nvidiactl"), "absent");
     // On a host split by MIG, both what is passed whole and an instance.
     let Some(host) = Host::unpack("mig") else { return };
-    for named in [DevicePath::Caps, DevicePath::CapFile(84)] {
+    for (named, node) in [
+        // The directory of an older version, or of a guide: the node in it.
+        (DevicePath::Caps, "/dev/nvidia-caps/nvidia-cap2"),
+        (DevicePath::CapFile(2), "/dev/nvidia-caps/nvidia-cap2"),
+        (DevicePath::CapFile(84), "/dev/nvidia-caps/nvidia-cap84"),
+    ] {
         let given = provide_named(host.0.root(), &[named], &Deadline::secs(30));
-        assert_eq!(paths(&given), [named.to_string()]);
+        assert_eq!(paths(&given), [node]);
     }
 }
 

@@ -80,14 +80,15 @@ fn a_read_only_file_system_is_told() {
 /// What the container has in the place of the directory of MIG's nodes keeps no card, and stays.
 #[test]
 fn what_is_in_the_place_of_the_directory_of_migs_nodes_stays() {
-    let away = "umount /dev/nvidia-caps && rmdir /dev/nvidia-caps";
-    let (go, come) = ("at its next start: /dev/nvidia-caps go", "at its next start: /dev/nvidia-caps come");
+    let away = "umount /dev/nvidia-caps/nvidia-cap2 && rm -r /dev/nvidia-caps";
+    let go = "at its next start: /dev/nvidia-caps/nvidia-cap2 go";
+    let come = "at its next start: /dev/nvidia-caps/nvidia-cap2 come";
     let (at, away) = ("/dev/nvidia-caps/own", &format!("{away} && mkdir /elsewhere && touch /elsewhere/own"));
     for (hostile, there, waits) in [
-        // One that is mounted is taken for ours on the way back: its rule is what counts.
-        (&format!("mount -t tmpfs -o mode=755 own /dev/nvidia-caps && touch {at}"), at, [go, ""]),
+        // The node comes and goes beside what is there.
+        (&format!("mount -t tmpfs -o mode=755 own /dev/nvidia-caps && touch {at}"), at, ["", ""]),
         (&format!("{away} && ln -s /elsewhere /dev/nvidia-caps"), "/elsewhere/own", [go, come]),
-        (&format!("{away} && mkdir /dev/nvidia-caps && touch {at}"), at, ["", come]),
+        (&format!("{away} && mkdir /dev/nvidia-caps && touch {at}"), at, ["", ""]),
         (&format!("{away} && touch /dev/nvidia-caps"), "/dev/nvidia-caps", [go, come]),
     ] {
         for spec in [Rootfs::Busybox.privileged(), Rootfs::Busybox.unprivileged()] {

@@ -694,6 +694,22 @@ fn two_files_of_one_repository_and_files_that_a_detached_container_has() {
     assert!(found.contains(&"left-files warning".to_owned()), "{found:?}");
 }
 
+#[test]
+fn a_capabilities_directory_into_which_a_container_could_write() {
+    for left in ["mknod /dev/nvidia-caps/x b 8 0", "chmod 777 /dev/nvidia-caps"] {
+        finds(busybox(), &["caps failure"], |lab| drop(lab.sh(left).ok()));
+    }
+    finds(busybox(), &["caps warning"], |lab| {
+        // As version 0.2.0 started it.
+        lab.run(["pct", "stop", "101"]).ok();
+        let new = "/dev/nvidia-caps/nvidia-cap2 dev/nvidia-caps/nvidia-cap2 none bind,optional,create=file";
+        conf(lab, new, "/dev/nvidia-caps dev/nvidia-caps none bind,optional,create=dir");
+        lab.run(["pct", "set", "101", "--delete", "hookscript"]).ok();
+        lab.run(["pct", "start", "101"]).ok();
+        lab.run(["pct", "set", "101", "--hookscript", "local:snippets/phoenix-nvidia"]).ok();
+    });
+}
+
 /// A new check comes with the lab that shows it.
 #[test]
 fn every_check_is_shown_by_a_broken_lab() {

@@ -4,6 +4,7 @@
 mod support;
 
 mod by_hand;
+mod caps;
 mod changing;
 mod changing_faults;
 mod changing_real;

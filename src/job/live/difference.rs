@@ -73,6 +73,8 @@ pub struct Wanted {
     pub mig: BTreeSet<u32>,
     /// All cards of this host.
     pub cards: BTreeSet<u32>,
+    /// The node of the MIG monitor capability.
+    pub monitor: Option<DevicePath>,
 }
 
 impl Wanted {
@@ -84,6 +86,7 @@ impl Wanted {
             kernel: inventory.driver.as_ref().map(|driver| driver.version.clone()),
             mig: inventory.mig.iter().map(|instance| instance.gpu).collect(),
             cards: inventory.gpus.iter().filter_map(|gpu| gpu.minor).collect(),
+            monitor: inventory.monitor.map(DevicePath::CapFile),
         }
     }
 }
@@ -116,14 +119,20 @@ impl Step {
         }
     }
 
-    /// Whether it may as well be done by the next start: no card needs the directory of MIG's
-    /// nodes, and the container may have something else in its place.
+    /// Whether it may as well be done by the next start: no card needs the monitor's node or
+    /// the directory of MIG's nodes, and the container may have something else in its place.
     pub fn can_wait(&self) -> bool {
-        match self {
-            Step::Add { device, .. } => device.path == DevicePath::Caps,
-            Step::Take(path, _) => *path == DevicePath::Caps,
-            Step::Allow(_) | Step::Tree(_) => false,
-        }
+        self.waiting().is_some()
+    }
+
+    /// The device of a step that can wait; those of instances are no steps.
+    fn waiting(&self) -> Option<DevicePath> {
+        let path = match self {
+            Step::Add { device, .. } => device.path,
+            Step::Take(path, _) => *path,
+            Step::Allow(_) | Step::Tree(_) => return None,
+        };
+        Some(path).filter(|path| matches!(path, DevicePath::Caps | DevicePath::CapFile(_)))
     }
 }
 
@@ -167,6 +176,9 @@ pub struct Difference {
     pub live: Vec<Step>,
     /// What waits for the next start: devices that come, and those that go.
     pub later: Vec<(DevicePath, bool)>,
+    /// The node that comes in the place of the capabilities' directory: that is not
+    /// told, since the container lacks nothing until its next start.
+    untold: Option<DevicePath>,
 }
 
 impl Difference {
@@ -185,7 +197,10 @@ impl Difference {
                     }
                 }
                 None if has.unseen.contains(&device.path) => {}
-                _ if later.has(device.path) => difference.later.push((device.path, true)),
+                // The host's directory is given to nobody: an entry of a guide's that comes back.
+                _ if later.has(device.path) || device.path == DevicePath::Caps => {
+                    difference.later.push((device.path, true));
+                }
                 there => {
                     // Only what was mounted with its rule is replaced.
                     let ours = |number: &Number| has.has_rule(device.path, *number);
@@ -195,6 +210,9 @@ impl Difference {
             }
         }
         difference.take(conf, has, &later, &devices);
+        let waits = |path: DevicePath, comes: bool| difference.later.contains(&(path, comes));
+        let instead = |monitor: &DevicePath| waits(*monitor, true) && waits(DevicePath::Caps, false);
+        difference.untold = wanted.monitor.filter(instead);
         difference.live.extend(exchange(has, wanted).map(Step::Tree));
         difference
     }
@@ -224,7 +242,7 @@ impl Difference {
     /// Leaves a step that [can wait](Step::can_wait) to the next start.
     pub fn put_off(&mut self, step: &Step) {
         self.live.retain(|other| other != step);
-        self.later.push((DevicePath::Caps, step.adds()));
+        self.later.extend(step.waiting().map(|path| (path, step.adds())));
     }
 
     /// The cards of this host that are none of the container's: where nobody knows all
@@ -265,9 +283,11 @@ impl Difference {
 
     /// What waits for the next start, in one line.
     pub fn waiting(&self) -> Option<String> {
+        let told =
+            |path: DevicePath| self.untold.is_none_or(|untold| path != untold && path != DevicePath::Caps);
         let of = |comes: bool| -> Vec<String> {
-            let paths = self.later.iter().filter(|(_, is)| *is == comes).map(|(path, _)| path.to_string());
-            text::few(paths.collect(), MOST_LINES)
+            let paths = self.later.iter().filter(|(path, is)| *is == comes && told(*path));
+            text::few(paths.map(|(path, _)| path.to_string()).collect(), MOST_LINES)
         };
         let (come, go) = (of(true), of(false));
         let mut parts = Vec::new();
@@ -293,27 +313,36 @@ fn passed(conf: &Document) -> BTreeSet<DevicePath> {
 }
 
 /// Which devices come and go with a start alone: MIG instances, with their cards, and
-/// DRM nodes.
+/// DRM nodes; the monitor's node and the directory where that is safer.
 struct Later<'a> {
     mig: &'a BTreeSet<u32>,
-    /// The directory of MIG's nodes too: something is in it, or it is not to be touched.
-    caps: bool,
+    /// The directory of MIG's nodes too, as an older start gave it: something is in it,
+    /// comes in its place, or it is not to be touched.
+    directory: bool,
+    /// The monitor's node, where that comes and goes at once: no directory is in its place.
+    monitor: Option<DevicePath>,
 }
 
 impl Later<'_> {
     fn of<'a>(has: &Running, wanted: &'a Wanted) -> Later<'a> {
-        let paths = has.nodes.keys().copied().chain(has.rules.iter().map(|device| device.path));
-        let mut paths = paths.chain(wanted.devices.iter().map(|device| device.path));
-        let instances = paths.any(|path| matches!(path, DevicePath::CapFile(_)));
-        let is_fuse = |kind: &str| kind.starts_with("fuse");
-        let fuse = file_system(&has.table, CAPS_DIR).is_some_and(is_fuse);
-        Later { mig: &wanted.mig, caps: instances || fuse || has.unseen.contains(&DevicePath::Caps) }
+        let there = || has.nodes.keys().copied().chain(has.rules.iter().map(|device| device.path));
+        let mut all = there().chain(wanted.devices.iter().map(|device| device.path));
+        let nodes = all.any(|path| matches!(path, DevicePath::CapFile(_)));
+        let unseen = has.unseen.contains(&DevicePath::Caps);
+        let fuse = |path: &str| file_system(&has.table, path).is_some_and(|kind| kind.starts_with("fuse"));
+        let directory = unseen || there().any(|path| path == DevicePath::Caps);
+        Later {
+            mig: &wanted.mig,
+            directory: nodes || unseen || fuse(CAPS_DIR),
+            monitor: wanted.monitor.filter(|path| !directory && !fuse(&path.to_string())),
+        }
     }
 
     fn has(&self, path: DevicePath) -> bool {
         match path {
-            DevicePath::CapFile(_) | DevicePath::Card(_) | DevicePath::Render(_) => true,
-            DevicePath::Caps => self.caps,
+            DevicePath::CapFile(_) => self.monitor != Some(path),
+            DevicePath::Card(_) | DevicePath::Render(_) => true,
+            DevicePath::Caps => self.directory,
             DevicePath::Gpu(minor) => self.mig.contains(&minor),
             DevicePath::Control | DevicePath::Modeset | DevicePath::Uvm | DevicePath::UvmTools => false,
         }

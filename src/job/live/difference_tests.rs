@@ -128,23 +128,64 @@ fn mig_with_its_cards_and_drm_wait_for_the_next_start() {
 }
 
 #[test]
-fn the_directory_of_migs_nodes_comes_and_goes_where_nothing_is_in_it() {
+fn the_directory_of_an_older_start_goes_where_nothing_is_in_it() {
     let (caps, file) = (device("/dev/nvidia-caps", 510, 2), device("/dev/nvidia-caps/nvidia-cap30", 510, 30));
     let of = |has: &Running, wanted: &Wanted| Difference::of(&Document::parse(b""), has, wanted);
     let mut has = running(&[caps], "");
     has.nodes.insert(caps.path, None);
     assert_eq!(of(&has, &wanted(&[])).live, [Step::Take(caps.path, Some(caps.number()))]);
+    // It never comes.
     let none = running(&[], "");
-    assert_eq!(of(&none, &wanted(&[caps])).live, [Step::Add { device: caps, over: None }]);
+    let comes = of(&none, &wanted(&[caps]));
+    assert_eq!((comes.live, comes.later), (vec![], vec![(caps.path, true)]));
     assert_eq!(of(&has, &wanted(&[caps])), Difference::default());
     // An instance's node would go with it, or be under it.
     assert!(of(&running(&[caps, file], ""), &wanted(&[])).live.is_empty());
-    assert!(of(&running(&[file], ""), &wanted(&[caps])).live.is_empty());
     assert!(of(&has, &wanted(&[file])).live.is_empty());
     has.table = "42 30 0:52 / /dev/nvidia-caps rw - fuse.x x rw\n".to_owned();
     assert!(of(&has, &wanted(&[])).live.is_empty(), "it need not answer");
     let unseen = Running { unseen: [caps.path].into(), ..running(&[caps], "") };
     assert_eq!(of(&unseen, &wanted(&[])).later, [(caps.path, false)]);
+}
+
+#[test]
+fn the_monitors_node_comes_and_goes_beside_instances_that_wait() {
+    let (node, mig) =
+        (device("/dev/nvidia-caps/nvidia-cap2", 510, 2), device("/dev/nvidia-caps/nvidia-cap30", 510, 30));
+    let of = |has: &Running, devices: &[Device]| {
+        let wanted = Wanted { monitor: Some(node.path), ..wanted(devices) };
+        Difference::of(&Document::parse(b""), has, &wanted)
+    };
+    assert_eq!(of(&running(&[], ""), &[node]).live, [Step::Add { device: node, over: None }]);
+    let take = Step::Take(node.path, Some(node.number()));
+    assert_eq!(of(&running(&[node], ""), &[]).live, [take.clone()]);
+    assert_eq!(of(&running(&[node], ""), &[node]), Difference::default());
+    let mut split = of(&running(&[node], ""), &[mig]);
+    assert_eq!((&split.live, &split.later), (&vec![take.clone()], &vec![(mig.path, true)]));
+    // What the container has in its place may keep it until the next start.
+    assert!(take.can_wait() && !Step::Take(card(0).path, None).can_wait());
+    split.put_off(&take);
+    assert_eq!(split.waiting().unwrap(), format!("{} come; {} go", mig.path, node.path));
+    for table in ["/dev/nvidia-caps", "/dev/nvidia-caps/nvidia-cap2", "/dev"] {
+        let fuse = format!("42 30 0:52 / {table} rw - fuse.x x rw\n");
+        assert!(of(&running(&[], &fuse), &[node]).live.is_empty(), "{table} need not answer");
+    }
+}
+
+#[test]
+fn the_capabilities_directory_of_an_older_start_waits_in_silence_for_the_node_in_its_place() {
+    let (directory, node) =
+        (device("/dev/nvidia-caps", 510, 2), device("/dev/nvidia-caps/nvidia-cap2", 510, 2));
+    let mut has = running(&[card(0), directory], "");
+    has.nodes.insert(directory.path, None);
+    let of = |devices: &[Device]| {
+        let wanted = Wanted { monitor: Some(node.path), ..wanted(devices) };
+        Difference::of(&Document::parse(b""), &has, &wanted)
+    };
+    let same = of(&[card(0), node]);
+    assert_eq!((same.told(), same.waiting()), (Vec::new(), None));
+    assert_eq!(same.later.len(), 2, "the rule of today stays noted");
+    assert_eq!(of(&[card(0)]).told(), ["take away /dev/nvidia-caps"]);
 }
 
 #[test]

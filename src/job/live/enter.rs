@@ -41,7 +41,8 @@ pub enum Act {
         /// In place of the mount of ours that is there.
         over: bool,
     },
-    /// Takes a mount away, and the empty file below it.
+    /// Takes a mount away, and the empty file below it; of a capability's node also the
+    /// directory, once it is empty.
     Take {
         /// The path inside, relative to the root.
         target: PathBuf,
@@ -78,16 +79,13 @@ pub struct Step {
 }
 
 impl Act {
-    /// A device of this host, at its own place; the directory of MIG's nodes is one.
+    /// A device node of this host, at its own place.
     pub fn device(path: DevicePath, number: Number, over: bool) -> Act {
-        let (holds, number) = match path {
-            DevicePath::Caps => (Holds::Nodes, None),
-            _ => (Holds::Node, Some((number.major, number.minor))),
-        };
-        Act::Put { source: path.on_host().into(), target: below_root(path), holds, number, over }
+        let (source, target) = (path.on_host().into(), below_root(path));
+        Act::Put { source, target, holds: Holds::Node, number: Some((number.major, number.minor)), over }
     }
 
-    /// Takes it away.
+    /// Takes it away; also the directory of MIG's nodes that an older start gave.
     pub fn take_device(path: DevicePath, number: Option<Number>) -> Act {
         match path {
             DevicePath::Caps => Act::TakeNodes { source: path.on_host().into(), target: below_root(path) },
@@ -169,7 +167,8 @@ impl Step {
             bail!("{} is not the device that it should be", source.display());
         }
         let Some(inside) = self.enter()? else { return Ok(Done::Gone) };
-        let spot = inside.spot(target, holds == Holds::Programs)?;
+        let make = holds == Holds::Programs || capabilities(target).is_some();
+        let spot = inside.spot(target, make)?;
         let placed = if over { replace(&spot, &copy) } else { place(&spot, &copy, holds) };
         match placed {
             Ok(()) => Ok(Done::Is(true)),
@@ -197,8 +196,18 @@ impl Step {
             Err(refused) if refused.error == Errno::ENOENT => return Ok(Done::Is(false)),
             spot => spot?,
         };
-        taken(&spot, number).map(Done::Is).map_err(|error| spot.refused(target)(error).into())
+        let done = taken(&spot, number).map_err(|error| spot.refused(target)(error))?;
+        // What else is in the directory is another capability, or the container's own.
+        if let Some(Ok(above)) = capabilities(target).map(|directory| inside.spot(directory, false)) {
+            let _ = above.remove_directory();
+        }
+        Ok(Done::Is(done))
     }
+}
+
+/// The directory of a capability's node: the container has one of its own for it.
+fn capabilities(target: &Path) -> Option<&Path> {
+    target.parent().filter(|above| *above == below_root(DevicePath::Caps))
 }
 
 /// Takes the directory away that is this one; something else is EBUSY.
@@ -221,30 +230,24 @@ fn nodes_taken(spot: &Spot, ours: &Detached) -> nix::Result<bool> {
 fn place(spot: &Spot, copy: &Detached, holds: Holds) -> nix::Result<()> {
     let on = |there: &There| match (there, holds) {
         (There::Device(file, _) | There::File(file, _), Holds::Node | Holds::Data) => copy.place(file),
-        (There::Directory(_), Holds::Programs | Holds::Nodes) if !spot.is_empty()? => {
-            Err(Errno::ENOTEMPTY.into())
-        }
-        (There::Directory(file), Holds::Data | Holds::Programs | Holds::Nodes) => copy.place(file),
+        (There::Directory(_), Holds::Programs) if !spot.is_empty()? => Err(Errno::ENOTEMPTY.into()),
+        (There::Directory(file), Holds::Data | Holds::Programs) => copy.place(file),
         _ => Err(std::io::Error::from(Errno::EEXIST)),
     };
     let there = spot.look()?;
     if !matches!(there, There::Nothing) {
         if spot.is_mount()? {
             // Our own, where it is not known whether it was taken away.
-            let same = match &there {
-                There::Device(_, is) => copy.number().map_err(errno)? == Some(*is),
-                There::Directory(there) if holds == Holds::Nodes => identity(there)? == identity(copy)?,
-                _ => false,
-            };
+            let same = matches!(there, There::Device(_, is) if copy.number().map_err(errno)? == Some(is));
             return if same { Ok(()) } else { Err(Errno::EBUSY) };
         }
         return on(&there).map_err(errno);
     }
     match holds {
         Holds::Node => spot.make_file()?,
-        Holds::Programs | Holds::Nodes => spot.make_directory()?,
-        // The kernel's own, or nothing to be covered.
-        Holds::Data => return Err(Errno::ENOENT),
+        Holds::Programs => spot.make_directory()?,
+        // The kernel's own, or nothing to be covered; and what is only taken away.
+        Holds::Data | Holds::Nodes => return Err(Errno::ENOENT),
     }
     let placed = spot.look().and_then(|there| on(&there).map_err(errno));
     if placed.is_err() {

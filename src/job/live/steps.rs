@@ -173,14 +173,14 @@ impl Place {
         cgroup::change(self.ctid, rule, number).or_else(|error| self.lives().and(Err(error)))
     }
 
-    /// Takes the rule away of what goes, and leaves its node. That of the directory of MIG's
-    /// nodes goes after it, if that can go.
+    /// Takes the rule away of what goes, and leaves its node. That of what can wait goes
+    /// after it, if that can go.
     ///
     /// # Errors
     /// As [`Place::step`].
     pub fn shut(&self, step: &Step, before: Before<'_>, undo: &mut Undo) -> anyhow::Result<()> {
         match step {
-            Step::Take(path, number) if *path != DevicePath::Caps => self.close(*path, *number, before, undo),
+            Step::Take(path, number) if !step.can_wait() => self.close(*path, *number, before, undo),
             _ => Ok(()),
         }
     }
@@ -210,11 +210,12 @@ impl Place {
         before: Before<'_>,
         undo: &mut Undo,
     ) -> anyhow::Result<()> {
-        // A node without a rule of ours did not come from us.
-        let ours = number.filter(|number| before.opens(*number));
+        // A node without a rule of ours did not come from us. The host's directory, which an
+        // older start gave, does not come back.
+        let ours = number.filter(|number| path != DevicePath::Caps && before.opens(*number));
         let back = ours.map(|number| Act::device(path, number, false));
         self.act(&format!("take away {path}"), Act::take_device(path, number), back, undo)?;
-        if path == DevicePath::Caps { self.close(path, number, before, undo) } else { Ok(()) }
+        if Step::Take(path, number).can_wait() { self.close(path, number, before, undo) } else { Ok(()) }
     }
 
     fn exchange(&self, exchange: &Exchange, undo: &mut Undo) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ pub(super) const RULE: &str = "lxc.cgroup2.devices.allow";
 /// start.
 pub(super) fn entry_value(path: DevicePath) -> String {
     let options = match path {
+        // To know it again, and for the config of a container that runs with it.
         DevicePath::Caps => "bind,optional,create=dir",
         _ => "bind,optional,create=file",
     };
