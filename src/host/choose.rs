@@ -239,7 +239,9 @@ impl Choice {
             (DeviceNode::Absent, Some(_)) => "is missing".to_owned(),
             (DeviceNode::Absent, None) => "is missing, its module is not loaded".to_owned(),
             (DeviceNode::Other(what), _) => {
-                let remedy = Some(format!("rm -r {path} && {PREPARE}"));
+                // A directory may hold something of somebody's, or a mount.
+                let remove = if *what == "a directory" { "rmdir" } else { "rm" };
+                let remedy = Some(format!("{remove} {path} && {PREPARE}"));
                 let why = format!("is {what}, not a device");
                 return self.missing.push(Missing { remedy, ..Missing::new(path, why) });
             }

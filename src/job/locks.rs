@@ -102,7 +102,10 @@ fn take(path: PathBuf, limit: Duration, code: Code, message: String) -> anyhow::
         let who = holder.map(|h| format!(" ({h})")).unwrap_or_default();
         log::info!("{message}{who}; waiting for it");
     });
-    taken.map_err(|error| refused(error, code, &message))
+    taken.map_err(|error| match error {
+        LockError::Refused(_) | LockError::Io(..) => refused(error, code, "cannot take a lock"),
+        _ => refused(error, code, &message),
+    })
 }
 
 /// Why a lock was not taken, with what fixes that.

@@ -18,6 +18,8 @@ pub const GUARDED: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 pub enum Refused {
     /// Something not created by us, described; left untouched.
     NotOurs(PathBuf, String),
+    /// Root's, and others can write to it, with its permission bits; left untouched.
+    Open(PathBuf, u32),
     /// The file system's error.
     Io(PathBuf, io::Error),
 }
@@ -26,7 +28,11 @@ impl Refused {
     /// The command that repairs it, if any.
     pub fn fix(&self) -> Option<String> {
         match self {
-            Refused::NotOurs(path, _) => Some(format!("rm -r {}", path.display())),
+            // A lock that somebody holds is worth nothing once its file is gone: two would have it.
+            Refused::NotOurs(path, _) => {
+                Some(format!("lslocks -u | grep -F {0} || rm -r {0}", path.display()))
+            }
+            Refused::Open(path, _) => Some(format!("chmod go-w {}", path.display())),
             Refused::Io(..) => None,
         }
     }
@@ -36,6 +42,9 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::NotOurs(path, what) => write!(f, "{} {what}", path.display()),
+            Refused::Open(path, mode) => {
+                write!(f, "{} is writable by users other than root (mode {mode:04o})", path.display())
+            }
             Refused::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
     }
@@ -47,8 +56,8 @@ impl std::error::Error for Refused {}
 /// corrects its mode. Creates its parents as usual.
 ///
 /// # Errors
-/// [`Refused::NotOurs`] for a symlink, another type of file, or a directory that
-/// other users could write to.
+/// [`Refused::NotOurs`] for a symlink, another type of file, or a directory of another
+/// user; [`Refused::Open`] for one that other users could write to.
 pub fn directory(path: &Path, mode: u32) -> Result<(), Refused> {
     let io = |error| Refused::Io(path.to_owned(), error);
     let flags = nix::libc::O_DIRECTORY | GUARDED;
@@ -79,8 +88,8 @@ pub fn directory(path: &Path, mode: u32) -> Result<(), Refused> {
 /// Opens a file in such a directory for appending; creates it with mode 0600.
 ///
 /// # Errors
-/// [`Refused::NotOurs`] for anything but a regular file, and for a file that
-/// other users own or can write to.
+/// [`Refused::NotOurs`] for anything but a regular file, and for another user's;
+/// [`Refused::Open`] for one that other users can write to.
 pub fn append(path: &Path) -> Result<(File, Metadata), Refused> {
     let (file, meta) = file::append(path, 0o600).map_err(|error| match file::in_its_place(&error) {
         Some(other) => not_ours(path, format!("is {}, not a regular file", other.0)),
@@ -102,10 +111,7 @@ fn owned(path: &Path, meta: &Metadata) -> Result<(), Refused> {
     let root = meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
     match root {
         false => Err(not_ours(path, format!("belongs to user {}, not root", meta.uid()))),
-        true if meta.mode() & 0o022 != 0 => {
-            let mode = meta.mode() & 0o7777;
-            Err(not_ours(path, format!("is writable by users other than root (mode {mode:04o})")))
-        }
+        true if meta.mode() & 0o022 != 0 => Err(Refused::Open(path.to_owned(), meta.mode() & 0o7777)),
         true => Ok(()),
     }
 }
@@ -142,7 +148,7 @@ mod tests {
             chmod(&path, open);
             let refused = directory(&path, 0o700).unwrap_err();
             assert!(refused.to_string().contains("other than root"), "{refused}");
-            assert_eq!((mode(&path), refused.fix()), (open, Some(format!("rm -r {}", path.display()))));
+            assert_eq!((mode(&path), refused.fix()), (open, Some(format!("chmod go-w {}", path.display()))));
         }
         if nix::unistd::geteuid().is_root() {
             chmod(&path, 0o700);

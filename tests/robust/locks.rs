@@ -100,13 +100,17 @@ fn a_directory_that_is_a_link_or_somebody_elses_is_refused_with_the_command_that
     node(&lab, "INSTALL=off");
     attached(&lab, 101, Rootfs::Busybox.privileged());
     lab.sh("mkdir -m 777 /tmp/trap").ok();
-    for (what, make) in [
-        ("is a symlink", "ln -s /tmp/trap"),
-        ("is writable by users other than root", "mkdir -m 1777"),
-        ("is not a directory", "mkfifo"),
+    for (what, make, fix) in [
+        ("is a symlink", "ln -s /tmp/trap", "|| rm -r"),
+        ("is writable by users other than root", "mkdir -m 1777", "chmod go-w"),
+        ("is not a directory", "mkfifo", "|| rm -r"),
     ] {
         lab.sh(&format!("rm -rf /run/lock/phoenix-nvidia; {make} /run/lock/phoenix-nvidia")).ok();
-        lab.run([PROGRAM, "101"]).code(1).says(what).says("rm -r /run/lock/phoenix-nvidia");
+        lab.run([PROGRAM, "101"])
+            .code(1)
+            .says("cannot take a lock: ")
+            .says(what)
+            .says(&format!("{fix} /run/lock/phoenix-nvidia"));
         // A start is not held up: it needs none of that.
         let start = lab.run(["pct", "start", "101"]).ok();
         assert!(start.took < Duration::from_secs(20), "{start}");
@@ -114,6 +118,40 @@ fn a_directory_that_is_a_link_or_somebody_elses_is_refused_with_the_command_that
         assert_eq!(lab.sh("ls -A /tmp/trap").ok().stdout, "", "nothing is followed");
     }
     lab.sh("rm -rf /run/lock/phoenix-nvidia").ok();
+    lab.run([PROGRAM, "101"]).ok();
+}
+
+/// Two could have a lock whose file was removed under its holder.
+#[test]
+fn the_command_that_mends_a_directory_takes_no_lock_from_its_holder() {
+    let Some(lab) = lab() else { return };
+    node(&lab, "INSTALL=off");
+    attached(&lab, 101, Rootfs::Busybox.privileged());
+    let (at, lock) = ("/run/lock/phoenix-nvidia", "/run/lock/phoenix-nvidia/101.lock");
+    lab.sh(&format!("mkdir -p {at} && chmod 700 {at} && : >{lock}")).ok();
+    let inode = lab.inode(lock);
+    let holder = lab.command("flock").args(["-F", lock, "sh", "-c", "echo held; exec sleep 1009"]).spawn();
+    wait_for_output(&holder, "held");
+    let fix = |makes: &str| {
+        lab.sh(makes).ok();
+        let said = lab.run([PROGRAM, "101"]).code(1);
+        let all = format!("{}{}", said.stdout, said.stderr);
+        all.lines().find_map(|line| Some(line.split_once("fix: ")?.1.to_owned())).unwrap()
+    };
+    for mode in ["0775", "1777"] {
+        lab.sh(&fix(&format!("chmod {mode} {at}"))).ok();
+        assert_eq!(lab.inode(lock), inode, "{mode}");
+        lab.run([PROGRAM, "101"]).ok();
+    }
+    lab.sh(&fix(&format!("chmod 666 {at}/101.run.lock"))).ok();
+    lab.run([PROGRAM, "101"]).ok();
+    // Somebody else's: whoever holds a lock there is shown, and when nobody does, it goes.
+    let remove = fix(&format!("chown 65534 {at}"));
+    lab.sh(&remove).ok().says(lock);
+    assert_eq!(lab.inode(lock), inode);
+    signal(&lab, &pids(&lab, "sleep 1009"), "KILL");
+    holder.wait();
+    lab.sh(&remove).ok();
     lab.run([PROGRAM, "101"]).ok();
 }
 

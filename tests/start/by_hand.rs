@@ -193,7 +193,7 @@ fn a_lock_directory_of_another_user_is_refused_with_the_command_that_mends_it() 
     let evil = "mkdir -p /run/lock/phoenix-nvidia && chown 65534 /run/lock/phoenix-nvidia && \
                 ln -s /etc/nologin /run/lock/phoenix-nvidia/101.run.lock";
     lab.sh(evil).ok();
-    lab.run([PROGRAM, "101"]).code(1).says("rm -r /run/lock/phoenix-nvidia");
+    lab.run([PROGRAM, "101"]).code(1).says("|| rm -r /run/lock/phoenix-nvidia");
     assert!(!lab.exists("/etc/nologin"));
     lab.sh("rm -r /run/lock/phoenix-nvidia").ok();
     lab.run([PROGRAM, "101"]).ok();
@@ -205,4 +205,16 @@ fn a_call_under_nohup_outlives_its_terminal() {
     let script = "umask 077; mkdir -p /run/lock/phoenix-nvidia; (flock 9; sleep 1.5) 9>/run/lock/phoenix-nvidia/101.run.lock & \
                   sleep 0.3; nohup phoenix-nvidia 101 2>&1 & p=$!; sleep 0.7; kill -HUP $p; wait $p";
     lab.sh(script).ok().says("waiting for it").says("completed");
+}
+
+/// Docker makes one in the place of a node that it does not find; somebody may have mounted something there.
+#[test]
+fn a_directory_in_the_place_of_a_node_is_told_with_a_command_that_removes_nothing_in_it() {
+    let Some(lab) = plain(1) else { return };
+    lab.nvidia().remove_node("/dev/nvidia0");
+    lab.sh("mkdir -p /dev/nvidia0 && : >/dev/nvidia0/theirs").ok();
+    lab.run([PROGRAM, "101"])
+        .code(4)
+        .says("is a directory, not a device")
+        .says("fix: rmdir /dev/nvidia0 && ");
 }
