@@ -30,6 +30,7 @@ pub mod host;
 pub mod injected;
 pub mod inside;
 pub mod nested;
+mod ours;
 #[cfg(test)]
 mod plain;
 pub mod read;

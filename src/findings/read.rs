@@ -4,6 +4,7 @@
 //! knows; the rest are files, so that a hundred containers take no time.
 
 use super::answers::Answers;
+use super::ours::{self, Confs};
 use super::seen::Inside;
 use super::services::Services;
 use crate::device::DevicePath;
@@ -34,7 +35,6 @@ use crate::job::nested;
 use crate::job::startable;
 use crate::plan::{self, Intent};
 use crate::pve::cluster::{self, Cluster};
-use crate::pve::conf::devices::present;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::{Mount, mounts};
 use crate::pve::conf::store::Conf;
@@ -204,9 +204,6 @@ pub struct Container {
     pub inside: Option<Inside>,
 }
 
-/// Containers with their confs.
-type Confs = Vec<(Ctid, Document)>;
-
 /// What is read of each container once more: the host's files.
 pub struct Reader {
     look: Look<'static>,
@@ -227,7 +224,7 @@ impl Reader {
         let storages = storage::read(&mut look);
         let read = |ctid: &Ctid| Ok((*ctid, Conf::of(*ctid).called(called(*ctid)).read()?));
         let mut confs = match ctids {
-            [] => all(&mut look),
+            [] => ours::all(&mut look),
             named => named.iter().map(read).collect::<anyhow::Result<_>>()?,
         };
         let mut names: Vec<GpuName> = Vec::new();
@@ -242,7 +239,7 @@ impl Reader {
         let mut inventory = Inventory::seen(&mut files, &scope);
         inventory.add_other_cards(View::host());
         inventory.look_up(View::host(), &names, &Deadline::after(nvidia_smi::LIMIT));
-        confs.retain(|(_, conf)| !ctids.is_empty() || is_ours(&files, &storages, conf));
+        confs.retain(|(_, conf)| !ctids.is_empty() || ours::is_ours(&files, &storages, conf));
         let host = Host::of(&mut look, inventory);
         Ok((Reader { look, files, answers: Answers::default() }, host, confs))
     }
@@ -325,21 +322,6 @@ impl Reader {
 /// The mounts of a conf over /proc/driver/nvidia.
 pub fn of_masks(conf: &Document) -> Vec<Mount> {
     mounts(conf).into_iter().filter(|mount| !is_driver(mount)).collect()
-}
-
-/// The containers of this node; one that was destroyed or migrated meanwhile is
-/// none.
-fn all(look: &mut Look) -> Confs {
-    let read = |ctid: Ctid| Some((ctid, Conf::of(ctid).read().ok()?));
-    cluster::containers(look).unwrap_or_default().into_iter().filter_map(read).collect()
-}
-
-/// Whether a conf has settings, entries or a hookscript of ours.
-fn is_ours(files: &Look, storages: &[Storage], conf: &Document) -> bool {
-    conf.environment().iter().any(|line| keys::by_name(&line.key).is_some())
-        || present(conf).iter().any(|p| !p.path.is_drm())
-        || !mounts(conf).is_empty()
-        || Hookscript::of(files, storages, conf).is_meant()
 }
 
 impl Container {

@@ -56,6 +56,22 @@ pub fn mounts(table: &str) -> impl Iterator<Item = Mounted<'_>> {
     })
 }
 
+/// The uppermost mount at a place.
+pub fn at<'a>(table: &'a str, target: &str) -> Option<Mounted<'a>> {
+    let target = target.trim_start_matches('/');
+    mounts(table).filter(|mount| mount.at.trim_start_matches('/') == target).last()
+}
+
+/// The type of the file system on which a path lies, by the mount table.
+pub fn file_system<'a>(table: &'a str, path: &str) -> Option<&'a str> {
+    let covers = |at: &str| {
+        let rest = path.strip_prefix(at.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    // The table is in the order of the mounts: the last one covers those below it.
+    mounts(table).filter(|mount| covers(mount.at)).last().map(|mount| mount.kind)
+}
+
 /// A device number, as a table has it.
 pub fn device(number: u64) -> String {
     format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number))

@@ -10,7 +10,8 @@ use crate::pve::conf::document::Document;
 use crate::pve::conf::mounts::Mount;
 use crate::pve::conf::reconcile::without_passed;
 use crate::pve::passthrough;
-use crate::sys::{mountinfo, text};
+use crate::sys::mountinfo::{self, at, file_system};
+use crate::sys::text;
 use crate::types::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -347,22 +348,6 @@ impl Later<'_> {
             DevicePath::Control | DevicePath::Modeset | DevicePath::Uvm | DevicePath::UvmTools => false,
         }
     }
-}
-
-/// The uppermost mount at a place.
-pub fn at<'a>(table: &'a str, target: &str) -> Option<mountinfo::Mounted<'a>> {
-    let target = target.trim_start_matches('/');
-    mountinfo::mounts(table).filter(|mount| mount.at.trim_start_matches('/') == target).last()
-}
-
-/// The type of the file system on which a path lies, by the mount table.
-pub fn file_system<'a>(table: &'a str, path: &str) -> Option<&'a str> {
-    let covers = |at: &str| {
-        let rest = path.strip_prefix(at.trim_end_matches('/'));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    // The table is in the order of the mounts: the last one covers those below it.
-    mountinfo::mounts(table).filter(|mount| covers(mount.at)).last().map(|mount| mount.kind)
 }
 
 /// What is to be done about the driver tree.

@@ -2,14 +2,13 @@
 //! They are hygiene: a failure is a warning, and the next start has them.
 
 use super::Live;
-use super::difference::at;
 use super::enter::{Act, Done};
 use crate::exit;
 use crate::host::masks::{self, Masks};
 use crate::pve::conf::mounts::Mount;
 use crate::sys::detached::Holds;
 use crate::sys::look::View;
-use crate::sys::mountinfo;
+use crate::sys::mountinfo::{self, at};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
