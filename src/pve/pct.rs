@@ -11,6 +11,7 @@ mod init;
 pub use init::{GROUPS, Init, start_time};
 
 use crate::exit::{self, Code, Context as _, Fault};
+use crate::pve::conf::store::Conf;
 use crate::pve::startable::Startable;
 use crate::sys::process::{Cmd, Failure, Output};
 use crate::sys::time::{Deadline, human};
@@ -277,7 +278,9 @@ fn pause(waited: Duration, longest: Duration) -> Duration {
     (waited / 10).clamp(LOOK, longest.max(LOOK))
 }
 
-/// `pct set`, for `attach` and `detach`.
+/// `pct set`, for `attach` and `detach`. Proxmox writes the conf before the config that
+/// it generates: where that fails, on a `devN:` line without its node say, the conf is
+/// as it should be all the same, and what keeps it from its start is told elsewhere.
 ///
 /// # Errors
 /// [`Code::Passthrough`], with what `pct` said.
@@ -290,7 +293,24 @@ pub fn set(ctid: Ctid, args: &[&str]) -> anyhow::Result<()> {
     let id = ctid.to_string();
     let all: Vec<&str> = ["set", &id].into_iter().chain(args.iter().copied()).collect();
     let out = pct(&all, PCT_TIME).fault(fault)?;
-    if out.success() { Ok(()) } else { Err(anyhow!(said(&out)).context(fault())) }
+    if out.success() {
+        return Ok(());
+    }
+    if is_set(ctid, args) {
+        log::debug!("pct set {ctid} {words}: {}", said(&out));
+        return Ok(());
+    }
+    Err(anyhow!(said(&out)).context(fault()))
+}
+
+/// Whether the conf has what was to be set, or has no more what was to be deleted.
+fn is_set(ctid: Ctid, args: &[&str]) -> bool {
+    let Ok(conf) = Conf::of(ctid).read() else { return false };
+    match args {
+        ["--delete", key] => conf.get(key).is_none(),
+        [key, value] => key.strip_prefix("--").is_some_and(|key| conf.get(key).as_deref() == Some(*value)),
+        _ => false,
+    }
 }
 
 /// `pct reboot`, for the install process: runs all hook phases. Signals wait
