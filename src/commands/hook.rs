@@ -4,7 +4,7 @@ pub mod post_start;
 pub mod pre_start;
 
 use crate::exit::{self, Code};
-use crate::job::chain;
+use crate::job::{chain, in_force};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::settings::{Call, load};
@@ -17,7 +17,10 @@ use crate::types::{Ctid, Phase};
 pub fn run(ctid: Ctid, phase: &Phase) -> anyhow::Result<Code> {
     match phase {
         Phase::PreStart => pre_start::run(ctid),
-        Phase::PostStart => post_start::run(ctid),
+        Phase::PostStart => {
+            in_force::note_start(&Conf::of(ctid));
+            post_start::run(ctid)
+        }
         Phase::PreStop | Phase::PostStop => quiet(ctid, phase),
         Phase::Unknown(word) => {
             log::warn!("unknown phase '{word}': nothing to do");

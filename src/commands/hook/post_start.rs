@@ -13,7 +13,7 @@ use crate::job::desired::{self, Software};
 use crate::job::follow::{self, Follow, Followed};
 use crate::job::install::{cuda_failed_before, tell_obstacle};
 use crate::job::nested::{self, When};
-use crate::job::{again, chain, handover, in_force, injection, locks, startable};
+use crate::job::{again, chain, handover, injection, locks, startable};
 use crate::pve::conf::document::Document;
 use crate::pve::conf::store::Conf;
 use crate::pve::net;
@@ -35,7 +35,6 @@ const HAND_OVER: Duration = Duration::from_secs(3);
 /// [`Code::Software`], or what the chained hookscript failed with.
 pub fn run(ctid: Ctid) -> anyhow::Result<Code> {
     let conf = Conf::of(ctid);
-    in_force::note_start(&conf);
     let document = conf.read()?;
     let settings = load::of(ctid, Call::Hook, &conf, &document);
     let (settings, _) = injection::settled(ctid, &document, settings);
