@@ -11,6 +11,7 @@ use crate::device::{Device, DevicePath};
 use crate::pve::sharing::{self, Claim};
 use crate::pve::vms;
 use crate::sys::look::{Look, View, Walk};
+use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -339,9 +340,9 @@ impl Inventory {
     }
 
     /// Adds the devices of the other running containers of this node.
-    pub fn add_claims<'a>(&mut self, host: impl Into<View<'a>>, except: Ctid) {
+    pub fn add_claims<'a>(&mut self, host: impl Into<View<'a>>, except: Ctid, deadline: &Deadline) {
         let mut look = Look::new(host.into().root());
-        self.claims.extend(sharing::claims(&mut look, except));
+        self.claims.extend(sharing::claims(&mut look, except, deadline));
         self.problems.append(&mut look.problems);
     }
 

@@ -78,7 +78,7 @@ pub fn inspect<'a>(view: impl Into<View<'a>>, request: &Request, deadline: &Dead
     inventory.look_up(view, &request.assignment.names(), deadline);
     inventory.add_vms(view);
     if let Some(ctid) = request.exclusive {
-        inventory.add_claims(view, ctid);
+        inventory.add_claims(view, ctid, deadline);
     }
     let choice = choose(&inventory, &request.assignment, &request.capabilities);
     (inventory, choice)
@@ -119,7 +119,7 @@ impl Provider<'_> {
     fn look(&self, provided: &mut Provided, deadline: &Deadline) {
         provided.inventory = Inventory::read_for(self.view, self.display);
         if let Some(ctid) = self.exclusive {
-            provided.inventory.add_claims(self.view, ctid);
+            provided.inventory.add_claims(self.view, ctid, deadline);
         }
         let failed = provided.inventory.add_names(self.view, self.names, deadline);
         provided.warnings.extend(failed);

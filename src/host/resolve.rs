@@ -312,24 +312,44 @@ fn refuse_claimed(inventory: &Inventory, resolved: &mut Resolved) {
     let refused: Vec<usize> =
         resolved.gpus.iter().copied().filter(|card| holder(inventory, resolved, *card).is_some()).collect();
     for card in refused {
-        let Some((ctid, minor, line)) = holder(inventory, resolved, card) else { continue };
+        let Some((ctid, claim, minor, line)) = holder(inventory, resolved, card) else { continue };
         resolved.gpus.remove(&card);
         resolved.whole.remove(&card);
         resolved.mig.retain(|i| inventory.mig.get(*i).is_some_and(|m| m.gpu != minor));
-        let by = line.map(|line| format!(", whose line {line} allows every NVIDIA card"));
-        let by = by.unwrap_or_default();
-        let why = format!("in use by running container {ctid}{by}, and GPU_EXCLUSIVE=yes");
-        // That one is somebody's too: it is stopped by whoever knows what it does.
-        let remedy = Some(format!(
-            "other GPUs for this container (attach --gpus), GPU_EXCLUSIVE=no for both to have it, or: pct shutdown {ctid}"
-        ));
+        let (why, remedy) = claimed(ctid, claim, minor, line);
+        let remedy = Some(remedy);
         resolved.missing.push(Missing { remedy, ..Missing::new(format!("GPU {minor}"), why) });
     }
 }
 
+/// Why a card is refused, and the remedy.
+fn claimed(ctid: Ctid, claim: &Claim, minor: u32, line: Option<usize>) -> (String, String) {
+    if claim.locked {
+        let why =
+            format!("container {ctid}, which has it, is being started or changed, and GPU_EXCLUSIVE=yes");
+        return (why, format!("pct status {ctid}, and once that is over the same again"));
+    }
+    let kept = line.is_none() && claim.kept.contains(&minor);
+    let by = match line {
+        Some(line) => format!(", whose line {line} allows every NVIDIA card"),
+        None if kept => ", which keeps it until it is restarted".to_owned(),
+        None => String::new(),
+    };
+    let frees = if kept { "reboot" } else { "shutdown" };
+    // That one is somebody's too: it is stopped by whoever knows what it does.
+    let remedy = format!(
+        "other GPUs for this container (attach --gpus), GPU_EXCLUSIVE=no for both to have it, or: pct {frees} {ctid}"
+    );
+    (format!("in use by running container {ctid}{by}, and GPU_EXCLUSIVE=yes"), remedy)
+}
+
 /// The first container that uses what is asked of this card, and its minor; the
 /// line of the rule where only that gives it the card.
-fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ctid, u32, Option<usize>)> {
+fn holder<'a>(
+    inventory: &'a Inventory,
+    resolved: &Resolved,
+    card: usize,
+) -> Option<(Ctid, &'a Claim, u32, Option<usize>)> {
     let minor = inventory.gpus.get(card)?.minor?;
     let instances = inventory.mig.iter().filter(|m| m.gpu == minor);
     let of_card: BTreeSet<u32> = instances.map(|m| m.ci_minor).collect();
@@ -340,9 +360,9 @@ fn holder(inventory: &Inventory, resolved: &Resolved, card: usize) -> Option<(Ct
         let apart = !mine.is_empty() && !theirs.is_empty() && mine.is_disjoint(&theirs);
         claim.gpus.contains(&minor) && !apart
     };
-    let holds = |(ctid, claim): &(Ctid, Claim)| {
+    let holds = |(ctid, claim): &'a (Ctid, Claim)| {
         let by = if conflicts(claim) { None } else { Some(claim.every?) };
-        Some((*ctid, minor, by))
+        Some((*ctid, claim, minor, by))
     };
     inventory.claims.iter().find_map(holds)
 }

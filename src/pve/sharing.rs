@@ -1,16 +1,25 @@
-//! The GPUs of other running containers, by their confs.
+//! The GPUs of other running containers, by their confs and the notes of their rules.
 
 use crate::device::DevicePath;
 use crate::pve::cluster;
 use crate::pve::conf::devices::passed_by_entries;
 use crate::pve::conf::document::Document;
 use crate::pve::conf::rules::opens_every_card;
+use crate::pve::in_force::{self, InForce};
 use crate::pve::passthrough::{self, DevLine};
 use crate::sys::lock;
 use crate::sys::look::Look;
+use crate::sys::signal;
+use crate::sys::time::Deadline;
 use crate::types::Ctid;
 use std::cell::LazyCell;
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long a change of a stopped container is waited for: `pct set` takes half a second.
+const LOCKED: Duration = Duration::from_secs(3);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The GPU devices that one container's conf passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +30,11 @@ pub struct Claim {
     pub caps: BTreeSet<u32>,
     /// The line of a device rule with which it may open every card.
     pub every: Option<usize>,
+    /// Those of `gpus` that its conf does not pass any more: the rules of its start are
+    /// in force until it is restarted.
+    pub kept: BTreeSet<u32>,
+    /// It does not run: somebody starts or changes it.
+    pub locked: bool,
 }
 
 /// The GPUs that a running container's conf passes, by mount entries, `devN:`
@@ -39,21 +53,47 @@ pub fn claim(conf: &Document) -> Claim {
     claim
 }
 
-/// The GPUs of the other containers of this node that run or start now.
-pub fn claims(look: &mut Look, except: Ctid) -> Vec<(Ctid, Claim)> {
+impl Claim {
+    /// Adds what it runs with, by the note of its rules.
+    fn add(&mut self, noted: &InForce) {
+        for device in &noted.devices {
+            match device.path {
+                DevicePath::Gpu(minor) if self.gpus.insert(minor) => drop(self.kept.insert(minor)),
+                DevicePath::CapFile(minor) => drop(self.caps.insert(minor)),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.gpus.is_empty() && self.caps.is_empty() && self.every.is_none()
+    }
+}
+
+/// The GPUs of the other containers of this node that run or start now. A lock that no
+/// start holds is waited for, [`LOCKED`] at most and until the deadline.
+pub fn claims(look: &mut Look, except: Ctid, deadline: &Deadline) -> Vec<(Ctid, Claim)> {
     let table = look.at("/proc/locks");
     let locks = LazyCell::new(|| lock::Table::of(&table));
+    let deadline = deadline.at_most(LOCKED);
     let mut claims = Vec::new();
     for ctid in cluster::containers(look).unwrap_or_default() {
         if ctid == except {
             continue;
         }
-        if !is_running(look, ctid) && !is_being_started(look, ctid, || &*locks) {
+        let mut running = is_running(look, ctid);
+        let locked = !running && is_being_started(look, ctid, || &*locks, &deadline);
+        // What was waited for may have been its start.
+        running |= !locked && is_running(look, ctid);
+        if !running && !locked {
             continue;
         }
         let conf = look.bytes(&format!("/etc/pve/lxc/{ctid}.conf")).unwrap_or_default();
-        let claim = claim(&Document::from(conf));
-        if claim != Claim::default() {
+        let mut claim = Claim { locked, ..claim(&Document::from(conf)) };
+        if let Some(noted) = in_force::seen(look, ctid).filter(|_| running) {
+            claim.add(&noted);
+        }
+        if !claim.is_none() {
             claims.push((ctid, claim));
         }
     }
@@ -71,10 +111,37 @@ pub fn is_running(look: &mut Look, ctid: Ctid) -> bool {
 }
 
 /// Whether a task holds Proxmox's lock on its conf, as a start does from before
-/// the hookscript until the container runs.
-fn is_being_started<'a>(look: &Look, ctid: Ctid, locks: impl FnOnce() -> &'a lock::Table) -> bool {
+/// the hookscript until the container runs. Any change holds it too, and is soon over:
+/// only one that is not counts, since nobody knows what it is.
+fn is_being_started<'a>(
+    look: &mut Look,
+    ctid: Ctid,
+    locks: impl FnOnce() -> &'a lock::Table,
+    deadline: &Deadline,
+) -> bool {
     let path = look.at(&format!("/run/lock/lxc/pve-config-{ctid}.lock"));
-    path.exists() && locks().is_held(&path)
+    if !path.exists() || !locks().is_held(&path) {
+        return false;
+    }
+    loop {
+        // Read anew: the first table may be old by now.
+        let table = lock::Table::of(&look.at("/proc/locks"));
+        if !table.is_held(&path) {
+            return false;
+        }
+        let starts = table.taker_of(&path).is_some_and(|pid| is_start(look, ctid, pid));
+        if starts || deadline.passed() || signal::sleep(PAUSE).is_err() {
+            return true;
+        }
+    }
+}
+
+/// Whether a process is a start of this container, by the name of its task: `task
+/// UPID:NODE:PID:PSTART:TIME:vzstart:101:root@pam:` (PVE::RESTEnvironment, `fork_worker`).
+fn is_start(look: &mut Look, ctid: Ctid, pid: i32) -> bool {
+    let name = look.text(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let task = name.starts_with("task UPID:");
+    task && ["vzstart", "vzreboot"].iter().any(|kind| name.contains(&format!(":{kind}:{ctid}:")))
 }
 
 #[cfg(test)]
@@ -117,9 +184,12 @@ mod tests {
         let put = |path: &str, text: &str| {
             crate::sys::replace::replace_own(&at(path), text.as_bytes(), 0o644).unwrap();
         };
+        let claims_until =
+            |deadline: &Deadline| super::claims(&mut Look::new(dir.path()), "101".parse().unwrap(), deadline);
         put("etc/pve/lxc/102.conf", "dev0: /dev/nvidia3\n");
         put("run/lock/lxc/pve-config-102.lock", "");
-        let claims = || claims(&mut Look::new(dir.path()), "101".parse().unwrap()).len();
+        let found = || claims(&mut Look::new(dir.path()), "101".parse().unwrap(), &Deadline::secs(0));
+        let claims = || found().len();
         assert_eq!(claims(), 0, "no table of locks");
         let meta = std::fs::metadata(at("run/lock/lxc/pve-config-102.lock")).unwrap();
         let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
@@ -129,5 +199,16 @@ mod tests {
         assert_eq!(claims(), 0, "another file's");
         put("proc/locks", &line(meta.ino()));
         assert_eq!(claims(), 1);
+        assert!(found()[0].1.locked, "it does not run");
+        // A start is known by its task, and not waited for.
+        std::fs::create_dir_all(at("proc/7")).unwrap();
+        let begun = std::time::Instant::now();
+        let until = |name: &str| {
+            put("proc/7/cmdline", name);
+            claims_until(&Deadline::after(Duration::from_millis(400)));
+            begun.elapsed()
+        };
+        assert!(until("task UPID:pve1:0000A:0:0:vzstart:102:root@pam:\0") < Duration::from_millis(300));
+        assert!(until("task UPID:pve1:0000A:0:0:vzstart:1021:root@pam:\0") > Duration::from_millis(300));
     }
 }

@@ -118,3 +118,65 @@ fn of_two_that_want_a_card_while_they_run_one_gets_it() {
     first.wait().ok().says("add /dev/nvidia1");
     assert!(has(&lab, 101, 1) && !has(&lab, 102, 1) && has(&lab, 102, 2));
 }
+
+/// Its conf has nothing of that card any more, and its rule is in force.
+#[test]
+fn a_card_that_a_running_container_keeps_until_its_restart_is_refused() {
+    let Some(lab) = two(0) else { return };
+    let refused = |lab: &Lab| {
+        let said = "GPU 0: in use by running container 101, which keeps it until it is restarted, and GPU_EXCLUSIVE=yes";
+        lab.run([PROGRAM, "plan", "102"]).code(4).says(said).says("or: pct reboot 101");
+        lab.run(["pct", "start", "102"]).ok().says(said);
+        assert!(!lab.conf(102).contains("/dev/nvidia0") && !has(lab, 102, 0));
+        lab.run(["pct", "stop", "102"]).ok();
+    };
+    // Other settings, whose restart is refused.
+    assign(&lab, "1");
+    lab.sh("mv /var/lib/vz/snippets/phoenix-nvidia /root").ok();
+    lab.run([PROGRAM, "101"]).code(6);
+    lab.sh("mv /root/phoenix-nvidia /var/lib/vz/snippets").ok();
+    assert!(!lab.conf(101).contains("lxc.mount.entry: /dev/nvidia0") && has(&lab, 101, 0));
+    refused(&lab);
+    lab.run([PROGRAM, "detach", "101"]).ok().says("keeps its GPUs until it is restarted");
+    assert!(has(&lab, 101, 0));
+    refused(&lab);
+    lab.run(["pct", "reboot", "101"]).ok();
+    lab.run(["pct", "start", "102"]).ok().says_not("in use by");
+    assert!(has(&lab, 102, 0) && !has(&lab, 101, 0));
+}
+
+/// As the other one, and then it goes while it runs.
+#[test]
+fn a_card_that_was_taken_away_while_its_container_runs_is_anybodys() {
+    let Some(lab) = two(0) else { return };
+    assign(&lab, "1");
+    lab.run([PROGRAM, "apply", "101"]).ok().says("take away /dev/nvidia0");
+    lab.run(["pct", "start", "102"]).ok().says_not("in use by");
+    assert!(has(&lab, 102, 0) && !has(&lab, 101, 0));
+}
+
+/// Any change of a container holds its lock for a moment.
+#[test]
+fn a_card_of_a_stopped_container_that_somebody_changes_is_given() {
+    let Some(lab) = two(0) else { return };
+    lab.run(["pct", "stop", "101"]).ok();
+    let held = |seconds: &str| {
+        let script = format!("flock 9; echo held; exec sleep {seconds}");
+        let line = format!("({script}) 9>>/run/lock/lxc/pve-config-101.lock");
+        let task = lab.command("sh").args(["-c", &line]).spawn();
+        wait(|| task.so_far().contains("held"), || task.so_far());
+        task
+    };
+    let _short = held("1");
+    lab.run(["pct", "start", "102"]).ok().says_not("GPU_EXCLUSIVE");
+    assert!(has(&lab, 102, 0));
+    lab.run(["pct", "stop", "102"]).ok();
+    let _long = held("20");
+    let start = lab.run(["pct", "start", "102"]).ok();
+    assert!(start.took < std::time::Duration::from_secs(15), "{start}");
+    let said = "GPU 0: container 101, which has it, is being started or changed, and GPU_EXCLUSIVE=yes";
+    start.says(said);
+    let plan = lab.run([PROGRAM, "plan", "102"]).code(4).says(said);
+    plan.says("fix: pct status 101, and once that is over the same again");
+    assert!(!has(&lab, 102, 0));
+}

@@ -107,6 +107,11 @@ impl Table {
         Id::at(path).is_some_and(|id| self.taker(&id).is_some() || hidden(&id, path).is_some())
     }
 
+    /// The process that took the lock on the file at this path, if that is shown.
+    pub fn taker_of(&self, path: &Path) -> Option<i32> {
+        self.taker(&Id::at(path)?)
+    }
+
     fn taker(&self, id: &Id) -> Option<i32> {
         self.0.lines().find_map(|line| id.taker_in(line))
     }

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -39,7 +40,10 @@ pub(super) fn fork(kind: &str, args: &Args) -> Result<u8> {
     }
     let log = TaskLog::open(kind, args.id)?;
     let options = args.options.iter().map(|(key, value)| format!("--{key}={value}"));
+    // Who holds a lock of Proxmox is known by the name of its task.
+    let task = format!("task UPID:{NODE}:00000000:00000000:00000000:{kind}:{}:root@pam:", args.id);
     let mut child = Command::new("/proc/self/exe")
+        .arg0(task)
         .args(["__worker", &status.as_raw_fd().to_string(), &args.verb, &args.id.to_string()])
         .args(options)
         .envs(super::ENVIRONMENT)
