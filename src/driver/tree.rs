@@ -223,6 +223,10 @@ impl Trees {
         deadline: &Deadline,
         work: impl FnOnce(anyhow::Result<Option<Source>>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
+        if prune::to_put_back(&self.kept(version), version).is_some() {
+            let _lock = self.lock(deadline)?;
+            self.put_back(version);
+        }
         let source = match self.supply.download {
             Ok(_) => self.source(version, deadline),
             Err(_) => Ok(None),
@@ -236,7 +240,7 @@ impl Trees {
     /// # Errors
     /// [`Code::Software`], as [`Trees::make`].
     pub fn possible(&self, version: &Version) -> anyhow::Result<Possible> {
-        if self.kept(version).is_dir() {
+        if self.kept(version).is_dir() || prune::to_put_back(&self.kept(version), version).is_some() {
             return Ok(Possible::Kept);
         }
         let Err(missing) = find::find(&self.root, version) else { return Ok(Possible::Host) };
@@ -343,7 +347,10 @@ impl Trees {
             prune::leftovers(&self.root.join(KEPT));
             self.unbridge();
             let all = prune::versions(&self.root.join(KEPT));
-            self.prune(keep.unwrap_or(&all.iter().collect::<Vec<_>>()), deadline);
+            let all: Vec<&Version> = all.iter().collect();
+            let keep = keep.unwrap_or(&all);
+            keep.iter().for_each(|version| self.put_back(version));
+            self.prune(keep, deadline);
         }
     }
 }

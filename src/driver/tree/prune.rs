@@ -77,11 +77,31 @@ fn version_of(name: &str) -> Option<(Version, bool)> {
     }
 }
 
-/// The versions of the trees below `kept`.
+/// The one that is to be put back of those that were put aside, where the tree is gone: a run
+/// was killed while the two changed places by way of a third name. It lacks the least, and
+/// has the most.
+pub fn to_put_back(tree: &Path, version: &Version) -> Option<PathBuf> {
+    if tree.symlink_metadata().is_ok() {
+        return None;
+    }
+    let entries = std::fs::read_dir(tree.parent()?).ok()?.flatten();
+    let aside = entries.filter(|entry| {
+        let of = entry.file_name().to_str().and_then(version_of);
+        of.is_some_and(|(of, aside)| aside && of == *version)
+    });
+    let ranked = aside.filter_map(|entry| {
+        let list = Manifest::read(&entry.path()).filter(|list| list.version == *version)?;
+        let lacks = std::cmp::Reverse(list.lacking(&entry.path()).len());
+        Some(((lacks, list.files.len() + list.links.len(), list.repairs), entry.path()))
+    });
+    ranked.max().map(|(_, path)| path)
+}
+
+/// The versions of the trees below `kept`, and of those that were put aside.
 pub fn versions(kept: &Path) -> Vec<Version> {
     let entries = std::fs::read_dir(kept).into_iter().flatten().flatten();
     let found = entries.filter_map(|entry| version_of(entry.file_name().to_str()?));
-    found.filter(|(_, aside)| !aside).map(|(version, _)| version).collect()
+    found.map(|(version, _)| version).collect()
 }
 
 /// Removes the trees below `kept` that no process has mounted, but for those of

@@ -9,7 +9,7 @@
 
 use super::find::{self, Found};
 use super::manifest::{Manifest, Origin};
-use super::{Trees, copy, unpack};
+use super::{Trees, copy, prune, unpack};
 use crate::exit;
 use crate::sys::mount::{self, Holds};
 use crate::sys::time::Deadline;
@@ -96,6 +96,16 @@ impl Trees {
         });
         if let Err(error) = bridged {
             log::debug!("{}: {error}", next.display());
+        }
+    }
+
+    /// Puts a tree back into its place, of what a killed run left; under the lock.
+    pub(super) fn put_back(&self, version: &Version) {
+        let tree = self.kept(version);
+        let Some(aside) = prune::to_put_back(&tree, version) else { return };
+        match replace::directory_whole(&aside, &tree) {
+            Ok(()) => log::info!("driver {version}: put its copy back, which a killed run left aside"),
+            Err(error) => log::warn!("{}: cannot be put back: {error}", aside.display()),
         }
     }
 

@@ -170,6 +170,39 @@ fn what_the_host_gains_is_added_in_a_new_directory_and_nothing_goes() {
     assert!(tree.join(encoder).exists());
 }
 
+/// Killed between the renames of a file system that cannot exchange two names.
+#[test]
+fn a_tree_whose_exchange_was_cut_off_comes_back_without_the_hosts_files() {
+    let cut_off = || {
+        let (dir, trees) = host();
+        keep(&trees).unwrap();
+        let tree = trees.kept(&version());
+        std::fs::remove_file(tree.join("bin/nvidia-smi")).unwrap();
+        keep(&trees).unwrap();
+        // The old one has gone out of its place, and the new one is not there yet.
+        let aside = |number: u32| tree.with_file_name(format!("old-{number}-580.95.05"));
+        std::fs::rename(aside(1), aside(2)).unwrap();
+        std::fs::rename(&tree, aside(1)).unwrap();
+        std::fs::remove_dir_all(trees.root.join("usr")).unwrap();
+        (dir, trees, tree)
+    };
+    let is_whole = |tree: &Path| Manifest::read(tree).is_some_and(|list| list.lacking(tree).is_empty());
+    let (_dir, trees, tree) = cut_off();
+    assert_eq!(trees.possible(&version()).unwrap(), Possible::Kept);
+    trees.make_ahead(&version(), &Deadline::secs(60)).unwrap();
+    assert!(is_whole(&tree));
+    assert_eq!(names(&trees.root.join(KEPT)), ["580.95.05", "old-2-580.95.05"]);
+    // What is to be kept is not swept away instead, and what nobody wants is.
+    for keep in [Some(&[&version()][..]), None] {
+        let (_dir, trees, tree) = cut_off();
+        trees.sweep(keep, &Deadline::secs(60));
+        assert!(is_whole(&tree));
+    }
+    let (_dir, trees, tree) = cut_off();
+    trees.sweep(Some(&[]), &Deadline::secs(60));
+    assert!(!tree.exists());
+}
+
 /// Host files that are gone, or of the next driver, are nothing that could be kept.
 #[test]
 fn a_host_without_the_files_has_nothing_to_gain() {
