@@ -126,18 +126,25 @@ impl Conf {
     ) -> Result<Option<E>> {
         let path = &self.generated;
         let failed = |error: OpenError| self.fault_at(path, describe(&error, path));
-        let (file, meta) = match open::open(path, 0) {
-            Ok(opened) => opened,
-            Err(OpenError::Missing) => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        let document = Document::from(open::read(&file, &meta).map_err(failed)?);
-        let Some(new) = edit(&document) else { return Ok(None) };
-        // No lock here: remove leftovers of dead processes only.
-        clear(path, |pid| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists());
-        match self.write(path, &meta, new.as_ref()) {
-            Ok(()) => Ok(Some(new)),
-            Err(error) => Err(self.fault_at(path, format!("cannot write {}: {error}", path.display()))),
+        let deadline = self.deadline();
+        loop {
+            let (file, meta) = match open::open(path, 0) {
+                Ok(opened) => opened,
+                Err(OpenError::Missing) => return Ok(None),
+                Err(error) => return Err(failed(error)),
+            };
+            let document = Document::from(open::read(&file, &meta).map_err(failed)?);
+            let Some(new) = edit(&document) else { return Ok(None) };
+            // No lock here: remove leftovers of dead processes only.
+            clear(path, |pid| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists());
+            match self.write(path, &meta, new.as_ref()) {
+                Ok(()) => return Ok(Some(new)),
+                // Written anew meanwhile, by a `pct set` of the running container say.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !deadline.passed() => {}
+                Err(error) => {
+                    return Err(self.fault_at(path, format!("cannot write {}: {error}", path.display())));
+                }
+            }
         }
     }
 

@@ -17,7 +17,10 @@ pub(super) fn write(id: u32, conf: &Section) -> Result<()> {
             fs::read_to_string("/usr/share/lxc/config/common.seccomp").context("LXC's seccomp rules")?;
         fs::write(format!("{dir}/rules.seccomp"), rules + "keyctl errno 38\n")?;
     }
-    Ok(fs::write(format!("{dir}/config"), text)?)
+    // As PVE::Tools::file_set_contents: nobody reads half of it.
+    let temporary = format!("{dir}/config.tmp.{}", std::process::id());
+    fs::write(&temporary, text)?;
+    Ok(fs::rename(&temporary, format!("{dir}/config"))?)
 }
 
 fn config(id: u32, conf: &Section) -> Result<String> {
