@@ -244,7 +244,8 @@ fn a_link_in_the_place_of_a_capability_node_is_given_to_no_container() {
         lab.write(format!("{mig}{directory}/access"), text);
     }
     lab.sh("ln -s /root/secret /dev/nvidia-caps/nvidia-cap12").ok();
-    lab.run([PROGRAM, "attach", "101", "--gpus", "0:1/0"]).says("rm -r /dev/nvidia-caps/nvidia-cap12");
+    lab.run([PROGRAM, "attach", "101", "--gpus", "0:1/0"])
+        .says("rm /dev/nvidia-caps/nvidia-cap12 && phoenix-nvidia prepare");
     lab.write("/etc/pve/lxc/101.conf", lab.conf(101).replace("GPU_ASSIGNMENT=0", "GPU_ASSIGNMENT=0:1/0"));
     lab.run(["pct", "reboot", "101"]).says("/dev/nvidia-caps/nvidia-cap12: is a symlink, not a device");
     assert!(!ct.exists("/dev/nvidia-caps/nvidia-cap12"));
