@@ -172,6 +172,8 @@ fn what_our_own_pre_start_would_refuse_stops_nothing() {
 fn an_injection_that_our_own_pre_start_would_refuse_stops_nothing() {
     let Some(lab) = installing() else { return };
     lab.run(["pct", "start", "101"]).ok();
+    // What comes now changes what follows the install, and not whether there is one.
+    wait_for_log(&lab, "to do: ");
     let ct = lab.container(101);
     let init = ct.init_pid();
     let at = "usr/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v2";
