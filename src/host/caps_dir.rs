@@ -100,6 +100,7 @@ fn other(kind: FileType, major: u32, minor: u32) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test's own directory
 mod tests {
     use super::*;
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};

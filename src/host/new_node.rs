@@ -109,6 +109,7 @@ impl Directory {
 const EXCHANGED: &str = "somebody exchanged the new node: who else writes to its directory?";
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test's own directory
 mod tests {
     use super::*;
     use std::fs;

@@ -177,6 +177,7 @@ pub fn is_own_namespace(root: &Path) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a test's own process
 mod tests {
     use super::*;
 

@@ -1,3 +1,5 @@
+// Its own directories.
+#![allow(clippy::disallowed_methods)]
 use super::*;
 use std::os::unix::fs::PermissionsExt as _;
 

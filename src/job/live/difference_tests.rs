@@ -158,7 +158,7 @@ fn the_monitors_node_comes_and_goes_beside_instances_that_wait() {
     };
     assert_eq!(of(&running(&[], ""), &[node]).live, [Step::Add { device: node, over: None }]);
     let take = Step::Take(node.path, Some(node.number()));
-    assert_eq!(of(&running(&[node], ""), &[]).live, [take.clone()]);
+    assert_eq!(of(&running(&[node], ""), &[]).live, std::slice::from_ref(&take));
     assert_eq!(of(&running(&[node], ""), &[node]), Difference::default());
     let mut split = of(&running(&[node], ""), &[mig]);
     assert_eq!((&split.live, &split.later), (&vec![take.clone()], &vec![(mig.path, true)]));
