@@ -22,7 +22,7 @@ const LISTS: &str = "/proc/driver/nvidia-caps";
 pub struct Strange {
     /// The directory's mode and owner, where others than root may write to it.
     pub open: Option<String>,
-    /// What is in it, and what that is; the first [`MOST`] names are looked at.
+    /// What is in it, and what that is; 4096 names are looked at.
     pub files: Vec<(OsString, String)>,
 }
 

@@ -71,7 +71,7 @@ impl Claim {
 }
 
 /// The GPUs of the other containers of this node that run or start now. A lock that no
-/// start holds is waited for, [`LOCKED`] at most and until the deadline.
+/// start holds is waited for, 3 seconds at most and until the deadline.
 pub fn claims(look: &mut Look, except: Ctid, deadline: &Deadline) -> Vec<(Ctid, Claim)> {
     let table = look.at("/proc/locks");
     let locks = LazyCell::new(|| lock::Table::of(&table));
