@@ -12,15 +12,13 @@ use crate::pve::pct::{self, Init};
 use crate::state::Record;
 
 /// Those of a container that has just started: of the config that LXC read, while
-/// Proxmox's lock keeps it from being written anew.
+/// Proxmox's lock keeps it from being written anew. A start that is noted stays so: a
+/// phase that is called by hand finds a config of later.
 pub fn note_start(conf: &Conf) {
     note(conf, |init| {
         let config = conf.read_generated()?;
-        Ok(Some(InForce {
-            init,
-            devices: config.map(|it| devices_of(&it, Form::Lxc)).unwrap_or_default(),
-            all: true,
-        }))
+        let devices = config.map(|it| devices_of(&it, Form::Lxc)).unwrap_or_default();
+        Ok(InForce { init, devices, all: true })
     });
 }
 
@@ -28,28 +26,24 @@ pub fn note_start(conf: &Conf) {
 /// reboot from inside took what conf and config have now.
 pub fn note_before_edit(conf: &Conf) {
     note(conf, |init| {
-        if in_force::of(conf.ctid(), &init).is_some() {
-            return Ok(None);
-        }
         let mut devices = devices_of(&conf.read()?, Form::Pve);
         let config = conf.read_generated()?.map(|config| devices_of(&config, Form::Lxc));
-        devices.extend(config.unwrap_or_default());
-        let mut seen = Vec::new();
-        devices.retain(|device| {
-            !seen.contains(device) && {
-                seen.push(*device);
-                true
+        for device in config.unwrap_or_default() {
+            if !devices.contains(&device) {
+                devices.push(device);
             }
-        });
-        Ok(Some(InForce { init, devices, all: false }))
+        }
+        Ok(InForce { init, devices, all: false })
     });
 }
 
-fn note(conf: &Conf, of: impl FnOnce(Init) -> anyhow::Result<Option<InForce>>) {
-    let init = Init::of(conf.ctid()).map_or_else(|| pct::init(conf.ctid()), |init| Ok(Some(init)));
-    let noted = init.and_then(|init| init.map_or(Ok(None), of));
-    match noted {
-        Ok(Some(rules)) => Record::of(conf.ctid()).note_rules(&rules),
+/// Notes what `of` finds, where this start is not noted yet.
+fn note(conf: &Conf, of: impl FnOnce(Init) -> anyhow::Result<InForce>) {
+    let ctid = conf.ctid();
+    let init = Init::of(ctid).map_or_else(|| pct::init(ctid), |init| Ok(Some(init)));
+    let is_new = |init: &Init| in_force::of(ctid, init).is_none();
+    match init.and_then(|init| init.filter(is_new).map(of).transpose()) {
+        Ok(Some(rules)) => Record::of(ctid).note_rules(&rules),
         Ok(None) => {}
         Err(error) => log::debug!("cannot note the device rules: {}", exit::one_line(&error)),
     }

@@ -62,6 +62,19 @@ fn a_call_by_hand_restarts_a_container_that_hides_a_card() {
     a_call_by_hand_restarts(Rootfs::Busybox.unprivileged());
 }
 
+/// The config is another by then.
+#[test]
+fn a_post_start_by_hand_does_not_hide_a_card() {
+    let Some(lab) = running(2, Rootfs::Busybox.privileged(), "0,1") else { return };
+    let ct = lab.container(101);
+    hide(&ct);
+    lose_the_pair(&lab);
+    lab.run([PROGRAM, "101", "post-start"]).ok();
+    lab.run([PROGRAM, "plan", "101"]).code(10).says(STILL);
+    apply(&lab, &[]).ok().says("/dev/nvidia1");
+    is_shut(&ct);
+}
+
 /// No hookscript runs then: what it runs with is what the conf had before our edit.
 #[test]
 fn a_call_by_hand_restarts_one_that_was_rebooted_from_inside() {
