@@ -153,7 +153,7 @@ fn a_file_system_that_never_answers_in_disguise_holds_nobody() {
     let before = host(&lab);
     let begun = Instant::now();
     let out = apply(&lab, &[]);
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(55), "{:?}", begun.elapsed());
     let out = out.code(4);
     assert_eq!(host(&lab), before, "{out}");
     drop(stuck);

@@ -19,8 +19,9 @@ use std::time::Duration;
 const OURSELVES: &str = "/proc/self/exe";
 /// The word on the command line of the process.
 pub const WORD: &str = "live";
-/// The limit of one step: the kernel does each in microseconds.
-pub const STEP: Duration = Duration::from_secs(4);
+/// The limit of one step. The kernel does each in microseconds, and a host whose disk is
+/// busy with a backup starts a process seconds later.
+pub const STEP: Duration = Duration::from_secs(10);
 /// So many mounts at one place are taken away at most.
 const STACKED: usize = 16;
 
