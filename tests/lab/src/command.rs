@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
+use crate::starting;
+
 /// A command to run in a lab. Its environment is root's after a login, not the test's.
 #[must_use = "nothing runs before run() or spawn()"]
 pub struct Command {
@@ -105,7 +107,8 @@ impl Command {
                 file.into()
             }
         };
-        let mut child = std::process::Command::new(&self.enter)
+        let mut command = std::process::Command::new(&self.enter);
+        command
             .args(self.terminal.then_some("--terminal"))
             .arg(self.init.to_string())
             .args(&self.argv)
@@ -113,8 +116,8 @@ impl Command {
             .envs(self.env.iter().map(|(key, value)| (key, value)))
             .stdin(stdin)
             .stdout(dup(&stdout))
-            .stderr(dup(&stderr))
-            .spawn()
+            .stderr(dup(&stderr));
+        let mut child = starting::start(&mut command)
             .unwrap_or_else(|e| panic!("{} for `{shown}`: {e}", self.enter.display()));
         let keyboard = child.stdin.take();
         let mut running =

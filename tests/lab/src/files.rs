@@ -11,6 +11,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::starting;
+
 /// The files below one root. Every method panics, naming the path, when what it is asked for can't be done.
 pub struct Files {
     root: PathBuf,
@@ -56,7 +58,7 @@ impl Files {
         if self.exists(path) {
             self.remove(path);
         }
-        self.write(path, content);
+        starting::write(|| self.write(path, content));
         self.chmod(path, 0o755);
     }
 

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::command::{Command, Output};
 use crate::gpus::{Gpus, Nvidia};
-use crate::{host, rootfs};
+use crate::{host, rootfs, starting};
 
 /// What a lab is to be like; `start` makes it.
 #[derive(Clone, Debug, Default)]
@@ -97,16 +97,16 @@ impl Lab {
     }
 
     fn start(builder: Builder, bins: PathBuf) -> Result<Lab> {
-        let mut holder = std::process::Command::new(bins.join("lab-holder"))
+        let mut command = std::process::Command::new(bins.join("lab-holder"));
+        command
             .arg(&bins)
             .arg(rootfs::cache()?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // An interrupt at the terminal ends the tests; the holder sees that and cleans up.
-            .process_group(0)
-            .spawn()
-            .context("lab-holder")?;
+            .process_group(0);
+        let mut holder = starting::start(&mut command).context("lab-holder")?;
         let alive = holder.stdin.take();
         let stdout = holder.stdout.take().context("lab-holder's output")?;
         let mut word = String::new();

@@ -55,6 +55,7 @@ pub mod web;
 mod lab;
 mod pmxcfs;
 mod program;
+mod starting;
 
 pub use command::{Command, Output, Running};
 pub use container::Container;

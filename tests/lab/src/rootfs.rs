@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::starting;
+
 /// What is in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rootfs {
@@ -404,13 +406,8 @@ fn shift(path: &Path) -> Result<()> {
 /// Runs a program to its end, with its output kept for the case that it fails.
 fn run(command: &mut Command) -> Result<()> {
     let mut log = tempfile::tempfile()?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?)
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("running {command:?}"))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);
+    let mut child = starting::start(command).with_context(|| format!("running {command:?}"))?;
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
         if let Some(status) = child.try_wait()? {

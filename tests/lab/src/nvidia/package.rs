@@ -62,12 +62,9 @@ fn zstd(tar: &[u8], window: u32) -> Result<Vec<u8>> {
 }
 
 fn filter(command: &[&str], input: &[u8]) -> Result<Vec<u8>> {
-    let mut child = Command::new(command[0])
-        .args(&command[1..])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| command[0].to_owned())?;
+    let mut program = Command::new(command[0]);
+    program.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = crate::starting::start(&mut program).with_context(|| command[0].to_owned())?;
     let mut stdin = child.stdin.take().context("no stdin")?;
     let output = std::thread::scope(|scope| {
         let writer = scope.spawn(move || stdin.write_all(input));
