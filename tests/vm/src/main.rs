@@ -2,7 +2,7 @@
 //! prints a line for each. It runs in the virtual machine that `tests/vm/run` starts, in the lab over that
 //! machine's own nodes, /proc and AppArmor. Where systemd is process 1 there are no containers, and other cases (`events`).
 //! `vm-tests --images` prints the directories of the lab's cache that it needs, and `vm-tests --user-space DIRECTORY` makes
-//! the driver's libraries there, with a program that uses them.
+//! the driver's libraries there, with a program that uses them; `vm-tests --kinds` prints a word for each kind.
 //!
 //! What is real there: Debian's kernel and its AppArmor, LXC and its profiles, device nodes that open, /proc/driver/nvidia,
 //! /proc/devices and /sys/module/nvidia of a loaded module. What stands in: the module (`module/nvidia.c`: no card is behind
@@ -60,6 +60,10 @@ fn main() -> ExitCode {
             {
                 println!("{}", rootfs::cache().expect("the lab's cache").join(name).display());
             }
+            return ExitCode::SUCCESS;
+        }
+        ["--kinds"] => {
+            kinds::ALL.iter().for_each(|kind| println!("{}", kind.id));
             return ExitCode::SUCCESS;
         }
         ["--user-space", directory] => {
