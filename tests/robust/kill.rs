@@ -23,7 +23,7 @@ fn killed_at(moments: impl Iterator<Item = u64>, after_install: &str) {
         let killed = ours(&lab);
         signal(&lab, &killed, "KILL");
         start.wait();
-        wait_for_the_end(&lab);
+        wait_for_all(&lab, &ct);
         if ct.running() {
             lab.run(["pct", "stop", "101"]);
             ct.wait_running(false, Duration::from_secs(20));
@@ -54,11 +54,13 @@ fn a_start_killed_early_is_completed_by_the_next() {
 }
 
 #[test]
+#[ignore = "make test-all: more moments"]
 fn an_install_killed_while_it_copies_is_completed_by_the_next_start() {
     killed_at([180, 220, 260, 300, 340].into_iter(), "none");
 }
 
 #[test]
+#[ignore = "make test-all: more moments"]
 fn an_install_killed_while_the_installer_runs_is_completed_by_the_next_start() {
     killed_at([390, 450, 520, 600, 690].into_iter(), "none");
 }

@@ -99,6 +99,16 @@ pub fn wait_for_the_end(lab: &Lab) {
     wait_until("the end of our processes", || ours(lab).is_empty());
 }
 
+/// The same, and of what ours were killed in: a task of Proxmox's that they had begun goes
+/// on, and the container that it takes down comes up again by its supervisor.
+#[track_caller]
+pub fn wait_for_all(lab: &Lab, ct: &Container<'_>) {
+    let tasks = || !ours(lab).is_empty() || !pids(lab, "task UPID:").is_empty();
+    let between = || pids(lab, "__supervise").is_empty() == ct.running();
+    let quiet = || !tasks() && !between();
+    wait_until("the end of all tasks", || quiet() && quiet());
+}
+
 /// How often something was called of the lab's pct.
 pub fn calls(lab: &Lab, of: &str) -> usize {
     lab.calls().iter().filter(|call| call.starts_with(of)).count()
