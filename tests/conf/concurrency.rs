@@ -25,6 +25,7 @@ fn sixteen_at_once_lose_nothing_on_pmxcfs() {
 }
 
 #[test]
+#[ignore = "make test-all: the other file system"]
 fn sixteen_at_once_lose_nothing_on_a_plain_file_system() {
     at_once(Served::Plainly, 25);
 }

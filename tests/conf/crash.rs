@@ -16,6 +16,7 @@ const OLD: &str = "arch: amd64\nhostname: ct101\nmemory: 256\nostype: unmanaged\
 const OLD_GENERATED: &str = "lxc.arch = amd64\nlxc.uts.name = ct101\n";
 
 #[test]
+#[ignore = "make test-all: the other file system"]
 fn killed_at_any_call_the_conf_is_whole_and_the_next_run_completes_it() {
     killed_at_every_call(Served::Plainly);
 }

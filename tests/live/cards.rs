@@ -44,6 +44,7 @@ fn cards_come_and_go(spec: Spec) {
 }
 
 #[test]
+#[ignore = "make test-all: the other kind of container"]
 fn busybox_privileged() {
     cards_come_and_go(Rootfs::Busybox.privileged());
 }
@@ -59,6 +60,7 @@ fn systemd_privileged() {
 }
 
 #[test]
+#[ignore = "make test-all: the other kind of container"]
 fn systemd_unprivileged() {
     cards_come_and_go(Rootfs::Debian12Systemd.unprivileged());
 }

@@ -272,6 +272,7 @@ fn a_tree_that_was_completed_out_of_sight_takes_nothing_from_the_containers() {
 
 /// Whenever it is killed while it adds a file, what runs and what starts has a driver.
 #[test]
+#[ignore = "make test-all: killed at each call"]
 fn a_tree_that_grows_is_whole_whenever_its_maker_is_killed() {
     let Some(lab) = host() else { return };
     create(&lab, 101, Rootfs::Debian12.privileged());
