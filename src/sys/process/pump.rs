@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::io::{Read, Write as _};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ExitStatus};
 use std::time::Duration;
@@ -37,7 +38,10 @@ pub(super) enum Why {
 /// The pipes of a running child.
 pub(super) struct Pump {
     input: Option<(Box<dyn Read>, ChildStdin)>,
-    pending: Vec<u8>,
+    /// What was read of the input: memory that is untouched until it is needed.
+    buffer: Box<[u8]>,
+    /// The part of it that is not written yet.
+    pending: Range<usize>,
     stdout: Capture,
     stderr: Capture,
     stopping: bool,
@@ -56,7 +60,8 @@ impl Pump {
         };
         let stdout = Capture::new(child.stdout.take().map(|p| Box::new(p) as Box<dyn ReadFd>), keep);
         let stderr = Capture::new(child.stderr.take().map(|p| Box::new(p) as Box<dyn ReadFd>), keep);
-        Pump { input, pending: Vec::new(), stdout, stderr, stopping }
+        let buffer = vec![0; if input.is_some() { PIPE as usize } else { 0 }].into();
+        Pump { input, buffer, pending: 0..0, stdout, stderr, stopping }
     }
 
     /// Moves data until the child ends, even if a grandchild has the pipes open.
@@ -110,16 +115,14 @@ impl Pump {
         let mut ended = false;
         for _ in 0..8 {
             if self.pending.is_empty() {
-                self.pending.resize(PIPE as usize, 0);
-                let read = reader.read(&mut self.pending).unwrap_or(0);
-                self.pending.truncate(read);
+                self.pending = 0..reader.read(&mut self.buffer).unwrap_or(0);
             }
             ended = self.pending.is_empty();
             if ended {
                 break;
             }
-            match pipe.write(&self.pending) {
-                Ok(n) => drop(self.pending.drain(..n)),
+            match pipe.write(&self.buffer[self.pending.clone()]) {
+                Ok(n) => self.pending.start += n,
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(_) => {
