@@ -127,7 +127,7 @@ impl<'lab> Nvidia<'lab> {
         // This machine's log is not this host's.
         files.program("/usr/bin/dmesg", "#!/bin/sh\n");
         // What is there of real modules stays visible, through the second, complete sysfs.
-        let _ = writeln!(script, "for m in /run/lab/sysfs/module/*; do ln -s \"$m\" {STATE}/module/; done");
+        let _ = writeln!(script, "ln -s /run/lab/sysfs/module/* {STATE}/module/");
         // LXC takes this for the sign of AppArmor, whose profiles a lab could not load.
         let _ = writeln!(script, "rm -f {STATE}/module/apparmor");
         files.write(format!("{STATE}/devices"), devices(&files.read("/proc/devices"), gpus));
