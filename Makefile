@@ -53,10 +53,10 @@ demo: packages ## the main job in the lab, shown step by step
 	./target/debug/lab-demo ./target/release/phoenix-nvidia
 
 # The program as it is built for developers, tested from end to end, with the
-# lints that everybody should see at once: within ten minutes on two cores, from
+# lints that everybody should see at once: eleven minutes on two cores, from
 # a fresh checkout. The images of the lab's containers are made while the rest
 # compiles.
-test: packages fmt ## format, clippy and all tests, on the debug build: ten minutes on two cores
+test: packages fmt ## format, clippy and all tests, on the debug build: eleven minutes on two cores
 	$(CARGO) build --workspace --locked --bins --test lab_itself
 	@mkdir -p $(TARGET) && $(TARGET)/debug/lab-images $(IMAGES) >$(TARGET)/lab-images.log 2>&1 & \
 	$(MAKE) --no-print-directory clippy e2e; code=$$?; wait; exit $$code
