@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 /// What a call may take beside its limit, and one second because two cores run
 /// several labs.
 const BESIDE: u64 = 3;
-/// The limit of a look by hand, 10 s, and as many again as other programs may take that
-/// write hundreds of megabytes meanwhile; two such looks one after the other are longer.
+/// The limit of a look by hand, 10 s, and 5 s for other programs that write hundreds of
+/// megabytes meanwhile; two such looks one after the other are longer.
 const BY_HAND: u64 = 15;
 
 /// Ended within its limit, with this exit code.

@@ -4,7 +4,8 @@
 use crate::cache;
 use crate::gpus::Nvidia;
 use crate::nvidia::runfile::{self, Runfile};
-use anyhow::{Context, Result, ensure};
+use crate::program;
+use anyhow::Result;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -75,9 +76,7 @@ fn printer() -> String {
 pub fn build(directory: &Path, version: &str) -> Result<()> {
     let script =
         format!("set -e; mkdir -p \"$0\"; cd \"$0\"\n{}{}rm -r stubs\n", libraries(".", version), printer());
-    let made = Command::new("sh").args(["-c", &script]).arg(directory).output().context("running sh")?;
-    ensure!(made.status.success(), "{}: {}", made.status, String::from_utf8_lossy(&made.stderr));
-    Ok(())
+    program::run(Command::new("sh").args(["-c", &script]).arg(directory)).map(drop)
 }
 
 /// A runfile with such a user space, which a program in a container can be linked against; one of its libraries has so
